@@ -1,0 +1,322 @@
+//! The iMIS simulator: sign-in page, RiSE pages with `__ClientContext`, REST API, in both generations.
+
+mod api;
+pub mod people;
+mod site;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustls::ServerConfig;
+
+use crate::server::{self, Answer, Received, Running};
+use people::Person;
+
+/// Which iMIS it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Generation {
+    /// 20.3 and later, iMIS Cloud: base `/`, REST at `/token` and `/api`.
+    Ems,
+    /// 2017 on premise: base `/iMIS/`, REST below `/Asi.Scheduler_iMIS/`.
+    Imis2017,
+}
+
+/// How it is set up.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// See [`Generation`].
+    pub generation: Generation,
+    /// Name of the authentication cookie: `Login` on 2017, `login` on Cloud.
+    pub cookie: String,
+    /// Whether `/api/query` is there.
+    pub query_api: bool,
+    /// Where the Single Sign-On content item posts its refresh token; none = no such page.
+    pub sso_page_target: Option<String>,
+    /// The service account's user name and password.
+    pub service_account: (String, String),
+    /// The contacts.
+    pub people: Vec<Person>,
+}
+
+impl Options {
+    /// The usual set-up of a generation, with the sample people.
+    pub fn new(generation: Generation) -> Self {
+        Self {
+            generation,
+            cookie: match generation {
+                Generation::Ems => "login".to_owned(),
+                Generation::Imis2017 => "Login".to_owned(),
+            },
+            query_api: true,
+            sso_page_target: None,
+            service_account: ("svc-gateway".to_owned(), server::random_hex(16)),
+            people: people::sample(),
+        }
+    }
+}
+
+/// How the recognition page (any RiSE page) misbehaves.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum PageFault {
+    /// Not at all.
+    #[default]
+    None,
+    /// Redirect to Error.aspx.
+    ErrorPage,
+    /// Redirect to 404.aspx.
+    Missing,
+    /// The firewall's HTML, with this status.
+    Firewall(u16),
+    /// This status and body as text/html.
+    Page(u16, String),
+    /// This body with another media type.
+    Typed(&'static str, String),
+    /// A page that never ends within reason.
+    Huge,
+    /// The connection is dropped.
+    Drop,
+}
+
+/// How the token endpoint misbehaves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TokenFault {
+    /// Not at all.
+    #[default]
+    None,
+    /// 503.
+    Down,
+    /// `invalid_grant` for everybody.
+    Refuses,
+    /// The sign-in page in HTML, status 200.
+    Html,
+    /// The connection is dropped.
+    Drop,
+}
+
+/// How the REST API misbehaves.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ApiFault {
+    /// Not at all.
+    #[default]
+    None,
+    /// 401 this many times, on tokens that are valid.
+    Unauthorized(u32),
+    /// This status.
+    Status(u16),
+    /// HTML with status 200.
+    Html,
+    /// Another party's record than the one asked for.
+    AnotherParty(String),
+    /// The connection is dropped.
+    Drop,
+}
+
+/// What goes wrong; changed at any time.
+#[derive(Debug, Clone, Default)]
+pub struct Faults {
+    /// RiSE pages.
+    pub pages: PageFault,
+    /// `/token`.
+    pub token: TokenFault,
+    /// `/api`.
+    pub api: ApiFault,
+    /// Every answer waits this long.
+    pub delay: Option<Duration>,
+    /// Sign-out does not end the session on the server (2017's tickets).
+    pub ticket_outlives_sign_out: bool,
+}
+
+/// A request as it arrived.
+#[derive(Debug, Clone)]
+pub struct Recorded {
+    /// GET, POST ...
+    pub method: String,
+    /// Path and query, byte for byte.
+    pub target: String,
+    /// Names in lower case, values as text.
+    pub headers: Vec<(String, String)>,
+}
+
+impl Recorded {
+    /// A header's first value.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// One signed-in session.
+#[derive(Debug, Clone)]
+struct Session {
+    username: String,
+    /// How often a request has extended it.
+    renewals: u32,
+}
+
+pub(crate) struct State {
+    options: Options,
+    faults: Mutex<Faults>,
+    sessions: Mutex<HashMap<String, Session>>,
+    tokens: Mutex<HashMap<String, String>>,
+    refresh_tokens: Mutex<HashMap<String, String>>,
+    antiforgery: Mutex<HashMap<String, Option<String>>>,
+    requests: Mutex<Vec<Recorded>>,
+}
+
+/// Locks, whatever a panicking test has left behind.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A running iMIS.
+pub struct Imis {
+    running: Running,
+    state: Arc<State>,
+}
+
+impl Imis {
+    /// Starts it on a free loopback port.
+    ///
+    /// # Errors
+    /// No port can be had.
+    pub async fn start(options: Options, tls: Option<Arc<ServerConfig>>) -> std::io::Result<Self> {
+        let state = Arc::new(State {
+            options,
+            faults: Mutex::default(),
+            sessions: Mutex::default(),
+            tokens: Mutex::default(),
+            refresh_tokens: Mutex::default(),
+            antiforgery: Mutex::default(),
+            requests: Mutex::default(),
+        });
+        let plain = tls.is_none();
+        let shared = state.clone();
+        let handler = move |request| {
+            let state = shared.clone();
+            async move { answer(&state, request, plain).await }
+        };
+        let running = server::serve(SocketAddr::from(([127, 0, 0, 1], 0)), tls, handler).await?;
+        Ok(Self { running, state })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.running.address()
+    }
+
+    /// Changes what goes wrong.
+    pub fn set_faults(&self, faults: Faults) {
+        *lock(&self.state.faults) = faults;
+    }
+
+    /// Every request so far.
+    pub fn requests(&self) -> Vec<Recorded> {
+        lock(&self.state.requests).clone()
+    }
+
+    /// How many access tokens have been given out.
+    pub fn tokens_given(&self) -> usize {
+        lock(&self.state.tokens).len()
+    }
+
+    /// Access tokens given out, as in the answers.
+    pub fn tokens(&self) -> Vec<String> {
+        lock(&self.state.tokens).keys().cloned().collect()
+    }
+
+    /// Signs a person in without the page; the answer is the cookie's value.
+    pub fn sign_in(&self, username: &str) -> String {
+        self.state.open_session(username)
+    }
+
+    /// How often requests have extended a session.
+    pub fn renewals(&self, cookie_value: &str) -> u32 {
+        lock(&self.state.sessions).get(cookie_value).map_or(0, |session| session.renewals)
+    }
+
+    /// How it was set up.
+    pub fn options(&self) -> &Options {
+        &self.state.options
+    }
+
+    /// Path of the site's root, `/` or `/iMIS/`.
+    pub fn base_path(&self) -> &'static str {
+        self.state.base()
+    }
+
+    /// The path below which `token` and `api` are.
+    pub fn api_path(&self) -> &'static str {
+        self.state.api_base()
+    }
+}
+
+impl State {
+    fn base(&self) -> &'static str {
+        match self.options.generation {
+            Generation::Ems => "/",
+            Generation::Imis2017 => "/iMIS/",
+        }
+    }
+
+    fn api_base(&self) -> &'static str {
+        match self.options.generation {
+            Generation::Ems => "/",
+            Generation::Imis2017 => "/Asi.Scheduler_iMIS/",
+        }
+    }
+
+    fn person(&self, username: &str) -> Option<&Person> {
+        self.options.people.iter().find(|person| person.username.eq_ignore_ascii_case(username))
+    }
+
+    fn person_by_id(&self, id: &str) -> Option<&Person> {
+        self.options.people.iter().find(|person| person.id == id)
+    }
+
+    /// The person whose session a request carries; extends the session unless told not to.
+    fn visitor(&self, request: &Received) -> Option<&Person> {
+        let value = request.cookie(&self.options.cookie)?;
+        let mut sessions = lock(&self.sessions);
+        let session = sessions.get_mut(&value)?;
+        if request.header("x-norefreshsession") != "true" {
+            session.renewals += 1;
+        }
+        self.person(&session.username)
+    }
+
+    fn open_session(&self, username: &str) -> String {
+        let value = match self.options.generation {
+            Generation::Imis2017 => server::random_hex(168),
+            Generation::Ems => format!("CfDJ8{}", server::random_hex(80)),
+        };
+        let session = Session { username: username.to_owned(), renewals: 0 };
+        lock(&self.sessions).insert(value.clone(), session);
+        value
+    }
+}
+
+async fn answer(state: &State, request: Received, plain: bool) -> Answer {
+    let headers = request.head.headers.iter();
+    let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    lock(&state.requests).push(Recorded {
+        method: request.head.method.to_string(),
+        target: request.head.uri.to_string(),
+        headers: headers.map(|(name, value)| (name.as_str().to_owned(), text(value))).collect(),
+    });
+    let faults = lock(&state.faults).clone();
+    if let Some(delay) = faults.delay {
+        tokio::time::sleep(delay).await;
+    }
+    if plain && state.options.generation == Generation::Imis2017 {
+        // The shipped IIS rule: it looks at the connection and not at X-Forwarded-Proto.
+        return Some(server::redirect(&format!("https://{}{}", request.host(), request.head.uri)));
+    }
+    let path = request.head.uri.path().to_ascii_lowercase();
+    if let Some(rest) = path.strip_prefix(&state.api_base().to_ascii_lowercase())
+        && (rest == "token" || rest.starts_with("api/"))
+    {
+        return api::answer(state, &request, rest, &faults);
+    }
+    site::answer(state, &request, &path, &faults)
+}

@@ -1,0 +1,177 @@
+//! REST: the token endpoint, parties, users, group members, queries.
+
+use serde_json::{Value, json};
+
+use bytes::Bytes;
+use http::Response;
+use http_body_util::Full;
+
+use super::{ApiFault, Faults, State, TokenFault, lock};
+use crate::server::{self, Answer, Received, html};
+
+type Reply = Response<Full<Bytes>>;
+
+const SIGN_IN_HTML: &str = "<html><head><title>Sign In</title></head><body>Please sign in</body></html>";
+
+/// `path` is in lower case and below the API's base.
+pub(super) fn answer(state: &State, request: &Received, path: &str, faults: &Faults) -> Answer {
+    if path == "token" {
+        return token(state, request, faults.token);
+    }
+    match fault(state, &faults.api) {
+        Some(Some(answer)) => return Some(answer),
+        Some(None) => return None,
+        None => {}
+    }
+    // Resource names ignore case; ids do not.
+    let spelled = request.head.uri.path().rsplit('/').next().unwrap_or_default();
+    let by_cookie = path == "api/query" || path == "api/iqa";
+    if by_cookie {
+        return Some(query(state, request));
+    }
+    if !authorized(state, request) {
+        return Some(server::json(
+            401,
+            &json!({"Message": "Authorization has been denied for this request."}),
+        ));
+    }
+    Some(match path.split('/').skip(1).collect::<Vec<_>>().as_slice() {
+        ["party", _] => party(state, spelled, &faults.api),
+        ["party"] => parties(state, request),
+        ["user"] => users(state, request),
+        ["groupmember"] => group_members(state, request),
+        _ => server::json(404, &json!({"Message": "No HTTP resource was found."})),
+    })
+}
+
+/// What a fault answers; `Some(None)` drops the connection.
+fn fault(state: &State, fault: &ApiFault) -> Option<Answer> {
+    match fault {
+        ApiFault::None | ApiFault::AnotherParty(_) | ApiFault::Unauthorized(0) => None,
+        ApiFault::Unauthorized(times) => {
+            lock(&state.faults).api = ApiFault::Unauthorized(times - 1);
+            Some(Some(server::json(
+                401,
+                &json!({"Message": "Authorization has been denied for this request."}),
+            )))
+        }
+        ApiFault::Status(status) => Some(Some(server::json(
+            *status,
+            &json!({"Errors": {"$values": [{"Message": "Something failed"}]}}),
+        ))),
+        ApiFault::Html => Some(Some(html(200, SIGN_IN_HTML))),
+        ApiFault::Drop => Some(None),
+    }
+}
+
+fn authorized(state: &State, request: &Received) -> bool {
+    let token = request.header("authorization").strip_prefix("Bearer ");
+    token.is_some_and(|token| lock(&state.tokens).contains_key(token))
+}
+
+fn token(state: &State, request: &Received, fault: TokenFault) -> Answer {
+    let field = |name: &str| request.field(name).unwrap_or_default();
+    match fault {
+        TokenFault::None => {}
+        TokenFault::Down => return Some(html(503, "<html><body>Service Unavailable</body></html>")),
+        TokenFault::Refuses => return Some(invalid_grant()),
+        TokenFault::Html => return Some(html(200, SIGN_IN_HTML)),
+        TokenFault::Drop => return None,
+    }
+    let username = match field("grant_type").as_str() {
+        "password" => {
+            let (name, password) = &state.options.service_account;
+            let known = field("username") == *name && field("password") == *password;
+            known.then(|| name.clone())
+        }
+        "refresh_token" => lock(&state.refresh_tokens).remove(&field("refresh_token")),
+        _ => None,
+    };
+    let Some(username) = username else { return Some(invalid_grant()) };
+    let token = format!("AQAAANCMnd8{}", server::random_hex(60));
+    lock(&state.tokens).insert(token.clone(), username.clone());
+    Some(server::json(
+        200,
+        &json!({"access_token": token, "token_type": "bearer", "expires_in": 1199, "userName": username,
+            ".issued": "Sun, 22 Nov 2026 10:00:00 GMT", ".expires": "Sun, 22 Nov 2026 10:20:00 GMT"}),
+    ))
+}
+
+fn invalid_grant() -> Reply {
+    let text = "The user name or password is incorrect.";
+    server::json(400, &json!({"error": "invalid_grant", "error_description": text}))
+}
+
+fn party(state: &State, id: &str, fault: &ApiFault) -> Reply {
+    let id = match fault {
+        ApiFault::AnotherParty(other) => other,
+        ApiFault::None
+        | ApiFault::Unauthorized(_)
+        | ApiFault::Status(_)
+        | ApiFault::Html
+        | ApiFault::Drop => id,
+    };
+    match state.person_by_id(id) {
+        Some(person) => server::json(200, &person.party),
+        None => server::json(404, &json!({"Message": "Not found"})),
+    }
+}
+
+fn parties(state: &State, request: &Received) -> Reply {
+    let wanted = request.query("email").unwrap_or_default().trim_start_matches("eq:").to_lowercase();
+    let people = state.options.people.iter();
+    let found = people.filter(|person| {
+        person.party["Emails"]["$values"][0]["Address"].as_str().map(str::to_lowercase).as_deref()
+            == Some(&wanted)
+    });
+    page(found.map(|person| person.party.clone()).collect())
+}
+
+fn users(state: &State, request: &Received) -> Reply {
+    let wanted = request.query("username").or_else(|| request.query("UserName")).unwrap_or_default();
+    let found = state.person(wanted.trim_start_matches("eq:"));
+    let row = |person: &super::Person| {
+        json!({"$type": "Asi.Soa.Membership.DataContracts.UserData, Asi.Contracts", "UserName": person.username,
+            "UserId": person.id, "Party": {"PartyId": person.id, "Name": person.party["Name"]}})
+    };
+    page(found.into_iter().map(row).collect())
+}
+
+fn group_members(state: &State, request: &Received) -> Reply {
+    let wanted = |name: &str| request.query(name).unwrap_or_default().trim_start_matches("eq:").to_owned();
+    let (group, party) = (wanted("GroupId"), wanted("PartyId"));
+    let people = state.options.people.iter();
+    let found = people.filter(|person| person.id == party && person.groups.contains(&group.as_str()));
+    let row = |person: &super::Person| {
+        json!({"Group": {"GroupId": group}, "Party": {"PartyId": person.id}, "IsActive": true,
+            "MembershipDetails": {"$values": [{"EffectiveDate": "2020-01-01T00:00:00"}]}})
+    };
+    page(found.map(row).collect())
+}
+
+/// A query filtered on "LoggedIn User Key": runs as the visitor, with the anti-forgery token of that visitor.
+fn query(state: &State, request: &Received) -> Reply {
+    if !state.options.query_api {
+        return server::json(404, &json!({"Message": "No HTTP resource was found."}));
+    }
+    let visitor = state.visitor(request);
+    let token = request.header("requestverificationtoken").to_owned();
+    let bound_to = lock(&state.antiforgery).get(&token).cloned();
+    let same_cookie = request.cookie("__RequestVerificationToken").as_deref() == Some(token.as_str());
+    if !same_cookie || bound_to != Some(visitor.map(|person| person.username.clone())) {
+        let text = "The provided anti-forgery token was meant for a different claims-based user than the current user.";
+        return server::json(400, &json!({"Errors": {"$values": [{"Message": text}]}}));
+    }
+    let row = |person: &super::Person| json!({"ID": person.id, "Full Name": person.party["Name"], "Email": person.party["Emails"]["$values"][0]["Address"]});
+    page(visitor.into_iter().map(row).collect())
+}
+
+fn page(items: Vec<Value>) -> Reply {
+    let count = items.len();
+    server::json(
+        200,
+        &json!({"$type": "Asi.Soa.Core.DataContracts.PagedResult, Asi.Contracts",
+            "Items": {"$type": "System.Collections.Generic.List, mscorlib", "$values": items},
+            "Offset": 0, "Limit": 100, "Count": count, "TotalCount": count, "HasNext": false, "NextOffset": 0}),
+    )
+}

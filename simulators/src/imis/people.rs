@@ -1,0 +1,204 @@
+//! The contacts that the simulator knows.
+
+use serde_json::{Value, json};
+
+/// A contact with credentials.
+#[derive(Debug, Clone)]
+pub struct Person {
+    /// iMIS ID.
+    pub id: String,
+    /// To sign in with; not the e-mail address.
+    pub username: String,
+    /// To sign in with.
+    pub password: String,
+    /// What the person is there to show.
+    pub note: &'static str,
+    /// iMIS ID of the contact being viewed "on behalf of".
+    pub viewing: Option<String>,
+    /// Ids of groups the person is an active member of.
+    pub groups: Vec<&'static str>,
+    /// The record that `GET api/Party/{id}` answers.
+    pub party: Value,
+}
+
+/// What differs between the sample people.
+struct Sketch<'a> {
+    id: &'a str,
+    username: &'a str,
+    first: &'a str,
+    last: &'a str,
+    email: Option<&'a str>,
+    phones: &'a [(&'a str, &'a str)],
+    status: &'a str,
+    member: bool,
+    note: &'static str,
+}
+
+/// Everybody signs in with this password.
+pub const PASSWORD: &str = "Demo-1234";
+
+/// People for every case that the gateway has to tell apart.
+pub fn sample() -> Vec<Person> {
+    let plain = Sketch {
+        id: "104019",
+        username: "AMUELLER",
+        first: "Ann",
+        last: "Müller",
+        email: Some("ann.mueller@example.org"),
+        phones: &[("Mobile", "(512) 474-1234"), ("_Fax", "512-474-9999")],
+        status: "A",
+        member: true,
+        note: "an active member with a phone number",
+    };
+    let mut people = vec![
+        person(&Sketch { ..plain }),
+        person(&Sketch {
+            id: "104020",
+            username: "boconnor",
+            first: "Bob \"Bobby\"",
+            last: "O'Connor <Jr.>",
+            email: Some("bob@example.org"),
+            phones: &[],
+            note: "a name with quotes and angle brackets, no phone",
+            ..plain
+        }),
+        person(&Sketch {
+            id: "104021",
+            username: "nomail",
+            first: "Nora",
+            last: "Nomail",
+            email: None,
+            note: "no e-mail address: refused",
+            ..plain
+        }),
+        person(&Sketch {
+            id: "104022",
+            username: "lapsed",
+            first: "Lars",
+            last: "Lapsed",
+            email: Some("lars@example.org"),
+            status: "I",
+            member: false,
+            note: "an inactive record: refused",
+            ..plain
+        }),
+        person(&Sketch {
+            id: "104023",
+            username: "badmail",
+            first: "Bea",
+            last: "Badmail",
+            email: Some("bea@@example.org"),
+            note: "an e-mail address that is not one: refused",
+            ..plain
+        }),
+        person(&Sketch {
+            id: "104024",
+            username: "twin1",
+            first: "Tina",
+            last: "Twin",
+            email: Some("twins@example.org"),
+            note: "shares an e-mail address with twin2",
+            ..plain
+        }),
+        person(&Sketch {
+            id: "104025",
+            username: "twin2",
+            first: "Tom",
+            last: "Twin",
+            email: Some("twins@example.org"),
+            note: "shares an e-mail address with twin1",
+            ..plain
+        }),
+    ];
+    let mut staff = person(&Sketch {
+        id: "300001",
+        username: "staff",
+        first: "Sam",
+        last: "Staff",
+        email: Some("sam@association.example"),
+        note: "staff, looking at Ann's record on her behalf: signed in as Sam",
+        ..plain
+    });
+    staff.viewing = Some("104019".to_owned());
+    staff.groups = vec!["Staff"];
+    people.push(staff);
+    people.push(company());
+    people
+}
+
+fn person(sketch: &Sketch<'_>) -> Person {
+    let full = format!("{} {}", sketch.first, sketch.last);
+    let email = |address: &str| {
+        json!({"$type": "Asi.Soa.Membership.DataContracts.EmailData, Asi.Contracts", "Address": address,
+            "EmailType": "_Primary", "IsPrimary": true})
+    };
+    let phone = |(kind, number): &(&str, &str)| json!({"$type": "Asi.Soa.Membership.DataContracts.PhoneData, Asi.Contracts", "Number": number, "PhoneType": kind});
+    let mut party = json!({
+        "$type": "Asi.Soa.Membership.DataContracts.PersonData, Asi.Contracts",
+        "PersonName": {
+            "$type": "Asi.Soa.Membership.DataContracts.PersonNameData, Asi.Contracts",
+            "FirstName": sketch.first, "LastName": sketch.last, "FullName": full, "InformalName": sketch.first},
+        "PrimaryOrganization": {
+            "$type": "Asi.Soa.Membership.DataContracts.PrimaryOrganizationInformationData, Asi.Contracts",
+            "OrganizationPartyId": "200001", "Name": "Contoso Ltd.", "Title": "Engineer"},
+        "AdditionalAttributes": attributes(sketch.id, sketch.member),
+        "Phones": list("PhoneDataCollection", sketch.phones.iter().map(phone).collect()),
+        "PartyId": sketch.id, "Id": sketch.id, "UniformId": format!("5F2B-{}", sketch.id),
+        "Status": {"$type": "Asi.Soa.Membership.DataContracts.PartyStatusData, Asi.Contracts",
+            "PartyStatusId": sketch.status, "Description": if sketch.status == "A" { "Active" } else { "Inactive" }},
+        "Name": full, "Sort": format!("{}, {}", sketch.last, sketch.first),
+        "UpdateInformation": {"CreatedBy": "MANAGER", "CreatedOn": "2019-03-01T00:00:00", "UpdatedOn": "2024-01-15T09:30:00"}
+    });
+    // iMIS omits what is null.
+    if let Some(address) = sketch.email {
+        party["Emails"] = list("EmailDataCollection", vec![email(address)]);
+    }
+    Person {
+        id: sketch.id.to_owned(),
+        username: sketch.username.to_owned(),
+        password: PASSWORD.to_owned(),
+        note: sketch.note,
+        viewing: None,
+        groups: Vec::new(),
+        party,
+    }
+}
+
+fn company() -> Person {
+    Person {
+        id: "200001".to_owned(),
+        username: "contoso".to_owned(),
+        password: PASSWORD.to_owned(),
+        note: "a company record with credentials: refused",
+        viewing: None,
+        groups: Vec::new(),
+        party: json!({
+            "$type": "Asi.Soa.Membership.DataContracts.OrganizationData, Asi.Contracts",
+            "PartyId": "200001", "Id": "200001", "Name": "Contoso Ltd.", "OrganizationName": "Contoso Ltd.",
+            "Emails": list("EmailDataCollection",
+                vec![json!({"Address": "office@contoso.example", "EmailType": "_Primary", "IsPrimary": true})]),
+            "Status": {"PartyStatusId": "A", "Description": "Active"},
+            "AdditionalAttributes": attributes("200001", true)
+        }),
+    }
+}
+
+fn attributes(id: &str, member: bool) -> Value {
+    let boolean = |value: bool| json!({"$type": "System.Boolean", "$value": value});
+    let attribute = |name: &str, value: Value| json!({"$type": "Asi.Soa.Core.DataContracts.GenericPropertyData, Asi.Contracts", "Name": name, "Value": value});
+    let mut all = vec![
+        attribute("IsMember", boolean(member)),
+        attribute("IsInactiveMember", boolean(!member)),
+        attribute("CustomerTypeCode", json!(if member { "M" } else { "NM" })),
+        attribute("MajorKey", json!(id)),
+        attribute("JoinDate", json!("2019-03-01T00:00:00")),
+    ];
+    if member {
+        all.push(attribute("PaidThruDate", json!("2027-12-31T00:00:00")));
+    }
+    list("GenericPropertyDataCollection", all)
+}
+
+fn list(collection: &str, values: Vec<Value>) -> Value {
+    json!({"$type": format!("Asi.Soa.Membership.DataContracts.{collection}, Asi.Contracts"), "$values": values})
+}

@@ -1,0 +1,220 @@
+//! The web site: RiSE pages, sign-in, sign-out, session end points.
+
+use serde_json::{Value, json};
+
+use bytes::Bytes;
+use http::Response;
+use http_body_util::Full;
+
+use super::people::Person;
+use super::{Faults, Generation, PageFault, State, lock};
+use crate::server::{self, Answer, Received, encoded, escaped, html, redirect, respond, with};
+
+type Page = Response<Full<Bytes>>;
+
+const FORMS: &str = "asicommon/controls/shared/formsauthentication/";
+const PAGES: [&str; 6] =
+    ["", "default.aspx", "imis-gateway-probe", "home.aspx", "signedout", "myaccount.aspx"];
+
+/// `path` is in lower case.
+pub(super) fn answer(state: &State, request: &Received, path: &str, faults: &Faults) -> Answer {
+    let base = state.base().to_ascii_lowercase();
+    let root = if path == base.trim_end_matches('/') { Some("") } else { path.strip_prefix(base.as_str()) };
+    // The short names at the host's root work in both generations.
+    let below = root.unwrap_or_else(|| path.trim_start_matches('/'));
+    let signed_in = state.visitor(request);
+    let method = request.head.method.as_str();
+    Some(match (method, below) {
+        ("GET" | "HEAD", "signin" | "signin.aspx") => sign_in_page(state, request, None),
+        ("GET" | "HEAD", at) if at == format!("{FORMS}login.aspx") => sign_in_page(state, request, None),
+        ("POST", "signin" | "signin.aspx") => sign_in(state, request),
+        ("POST", at) if at == format!("{FORMS}login.aspx") => sign_in(state, request),
+        (_, at) if at == format!("{FORMS}logout.aspx") => sign_out(state, request, faults),
+        ("GET", at) if at == format!("{FORMS}loginstatusredirect.aspx") => {
+            login_status(state, request, signed_in)
+        }
+        ("POST", "/sessioninfo/getsessioninfofromcookie" | "sessioninfo/getsessioninfofromcookie") => {
+            match signed_in {
+                Some(_) => server::json(
+                    200,
+                    &json!({"StillGoodSeconds": 1187.2, "ExpireMinutes": 20, "IsDesktop": false}),
+                ),
+                None => server::json(200, &Value::Null),
+            }
+        }
+        ("POST", "/sessioninfo/forcesignout" | "sessioninfo/forcesignout") => {
+            sign_out(state, request, faults)
+        }
+        ("GET" | "HEAD", "members/benefits.aspx") if signed_in.is_none() => {
+            let own = request.head.uri.to_string();
+            redirect(&format!("{}{}?ReturnUrl={}", state.base(), login_path(), encoded(&own)))
+        }
+        ("GET" | "HEAD", "members/benefits.aspx") => rise_page(state, request, signed_in, "Members only"),
+        ("GET", "singlesignon") => single_sign_on(state, signed_in),
+        ("GET" | "HEAD", "404.aspx") => {
+            html(404, "<html><body id=\"MainBody\"><h1>Page not found</h1></body></html>")
+        }
+        ("GET" | "HEAD", "error.aspx") => {
+            html(500, "<html><body id=\"MainBody\"><h1>An error occurred</h1></body></html>")
+        }
+        ("POST", "upload") if request.body.len() > 10 * 1024 * 1024 => {
+            respond(413, "text/plain", "too large")
+        }
+        ("POST", "upload") => server::json(200, &json!({"received": request.body.len()})),
+        ("GET" | "HEAD", page) if PAGES.contains(&page) => match faulty_page(&faults.pages) {
+            Some(answer) => return answer,
+            None => rise_page(state, request, signed_in, "Welcome"),
+        },
+        ("GET" | "HEAD" | "POST", page) if page.ends_with(".aspx") => {
+            redirect(&format!("{}404.aspx?aspxerrorpath={}", state.base(), encoded(path)))
+        }
+        (_, _) => html(404, "<html><body>404</body></html>"),
+    })
+}
+
+fn login_path() -> &'static str {
+    "AsiCommon/Controls/Shared/FormsAuthentication/Login.aspx"
+}
+
+/// The answer of a page that misbehaves.
+fn faulty_page(fault: &PageFault) -> Option<Answer> {
+    Some(match fault {
+        PageFault::None => return None,
+        PageFault::ErrorPage => Some(redirect("/Error.aspx?item=1")),
+        PageFault::Missing => Some(redirect("/404.aspx?aspxerrorpath=/imis-gateway-probe")),
+        PageFault::Firewall(status) => Some(html(
+            *status,
+            "<html><head><title>Request Rejected</title></head><body>The requested URL was rejected. \
+                Your support ID is: 8374659.</body></html>",
+        )),
+        PageFault::Page(status, page) => Some(html(*status, page.clone())),
+        PageFault::Typed(media_type, body) => Some(respond(200, media_type, body.clone())),
+        PageFault::Huge => Some(html(200, " ".repeat(6 * 1024 * 1024))),
+        PageFault::Drop => None,
+    })
+}
+
+/// A page as RiSE makes it, with the client context and the anti-forgery pair.
+fn rise_page(state: &State, request: &Received, visitor: Option<&Person>, title: &str) -> Page {
+    let mut context = json!({"baseUrl": state.base(), "websiteRoot": format!("https://{}{}", request.host(), state.base()),
+        "isAnonymous": visitor.is_none()});
+    if state.options.generation == Generation::Ems {
+        context["virtualDir"] = json!("");
+        context["appTimeZoneOffset"] = json!(-300);
+        context["cookieConsent"] = json!(0);
+    }
+    if let Some(person) = visitor {
+        context["loggedInPartyId"] = json!(person.id);
+        context["selectedPartyId"] = json!(person.viewing.as_ref().unwrap_or(&person.id));
+    }
+    let token = server::random_hex(32);
+    lock(&state.antiforgery).insert(token.clone(), visitor.map(|person| person.username.clone()));
+    let greeting = match visitor {
+        Some(person) => format!(
+            "<p>Signed in as <b id=\"who\">{}</b>. <a href=\"{}AsiCommon/Controls/Shared/FormsAuthentication/logout.aspx\">Sign out</a></p>",
+            escaped(person.party["Name"].as_str().unwrap_or_default()),
+            state.base()
+        ),
+        None => format!("<p><a href=\"{}SignIn\">Sign in</a></p>", state.base()),
+    };
+    let page = format!(
+        "<!DOCTYPE html>\n<html xmlns=\"http://www.w3.org/1999/xhtml\" lang=\"en-US\"><head><title>{title}</title>\n\
+         <script type=\"text/javascript\">var gWebRoot = '{base}'; var gIsPostBack = false;</script></head>\n\
+         <body id=\"MainBody\"><form method=\"post\" action=\".{base}\" id=\"aspnetForm\">\n\
+         <input type=\"hidden\" name=\"__RequestVerificationToken\" id=\"__RequestVerificationToken\" value=\"{token}\" />\n\
+         <input type=\"hidden\" name=\"__ClientContext\" id=\"__ClientContext\" value=\"{context}\" />\n\
+         <h1>{title}</h1>{greeting}</form></body></html>",
+        base = state.base(),
+        context = escaped(&context.to_string()),
+    );
+    let response = with(html(200, page), "cache-control", "private");
+    let response = with(response, "set-cookie", "ASP.NET_SessionId=k3v2b1n5; path=/; HttpOnly; SameSite=Lax");
+    with(response, "set-cookie", &format!("__RequestVerificationToken={token}; path=/; HttpOnly"))
+}
+
+/// A WebForms sign-in page, with its own names for the fields.
+fn sign_in_page(state: &State, request: &Received, problem: Option<&str>) -> Page {
+    let field = "ctl01$TemplateBody$WebPartManager1$gwpciSignIn$ciSignIn$";
+    let problem = problem.map(|text| format!("<p role=\"alert\">{text}</p>")).unwrap_or_default();
+    let action = escaped(&request.head.uri.to_string());
+    let page = format!(
+        "<!DOCTYPE html>\n<html lang=\"en-US\"><head><title>Sign In</title>\n\
+         <script type=\"text/javascript\">var gWebRoot = '{base}';</script></head>\n\
+         <body id=\"MainBody\"><form method=\"post\" action=\"{action}\" id=\"aspnetForm\">\n\
+         <input type=\"hidden\" name=\"__VIEWSTATE\" value=\"/wEPDwUKLTE=\" />\n\
+         <input type=\"hidden\" name=\"__ClientContext\" id=\"__ClientContext\" value=\"{context}\" />\n\
+         <h1>Sign In</h1>{problem}\n\
+         <p><label>Username <input name=\"{field}signInUserName\" id=\"signInUserName\" autocomplete=\"off\"></label></p>\n\
+         <p><label>Password <input name=\"{field}signInPassword\" id=\"signInPassword\" type=\"password\"></label></p>\n\
+         <p><label><input type=\"checkbox\" name=\"{field}RememberMe\"> Keep me signed in</label></p>\n\
+         <p><input type=\"submit\" name=\"{field}SubmitButton\" id=\"SubmitButton\" value=\"Sign In\"></p>\n\
+         </form></body></html>",
+        base = state.base(),
+        context = escaped(&json!({"baseUrl": state.base(), "isAnonymous": true}).to_string()),
+    );
+    with(html(200, page), "cache-control", "no-cache, no-store")
+}
+
+fn sign_in(state: &State, request: &Received) -> Page {
+    let ending = |end: &str| {
+        let mut fields = url::form_urlencoded::parse(&request.body);
+        fields.find(|(name, _)| name.ends_with(end)).map(|(_, value)| value.into_owned()).unwrap_or_default()
+    };
+    let (username, password) = (ending("$signInUserName"), ending("$signInPassword"));
+    let Some(person) = state.person(&username).filter(|person| person.password == password) else {
+        return sign_in_page(state, request, Some("Invalid username or password."));
+    };
+    let value = state.open_session(&person.username);
+    // Only relative addresses on this host are followed.
+    let wanted = request.query("ReturnUrl").filter(|url| url.starts_with('/') && !url.starts_with("//"));
+    let response = redirect(&wanted.unwrap_or_else(|| state.base().to_owned()));
+    let secure = match state.options.generation {
+        Generation::Ems => "; Secure; SameSite=Lax",
+        Generation::Imis2017 => "",
+    };
+    with(response, "set-cookie", &format!("{}={value}; path=/; HttpOnly{secure}", state.options.cookie))
+}
+
+fn sign_out(state: &State, request: &Received, faults: &Faults) -> Page {
+    if let Some(value) = request.cookie(&state.options.cookie)
+        && !faults.ticket_outlives_sign_out
+    {
+        lock(&state.sessions).remove(&value);
+    }
+    // Follows any address: an open redirect that the real one has, too.
+    let target = request.query("returnurl").or_else(|| request.query("ReturnUrl"));
+    let response = redirect(&target.unwrap_or_else(|| state.base().to_owned()));
+    let gone = format!("{}=; path=/; expires=Tue, 12-Oct-1999 00:00:00 GMT; HttpOnly", state.options.cookie);
+    with(response, "set-cookie", &gone)
+}
+
+/// 2017's LoginStatusRedirect.aspx.
+fn login_status(state: &State, request: &Received, visitor: Option<&Person>) -> Page {
+    let parameter = |name: &str| request.query(name).unwrap_or_default();
+    if state.options.generation != Generation::Imis2017 {
+        return html(404, "<html><body>404</body></html>");
+    }
+    match visitor {
+        Some(person) => {
+            redirect(&format!("{}?ID={}&QKEY={}", parameter("RETURL"), person.id, parameter("QKEY")))
+        }
+        None => redirect(&parameter("LURL")),
+    }
+}
+
+/// The page with the content item Contact > Single Sign-On.
+fn single_sign_on(state: &State, visitor: Option<&Person>) -> Page {
+    let (Some(target), Some(person)) = (&state.options.sso_page_target, visitor) else {
+        return redirect(&format!("{}{}?ReturnUrl=%2FSingleSignOn", state.base(), login_path()));
+    };
+    let token = server::random_hex(32);
+    lock(&state.refresh_tokens).insert(token.clone(), person.username.clone());
+    html(
+        200,
+        format!(
+            "<html><body onload=\"document.forms[0].submit()\"><form method=\"post\" action=\"{}\">\
+             <input type=\"hidden\" name=\"refresh_token\" value=\"{token}\"></form></body></html>",
+            escaped(target)
+        ),
+    )
+}

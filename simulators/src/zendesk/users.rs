@@ -1,0 +1,134 @@
+//! The account's users, and how a token finds one.
+
+use serde_json::{Value, json};
+
+use super::State;
+use super::lock;
+use super::verify::Claims;
+
+/// What a user may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A customer.
+    EndUser,
+    /// Works on tickets.
+    Agent,
+    /// Runs the account.
+    Admin,
+}
+
+impl Role {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::EndUser => "end-user",
+            Self::Agent => "agent",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// A user.
+#[derive(Debug, Clone)]
+pub struct User {
+    /// Zendesk's own id.
+    pub id: u64,
+    /// Full name.
+    pub name: String,
+    /// Primary e-mail address.
+    pub email: String,
+    /// The id in the other system.
+    pub external_id: Option<String>,
+    /// E.164.
+    pub phone: Option<String>,
+    /// See [`Role`].
+    pub role: Role,
+    /// May not sign in.
+    pub suspended: bool,
+    /// When it was made, seconds since 1970: search finds it later.
+    pub created: i64,
+}
+
+impl User {
+    pub(super) fn json(&self) -> Value {
+        json!({"id": self.id, "name": self.name, "email": self.email, "external_id": self.external_id, "phone": self.phone,
+            "role": self.role.name(), "suspended": self.suspended, "active": true, "verified": true, "tags": [],
+            "user_fields": {}, "organization_id": null})
+    }
+}
+
+pub(super) fn sample() -> Vec<User> {
+    let user = |id, name: &str, email: &str, role, suspended| User {
+        id,
+        name: name.to_owned(),
+        email: email.to_owned(),
+        external_id: None,
+        phone: None,
+        role,
+        suspended,
+        created: 0,
+    };
+    vec![
+        user(1, "Olga Owner", "olga@association.example", Role::Admin, false),
+        user(2, "Sam Staff", "sam@association.example", Role::Agent, false),
+        user(3, "Sue Suspended", "sue@example.org", Role::EndUser, true),
+    ]
+}
+
+/// The user that a token signs in, made or brought up to date.
+pub(super) fn sign_in(state: &State, claims: &Claims, now: i64) -> Result<u64, String> {
+    let domain = claims.email.rsplit('@').next().unwrap_or_default().to_lowercase();
+    if state.options.blocked_domains.contains(&domain) {
+        let email = &claims.email;
+        return Err(format!(
+            "Users with the email address {email} are not allowed to sign up for this help desk"
+        ));
+    }
+    let mut users = lock(&state.users);
+    let by_id = claims
+        .external_id
+        .as_ref()
+        .and_then(|id| users.iter().position(|u| u.external_id.as_ref() == Some(id)));
+    let by_email = users.iter().position(|user| user.email.eq_ignore_ascii_case(&claims.email));
+    let chosen = if state.options.update_external_ids { by_email.or(by_id) } else { by_id.or(by_email) };
+    let index = match chosen {
+        Some(index) => {
+            let another_has_email = by_email.is_some_and(|other| other != index);
+            let blank = users[index].external_id.is_none();
+            let same = users[index].external_id == claims.external_id;
+            if another_has_email {
+                return Err("User is invalid: Email has already been taken".to_owned());
+            }
+            if !same && !blank && !state.options.update_external_ids && by_id.is_none() {
+                return Err("User is invalid: External has already been taken".to_owned());
+            }
+            index
+        }
+        None => {
+            let id = users.iter().map(|user| user.id).max().unwrap_or_default() + 1;
+            users.push(User {
+                id,
+                name: String::new(),
+                email: String::new(),
+                external_id: None,
+                phone: None,
+                role: Role::EndUser,
+                suspended: false,
+                created: now,
+            });
+            users.len() - 1
+        }
+    };
+    let user = &mut users[index];
+    if user.suspended {
+        return Err("User is suspended".to_owned());
+    }
+    user.name.clone_from(&claims.name);
+    user.email.clone_from(&claims.email);
+    if claims.external_id.is_some() {
+        user.external_id.clone_from(&claims.external_id);
+    }
+    if claims.phone.is_some() {
+        user.phone.clone_from(&claims.phone);
+    }
+    Ok(user.id)
+}

@@ -1,0 +1,69 @@
+//! The admin listener: liveness and readiness for whoever supervises the gateway. Loopback only.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+/// Serves until `drain` has been cancelled and a little longer, so that `/readyz` can say so.
+pub(crate) async fn serve(listener: TcpListener, drain: CancellationToken) {
+    loop {
+        // An error concerns one connection, or descriptors that the workers report about.
+        if let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(connection(stream, drain.clone()));
+        } else {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, drain: CancellationToken) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let draining = drain.is_cancelled();
+        async move { Ok::<_, Infallible>(answer(&request, draining)) }
+    });
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(std::time::Duration::from_secs(5));
+    // A client that breaks off has nobody to tell.
+    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+}
+
+fn answer(request: &Request<Incoming>, draining: bool) -> Response<Full<Bytes>> {
+    let verbose = request.uri().query().is_some_and(|query| query.split('&').any(|key| key == "verbose"));
+    let (status, text) = match (request.method(), request.uri().path(), draining) {
+        (&Method::GET | &Method::HEAD, "/livez", _) => (StatusCode::OK, "ok\n"),
+        (&Method::GET | &Method::HEAD, "/readyz", true) if verbose => {
+            (StatusCode::SERVICE_UNAVAILABLE, "listeners: draining\nnot ready\n")
+        }
+        (&Method::GET | &Method::HEAD, "/readyz", true) => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+        (&Method::GET | &Method::HEAD, "/readyz", false) if verbose => {
+            (StatusCode::OK, "listeners: accepting\nready\n")
+        }
+        (&Method::GET | &Method::HEAD, "/readyz", false) => (StatusCode::OK, "ready\n"),
+        (&Method::GET | &Method::HEAD, _, _) => (StatusCode::NOT_FOUND, "there is /livez and /readyz\n"),
+        (_, _, _) => (StatusCode::METHOD_NOT_ALLOWED, "GET only\n"),
+    };
+    let mut response = Response::new(Full::from(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    response
+}
+
+/// Opens the listener.
+pub(crate) fn open(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}

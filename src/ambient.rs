@@ -1,0 +1,17 @@
+//! The one place that reads the clock and the system's randomness. Decisions take both as arguments.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Seconds since 1970-01-01 UTC. Zero when the machine's clock stands before that.
+#[expect(clippy::disallowed_methods, reason = "the one home of the clock")]
+pub(crate) fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// 128 random bits as 32 hex digits, or an error when the system has none to give.
+#[expect(clippy::disallowed_methods, reason = "the one home of randomness")]
+pub(crate) fn random_hex() -> Result<String, getrandom::Error> {
+    let mut bytes = [0_u8; 16];
+    getrandom::fill(&mut bytes)?;
+    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
+}

@@ -1,0 +1,92 @@
+//! The command line: arguments to a command to an exit code.
+//!
+//! Exit codes: 0 good, 1 run-time failure, 2 usage, 3 unclean drain, 78 bad configuration (`EX_CONFIG`).
+
+mod check;
+mod run;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, DEFAULT_PATHS, Problems};
+
+/// Good.
+const GOOD: i32 = 0;
+/// Something failed while running.
+const FAILED: i32 = 1;
+/// The configuration is wrong.
+const BAD_CONFIGURATION: i32 = 78;
+
+/// TLS-terminating reverse proxy for iMIS that signs members in to Zendesk.
+#[derive(Parser)]
+#[command(name = "imis-gateway", version, arg_required_else_help = true, after_help = EXIT_CODES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 good, 1 run-time failure, 2 usage, 3 unclean drain, 78 bad configuration";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway until SIGTERM or SIGINT
+    Run(WithConfig),
+    /// Check the configuration, the files and the secrets it names; opens no socket
+    Check(WithConfig),
+    /// Print the version
+    Version,
+}
+
+#[derive(clap::Args)]
+struct WithConfig {
+    /// The configuration file [default: /etc/imis-gateway/config.yaml, else ./config.yaml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl WithConfig {
+    fn load(&self) -> Result<Config, Problems> {
+        let file = match &self.config {
+            Some(file) => file.as_path(),
+            None => DEFAULT_PATHS
+                .map(Path::new)
+                .into_iter()
+                .find(|path| path.exists())
+                .unwrap_or(Path::new(DEFAULT_PATHS[0])),
+        };
+        Config::load(file)
+    }
+}
+
+/// Runs the program and returns its exit code.
+pub fn main() -> i32 {
+    match Arguments::parse().command {
+        Command::Run(with_config) => run::run(&with_config),
+        Command::Check(with_config) => check::check(&with_config),
+        Command::Version => {
+            say(concat!("imis-gateway ", env!("CARGO_PKG_VERSION")));
+            GOOD
+        }
+    }
+}
+
+/// Prints a line to standard output. A reader that has gone away is not an error.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Prints a line to standard error.
+fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Tells the operator what is wrong with the configuration.
+fn report(problems: &Problems) -> i32 {
+    complain(&problems.to_string());
+    let count = problems.list.len();
+    complain(&format!("{count} problem{} in {}", if count == 1 { "" } else { "s" }, problems.file.display()));
+    BAD_CONFIGURATION
+}

@@ -1,0 +1,27 @@
+//! `imis-gateway run`
+
+use super::{FAILED, GOOD, WithConfig, complain, report};
+use crate::lifecycle::{Server, UNCLEAN};
+use crate::telemetry::{self, Chain};
+
+pub(super) fn run(with_config: &WithConfig) -> i32 {
+    let config = match with_config.load() {
+        Ok(config) => config,
+        Err(problems) => return report(&problems),
+    };
+    telemetry::init(&config.log);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %config.file.display(), "{}", config.summary());
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    match Server::start(&config) {
+        Ok(server) => match server.run_until_signal() {
+            true => GOOD,
+            false => UNCLEAN,
+        },
+        Err(error) => {
+            complain(&format!("imis-gateway: {}", Chain(&error)));
+            FAILED
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The configuration, resolved: files read, secrets fetched, certificates loaded, every value of its final type.
+//!
+//! `Config::load` either returns something that can run, or every problem of the file at once. It opens no socket.
+
+mod problem;
+mod raw;
+mod read;
+mod secret;
+mod values;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use rustls::sign::CertifiedKey;
+use url::Url;
+
+pub use problem::{Problem, Problems};
+pub use secret::Secret;
+pub(crate) use values::Authority;
+
+/// Where `--config` points when it is not given: the first of these that exists.
+pub const DEFAULT_PATHS: [&str; 2] = ["/etc/imis-gateway/config.yaml", "./config.yaml"];
+
+/// Everything the gateway needs to know, immutable.
+#[derive(Debug)]
+pub struct Config {
+    /// The file it came from.
+    pub file: PathBuf,
+    pub(crate) listen: Listen,
+    pub(crate) trusted_proxies: Vec<IpNet>,
+    pub(crate) workers: usize,
+    /// How to log.
+    pub log: Log,
+    pub(crate) sites: Vec<Site>,
+}
+
+/// Addresses to accept connections on.
+#[derive(Debug, Clone)]
+pub(crate) struct Listen {
+    pub(crate) https: Vec<SocketAddr>,
+    pub(crate) http: Vec<SocketAddr>,
+    pub(crate) admin: Option<SocketAddr>,
+}
+
+/// The log on standard error.
+#[derive(Debug, Clone, Copy)]
+pub struct Log {
+    /// One JSON object a line, or text for people.
+    pub format: LogFormat,
+    /// The least severe level that is written.
+    pub level: tracing::Level,
+    /// Whether every request gets a line.
+    pub access: bool,
+}
+
+/// See [`Log::format`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// Text for people, coloured on a terminal.
+    Pretty,
+}
+
+/// One iMIS web site: the hosts it is served under, and what stands behind.
+#[derive(Debug, Clone)]
+pub(crate) struct Site {
+    /// Lower-case names without port; at least one. The first is used where one must be chosen.
+    pub(crate) hosts: Vec<String>,
+    pub(crate) certificate: Arc<CertifiedKey>,
+    pub(crate) upstream: Upstream,
+    pub(crate) imis: Option<Imis>,
+    pub(crate) apps: Vec<Arc<App>>,
+}
+
+/// The iMIS web servers of a site.
+#[derive(Debug, Clone)]
+pub(crate) struct Upstream {
+    /// At least one; a later one is used when an earlier one accepts no connection.
+    pub(crate) servers: Vec<Server>,
+    /// Roots from `ca_file`; the system's store when absent.
+    pub(crate) roots: Arc<rustls::RootCertStore>,
+    /// The Host that iMIS sees; the visitor's own when absent.
+    pub(crate) host: Option<Authority>,
+    pub(crate) timeouts: Timeouts,
+}
+
+/// One upstream server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Server {
+    pub(crate) tls: bool,
+    /// Name or address, without brackets.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "https" } else { "http" };
+        if self.host.contains(':') {
+            write!(f, "{scheme}://[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{scheme}://{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// Deadlines towards the upstream. There is no limit on the whole of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Timeouts {
+    /// TCP connection and TLS handshake, each.
+    pub(crate) connect: Duration,
+    /// From the request sent to the head of the response.
+    pub(crate) response_head: Duration,
+    /// How long an unused connection is kept.
+    pub(crate) idle: Duration,
+}
+
+/// What is known of the iMIS behind a site.
+#[derive(Debug, Clone)]
+pub(crate) struct Imis {
+    /// Where `token` and `api/` live; ends in `/`.
+    pub(crate) api_url: Url,
+    /// Path of the sign-in page as the browser sees it.
+    pub(crate) sign_in: String,
+    /// Path of the sign-out page as the browser sees it.
+    pub(crate) sign_out: String,
+    /// Names of session cookies, compared without case.
+    pub(crate) session_cookies: Vec<String>,
+    pub(crate) recognise: ClientContext,
+    pub(crate) service_account: Arc<ServiceAccount>,
+    /// Phone types in the order in which they are taken.
+    pub(crate) phone_order: Vec<String>,
+    /// Region (ISO 3166) that numbers without a country code belong to; none = such numbers are left out.
+    pub(crate) phone_region: Option<phonenumber::country::Id>,
+}
+
+/// Recognition by the hidden field `__ClientContext`.
+#[derive(Debug, Clone)]
+pub(crate) struct ClientContext {
+    /// Path (and query) of the page that is asked for, as on the site.
+    pub(crate) page: String,
+}
+
+/// The iMIS user that reads profiles.
+#[derive(Debug)]
+pub(crate) struct ServiceAccount {
+    pub(crate) username: String,
+    pub(crate) password: Secret,
+}
+
+/// One Zendesk registration.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) name: String,
+    /// The Remote login URL's path; `<path>/signed-out` is the Remote logout URL's.
+    pub(crate) path: String,
+    pub(crate) zendesk: Zendesk,
+}
+
+impl App {
+    pub(crate) fn signed_out_path(&self) -> String {
+        format!("{}/signed-out", self.path)
+    }
+}
+
+/// The Zendesk account of an app.
+#[derive(Debug)]
+pub(crate) struct Zendesk {
+    /// `https://{subdomain}.zendesk.com`; the default brand, where every token goes.
+    pub(crate) origin: Authority,
+    /// Other brands' hosts and host-mapped domains.
+    pub(crate) brand_hosts: Vec<Authority>,
+    pub(crate) shared_secret: Secret,
+}
+
+impl Zendesk {
+    /// Every authority that a member may be sent back to.
+    pub(crate) fn authorities(&self) -> impl Iterator<Item = &Authority> {
+        std::iter::once(&self.origin).chain(&self.brand_hosts)
+    }
+}
+
+impl Config {
+    /// Reads and resolves `file`.
+    ///
+    /// # Errors
+    /// Every problem of the file, in its order.
+    pub fn load(file: &Path) -> Result<Self, Problems> {
+        let text = std::fs::read_to_string(file)
+            .map_err(|error| Problems::of_file(file.to_owned(), format!("cannot be read: {error}")))?;
+        read::config(file, &text).map_err(|list| Problems { file: file.to_owned(), list })
+    }
+
+    /// What is allowed and yet not what most operators want.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for site in &self.sites {
+            for server in site.upstream.servers.iter().filter(|server| !server.tls) {
+                warnings.push(format!(
+                    "{}: the upstream {server} is plain HTTP: cookies and pages cross the network in the clear, and \
+                     iMIS 2017 redirects plain HTTP for ever; use https",
+                    site.hosts[0]
+                ));
+            }
+            for app in site.apps.iter().filter(|app| app.zendesk.shared_secret.expose().len() < 32) {
+                warnings.push(format!(
+                    "{}: the shared secret of `{}` is shorter than 32 characters; was it copied whole?",
+                    site.hosts[0], app.name
+                ));
+            }
+        }
+        warnings
+    }
+
+    /// How many sites and apps there are, for a line that confirms what was read.
+    pub fn summary(&self) -> String {
+        let apps: usize = self.sites.iter().map(|site| site.apps.len()).sum();
+        format!("{} site(s), {apps} app(s)", self.sites.len())
+    }
+}
+
+/// An app for unit tests of the modules that take one.
+#[cfg(test)]
+pub(crate) fn test_app() -> App {
+    let authority = |text: &str| values::authority(text).unwrap();
+    App {
+        name: "Contoso Helpdesk".to_owned(),
+        path: "/sso/zendesk".to_owned(),
+        zendesk: Zendesk {
+            origin: authority("contoso.zendesk.com"),
+            brand_hosts: vec![authority("contoso-events.zendesk.com"), authority("support.contoso.org")],
+            shared_secret: Secret::new("not-a-real-secret-but-a-long-one"),
+        },
+    }
+}

@@ -1,0 +1,104 @@
+//! Secrets, reached by reference only: `{file: ..}`, `{credential: ..}` (systemd), `{env: ..}`.
+//!
+//! A secret has no Display, no Serialize and no text in Debug. This is the one place that reads the environment.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use secrecy::{ExposeSecret, SecretBox};
+
+/// A value that must never be shown. White space around it (a pasted line end) is not part of it.
+pub struct Secret(SecretBox<str>);
+
+impl Secret {
+    pub(crate) fn new(text: &str) -> Self {
+        Self(SecretBox::new(text.trim().into()))
+    }
+
+    /// The secret itself, for the one call that needs it.
+    pub(crate) fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// Where a secret is to be found.
+pub(super) enum Reference {
+    File(PathBuf),
+    Credential(String),
+    Env(String),
+}
+
+impl Reference {
+    /// Fetches the secret. `base` is the folder of the configuration file.
+    pub(super) fn resolve(&self, base: &Path) -> Result<Secret, String> {
+        let (text, place) = match self {
+            Self::File(path) => {
+                let path = base.join(path);
+                (read(&path)?, path.display().to_string())
+            }
+            Self::Credential(name) => {
+                let folder = environment("CREDENTIALS_DIRECTORY").ok_or_else(|| {
+                    format!(
+                        "credential `{name}`: $CREDENTIALS_DIRECTORY is not set; \
+                         systemd sets it for a unit with LoadCredential={name}:/path"
+                    )
+                })?;
+                let path = Path::new(&folder).join(name);
+                (read(&path)?, path.display().to_string())
+            }
+            Self::Env(name) => {
+                let text = environment(name).ok_or_else(|| {
+                    format!("the environment variable `{name}` is not set (or is not UTF-8)")
+                })?;
+                (text, format!("${name}"))
+            }
+        };
+        let secret = Secret::new(&text);
+        if secret.expose().is_empty() {
+            return Err(format!("the secret in {place} is empty"));
+        }
+        if secret.expose().contains(char::is_control) {
+            return Err(format!("the secret in {place} has a line break or control character inside it"));
+        }
+        Ok(secret)
+    }
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one home of environment references")]
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_shows_nothing_in_debug_and_loses_pasted_white_space() {
+        let secret = Secret::new("  s3cr3t\r\n");
+        assert_eq!(format!("{secret:?}"), "Secret");
+        assert_eq!(secret.expose(), "s3cr3t");
+    }
+
+    #[test]
+    fn a_missing_empty_or_broken_secret_is_named_by_its_place_only() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("empty"), " \n").unwrap();
+        std::fs::write(folder.path().join("two-lines"), "hunter2\nhunter3").unwrap();
+        let problem = |name: &str| Reference::File(name.into()).resolve(folder.path()).unwrap_err();
+        assert!(problem("absent").contains("cannot read"));
+        assert!(problem("empty").contains("is empty"));
+        assert!(problem("two-lines").contains("line break"));
+        assert!(!problem("two-lines").contains("hunter"));
+    }
+}

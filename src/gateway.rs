@@ -1,0 +1,94 @@
+//! The composition root: everything that answers requests, built once from the configuration and immutable after.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use rustls_pki_types::ServerName;
+
+use crate::config::{self, Config};
+use crate::imis::Imis;
+use crate::pages::Pages;
+use crate::tls;
+
+/// What all workers share, read-only.
+pub(crate) struct Gateway {
+    pub(crate) sites: Vec<Site>,
+    by_host: HashMap<String, usize>,
+    trusted_proxies: Vec<IpNet>,
+    pub(crate) pages: Pages,
+    pub(crate) tls: Arc<rustls::ServerConfig>,
+    pub(crate) access_log: bool,
+    /// Where the redirect from http leads.
+    pub(crate) https_port: u16,
+}
+
+/// A site with its clients.
+pub(crate) struct Site {
+    pub(crate) config: config::Site,
+    pub(crate) upstream_tls: Arc<rustls::ClientConfig>,
+    /// Present when the site has apps to sign in to.
+    pub(crate) imis: Option<Imis>,
+}
+
+/// Why a configuration that reads well cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BuildError {
+    #[error("TLS cannot be set up")]
+    Tls(#[from] rustls::Error),
+    #[error("the HTTP client for iMIS cannot be set up")]
+    Client(#[from] reqwest::Error),
+}
+
+impl Gateway {
+    pub(crate) fn build(config: &Config, https_port: u16) -> Result<Self, BuildError> {
+        let mut sites = Vec::new();
+        let mut by_host = HashMap::new();
+        for (index, site) in config.sites.iter().enumerate() {
+            by_host.extend(site.hosts.iter().map(|host| (host.clone(), index)));
+            sites.push(Site::build(site)?);
+        }
+        Ok(Self {
+            sites,
+            by_host,
+            trusted_proxies: config.trusted_proxies.clone(),
+            pages: Pages::new(),
+            tls: tls::server_config(&config.sites)?,
+            access_log: config.log.access,
+            https_port,
+        })
+    }
+
+    /// The site of a host name without port, compared without case (RFC 9110 section 4.2.3).
+    pub(crate) fn site_of(&self, host: &str) -> Option<usize> {
+        match self.by_host.get(host) {
+            Some(index) => Some(*index),
+            None => self.by_host.get(&host.to_ascii_lowercase()).copied(),
+        }
+    }
+
+    pub(crate) fn trusts(&self, peer: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|network| network.contains(&peer))
+    }
+}
+
+impl Site {
+    fn build(config: &config::Site) -> Result<Self, BuildError> {
+        let names = upstream_names(config);
+        let upstream_tls = Arc::new(tls::upstream::client_config(config.upstream.roots.clone(), names)?);
+        let imis = match &config.imis {
+            Some(imis) => Some(Imis::build(imis, config, &upstream_tls)?),
+            None => None,
+        };
+        Ok(Self { config: config.clone(), upstream_tls, imis })
+    }
+}
+
+/// The names that the certificate of an upstream of this site may carry.
+fn upstream_names(config: &config::Site) -> Vec<ServerName<'static>> {
+    let hosts = config.hosts.iter();
+    let rewritten = config.upstream.host.iter().map(|authority| &authority.host);
+    let servers = config.upstream.servers.iter().map(|server| &server.host);
+    hosts.chain(rewritten).chain(servers).filter_map(|name| ServerName::try_from(name.clone()).ok()).collect()
+}

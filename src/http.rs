@@ -1,0 +1,287 @@
+//! One connection of a browser, HTTP/1.1 or HTTP/2 as ALPN chose, and the one place where a result becomes a response.
+
+pub(crate) mod access;
+pub(crate) mod body;
+
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{HOST, HeaderValue};
+use http::uri::Authority;
+use http::{Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+use tracing::{debug, error, warn};
+
+use crate::config::App;
+use crate::pages::Failure;
+use crate::proxy::{self, headers::Forwarded};
+use crate::route::{Route, route};
+use crate::sso;
+use crate::telemetry::Chain;
+use crate::worker::Worker;
+use access::Access;
+use body::Body;
+
+/// From the first byte of a request head to its end.
+const HEAD_DEADLINE: Duration = Duration::from_secs(15);
+const MAX_HEADERS: usize = 128;
+/// http.sys takes 16 KiB a head by default; four times that, so that iMIS decides.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+const H2_STREAMS: u32 = 128;
+const H2_WINDOW: u32 = 1024 * 1024;
+
+/// What is known of a connection before its first request.
+struct Connection {
+    worker: Rc<Worker>,
+    peer: IpAddr,
+    /// The site whose certificate was shown.
+    site: usize,
+}
+
+/// Serves a browser until it leaves or the worker drains.
+pub(crate) async fn serve_https(stream: TlsStream<TcpStream>, peer: SocketAddr, worker: Rc<Worker>) {
+    let (_, tls) = stream.get_ref();
+    let h2 = tls.alpn_protocol() == Some(b"h2");
+    let site = tls.server_name().and_then(|name| worker.gateway.site_of(name)).unwrap_or(0);
+    let connection = Rc::new(Connection { worker: worker.clone(), peer: peer.ip(), site });
+    let service = service_fn(move |request| answer(request, connection.clone()));
+    let io = TokioIo::new(stream);
+    let result = if h2 {
+        let mut builder = hyper::server::conn::http2::Builder::new(LocalExecutor);
+        builder
+            .timer(TokioTimer::new())
+            .auto_date_header(false)
+            .max_concurrent_streams(H2_STREAMS)
+            .max_header_list_size(MAX_HEAD_BYTES as u32)
+            .initial_stream_window_size(H2_WINDOW)
+            .initial_connection_window_size(H2_WINDOW);
+        let mut connection = std::pin::pin!(builder.serve_connection(io, service));
+        tokio::select! {
+            result = connection.as_mut() => result,
+            () = worker.drain.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    } else {
+        let builder = http1();
+        let mut connection = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
+        tokio::select! {
+            result = connection.as_mut() => result,
+            () = worker.drain.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    };
+    if let Err(error) = result {
+        debug!(client = %peer.ip(), %error, "connection ended");
+    }
+}
+
+fn http1() -> hyper::server::conn::http1::Builder {
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_DEADLINE)
+        .auto_date_header(false)
+        .preserve_header_case(true)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HEAD_BYTES);
+    builder
+}
+
+/// Serves the plain-HTTP port: every request is sent to https.
+pub(crate) async fn serve_redirects(stream: TcpStream, peer: SocketAddr, worker: Rc<Worker>) {
+    let drain = worker.drain.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let worker = worker.clone();
+        async move { Ok::<_, Infallible>(redirect_to_https(&request, &worker)) }
+    });
+    let builder = http1();
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = drain.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        debug!(client = %peer.ip(), %error, "connection ended");
+    }
+}
+
+fn redirect_to_https(request: &Request<Incoming>, worker: &Worker) -> Response<Body> {
+    let gateway = &worker.gateway;
+    let pages = &gateway.pages;
+    let incident = worker.next_incident();
+    let host = match authority_of(request) {
+        Ok(Some(authority)) => authority.host().to_owned(),
+        Ok(None) | Err(BadAuthority) => return pages.failure(&Failure::BadRequest, &incident),
+    };
+    if gateway.site_of(&host).is_none() {
+        return pages.failure(&Failure::UnknownHost, &incident);
+    }
+    let port = match gateway.https_port {
+        443 => String::new(),
+        other => format!(":{other}"),
+    };
+    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    let location = format!("https://{host}{port}{target}");
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    match HeaderValue::try_from(location) {
+        Ok(location) => response.headers_mut().insert(http::header::LOCATION, location),
+        Err(_) => return pages.failure(&Failure::BadRequest, &incident),
+    };
+    response
+}
+
+/// Answers one request: never an error, always one line in the access log.
+async fn answer(
+    request: Request<Incoming>,
+    connection: Rc<Connection>,
+) -> Result<Response<Body>, Infallible> {
+    let worker = &connection.worker;
+    let incident = worker.next_incident();
+    let access =
+        worker.gateway.access_log.then(|| Access::begin(&request, connection.peer, incident.clone()));
+    let response = match decide(request, &connection, &incident).await {
+        Ok(response) => response,
+        Err(failure) => {
+            warn!(incident, error = %Chain(&failure), "answered with a page of our own");
+            worker.gateway.pages.failure(&failure, &incident)
+        }
+    };
+    Ok(match access {
+        Some(access) => access.follow(response),
+        None => response,
+    })
+}
+
+/// The order of a request: whose it is, then what it asks for.
+async fn decide(
+    mut request: Request<Incoming>,
+    connection: &Connection,
+    incident: &str,
+) -> Result<Response<Body>, Failure> {
+    let worker = &connection.worker;
+    let gateway = &worker.gateway;
+    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+        return Err(Failure::MethodNotAllowed);
+    }
+    let (index, authority) = site_and_authority(&request, connection)?;
+    let site = &gateway.sites[index];
+    proxy::headers::join_cookie_crumbs(&mut request);
+    let forwarded = Forwarded::of(&request, connection.peer, gateway, &authority, incident);
+    let (app, signing_in) = match route(&site.config.apps, request.uri().path()) {
+        Route::SignIn(app) => (app, true),
+        Route::SignedOut(app) => (app, false),
+        Route::Ambiguous(meant) => return Err(Failure::AmbiguousPath(meant)),
+        Route::Proxy => {
+            let upstream = &worker.upstreams[index];
+            return proxy::forward(request, site, upstream, &authority, &forwarded)
+                .await
+                .map_err(Failure::Upstream);
+        }
+    };
+    if request.method() != Method::GET {
+        return Err(Failure::MethodNotAllowed);
+    }
+    let visit = visit(request, connection, index, app, forwarded, authority, incident);
+    if signing_in {
+        // iMIS is waited for on the control runtime: it cannot hold up this worker, and a panic ends one sign-in.
+        worker.control.spawn(sso::sign_in(visit)).await.map_err(|error| {
+            error!(incident, %error, "a sign-in ended abnormally");
+            Failure::Internal
+        })
+    } else {
+        Ok(sso::signed_out(&visit))
+    }
+}
+
+fn visit(
+    request: Request<Incoming>,
+    connection: &Connection,
+    site: usize,
+    app: &Arc<App>,
+    forwarded: Forwarded,
+    authority: Authority,
+    incident: &str,
+) -> sso::Visit {
+    let (head, _body) = request.into_parts();
+    sso::Visit {
+        gateway: connection.worker.gateway.clone(),
+        site,
+        app: app.clone(),
+        query: head.uri.query().unwrap_or_default().to_owned(),
+        headers: head.headers,
+        forwarded,
+        authority,
+        incident: incident.to_owned(),
+    }
+}
+
+/// The site a request is for: it must be one of ours, and the one whose certificate the browser saw.
+fn site_and_authority(
+    request: &Request<Incoming>,
+    connection: &Connection,
+) -> Result<(usize, Authority), Failure> {
+    let gateway = &connection.worker.gateway;
+    let authority = match authority_of(request).map_err(|BadAuthority| Failure::BadRequest)? {
+        Some(authority) => authority,
+        // HTTP/1.0 has no Host (RFC 1945): the site of the certificate, under its first name.
+        None if request.version() == Version::HTTP_10 => {
+            let host = &gateway.sites[connection.site].config.hosts[0];
+            Authority::try_from(host.as_str()).map_err(|_| Failure::BadRequest)?
+        }
+        None => return Err(Failure::BadRequest),
+    };
+    match gateway.site_of(authority.host()) {
+        Some(index) if index == connection.site => Ok((index, authority)),
+        // RFC 9110 section 15.5.20: not the server for this authority, or not over this connection.
+        Some(_) | None => Err(Failure::UnknownHost),
+    }
+}
+
+struct BadAuthority;
+
+/// The authority of the target or of Host; both must agree when both are there (RFC 9112 section 3.2).
+fn authority_of(request: &Request<Incoming>) -> Result<Option<Authority>, BadAuthority> {
+    let mut lines = request.headers().get_all(HOST).iter();
+    let from_host = match (lines.next(), lines.next()) {
+        (None, _) => None,
+        (Some(host), None) => Some(Authority::try_from(host.as_bytes()).map_err(|_| BadAuthority)?),
+        (Some(_), Some(_)) => return Err(BadAuthority),
+    };
+    let authority = match (request.uri().authority(), from_host) {
+        (Some(target), Some(host)) if *target != host => return Err(BadAuthority),
+        (Some(target), _) => Some(target.clone()),
+        (None, host) => host,
+    };
+    match &authority {
+        Some(authority) if authority.as_str().contains('@') => Err(BadAuthority),
+        Some(_) | None => Ok(authority),
+    }
+}
+
+/// Runs HTTP/2 streams on the worker's own thread.
+#[derive(Clone, Copy)]
+struct LocalExecutor;
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future<Output = ()> + 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}

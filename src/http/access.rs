@@ -1,0 +1,130 @@
+//! The access log: one line a request, written when its response is done with, or given up.
+//!
+//! Queries, cookies and whatever in a path looks like an address or a session never appear.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use http::{Method, Request, Response, StatusCode, Version};
+use tracing::info;
+
+use super::body::Body;
+
+/// The record of one request. Its line is written when it is dropped.
+pub(crate) struct Access {
+    started: Instant,
+    client: IpAddr,
+    incident: String,
+    method: Method,
+    host: String,
+    path: String,
+    version: Version,
+    status: Option<StatusCode>,
+    bytes: u64,
+    end: End,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    /// The response was handed over whole.
+    Complete,
+    /// The client left before that.
+    ClientGone,
+    /// The upstream failed in the middle of the body.
+    UpstreamBroke,
+}
+
+impl End {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::ClientGone => "client_gone",
+            Self::UpstreamBroke => "upstream_broke",
+        }
+    }
+}
+
+impl Access {
+    pub(super) fn begin<B>(request: &Request<B>, client: IpAddr, incident: String) -> Self {
+        let host = request.uri().host().or_else(|| request.headers().get(http::header::HOST)?.to_str().ok());
+        Self {
+            started: Instant::now(),
+            client,
+            incident,
+            method: request.method().clone(),
+            host: host.unwrap_or_default().chars().take(255).collect(),
+            path: loggable_path(request.uri().path()),
+            version: request.version(),
+            status: None,
+            bytes: 0,
+            end: End::ClientGone,
+        }
+    }
+
+    pub(super) fn follow(mut self, response: Response<Body>) -> Response<Body> {
+        self.status = Some(response.status());
+        response.map(|body| body.followed_by(self))
+    }
+
+    pub(super) fn count(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+    }
+
+    pub(super) fn complete(&mut self) {
+        self.end = End::Complete;
+    }
+
+    pub(super) fn upstream_broke(&mut self) {
+        self.end = End::UpstreamBroke;
+    }
+}
+
+impl Drop for Access {
+    fn drop(&mut self) {
+        info!(
+            target: "imis_gateway::access",
+            incident = %self.incident,
+            client = %self.client,
+            method = %self.method,
+            host = %self.host,
+            path = %self.path,
+            version = ?self.version,
+            // 499 as nginx: the client left before there was a status.
+            status = self.status.map_or(499, |status| status.as_u16()),
+            bytes = self.bytes,
+            ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            end = self.end.name(),
+            "request"
+        );
+    }
+}
+
+/// A path without what could identify or let in a person: segments with an `@` (e-mail addresses) and ASP.NET's
+/// cookieless tickets `(S(..))`, `(F(..))` become `*`; at most 256 characters.
+fn loggable_path(path: &str) -> String {
+    let private = |segment: &str| {
+        let lower = segment.to_ascii_lowercase();
+        lower.contains('@')
+            || lower.contains("%40")
+            || lower.contains("%2540")
+            || lower.contains('(')
+            || lower.contains("%28")
+    };
+    let segments = path.split('/').map(|segment| if private(segment) { "*" } else { segment });
+    segments.collect::<Vec<_>>().join("/").chars().take(256).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_logged_path_names_nobody() {
+        assert_eq!(loggable_path("/a/b.aspx"), "/a/b.aspx");
+        assert_eq!(loggable_path("/u/ann@example.org/x"), "/u/*/x");
+        assert_eq!(loggable_path("/u/ann%40example.org"), "/u/*");
+        assert_eq!(loggable_path("/(F(0123ABCD))/Default.aspx"), "/*/Default.aspx");
+        assert_eq!(loggable_path(&"/x".repeat(500)).len(), 256);
+    }
+}

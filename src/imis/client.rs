@@ -1,0 +1,107 @@
+//! HTTP clients towards iMIS: no redirects followed, no proxies of the environment, every wait bounded, every body capped.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::{Client, ClientBuilder, Response, StatusCode};
+use rustls::ClientConfig;
+
+const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
+/// ASP.NET answers requests of one session one after the other, so a probe may wait behind a long postback; a member
+/// who waits is better told after ten seconds than left alone.
+const TOTAL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Why an API of iMIS gave no usable answer. No variant holds text that came from the other side.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    #[error("no connection, or lost on the way")]
+    Unreachable(#[source] reqwest::Error),
+    #[error("no answer in time")]
+    TimedOut,
+    #[error("status {0}")]
+    Status(StatusCode),
+    #[error("an answer of more than {0} bytes")]
+    TooLong(usize),
+    #[error("the answer is not JSON (a firewall's or sign-in page?)")]
+    NotJson,
+    #[error("the token endpoint refuses the service account with status {0}: wrong user name or password?")]
+    SignInRefused(StatusCode),
+    #[error("the token endpoint's answer holds no token")]
+    NoToken,
+    #[error("the URL of the API cannot be formed")]
+    Url,
+}
+
+impl From<reqwest::Error> for ApiError {
+    fn from(error: reqwest::Error) -> Self {
+        // The URL may carry what is not for logs.
+        if error.is_timeout() { Self::TimedOut } else { Self::Unreachable(error.without_url()) }
+    }
+}
+
+fn builder(tls: &Arc<ClientConfig>) -> ClientBuilder {
+    Client::builder()
+        .tls_backend_preconfigured(ClientConfig::clone(tls))
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .http1_only()
+        .referer(false)
+        .connect_timeout(CONNECT_DEADLINE)
+        .timeout(TOTAL_DEADLINE)
+}
+
+/// For the REST API and the token endpoint.
+pub(super) fn for_api(tls: &Arc<ClientConfig>) -> Result<Client, reqwest::Error> {
+    let agent = concat!("imis-gateway/", env!("CARGO_PKG_VERSION"));
+    builder(tls).user_agent(agent).pool_idle_timeout(Duration::from_secs(60)).build()
+}
+
+/// For pages asked for with a visitor's cookies: whatever the name in the URL, connections go to `server_host`.
+///
+/// Connections are never reused, so that no answer can ever be taken for another visitor's.
+pub(super) fn for_probes(tls: &Arc<ClientConfig>, server_host: &str) -> Result<Client, reqwest::Error> {
+    builder(tls).pool_max_idle_per_host(0).dns_resolver(Arc::new(Pinned(server_host.to_owned()))).build()
+}
+
+/// Resolves every name to the addresses of one host.
+struct Pinned(String);
+
+impl Resolve for Pinned {
+    fn resolve(&self, _name: Name) -> Resolving {
+        let host = self.0.clone();
+        Box::pin(async move {
+            let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), 0)).await?.collect();
+            Ok(Box::new(addresses.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// Reads a body of at most `most` bytes.
+pub(super) async fn body(mut response: Response, most: usize) -> Result<Bytes, ApiError> {
+    let mut body = BytesMut::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > most {
+            return Err(ApiError::TooLong(most));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.freeze())
+}
+
+/// Reads a JSON body; anything that is not declared as JSON is not read at all.
+pub(super) async fn json_body(response: Response, most: usize) -> Result<Bytes, ApiError> {
+    if !is_type(&response, &["application/json", "text/json"]) {
+        return Err(ApiError::NotJson);
+    }
+    body(response, most).await
+}
+
+/// Whether the response declares one of the media types, parameters aside.
+pub(super) fn is_type(response: &Response, types: &[&str]) -> bool {
+    let declared = response.headers().get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = declared.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    types.iter().any(|media_type| essence.eq_ignore_ascii_case(media_type))
+}

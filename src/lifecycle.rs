@@ -1,0 +1,181 @@
+//! Starting, running until told to stop, draining. Signals and systemd are dealt with here and nowhere else.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::gateway::Gateway;
+use crate::worker::Sockets;
+use crate::{admin, listener, worker};
+
+/// How long requests under way may take to finish after a signal.
+const DRAIN_GRACE: Duration = Duration::from_secs(30);
+
+/// A gateway that is accepting connections.
+pub struct Server {
+    workers: Vec<JoinHandle<bool>>,
+    control: Runtime,
+    drain: CancellationToken,
+    https: Vec<SocketAddr>,
+    http: Vec<SocketAddr>,
+}
+
+/// Why a gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}{}", hint(source))]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// TLS or HTTP clients cannot be set up.
+    #[error("cannot start: {0}")]
+    Build(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Threads or runtimes cannot be had.
+    #[error("cannot start a worker: {0}")]
+    Worker(#[source] std::io::Error),
+}
+
+fn hint(error: &std::io::Error) -> &'static str {
+    if error.kind() == std::io::ErrorKind::PermissionDenied {
+        " (ports below 1024 need CAP_NET_BIND_SERVICE, which the systemd unit gives)"
+    } else if error.kind() == std::io::ErrorKind::AddrInUse {
+        " (is another gateway or web server running?)"
+    } else {
+        ""
+    }
+}
+
+impl Server {
+    /// Opens the listeners and starts the workers.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start(config: &Config) -> Result<Self, StartError> {
+        let mut https = open_all(&config.listen.https, config.workers)?;
+        let mut http = open_all(&config.listen.http, config.workers)?;
+        let admin = match config.listen.admin {
+            Some(address) => {
+                Some(admin::open(address).map_err(|source| StartError::Listen { address, source })?)
+            }
+            None => None,
+        };
+        let https_addresses = addresses(&https);
+        let http_addresses = addresses(&http);
+        let port = https_addresses.first().map_or(443, SocketAddr::port);
+        let gateway = Gateway::build(config, port).map_err(|error| StartError::Build(error.into()))?;
+        let gateway = Arc::new(gateway);
+        let control = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("control")
+            .enable_all()
+            .build()
+            .map_err(StartError::Worker)?;
+        let drain = CancellationToken::new();
+        if let Some(admin) = admin {
+            let address = admin.local_addr().map_err(StartError::Worker)?;
+            let _context = control.enter();
+            let listener = tokio::net::TcpListener::from_std(admin).map_err(StartError::Worker)?;
+            control.spawn(admin::serve(listener, drain.clone()));
+            info!(%address, "admin listener");
+        }
+        let mut workers = Vec::new();
+        for index in 0..config.workers {
+            let take = |all: &mut Vec<Vec<TcpListener>>| all.iter_mut().filter_map(Vec::pop).collect();
+            let sockets = Sockets { https: take(&mut https), http: take(&mut http) };
+            let started = worker::spawn(
+                index,
+                gateway.clone(),
+                sockets,
+                control.handle().clone(),
+                drain.clone(),
+                DRAIN_GRACE,
+            );
+            workers.push(started.map_err(StartError::Worker)?);
+        }
+        for address in &https_addresses {
+            info!(%address, workers = config.workers, "listening for https");
+        }
+        for address in &http_addresses {
+            info!(%address, "listening for http, redirecting to https");
+        }
+        Ok(Self { workers, control, drain, https: https_addresses, http: http_addresses })
+    }
+
+    /// The addresses that https is served on.
+    pub fn https_addresses(&self) -> &[SocketAddr] {
+        &self.https
+    }
+
+    /// The addresses that redirect to https.
+    pub fn http_addresses(&self) -> &[SocketAddr] {
+        &self.http
+    }
+
+    /// Runs until SIGTERM or SIGINT, then drains; a second signal ends the drain. `true`: nothing was cut off.
+    pub fn run_until_signal(self) -> bool {
+        // Without its notification socket systemd is not there to be told.
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        let name = self.control.block_on(next_signal());
+        info!(signal = name, "stopping: no new connections, finishing requests under way");
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        self.control.spawn(async {
+            let name = next_signal().await;
+            warn!(signal = name, "second signal: ending at once");
+            std::process::exit(UNCLEAN);
+        });
+        let clean = self.stop();
+        if !clean {
+            warn!(seconds = DRAIN_GRACE.as_secs(), "some requests were still under way and were cut off");
+        }
+        clean
+    }
+
+    /// Stops accepting, lets requests finish for up to half a minute, and ends. `true`: nothing was cut off.
+    pub fn stop(self) -> bool {
+        self.drain.cancel();
+        let mut clean = true;
+        for worker in self.workers {
+            clean &= worker.join().unwrap_or(false);
+        }
+        self.control.shutdown_background();
+        clean
+    }
+}
+
+/// The exit code after a drain that cut something off.
+pub const UNCLEAN: i32 = 3;
+
+async fn next_signal() -> &'static str {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        // Signal handlers cannot be had: the system's own end the process.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    }
+}
+
+fn open_all(addresses: &[SocketAddr], workers: usize) -> Result<Vec<Vec<TcpListener>>, StartError> {
+    let open = |address: &SocketAddr| {
+        listener::open(*address, workers).map_err(|source| StartError::Listen { address: *address, source })
+    };
+    addresses.iter().map(open).collect()
+}
+
+fn addresses(sockets: &[Vec<TcpListener>]) -> Vec<SocketAddr> {
+    sockets.iter().filter_map(|group| group.first()?.local_addr().ok()).collect()
+}

@@ -1,0 +1,311 @@
+//! Every page that a member can see and that is ours. All other pages are iMIS's.
+//!
+//! Each carries the incident number and the same strict headers; nothing in them is loaded from anywhere.
+
+use bytes::Bytes;
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY,
+    RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{Response, StatusCode};
+use minijinja::{Environment, context};
+
+use crate::ambient;
+use crate::http::body::Body;
+use crate::proxy::upstream::{ConnectError, UpstreamError};
+
+/// The templates, compiled.
+pub(crate) struct Pages {
+    templates: Environment<'static>,
+}
+
+/// A page with a few words and links.
+pub(crate) struct Message {
+    status: StatusCode,
+    title: String,
+    paragraphs: Vec<String>,
+    links: Vec<Link>,
+    details: Vec<(&'static str, String)>,
+    retry_after: Option<u32>,
+}
+
+/// A link below the words.
+pub(crate) struct Link {
+    label: String,
+    href: String,
+    primary: bool,
+}
+
+impl Link {
+    pub(crate) fn new(label: impl Into<String>, href: impl Into<String>) -> Self {
+        Self { label: label.into(), href: href.into(), primary: false }
+    }
+
+    fn for_template(&self) -> minijinja::Value {
+        let Self { label, href, primary } = self;
+        context! { label, href, primary => *primary }
+    }
+
+    /// The one that most people want.
+    pub(crate) fn primary(label: impl Into<String>, href: impl Into<String>) -> Self {
+        Self { primary: true, ..Self::new(label, href) }
+    }
+}
+
+impl Message {
+    pub(crate) fn new(status: StatusCode, title: impl Into<String>) -> Self {
+        let title = title.into();
+        Self {
+            status,
+            title,
+            paragraphs: Vec::new(),
+            links: Vec::new(),
+            details: Vec::new(),
+            retry_after: None,
+        }
+    }
+
+    pub(crate) fn text(mut self, paragraph: impl Into<String>) -> Self {
+        self.paragraphs.push(paragraph.into());
+        self
+    }
+
+    pub(crate) fn link(mut self, link: Link) -> Self {
+        self.links.push(link);
+        self
+    }
+
+    /// Small print, for whoever helps the member. Left out when empty.
+    pub(crate) fn detail(mut self, term: &'static str, text: impl Into<String>) -> Self {
+        let text = text.into();
+        if !text.is_empty() {
+            self.details.push((term, text));
+        }
+        self
+    }
+
+    pub(crate) fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+}
+
+/// What the hand-off page is made of.
+pub(crate) struct HandOff<'a> {
+    pub(crate) app: &'a str,
+    pub(crate) action: &'a str,
+    pub(crate) jwt: &'a str,
+    pub(crate) return_to: Option<&'a str>,
+    /// Path that mints anew.
+    pub(crate) again: &'a str,
+    /// The policy's list of where forms may lead.
+    pub(crate) form_action: &'a str,
+    pub(crate) incident: &'a str,
+}
+
+/// Why a request outside the sign-in gets a page of ours instead of iMIS's.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("malformed request")]
+    BadRequest,
+    /// Holds the path that was probably meant.
+    #[error("another spelling of an SSO path")]
+    AmbiguousPath(String),
+    #[error("a host that is not served here")]
+    UnknownHost,
+    #[error("method not allowed")]
+    MethodNotAllowed,
+    #[error("upstream")]
+    Upstream(#[source] UpstreamError),
+    #[error("internal error")]
+    Internal,
+}
+
+impl Failure {
+    fn message(&self) -> Message {
+        match self {
+            Self::BadRequest | Self::Upstream(UpstreamError::InvalidRequest) => {
+                Message::new(StatusCode::BAD_REQUEST, "This request cannot be understood")
+                    .text("Something about the request is not as it should be, so it was not passed on.")
+            }
+            Self::AmbiguousPath(meant) => Message::new(
+                StatusCode::BAD_REQUEST,
+                "This address is not spelled right",
+            )
+            .text("It looks like the address below, but is written in another way, so it was not followed.")
+            .link(Link::primary(meant.clone(), meant.clone())),
+            Self::UnknownHost => {
+                Message::new(StatusCode::MISDIRECTED_REQUEST, "This site is not served here")
+                    .text("The name in the address is not one of the sites of this server.")
+            }
+            Self::MethodNotAllowed => {
+                Message::new(StatusCode::METHOD_NOT_ALLOWED, "This cannot be done here")
+                    .text("This address can only be opened, nothing can be sent to it.")
+            }
+            Self::Upstream(error) if is_slow(error) => {
+                Message::new(StatusCode::GATEWAY_TIMEOUT, "The site takes too long to answer")
+                    .text("The membership site did not answer in time. Please try again in a minute.")
+            }
+            Self::Upstream(_) => Message::new(StatusCode::BAD_GATEWAY, "The site cannot be reached")
+                .text("The membership site does not answer at the moment. Please try again in a minute."),
+            Self::Internal => Message::new(StatusCode::INTERNAL_SERVER_ERROR, "Something went wrong")
+                .text("This should not have happened. Please try again."),
+        }
+    }
+}
+
+fn is_slow(error: &UpstreamError) -> bool {
+    match error {
+        UpstreamError::Silent | UpstreamError::Unreachable(ConnectError::TimedOut) => true,
+        UpstreamError::Unreachable(_)
+        | UpstreamError::Broken(_)
+        | UpstreamError::UnexpectedUpgrade
+        | UpstreamError::InvalidRequest => false,
+    }
+}
+
+impl Pages {
+    #[expect(clippy::expect_used, reason = "the templates are part of the program; every test renders them")]
+    pub(crate) fn new() -> Self {
+        let mut templates = Environment::new();
+        for (name, source) in [
+            ("layout.html", include_str!("templates/layout.html")),
+            ("message.html", include_str!("templates/message.html")),
+            ("hand_off.html", include_str!("templates/hand_off.html")),
+        ] {
+            templates.add_template(name, source).expect("a built-in template compiles");
+        }
+        Self { templates }
+    }
+
+    pub(crate) fn failure(&self, failure: &Failure, incident: &str) -> Response<Body> {
+        let mut response = self.message(&failure.message(), incident);
+        if let Failure::MethodNotAllowed = failure {
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+        }
+        response
+    }
+
+    pub(crate) fn message(&self, message: &Message, incident: &str) -> Response<Body> {
+        let Message { title, paragraphs, links, details, .. } = message;
+        let mut response = self.render(message.status, "message.html", "form-action 'none'", |nonce| {
+            let links: Vec<_> = links.iter().map(Link::for_template).collect();
+            let details: Vec<_> =
+                details.iter().map(|(term, text)| context! { term => *term, text }).collect();
+            context! { title, paragraphs => paragraphs.clone(), links, details, incident, nonce }
+        });
+        if let Some(seconds) = message.retry_after {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+
+    pub(crate) fn hand_off(&self, page: &HandOff<'_>) -> Response<Body> {
+        let HandOff { app, action, jwt, return_to, again, form_action, incident } = *page;
+        let title = format!("Signing in to {app}");
+        let policy = format!("form-action {form_action}");
+        self.render(StatusCode::OK, "hand_off.html", &policy, |nonce| {
+            context! { title, app, action, jwt, return_to, again, incident, nonce }
+        })
+    }
+
+    fn render(
+        &self,
+        status: StatusCode,
+        template: &str,
+        form_action: &str,
+        values: impl FnOnce(&str) -> minijinja::Value,
+    ) -> Response<Body> {
+        // Without randomness the page goes out unstyled and without its script, which it can do without.
+        let nonce = ambient::random_hex().unwrap_or_default();
+        let html = self.templates.get_template(template).and_then(|template| template.render(values(&nonce)));
+        let policy = format!(
+            "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; base-uri 'none'; \
+             frame-ancestors 'none'; {form_action}"
+        );
+        let mut response = Response::new(Body::empty());
+        let headers = response.headers_mut();
+        let fixed: [(HeaderName, &str); 4] = [
+            (CONTENT_TYPE, "text/html; charset=utf-8"),
+            (CACHE_CONTROL, "no-store"),
+            (REFERRER_POLICY, "no-referrer"),
+            (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        ];
+        for (name, value) in fixed {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        match (html, HeaderValue::try_from(policy)) {
+            (Ok(html), Ok(policy)) => {
+                headers.insert(CONTENT_SECURITY_POLICY, policy);
+                *response.status_mut() = status;
+                *response.body_mut() = Body::whole(Bytes::from(html));
+            }
+            (Err(_), _) | (_, Err(_)) => *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR,
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+
+    async fn html(response: Response<Body>) -> String {
+        String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_comes_from_outside_is_escaped() {
+        let hostile = "<script>alert(1)</script>\" onload='x";
+        let message = Message::new(StatusCode::OK, "T").detail("What Zendesk said", hostile);
+        let page = html(Pages::new().message(&message, "i-1")).await;
+        assert!(!page.contains("<script>alert"));
+        assert!(!page.contains("onload='x"));
+        assert!(page.contains("i-1"));
+    }
+
+    #[tokio::test]
+    async fn every_page_carries_the_strict_headers_and_a_nonce_of_its_own() {
+        let page = || Pages::new().failure(&Failure::Internal, "i-1");
+        let policy = |response: &Response<Body>| {
+            response.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned()
+        };
+        let (one, two) = (page(), page());
+        assert_ne!(policy(&one), policy(&two));
+        for (name, value) in [
+            ("cache-control", "no-store"),
+            ("referrer-policy", "no-referrer"),
+            ("x-content-type-options", "nosniff"),
+            ("content-type", "text/html; charset=utf-8"),
+        ] {
+            assert_eq!(one.headers()[name], value);
+        }
+        assert!(policy(&one).contains("frame-ancestors 'none'"));
+        let nonce = policy(&one).split("'nonce-").nth(1).unwrap().split('\'').next().unwrap().to_owned();
+        assert_eq!(nonce.len(), 32);
+        assert!(html(one).await.contains(&format!("nonce=\"{nonce}\"")));
+    }
+
+    #[tokio::test]
+    async fn the_hand_off_page_posts_the_token_and_the_place_to_go() {
+        let hand_off = HandOff {
+            app: "Contoso & Co",
+            action: "https://contoso.zendesk.com/access/jwt",
+            jwt: "a.b.c",
+            return_to: Some("https://contoso.zendesk.com/hc?a=1&b=\"2\""),
+            again: "/sso/zendesk?brand_id=1",
+            form_action: "https://contoso.zendesk.com 'self'",
+            incident: "i-1",
+        };
+        let response = Pages::new().hand_off(&hand_off);
+        let policy = response.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();
+        assert!(policy.ends_with("form-action https://contoso.zendesk.com 'self'"));
+        let page = html(response).await;
+        assert!(page.contains(
+            "<button class=\"button\" type=\"submit\" autofocus>Continue to Contoso &amp; Co</button>"
+        ));
+        assert!(page.contains("name=\"jwt\" value=\"a.b.c\""));
+        assert!(page.contains("b=&quot;2&quot;"));
+    }
+}

@@ -1,0 +1,50 @@
+//! Forwarding: the request goes to iMIS as it came, the response comes back as it was made.
+//!
+//! Only hop-by-hop headers, framing and the documented forwarding headers differ (`headers`).
+
+pub(crate) mod headers;
+mod pool;
+mod upgrade;
+pub(crate) mod upstream;
+
+use http::uri::{Authority, PathAndQuery};
+use http::{Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+
+use crate::gateway::Site;
+use crate::http::body::Body;
+use headers::Forwarded;
+use upstream::{Upstream, UpstreamError};
+
+/// Forwards a request and returns the response with its body still to be streamed.
+pub(crate) async fn forward(
+    mut request: Request<Incoming>,
+    site: &Site,
+    upstream: &Upstream,
+    authority: &Authority,
+    forwarded: &Forwarded,
+) -> Result<Response<Body>, UpstreamError> {
+    let tunnel = upgrade::wanted(&request);
+    let host = upstream_host(site, authority);
+    headers::for_upstream(request.headers_mut(), &host, forwarded, tunnel)?;
+    let target = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    *request.uri_mut() = Uri::from(target);
+    *request.version_mut() = Version::HTTP_11;
+    let browser_side = tunnel.then(|| hyper::upgrade::on(&mut request));
+
+    let mut response = upstream.send(request).await?;
+    *response.version_mut() = Version::HTTP_11;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return upgrade::splice(response, browser_side);
+    }
+    headers::for_browser(response.headers_mut());
+    Ok(response.map(Body::upstream))
+}
+
+/// The Host that iMIS is to see.
+pub(crate) fn upstream_host(site: &Site, authority: &Authority) -> String {
+    match &site.config.upstream.host {
+        Some(name) => name.to_string(),
+        None => authority.as_str().to_owned(),
+    }
+}

@@ -1,0 +1,153 @@
+//! The sign-in, readable on one screen, and its one table of answers.
+//!
+//! Nothing is stored between two requests. Not signed in, refused and broken are three different answers, and only the
+//! last line of `mint_for` leads to a token.
+
+mod email;
+mod handoff;
+mod navigation;
+mod policy;
+mod return_to;
+mod signed_out;
+mod token;
+
+use std::sync::Arc;
+
+use http::uri::Authority;
+use http::{HeaderMap, Response, StatusCode};
+use tracing::{info, warn};
+
+use crate::ambient;
+use crate::config::App;
+use crate::gateway::{Gateway, Site};
+use crate::http::body::Body;
+use crate::imis::recognise::RecogniseError;
+use crate::imis::{ProfileError, Visitor};
+use crate::pages::{Link, Message};
+use crate::proxy::headers::Forwarded;
+use crate::telemetry::Chain;
+use policy::Denied;
+use return_to::{Arrival, ReturnTo};
+pub(crate) use signed_out::signed_out;
+
+/// A GET of one of an app's paths.
+pub(crate) struct Visit {
+    pub(crate) gateway: Arc<Gateway>,
+    /// Index of the site.
+    pub(crate) site: usize,
+    pub(crate) app: Arc<App>,
+    pub(crate) query: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) forwarded: Forwarded,
+    pub(crate) authority: Authority,
+    pub(crate) incident: String,
+}
+
+/// Every way a sign-in can end without a token, apart from nobody being signed in.
+#[derive(Debug, thiserror::Error)]
+enum SignInError {
+    #[error("not a top-level navigation")]
+    NotNavigation,
+    #[error("iMIS did not say who the visitor is")]
+    Recognise(#[from] RecogniseError),
+    #[error("iMIS did not give the profile")]
+    Profile(#[from] ProfileError),
+    #[error("refused")]
+    Denied(#[from] Denied),
+    #[error("the token cannot be made")]
+    Mint(#[from] token::MintError),
+    #[error("the site has no iMIS configured")]
+    NoImis,
+}
+
+/// The Remote login URL.
+pub(crate) async fn sign_in(visit: Visit) -> Response<Body> {
+    let arrival = Arrival::parse(&visit.query, &visit.app.zendesk);
+    if arrival.return_to_dropped {
+        warn!(incident = %visit.incident, app = %visit.app.name, "a return_to that leads elsewhere was dropped");
+    }
+    match mint_for(&visit, &arrival).await {
+        Ok(response) => response,
+        Err(error) => answer(&visit, &arrival, &error),
+    }
+}
+
+async fn mint_for(visit: &Visit, arrival: &Arrival) -> Result<Response<Body>, SignInError> {
+    navigation::require_top_level(&visit.headers)?;
+    let (site, app) = (&visit.gateway.sites[visit.site], &visit.app);
+    let imis = site.imis.as_ref().ok_or(SignInError::NoImis)?;
+
+    let Some(id) = imis.recognise(&visit.as_visitor()).await? else {
+        info!(incident = %visit.incident, app = %app.name, "nobody is signed in to iMIS; to its sign-in page");
+        return Ok(handoff::to_sign_in_page(site, app, arrival));
+    };
+    let profile = imis.profile(&id).await?;
+    let permit = policy::authorize(profile)?;
+    let jti = ambient::random_hex().map_err(token::MintError::Random)?;
+    let token = token::mint(&app.zendesk.shared_secret, &permit, ambient::unix_now(), &jti)?;
+    info!(
+        incident = %visit.incident,
+        client = %visit.forwarded.client,
+        app = %app.name,
+        imis_id = permit.id().as_str(),
+        member = permit.is_member(),
+        customer_type = permit.customer_type(),
+        "signed in"
+    );
+    Ok(handoff::page(visit, arrival, &token))
+}
+
+impl Visit {
+    fn as_visitor(&self) -> Visitor<'_> {
+        Visitor { headers: &self.headers, forwarded: &self.forwarded, authority: &self.authority }
+    }
+
+    fn site(&self) -> &Site {
+        &self.gateway.sites[self.site]
+    }
+}
+
+/// The one place where a failed sign-in becomes a log line and a page.
+fn answer(visit: &Visit, arrival: &Arrival, error: &SignInError) -> Response<Body> {
+    let (incident, app) = (&visit.incident, &visit.app.name);
+    let again = Link::primary("Try again", arrival.sso_target(&visit.app));
+    let zendesk = &visit.app.zendesk;
+    let other_way = Link::new(
+        format!("Sign in to {app} with a password instead"),
+        crate::zendesk::password_sign_in(zendesk, arrival.return_to.as_ref().map(ReturnTo::as_str)),
+    );
+    match error {
+        SignInError::NotNavigation => {
+            warn!(incident, app, "refused: not a top-level navigation");
+            let text = "A sign-in starts by opening this address in the browser itself. \
+                        It cannot be embedded in a page, fetched by a script or loaded in advance.";
+            let message =
+                Message::new(StatusCode::FORBIDDEN, "This page has to be opened directly").text(text);
+            visit.gateway.pages.message(&message.link(again), incident)
+        }
+        SignInError::Denied(denied) => {
+            info!(incident, app, reason = denied.name(), "refused");
+            let message = Message::new(StatusCode::FORBIDDEN, denied.title())
+                .text(denied.advice())
+                .link(Link::primary("Back to the site", "/"))
+                .link(Link::new("Sign out, to use another account", sign_out_path(visit.site())));
+            visit.gateway.pages.message(&message, incident)
+        }
+        SignInError::Recognise(_) | SignInError::Profile(_) | SignInError::Mint(_) | SignInError::NoImis => {
+            warn!(incident, app, error = %Chain(error), "cannot sign in");
+            let message = Message::new(StatusCode::SERVICE_UNAVAILABLE, "We cannot sign you in right now")
+                .text(format!(
+                    "The membership system did not answer as it should, so we could not confirm who you are. \
+                     The site itself keeps working. Please try {app} again in a minute."
+                ))
+                .link(again)
+                .link(other_way)
+                .retry_after(30);
+            visit.gateway.pages.message(&message, incident)
+        }
+    }
+}
+
+fn sign_out_path(site: &Site) -> String {
+    site.config.imis.as_ref().map_or_else(|| "/".to_owned(), |imis| imis.sign_out.clone())
+}

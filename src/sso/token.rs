@@ -1,0 +1,81 @@
+//! The Zendesk JWT: HS256, header `typ` and `alg`, and just the claims that single sign-on takes.
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde::Serialize;
+
+use super::policy::Permit;
+use crate::config::Secret;
+
+/// A minted token. No Debug, no Display: whoever has it is signed in.
+pub(super) struct Token(String);
+
+impl Token {
+    /// For the one form that carries it.
+    pub(super) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Why there is no token.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum MintError {
+    #[error("signing failed")]
+    Sign(#[source] jsonwebtoken::errors::Error),
+    #[error("the system gives no randomness")]
+    Random(#[source] getrandom::Error),
+}
+
+#[derive(Serialize)]
+struct Claims<'a> {
+    /// Seconds since 1970; Zendesk allows 180 s of difference.
+    iat: u64,
+    jti: &'a str,
+    email: &'a str,
+    name: &'a str,
+    external_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    phone: Option<&'a str>,
+}
+
+/// Mints a token. `now` is in seconds since 1970; `jti` must never have been used before.
+pub(super) fn mint(secret: &Secret, permit: &Permit, now: u64, jti: &str) -> Result<Token, MintError> {
+    let claims = Claims {
+        iat: now,
+        jti,
+        email: permit.email(),
+        name: permit.name(),
+        external_id: permit.id().as_str(),
+        phone: permit.phone(),
+    };
+    // Zendesk takes the secret as it is shown: its characters are the key, nothing is decoded.
+    let key = EncodingKey::from_secret(secret.expose().as_bytes());
+    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).map(Token).map_err(MintError::Sign)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::policy::test_permit;
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn parts(phone: Option<&str>) -> Vec<Value> {
+        use base64::Engine;
+        let token = mint(&Secret::new("secret"), &test_permit(phone), 1_700_000_000, "0123").ok().unwrap();
+        let decode = |part: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(part).unwrap();
+        token.expose().split('.').take(2).map(|part| serde_json::from_slice(&decode(part)).unwrap()).collect()
+    }
+
+    #[test]
+    fn the_header_has_typ_and_alg_and_nothing_else() {
+        assert_eq!(parts(None)[0], json!({"typ": "JWT", "alg": "HS256"}));
+    }
+
+    #[test]
+    fn the_claims_are_those_of_single_sign_on_and_phone_only_if_there_is_one() {
+        let mut claims = json!({"iat": 1_700_000_000, "jti": "0123", "email": "ann@example.org", "name": "Ann Müller",
+            "external_id": "104019"});
+        assert_eq!(parts(None)[1], claims);
+        claims["phone"] = json!("+15124741234");
+        assert_eq!(parts(Some("+15124741234"))[1], claims);
+    }
+}

@@ -1,0 +1,67 @@
+//! TLS towards browsers: versions, ALPN, and the certificate of the site that SNI names.
+//!
+//! A name we do not serve is refused in the handshake (RFC 6066 section 3, `unrecognized_name`); a client that
+//! sends no name gets the first site's certificate. No early data.
+
+pub(crate) mod files;
+pub(crate) mod upstream;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{ServerConfig, SupportedCipherSuite};
+
+use crate::config::Site;
+
+/// The one cryptography provider.
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// What the listeners accept connections with.
+pub(crate) fn server_config(sites: &[Site]) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    // With AES in hardware the 128-bit suite is the cheapest to key and to run, and as strong as any here.
+    provider.cipher_suites.sort_by_key(prefer_aes_128);
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(BySni::new(sites)));
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.ignore_client_order = true;
+    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+    config.max_early_data_size = 0;
+    Ok(Arc::new(config))
+}
+
+fn prefer_aes_128(suite: &SupportedCipherSuite) -> bool {
+    !format!("{:?}", suite.suite()).contains("AES_128")
+}
+
+#[derive(Debug)]
+struct BySni {
+    by_host: HashMap<String, Arc<CertifiedKey>>,
+    without_name: Option<Arc<CertifiedKey>>,
+}
+
+impl BySni {
+    fn new(sites: &[Site]) -> Self {
+        let pairs = sites
+            .iter()
+            .flat_map(|site| site.hosts.iter().map(|host| (host.clone(), site.certificate.clone())));
+        Self { by_host: pairs.collect(), without_name: sites.first().map(|site| site.certificate.clone()) }
+    }
+}
+
+impl ResolvesServerCert for BySni {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        match hello.server_name() {
+            // rustls has lower-cased the name.
+            Some(name) => self.by_host.get(name).cloned(),
+            None => self.without_name.clone(),
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Certificates, keys and roots as they lie on disk: PEM, read once, checked in pairs.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+/// A certificate chain, leaf first.
+pub(crate) fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let shown = path.display();
+    let certificates = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| format!("cannot read the certificate chain {shown}: {error}"))?;
+    if certificates.is_empty() {
+        return Err(format!(
+            "{shown} holds no certificate (a block `-----BEGIN CERTIFICATE-----` is expected)"
+        ));
+    }
+    Ok(certificates)
+}
+
+/// A private key: PKCS #8, PKCS #1 or SEC 1.
+pub(crate) fn key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    let shown = path.display();
+    PrivateKeyDer::from_pem_file(path)
+        .map_err(|error| format!("cannot read a private key from {shown}: {error}"))
+}
+
+/// The two as what the handshake signs with; they must belong together.
+pub(crate) fn pair(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<Arc<CertifiedKey>, String> {
+    CertifiedKey::from_der(chain, key, &super::provider())
+        .map(Arc::new)
+        .map_err(|error| format!("the key does not go with the certificate chain: {error}"))
+}
+
+/// The roots of `ca_file`.
+pub(crate) fn roots(path: &Path) -> Result<Arc<RootCertStore>, String> {
+    let mut store = RootCertStore::empty();
+    for certificate in chain(path)? {
+        store.add(certificate).map_err(|error| {
+            format!("{} holds a certificate that cannot be a root: {error}", path.display())
+        })?;
+    }
+    Ok(Arc::new(store))
+}
+
+/// The roots that the system trusts; empty when it has none.
+pub(crate) fn system_roots() -> Arc<RootCertStore> {
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    Arc::new(store)
+}

@@ -1,0 +1,228 @@
+//! The program as an operator calls it.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use imis_gateway_simulators::certificates::Authority;
+use imis_gateway_simulators::imis::Generation;
+use tempfile::TempDir;
+
+use crate::support::{Setup, Stage, lay_out_certificates};
+
+fn run(arguments: &[&str], folder: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_imis-gateway")).args(arguments).current_dir(folder).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A folder with certificates, secrets and `yaml` as `config.yaml`.
+fn folder_with(yaml: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    lay_out_certificates(&Authority::new("test CA"), folder.path());
+    std::fs::write(folder.path().join("secret"), "a-secret-of-more-than-thirty-two-characters\n").unwrap();
+    std::fs::write(folder.path().join("config.yaml"), yaml).unwrap();
+    folder
+}
+
+const GOOD: &str = "version: 1
+listen: {https: ['127.0.0.1:0'], http: [], admin: null}
+sites:
+  - hosts: [members.example.org]
+    certificate: {chain: members.pem, key: members.key}
+    upstream: {servers: ['https://127.0.0.1:9'], ca_file: ca.pem}
+    imis:
+      recognise: {method: client_context, page: /probe}
+      service_account: {username: svc, password: {file: secret}}
+    apps:
+      - {name: Help, path: /sso/zendesk, zendesk: {subdomain: contoso, shared_secret: {file: secret}}}
+";
+
+#[test]
+fn a_good_configuration_is_said_to_be_good() {
+    let folder = folder_with(GOOD);
+    let output = run(&["check"], folder.path());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("good, 1 site(s), 1 app(s)"), "{}", text(&output.stdout));
+    assert_eq!(text(&output.stderr), "");
+}
+
+#[test]
+fn every_problem_is_told_at_once_with_its_place_and_a_suggestion() {
+    let yaml = "version: 1
+lisen: {}
+sites:
+  - hosts: [members.example.org, '*.example.org', members.example.org]
+    certificate: {chain: missing.pem, key: members.key}
+    upstream:
+      servers: [10.0.0.5, 'ftp://x']
+      timeouts: {connect: 3, response_haed: 1h, idle: 1s}
+    imis:
+      recognise: {method: guess, page: probe}
+      service_account: {username: svc, password: hunter2}
+    apps:
+      - name: Help
+        path: /SSO/
+        zendesk: {subdomain: 'https://contoso.zendesk.com', shared_secret: {file: nothing-here}}
+        rules: []
+";
+    let folder = folder_with(yaml);
+    for command in ["check", "run"] {
+        let output = run(&[command, "--config", "config.yaml"], folder.path());
+        assert_eq!(output.status.code(), Some(78));
+        let errors = text(&output.stderr);
+        for expected in [
+            "config.yaml:2:1: lisen: unknown key; did you mean `listen`?",
+            "config.yaml:4:34: sites[0].hosts[1]: wildcards are not supported",
+            "config.yaml:4:51: sites[0].hosts[2]: `members.example.org` is listed twice",
+            "config.yaml:5:26: sites[0].certificate.chain: cannot read the certificate chain",
+            "config.yaml:7:17: sites[0].upstream.servers[0]: `10.0.0.5` is not a server",
+            "config.yaml:7:27: sites[0].upstream.servers[1]: scheme `ftp` is not supported",
+            "config.yaml:8:27: sites[0].upstream.timeouts.connect: expected text; write \"3\" in quotes",
+            "config.yaml:8:30: sites[0].upstream.timeouts.response_haed: unknown key; did you mean `response_head`?",
+            "config.yaml:10:27: sites[0].imis.recognise.method: `guess` is not a method",
+            "config.yaml:10:40: sites[0].imis.recognise.page: `probe` is not a path",
+            "config.yaml:11:50: sites[0].imis.service_account.password: a secret is given by reference",
+            "config.yaml:14:15: sites[0].apps[0].path: `/SSO/` cannot be an SSO path",
+            "config.yaml:15:30: sites[0].apps[0].zendesk.subdomain:",
+            "config.yaml:15:76: sites[0].apps[0].zendesk.shared_secret: cannot read",
+            "config.yaml:16:16: sites[0].apps[0].rules: not supported by this version",
+            "15 problems in config.yaml",
+        ] {
+            assert!(errors.contains(expected), "missing: {expected}\n{errors}");
+        }
+        assert!(!errors.contains("hunter2"), "a secret in the wrong place is not repeated");
+    }
+}
+
+#[test]
+fn yaml_that_is_none_and_files_that_are_missing_are_bad_configuration() {
+    for (yaml, expected) in [
+        ("version: 1\nsites: [\n", "not valid YAML"),
+        ("version: 1\nversion: 1\n", "config.yaml:2:1: not valid YAML: duplicate mapping key: version"),
+        ("", "expected a mapping of keys, found nothing"),
+        ("version: 2\nsites: []\n", "version: expected a whole number from 1 to 1"),
+        ("- a\n", "expected a mapping of keys, found a list"),
+    ] {
+        let folder = folder_with(yaml);
+        let output = run(&["check"], folder.path());
+        assert_eq!(output.status.code(), Some(78), "{yaml}");
+        assert!(text(&output.stderr).contains(expected), "{expected} in {}", text(&output.stderr));
+    }
+    let empty = tempfile::tempdir().unwrap();
+    let output = run(&["check", "--config", "nowhere.yaml"], empty.path());
+    assert_eq!(output.status.code(), Some(78));
+    assert!(text(&output.stderr).contains("nowhere.yaml: cannot be read"));
+}
+
+#[test]
+fn a_key_of_another_certificate_is_found_before_anything_starts() {
+    let folder = folder_with(GOOD);
+    let other = Authority::new("other").issue(&["members.example.org"]);
+    std::fs::write(folder.path().join("members.key"), &other.key_pem).unwrap();
+    let output = run(&["check"], folder.path());
+    assert_eq!(output.status.code(), Some(78));
+    assert!(
+        text(&output.stderr).contains("certificate.key: the key does not go with"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn secrets_come_from_systemd_and_the_environment_too() {
+    let yaml = GOOD.replacen("{file: secret}", "{credential: imis-password}", 1).replacen(
+        "{file: secret}",
+        "{env: ZENDESK_JWT}",
+        1,
+    );
+    let folder = folder_with(&yaml);
+    std::fs::write(folder.path().join("imis-password"), "a password").unwrap();
+    let with = |directory: Option<&Path>, variable: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_imis-gateway"));
+        command
+            .arg("check")
+            .current_dir(folder.path())
+            .env_remove("CREDENTIALS_DIRECTORY")
+            .env_remove("ZENDESK_JWT");
+        if let Some(directory) = directory {
+            command.env("CREDENTIALS_DIRECTORY", directory);
+        }
+        if let Some(variable) = variable {
+            command.env("ZENDESK_JWT", variable);
+        }
+        command.output().unwrap()
+    };
+    let secret = "a-secret-of-more-than-thirty-two-characters";
+    assert_eq!(with(Some(folder.path()), Some(secret)).status.code(), Some(0));
+    let errors = text(&with(None, None).stderr);
+    assert!(errors.contains("LoadCredential=imis-password"), "{errors}");
+    assert!(errors.contains("`ZENDESK_JWT` is not set"), "{errors}");
+}
+
+#[test]
+fn usage_errors_are_usage_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(run(&["frobnicate"], folder.path()).status.code(), Some(2));
+    assert_eq!(run(&[], folder.path()).status.code(), Some(2));
+    let help = run(&["--help"], folder.path());
+    assert_eq!(help.status.code(), Some(0));
+    for word in ["run", "check", "version", "Exit codes"] {
+        assert!(text(&help.stdout).contains(word), "{word}");
+    }
+    assert!(text(&run(&["version"], folder.path()).stdout).starts_with("imis-gateway 0."));
+}
+
+#[test]
+fn an_address_that_is_taken_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let folder = folder_with(&GOOD.replace("127.0.0.1:0", &address));
+    let output = run(&["run"], folder.path());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains(&format!("cannot listen on {address}")),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[tokio::test]
+async fn a_signal_lets_requests_finish_and_ends_cleanly() {
+    let mut stage = Stage::with(Setup::new(Generation::Ems)).await;
+    stage.imis.set_faults(imis_gateway_simulators::imis::Faults {
+        delay: Some(std::time::Duration::from_millis(500)),
+        ..Default::default()
+    });
+    let client = stage.client();
+    let request = tokio::spawn(async move { client.get("/Default.aspx", &[]).await.status });
+    while stage.imis.requests().is_empty() {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    stage.gateway.signal("TERM");
+    assert_eq!(request.await.unwrap(), 200, "the request under way was answered");
+    let status = tokio::task::spawn_blocking(move || stage.gateway.end_with("TERM")).await.unwrap();
+    assert!(matches!(status.code(), Some(0 | 3)), "{status:?}");
+}
+
+#[tokio::test]
+async fn the_admin_listener_says_whether_it_lives_and_is_ready() {
+    let stage = Stage::new().await;
+    let get = |path: &'static str| {
+        let address = stage.gateway.admin;
+        async move {
+            use tokio::io::{AsyncReadExt, AsyncWriteExt};
+            let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+            let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        }
+    };
+    assert!(get("/livez").await.starts_with("HTTP/1.1 200"));
+    assert!(get("/readyz").await.ends_with("ready\n"));
+    assert!(get("/readyz?verbose").await.contains("listeners: accepting"));
+    assert!(get("/other").await.starts_with("HTTP/1.1 404"));
+}

@@ -1,0 +1,163 @@
+//! When iMIS fails: honest pages, no token, and proxying that goes on.
+
+use std::time::Duration;
+
+use http::Method;
+use imis_gateway_simulators::certificates::Authority;
+use imis_gateway_simulators::imis::{ApiFault, Faults, PageFault, TokenFault};
+
+use crate::sign_in::assert_strict_page;
+use crate::support::origin::Proxy;
+use crate::support::{SITE, Stage};
+
+const DEEP: &str = "?return_to=https%3A%2F%2Fcontoso.zendesk.com%2Fhc%2Fen-us%2Frequests%2F7";
+
+#[tokio::test]
+async fn a_failing_api_is_said_honestly_keeps_the_deep_link_and_leaves_proxying_alone() {
+    let stage = Stage::new().await;
+    let cookie = stage.cookie_of("AMUELLER");
+    let token = |token| Faults { token, ..Faults::default() };
+    let api = |api| Faults { api, ..Faults::default() };
+    for faults in [
+        token(TokenFault::Down),
+        token(TokenFault::Refuses),
+        token(TokenFault::Html),
+        token(TokenFault::Drop),
+        api(ApiFault::Status(500)),
+        api(ApiFault::Status(404)),
+        api(ApiFault::Status(429)),
+        api(ApiFault::Unauthorized(9)),
+        api(ApiFault::Html),
+        api(ApiFault::AnotherParty("104020".to_owned())),
+        api(ApiFault::Drop),
+    ] {
+        stage.imis.set_faults(faults.clone());
+        let reply = stage.sso(DEEP, &cookie).await;
+        assert_eq!(reply.status, 503, "{faults:?}");
+        assert_eq!(reply.header("retry-after"), "30");
+        assert_eq!(reply.token(), None);
+        assert_strict_page(&reply);
+        let text = reply.text().replace("&#x2f;", "/");
+        let normal = "https://contoso.zendesk.com/access/normal?return_to=https%3A%2F%2Fcontoso.zendesk.com%2Fhc%2Fen-us%2Frequests%2F7";
+        assert!(text.contains(normal), "{text}");
+        assert!(text.contains(
+            "/sso/zendesk?return_to=https%3A%2F%2Fcontoso.zendesk.com%2Fhc%2Fen-us%2Frequests%2F7"
+        ));
+        let page = stage.client().get("/Default.aspx", &[("cookie", &cookie)]).await;
+        assert!(page.text().contains("Signed in as"), "proxying goes on");
+    }
+    stage.imis.set_faults(Faults::default());
+    assert!(stage.sso(DEEP, &cookie).await.token().is_some(), "and signing in, once iMIS is well again");
+}
+
+#[tokio::test]
+async fn a_token_refused_before_its_end_is_replaced_once() {
+    let stage = Stage::new().await;
+    let cookie = stage.cookie_of("AMUELLER");
+    stage.imis.set_faults(Faults { api: ApiFault::Unauthorized(1), ..Faults::default() });
+    assert!(stage.sso("", &cookie).await.token().is_some());
+    assert_eq!(stage.imis.tokens_given(), 2);
+    assert!(stage.sso("", &cookie).await.token().is_some());
+    assert_eq!(stage.imis.tokens_given(), 2, "the new one is kept");
+}
+
+#[tokio::test]
+async fn an_imis_that_hangs_is_given_ten_seconds_and_holds_nobody_else_up() {
+    let stage = Stage::new().await;
+    let cookie = stage.cookie_of("AMUELLER");
+    stage.imis.set_faults(Faults { delay: Some(Duration::from_secs(60)), ..Faults::default() });
+    let started = std::time::Instant::now();
+    let client = stage.client();
+    let (reply, good_bye) = tokio::join!(stage.sso("", &cookie), client.get("/sso/zendesk/signed-out", &[]));
+    assert_eq!(reply.status, 503);
+    assert_eq!(good_bye.status, 200);
+    let waited = started.elapsed();
+    assert!(waited > Duration::from_secs(9) && waited < Duration::from_secs(20), "{waited:?}");
+}
+
+#[tokio::test]
+async fn a_page_that_is_lost_identifies_nobody() {
+    let stage = Stage::new().await;
+    stage.imis.set_faults(Faults { pages: PageFault::Drop, ..Faults::default() });
+    assert_eq!(stage.sso("", &stage.cookie_of("AMUELLER")).await.status, 503);
+}
+
+#[tokio::test]
+async fn an_unreachable_imis_is_a_502_with_a_page_of_ours() {
+    // A port that was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let proxy = Proxy::to(Authority::new("test CA"), &format!("https://127.0.0.1:{port}"), None, "");
+    for method in [Method::GET, Method::POST] {
+        let reply = proxy.client.send(method, "/iMIS/Default.aspx", &[], "").await;
+        assert_eq!(reply.status, 502);
+        assert!(reply.text().contains("The site cannot be reached"));
+        assert_strict_page(&reply);
+    }
+    let line = proxy
+        .gateway
+        .logged(|line| line["error"].as_str().is_some_and(|text| text.contains("no upstream server")))
+        .await;
+    assert!(line["incident"].is_string());
+}
+
+#[tokio::test]
+async fn an_imis_that_accepts_and_says_nothing_is_a_504() {
+    let proxy = Proxy::start(|mut connection| async move {
+        while crate::support::origin::read_request(&mut connection).await.is_some() {}
+    })
+    .await;
+    let reply = proxy.client.get("/", &[]).await;
+    assert_eq!(reply.status, 504);
+    assert_strict_page(&reply);
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_vouched_for_is_not_talked_to() {
+    let other = Authority::new("another CA");
+    let origin = crate::support::origin::Origin::start(&other, |_| async {}).await;
+    let proxy =
+        Proxy::to(Authority::new("test CA"), &format!("https://{}", origin.address), Some(origin), "");
+    assert_eq!(proxy.client.get("/", &[]).await.status, 502);
+    proxy.gateway.logged(|line| line["error"].as_str().is_some_and(|text| text.contains("TLS"))).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_http_is_a_502() {
+    let (proxy, _) = Proxy::answering(b"220 mail.example.org ESMTP\r\n\r\n").await;
+    assert_eq!(proxy.client.get("/", &[]).await.status, 502);
+}
+
+#[tokio::test]
+async fn a_switch_of_protocols_that_nobody_asked_for_is_a_502() {
+    let (proxy, _) =
+        Proxy::answering(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n")
+            .await;
+    assert_eq!(proxy.client.get("/", &[]).await.status, 502);
+}
+
+#[tokio::test]
+async fn a_cut_off_body_is_never_shown_as_whole() {
+    let proxy = Proxy::start(|mut connection| async move {
+        use tokio::io::AsyncWriteExt;
+        let _ = crate::support::origin::read_request(&mut connection).await;
+        let _ = connection
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n\r\nhalf")
+            .await;
+        let _ = connection.shutdown().await;
+    })
+    .await;
+    use http_body_util::BodyExt;
+    let io = hyper_util::rt::TokioIo::new(proxy.client.connect("http/1.1").await);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::get("/").header("host", SITE).body(String::new()).unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    assert!(response.into_body().collect().await.is_err());
+    proxy.gateway.logged(|line| line["end"] == "upstream_broke").await;
+}
+
+#[tokio::test]
+async fn a_setup_without_apps_needs_no_imis() {
+    let (proxy, _) = Proxy::answering(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").await;
+    assert_eq!(proxy.client.get("/sso/zendesk", &[]).await.text(), "hi");
+}

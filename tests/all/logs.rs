@@ -1,0 +1,94 @@
+//! What the log tells, and what it never does.
+
+use http::Method;
+use imis_gateway_simulators::imis::{ApiFault, Faults, Generation, PageFault, TokenFault};
+
+use crate::support::{SSO, Setup, Stage};
+
+#[tokio::test]
+async fn at_trace_the_whole_flow_leaves_no_cookie_token_secret_or_address_in_the_log() {
+    let mut setup = Setup::new(Generation::Ems);
+    setup.log_level = "trace";
+    let stage = Stage::with(setup).await;
+    let client = stage.client();
+    let mut forbidden = vec![
+        stage.secret.clone(),
+        stage.imis.options().service_account.1.clone(),
+        "ann.mueller@example.org".to_owned(),
+        "somebody@example.org".to_owned(),
+        "bea@@example.org".to_owned(),
+        "q-s3cret".to_owned(),
+    ];
+    for username in ["AMUELLER", "boconnor", "badmail", "nomail"] {
+        let value = stage.imis.sign_in(username);
+        let cookie = format!("login={value}");
+        forbidden.push(value);
+        let reply = stage.sso("?return_to=%2Fhc%2Fq-s3cret", &cookie).await;
+        forbidden.extend(reply.token());
+        client.send_h2(Method::GET, "/Default.aspx?token=q-s3cret", &[("cookie", &cookie)], "").await;
+        client.send(Method::POST, "/upload", &[("cookie", &cookie)], "q-s3cret").await;
+        client
+            .get("/unsubscribe/somebody@example.org/x?e=somebody%40example.org", &[("cookie", &cookie)])
+            .await;
+    }
+    let cookie = stage.cookie_of("AMUELLER");
+    for faults in [
+        Faults { pages: PageFault::Page(200, "q-s3cret".to_owned()), ..Faults::default() },
+        Faults { token: TokenFault::Refuses, api: ApiFault::Unauthorized(5), ..Faults::default() },
+        Faults { api: ApiFault::Drop, ..Faults::default() },
+    ] {
+        stage.imis.set_faults(faults);
+        stage.sso("?return_to=https%3A%2F%2Fq-s3cret.example", &cookie).await;
+    }
+    let error = "?kind=error&message=Users+with+the+email+address+somebody%40example.org+are+not+allowed+to+sign+up&email=somebody%40example.org";
+    client.get(&format!("{SSO}/signed-out{error}"), &[]).await;
+    forbidden.extend(stage.imis.tokens());
+    forbidden.push(cookie.split("login=").nth(1).unwrap().split(';').next().unwrap().to_owned());
+
+    // The last line of the last request: all others are written.
+    stage
+        .gateway
+        .logged(|line| line["path"] == format!("{SSO}/signed-out") && line["message"] == "request")
+        .await;
+    let log = stage.gateway.log();
+    assert!(log.contains("\"signed in\""), "the log is there");
+    for secret in &forbidden {
+        assert!(!log.contains(secret.as_str()), "{secret} is in the log");
+        assert!(!log.contains(&secret.replace('@', "%40")), "{secret} is in the log, encoded");
+    }
+}
+
+#[tokio::test]
+async fn every_request_has_one_line_with_the_number_that_imis_and_the_page_show() {
+    let stage = Stage::new().await;
+    let refused = stage.sso("", &stage.cookie_of("nomail")).await.text();
+    let incident = refused.split("<code>").nth(1).unwrap().split("</code>").next().unwrap().to_owned();
+    let line =
+        stage.gateway.logged(|line| line["incident"] == *incident && line["message"] == "request").await;
+    assert_eq!(
+        (line["method"].as_str(), line["path"].as_str(), line["status"].as_u64()),
+        (Some("GET"), Some(SSO), Some(403))
+    );
+    assert_eq!(line["end"], "complete");
+    assert!(line["timestamp"].is_string() && line["level"] == "INFO");
+    let why =
+        stage.gateway.logged(|line| line["incident"] == *incident && line["message"] == "refused").await;
+    assert_eq!(why["reason"], "no-email");
+
+    stage.client().get("/Default.aspx?x=1", &[]).await;
+    let at_imis = stage.imis.requests().pop().unwrap();
+    let number = at_imis.header("x-request-id").unwrap().to_owned();
+    let line = stage.gateway.logged(|line| line["incident"] == *number && line["message"] == "request").await;
+    assert_eq!(line["path"], "/Default.aspx", "without the query");
+    assert!(line["bytes"].as_u64().unwrap() > 100);
+}
+
+#[tokio::test]
+async fn the_access_log_can_be_turned_off() {
+    let stage =
+        Stage::with(Setup::new(Generation::Ems).edit("level: debug", "level: debug, access: false")).await;
+    stage.client().get("/Default.aspx", &[]).await;
+    stage.sso("", &stage.cookie_of("nomail")).await;
+    stage.gateway.logged(|line| line["message"] == "refused").await;
+    assert!(!stage.gateway.log().contains("\"request\""));
+}

@@ -1,0 +1,16 @@
+//! Everything from the outside: the real program, as a process, between simulators of iMIS and Zendesk.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop where it is")]
+
+mod support;
+
+mod browser;
+mod command_line;
+mod configuration;
+mod failures;
+mod logs;
+mod proxying;
+mod recognition;
+mod sign_in;
+mod tokens;
+mod websocket;

@@ -1,0 +1,355 @@
+//! Everything that is not ours goes through, unchanged but for what the documentation names.
+
+use std::time::Duration;
+
+use http::Method;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::origin::{Proxy, read_request};
+use crate::support::{Client, SITE, Stage};
+
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+#[tokio::test]
+async fn request_targets_arrive_byte_for_byte() {
+    let (proxy, heads) = Proxy::answering(OK).await;
+    for target in [
+        "/",
+        "/iMIS//SessionInfo/GetSessionInfoFromCookie",
+        "/iMIS/(S(abc))/Default.aspx",
+        "/a%2fb/%2e%2e/c/../d/./e",
+        "/api/query?QueryName=$/Folder/My%20Query&x=a+b",
+        "/ScriptResource.axd?d=AbC-_1&t=ffffffff",
+        "/Mixed/CASE.aspx?A=b&a=B&&=",
+        "/x?y=http://z/?q=%C3%A9",
+        "/%E2%98%83;p=1,2:3@4!'()*~",
+        "/a?b?c/../d",
+    ] {
+        for h2 in [false, true] {
+            let reply = match h2 {
+                true => proxy.client.send_h2(Method::GET, target, &[], "").await,
+                false => proxy.client.get(target, &[]).await,
+            };
+            assert_eq!(reply.status, 200, "{target}");
+            let head = heads.lock().unwrap().pop().unwrap();
+            assert!(head.starts_with(&format!("GET {target} HTTP/1.1\r\n")), "{target}: {head}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_clients_forwarding_and_hop_by_hop_headers_stop_here() {
+    let (proxy, heads) = Proxy::answering(OK).await;
+    let sent = [
+        ("X-Forwarded-For", "6.6.6.6"),
+        ("X_Forwarded_For", "6.6.6.6"),
+        ("x-forwarded-proto", "http"),
+        ("Forwarded", "for=6.6.6.6"),
+        ("X-Real-IP", "6.6.6.6"),
+        ("X-Original-URL", "/evil-6.6.6.6"),
+        ("X-Rewrite-URL", "/evil-6.6.6.6"),
+        ("X-Request-Id", "evil-6.6.6.6"),
+        ("Connection", "x-hop"),
+        ("Connection", "X-Hop-Too"),
+        ("X-Hop", "6.6.6.6"),
+        ("X-Hop-Too", "6.6.6.6"),
+        ("Keep-Alive", "timeout=6.6.6.6"),
+        ("TE", "trailers"),
+        ("X-Kept", "one"),
+        ("X-Kept", "two"),
+        ("X-MicrosoftAjax", "Delta=true"),
+    ];
+    proxy.client.get("/", &sent).await;
+    let head = heads.lock().unwrap()[0].clone();
+    assert!(!head.contains("6.6.6.6"), "{head}");
+    let lower = head.to_lowercase();
+    for line in [
+        "x-forwarded-for: 127.0.0.1",
+        "x-forwarded-proto: https",
+        "x-forwarded-host: members.example.org",
+        "host: members.example.org",
+    ] {
+        let line = format!("\r\n{line}\r\n");
+        assert_eq!(lower.matches(&line).count(), 1, "{line} in {head}");
+    }
+    assert_eq!(lower.matches("\r\nx-request-id: ").count(), 1);
+    assert!(lower.contains("x-kept: one\r\n") && lower.contains("x-kept: two\r\n"), "{head}");
+    assert!(lower.contains("x-microsoftajax: delta=true\r\n"));
+    for gone in ["\r\nvia:", "\r\nte:", "\r\nkeep-alive:", "\r\nconnection:", "\r\nforwarded:"] {
+        assert!(!lower.contains(gone), "{gone} in {head}");
+    }
+}
+
+#[tokio::test]
+async fn a_trusted_proxy_is_believed_and_added_to() {
+    let (one, heads) = Proxy::answering(OK).await;
+    drop(one);
+    let authority = imis_gateway_simulators::certificates::Authority::new("test CA");
+    let shared = heads.clone();
+    let origin = crate::support::origin::Origin::start(&authority, move |mut connection| {
+        let heads = shared.clone();
+        async move {
+            while let Some(request) = read_request(&mut connection).await {
+                heads.lock().unwrap().push(request);
+                connection.write_all(OK).await.unwrap();
+            }
+        }
+    })
+    .await;
+    let server = format!("https://{}", origin.address);
+    let proxy = Proxy::to(authority, &server, Some(origin), "trusted_proxies: [127.0.0.0/8]");
+    proxy.client.get("/", &[("x-forwarded-for", "192.0.2.7, 127.0.0.9")]).await;
+    let head = heads.lock().unwrap().pop().unwrap().to_lowercase();
+    assert!(head.contains("x-forwarded-for: 192.0.2.7, 127.0.0.9, 127.0.0.1\r\n"), "{head}");
+}
+
+#[tokio::test]
+async fn a_connection_header_cannot_take_the_cookie_away() {
+    let (proxy, heads) = Proxy::answering(OK).await;
+    for name in ["cookie", "Host", "authorization"] {
+        assert_eq!(
+            proxy.client.get("/", &[("connection", name), ("cookie", "a=b")]).await.status,
+            400,
+            "{name}"
+        );
+    }
+    assert!(heads.lock().unwrap().is_empty(), "nothing reached iMIS");
+}
+
+#[tokio::test]
+async fn cookie_crumbs_of_http_2_arrive_as_one_header() {
+    let (proxy, heads) = Proxy::answering(OK).await;
+    proxy
+        .client
+        .send_h2(Method::GET, "/", &[("cookie", "a=1"), ("cookie", "Login=x"), ("cookie", "a=2")], "")
+        .await;
+    let head = heads.lock().unwrap()[0].to_lowercase();
+    assert_eq!(head.matches("\r\ncookie: ").count(), 1, "{head}");
+    assert!(head.contains("\r\ncookie: a=1; login=x; a=2\r\n"), "{head}");
+    assert!(head.contains("\r\nhost: members.example.org\r\n"));
+}
+
+#[tokio::test]
+async fn bodies_have_one_framing() {
+    let (proxy, heads) = Proxy::answering(OK).await;
+    proxy.client.send(Method::POST, "/a", &[], "hello").await;
+    proxy.client.send_h2(Method::POST, "/a", &[], "hello").await;
+    proxy.client.send(Method::POST, "/empty", &[("content-length", "0")], "").await;
+    for (request, length) in heads.lock().unwrap().iter().zip([5, 5, 0]) {
+        let lower = request.to_lowercase();
+        assert_eq!(lower.matches(&format!("content-length: {length}\r\n")).count(), 1, "{request}");
+        assert!(!lower.contains("transfer-encoding"), "{request}");
+        assert!(request.ends_with(if length == 5 { "\r\n\r\nhello" } else { "\r\n\r\n" }), "{request}");
+    }
+    heads.lock().unwrap().clear();
+
+    let mut browser = proxy.client.connect("http/1.1").await;
+    let chunked = format!(
+        "POST /b HTTP/1.1\r\nHost: {SITE}\r\nTransfer-Encoding: chunked\r\nTrailer: X-T\r\n\r\n5\r\nhello\r\n0\r\nX-T: 1\r\n\r\n"
+    );
+    browser.write_all(chunked.as_bytes()).await.unwrap();
+    read_until(&mut browser, "ok").await;
+    let head = heads.lock().unwrap()[0].to_lowercase();
+    assert_eq!(head.matches("transfer-encoding: chunked\r\n").count(), 1, "{head}");
+    assert!(!head.contains("content-length") && !head.contains("x-t"), "{head}");
+    assert!(head.ends_with("5\r\nhello\r\n0\r\n\r\n"), "{head}");
+}
+
+async fn read_until(stream: &mut (impl AsyncReadExt + Unpin), end: &str) -> String {
+    let mut bytes = Vec::new();
+    while !String::from_utf8_lossy(&bytes).ends_with(end) {
+        bytes.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[tokio::test]
+async fn response_heads_pass_untouched_but_for_hop_by_hop() {
+    let answer = b"HTTP/1.1 299 Something Odd\r\nServer: Microsoft-IIS/10.0\r\nX-Powered-By: ASP.NET\r\nSet-Cookie: a=1; path=/\r\n\
+        Set-Cookie: Login=x; HttpOnly\r\nETag: W/\"1\"\r\nCache-Control: private\r\nWWW-Authenticate: Negotiate\r\nX-Hop: 1\r\n\
+        Connection: x-hop\r\nKeep-Alive: timeout=5\r\nContent-Disposition: attachment; filename=\"\xe9.pdf\"\r\nContent-Length: 2\r\n\r\nok";
+    let (proxy, _) = Proxy::answering(answer).await;
+    let mut browser = proxy.client.connect("http/1.1").await;
+    browser.write_all(format!("GET / HTTP/1.1\r\nHost: {SITE}\r\n\r\n").as_bytes()).await.unwrap();
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(b"\r\n\r\nok") {
+        bytes.push(browser.read_u8().await.unwrap());
+    }
+    let expected = b"HTTP/1.1 299 Something Odd\r\nServer: Microsoft-IIS/10.0\r\nX-Powered-By: ASP.NET\r\nSet-Cookie: a=1; path=/\r\n\
+        Set-Cookie: Login=x; HttpOnly\r\nETag: W/\"1\"\r\nCache-Control: private\r\nWWW-Authenticate: Negotiate\r\n\
+        Content-Disposition: attachment; filename=\"\xe9.pdf\"\r\nContent-Length: 2\r\n\r\nok";
+    let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert_eq!(shown(&bytes), shown(expected));
+}
+
+#[tokio::test]
+async fn answers_without_a_body_stay_without_one() {
+    let (proxy, _) =
+        Proxy::answering(b"HTTP/1.1 200 OK\r\nContent-Length: 12345\r\nETag: \"x\"\r\n\r\n").await;
+    let reply = proxy.client.send(Method::HEAD, "/", &[], "").await;
+    assert_eq!((reply.header("content-length"), reply.body.len()), ("12345", 0));
+    let (proxy, _) = Proxy::answering(b"HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\n\r\n").await;
+    let reply = proxy.client.get("/", &[("if-none-match", "\"x\"")]).await;
+    assert_eq!((reply.status.as_u16(), reply.header("etag"), reply.body.len()), (304, "\"x\"", 0));
+}
+
+#[tokio::test]
+async fn a_response_streams_as_it_is_made() {
+    let proxy = Proxy::start(|mut connection| async move {
+        let _ = read_request(&mut connection).await;
+        let head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n";
+        connection.write_all(head).await.unwrap();
+        // The rest comes only once the first event has arrived: whoever buffers, waits for ever.
+        let _ = connection.read_u8().await;
+    })
+    .await;
+    for alpn in ["http/1.1", "h2"] {
+        let first =
+            tokio::time::timeout(Duration::from_secs(10), first_frame(&proxy.client, alpn)).await.unwrap();
+        assert_eq!(first, "data: 1\n\n", "{alpn}");
+    }
+}
+
+async fn first_frame(client: &Client, alpn: &str) -> String {
+    use http_body_util::BodyExt;
+    let io = hyper_util::rt::TokioIo::new(client.connect(alpn).await);
+    let request =
+        http::Request::get(format!("https://{SITE}/")).header("host", SITE).body(String::new()).unwrap();
+    let mut response = if alpn == "h2" {
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+        tokio::spawn(connection);
+        sender.send_request(request).await.unwrap()
+    } else {
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+        tokio::spawn(connection);
+        sender.send_request(request).await.unwrap()
+    };
+    let frame = response.body_mut().frame().await.unwrap().unwrap();
+    String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn a_request_body_streams_as_it_comes() {
+    let proxy = Proxy::start(|mut connection| async move {
+        // Answers after the first part, while the rest is still to come.
+        let mut seen = Vec::new();
+        let mut buffer = [0; 4096];
+        while !String::from_utf8_lossy(&seen).contains("first part") {
+            let count = connection.read(&mut buffer).await.unwrap();
+            assert_ne!(count, 0);
+            seen.extend_from_slice(&buffer[..count]);
+        }
+        connection.write_all(OK).await.unwrap();
+        let _ = connection.read(&mut buffer).await;
+    })
+    .await;
+    let mut browser = proxy.client.connect("http/1.1").await;
+    let head = format!(
+        "POST /upload HTTP/1.1\r\nHost: {SITE}\r\nContent-Length: 1000000\r\nExpect: 100-continue\r\n\r\n"
+    );
+    browser.write_all(head.as_bytes()).await.unwrap();
+    read_until(&mut browser, "HTTP/1.1 100 Continue\r\n\r\n").await;
+    browser.write_all(b"first part").await.unwrap();
+    let head =
+        tokio::time::timeout(Duration::from_secs(10), read_until(&mut browser, "\r\n\r\n")).await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+}
+
+#[tokio::test]
+async fn ten_megabytes_go_up_and_come_down() {
+    let stage = Stage::new().await;
+    let body = vec![b'x'; 10 * 1024 * 1024];
+    for h2 in [false, true] {
+        let reply = match h2 {
+            true => stage.client().send_h2(Method::POST, "/upload", &[], body.clone()).await,
+            false => stage.client().send(Method::POST, "/upload", &[], body.clone()).await,
+        };
+        assert_eq!(reply.text(), r#"{"received":10485760}"#);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_died_idle_is_replaced_without_a_word() {
+    let proxy = Proxy::start(|mut connection| async move {
+        // One answer a connection, then it is gone without notice.
+        let _ = read_request(&mut connection).await;
+        connection.write_all(OK).await.unwrap();
+        let _ = connection.shutdown().await;
+    })
+    .await;
+    for _ in 0..5 {
+        let reply = proxy.client.send(Method::POST, "/", &[], "body").await;
+        assert_eq!((reply.status.as_u16(), reply.text().as_str()), (200, "ok"));
+    }
+}
+
+#[tokio::test]
+async fn plain_http_is_sent_to_https_with_its_target_as_it_is() {
+    let stage = Stage::new().await;
+    let ask = |request: String| {
+        let address = stage.gateway.http;
+        async move {
+            let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        }
+    };
+    let port = stage.gateway.https.port();
+    let answer =
+        ask(format!("GET /a//b%2f?c=$/d HTTP/1.1\r\nHost: {SITE}\r\nConnection: close\r\n\r\n")).await;
+    assert!(answer.starts_with("HTTP/1.1 308"), "{answer}");
+    assert!(
+        answer.to_lowercase().contains(&format!("location: https://{SITE}:{port}/a//b%2f?c=$/d\r\n")),
+        "{answer}"
+    );
+    let answer = ask("GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n".to_owned()).await;
+    assert!(answer.starts_with("HTTP/1.1 421"), "{answer}");
+    assert!(!answer.to_lowercase().contains("location:"));
+    assert_eq!(stage.imis.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn names_that_are_not_ours_are_refused() {
+    let stage = Stage::new().await;
+    let client = stage.client();
+    assert!(client.connect_as("http/1.1", "other.example").await.is_err(), "in the handshake");
+    let reply = client.get("/", &[("host", "other.example")]).await;
+    assert_eq!(reply.status, 421);
+    assert_eq!(stage.imis.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn tls_1_2_and_1_3_are_spoken_with_either_http() {
+    let stage = Stage::new().await;
+    for alpn in ["h2", "http/1.1"] {
+        let stream = stage.client().connect(alpn).await;
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(alpn.as_bytes()));
+    }
+    for version in ["1.2", "1.3"] {
+        let port = stage.gateway.https.port();
+        let mut curl = std::process::Command::new("curl");
+        curl.args([
+            "-sk",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+            &format!("--tlsv{version}"),
+            "--tls-max",
+            version,
+        ])
+        .args([
+            "--resolve",
+            &format!("{SITE}:{port}:127.0.0.1"),
+            &format!("https://{SITE}:{port}/"),
+        ]);
+        let output = tokio::task::spawn_blocking(move || curl.output()).await.unwrap();
+        match output {
+            Ok(output) => assert_eq!(String::from_utf8_lossy(&output.stdout), "200", "TLS {version}"),
+            Err(_) => crate::support::skip("curl"),
+        }
+    }
+}

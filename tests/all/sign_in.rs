@@ -1,0 +1,262 @@
+//! The sign-in over real sockets: from Zendesk's question to a page there, and who gets how far.
+
+use http::Method;
+use imis_gateway_simulators::imis::Generation;
+
+use crate::support::{MAPPED, SSO, Setup, Stage, ZENDESK};
+
+const FROM_ZENDESK: &str = "?brand_id=360001&locale_id=1&return_to=https%3A%2F%2Fsupport.contoso.org%2Fhc%2Fen-us%2Frequests%3Fpage%3D2&timestamp=1700000000";
+
+#[tokio::test]
+async fn nobody_signed_in_is_sent_to_the_sign_in_page_and_comes_back_with_what_matters() {
+    let stage = Stage::new().await;
+    let reply = stage.sso(FROM_ZENDESK, "ASP.NET_SessionId=abc").await;
+    assert_eq!(reply.status, 302);
+    assert_eq!(reply.header("cache-control"), "no-store");
+    assert_eq!(
+        reply.header("location"),
+        "/AsiCommon/Controls/Shared/FormsAuthentication/Login.aspx?ReturnUrl=%2Fsso%2Fzendesk%3Fbrand_id%3D360001%26\
+         locale_id%3D1%26return_to%3Dhttps%253A%252F%252Fsupport.contoso.org%252Fhc%252Fen-us%252Frequests%253Fpage%253D2"
+    );
+    assert_eq!(stage.imis.requests().len(), 0, "without a session cookie iMIS is not asked");
+    assert_eq!(reply.token(), None);
+}
+
+#[tokio::test]
+async fn a_member_gets_a_page_that_posts_a_token_and_lands_where_the_question_came_from() {
+    for generation in [Generation::Ems, Generation::Imis2017] {
+        let stage = Stage::with(Setup::new(generation)).await;
+        let reply = stage.sso(FROM_ZENDESK, &stage.cookie_of("AMUELLER")).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        assert!(
+            reply.text().contains("action=\"https:&#x2f;&#x2f;contoso.zendesk.com&#x2f;access&#x2f;jwt\"")
+        );
+        assert_eq!(
+            reply.field("return_to").as_deref(),
+            Some("https://support.contoso.org/hc/en-us/requests?page=2")
+        );
+        let policy = reply.header("content-security-policy").to_owned();
+        let form_action = policy.split("form-action ").nth(1).unwrap();
+        for origin in
+            [ZENDESK, MAPPED, "https://contoso-events.zendesk.com", "'self'", "https://members.example.org"]
+        {
+            assert!(form_action.split(' ').any(|item| item == origin), "{origin} in {form_action}");
+        }
+
+        let form =
+            form_of(&[("jwt", &reply.token().unwrap()), ("return_to", &reply.field("return_to").unwrap())]);
+        let landed = post_to_zendesk(&stage, form).await;
+        assert!(landed.starts_with("https://support.contoso.org/access/transfer?"), "{landed}");
+        let users = stage.zendesk.users();
+        let ann = users.iter().find(|user| user.external_id.as_deref() == Some("104019")).unwrap();
+        assert_eq!((ann.name.as_str(), ann.email.as_str()), ("Ann Müller", "ann.mueller@example.org"));
+        assert_eq!(ann.phone.as_deref(), Some("+15124741234"));
+    }
+}
+
+/// Posts to Zendesk's own address and tells where it redirects.
+async fn post_to_zendesk(stage: &Stage, form: String) -> String {
+    let client = crate::support::Client::new(&stage.authority, stage.zendesk.address());
+    let tls = client.connect_as("http/1.1", "contoso.zendesk.com").await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(tls)).await.unwrap();
+    tokio::spawn(connection);
+    let request =
+        http::Request::post("/access/jwt").header("host", "contoso.zendesk.com").body(form).unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    response.headers()["location"].to_str().unwrap().to_owned()
+}
+
+fn form_of(fields: &[(&str, &str)]) -> String {
+    url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish()
+}
+
+#[tokio::test]
+async fn a_return_to_that_leads_elsewhere_is_dropped_and_the_sign_in_goes_on() {
+    let stage = Stage::new().await;
+    let cookie = stage.cookie_of("AMUELLER");
+    for hostile in
+        ["https%3A%2F%2Fevil.example%2F", "%2F%2Fevil.example", "javascript%3Aalert(1)", "%2F%5Cevil.example"]
+    {
+        let reply = stage.sso(&format!("?return_to={hostile}"), &cookie).await;
+        assert!(reply.token().is_some());
+        assert_eq!(reply.field("return_to"), None, "{hostile}");
+        assert!(!reply.text().contains("evil.example"));
+    }
+    stage
+        .gateway
+        .logged(|line| line["message"].as_str().is_some_and(|text| text.contains("return_to")))
+        .await;
+}
+
+#[tokio::test]
+async fn those_who_may_not_enter_get_a_page_that_says_what_to_do_and_no_token() {
+    let stage = Stage::new().await;
+    for (username, words) in [
+        ("nomail", "needs an e-mail address"),
+        ("badmail", "needs an e-mail address"),
+        ("contoso", "belongs to an organization"),
+        ("lapsed", "is not active"),
+    ] {
+        let reply = stage.sso("", &stage.cookie_of(username)).await;
+        assert_eq!(reply.status, 403, "{username}");
+        assert!(reply.text().contains(words), "{username}: {}", reply.text());
+        assert!(reply.text().contains("Incident number"));
+        assert_eq!(reply.token(), None);
+        assert_strict_page(&reply);
+    }
+}
+
+#[tokio::test]
+async fn staff_on_behalf_of_a_member_enters_as_staff() {
+    let stage = Stage::new().await;
+    let reply = stage.sso("", &stage.cookie_of("staff")).await;
+    let landed = post_to_zendesk(&stage, form_of(&[("jwt", &reply.token().unwrap())])).await;
+    assert!(landed.ends_with("/agent"), "Zendesk knows Sam as an agent: {landed}");
+    assert!(!stage.zendesk.users().iter().any(|user| user.external_id.as_deref() == Some("104019")));
+}
+
+#[tokio::test]
+async fn only_a_top_level_get_can_mint() {
+    let stage = Stage::new().await;
+    let cookie = stage.cookie_of("AMUELLER");
+    let client = stage.client();
+    for (mode, dest) in [("cors", "empty"), ("no-cors", "script"), ("navigate", "iframe")] {
+        let headers = [("cookie", cookie.as_str()), ("sec-fetch-mode", mode), ("sec-fetch-dest", dest)];
+        let reply = client.get(SSO, &headers).await;
+        assert_eq!(reply.status, 403, "{mode} {dest}");
+        assert_eq!(reply.token(), None);
+        assert_strict_page(&reply);
+    }
+    assert_eq!(stage.imis.requests().len(), 0, "iMIS is not even asked");
+    for method in [Method::POST, Method::HEAD, Method::PUT, Method::OPTIONS, Method::DELETE] {
+        for path in [SSO.to_owned(), format!("{SSO}/signed-out")] {
+            let reply = client.send(method.clone(), &path, &[("cookie", &cookie)], "").await;
+            assert_eq!(reply.status, 405, "{method} {path}");
+            assert_eq!(reply.header("allow"), "GET");
+            assert_eq!(reply.token(), None);
+        }
+    }
+    let headers =
+        [("cookie", cookie.as_str()), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
+    assert!(client.get(SSO, &headers).await.token().is_some());
+}
+
+#[tokio::test]
+async fn over_http_2_the_crumbs_of_a_cookie_are_one_cookie() {
+    let stage = Stage::new().await;
+    let session = stage.cookie_of("AMUELLER");
+    let crumbs: Vec<(&str, &str)> = session.split("; ").map(|crumb| ("cookie", crumb)).collect();
+    assert_eq!(crumbs.len(), 3);
+    let reply = stage.client().send_h2(Method::GET, SSO, &crumbs, "").await;
+    assert!(reply.token().is_some(), "{}", reply.text());
+    let probe = stage.imis.requests().into_iter().find(|request| request.target.contains("probe")).unwrap();
+    assert_eq!(probe.header("cookie"), Some(session.as_str()));
+}
+
+#[tokio::test]
+async fn a_sign_in_with_the_second_host_comes_back_to_that_host() {
+    let stage = Stage::new().await;
+    let headers = [("host", "www.example.org"), ("cookie", "x=y")];
+    // One certificate for both names: HTTP/2 browsers coalesce, so the name may differ from SNI's within the site.
+    let reply = stage.client().get(SSO, &headers).await;
+    assert!(
+        reply.header("location").starts_with("/AsiCommon/"),
+        "relative, so it stays on the host it was asked on"
+    );
+}
+
+#[tokio::test]
+async fn after_a_sign_out_of_zendesk_there_is_a_good_bye() {
+    let stage = Stage::new().await;
+    let path =
+        format!("{SSO}/signed-out?brand_id=1&email=ann%40example.org&external_id=104019&return_to=%2Fhc");
+    let reply = stage.client().get(&path, &[]).await;
+    assert_eq!(reply.status, 200);
+    assert!(reply.text().contains("You are signed out of Contoso Helpdesk"));
+    assert!(
+        reply.text().contains("&#x2f;sso&#x2f;zendesk?brand_id=1&amp;return_to=%2Fhc"),
+        "{}",
+        reply.text()
+    );
+    assert!(!reply.text().contains("ann@example.org"));
+    assert_strict_page(&reply);
+}
+
+#[tokio::test]
+async fn zendesks_errors_are_explained_escaped_and_sign_nobody_out() {
+    let stage = Stage::new().await;
+    let cookie = stage.cookie_of("AMUELLER");
+    for (message, words) in [
+        ("JWT+signature+invalid.+The+signature+cannot+be+verified", "shared secret"),
+        (
+            "Invalid+iat+parameter.+more+than+3+minutes+off%2C+check+your+server+clock.",
+            "time synchronisation",
+        ),
+        ("%3Cscript%3Ealert(1)%3C%2Fscript%3E", "&lt;script&gt;alert(1)"),
+    ] {
+        let path = format!("{SSO}/signed-out?kind=error&message={message}");
+        let reply = stage.client().get(&path, &[("cookie", &cookie)]).await;
+        assert_eq!(reply.status, 200);
+        assert!(reply.text().contains(words), "{words} in {}", reply.text());
+        assert!(!reply.text().contains("<script>alert"));
+        assert!(reply.text().contains("Try again"));
+        assert!(!reply.headers.contains_key("set-cookie"));
+        assert!(!reply.headers.contains_key("location"));
+        assert_strict_page(&reply);
+    }
+    assert_eq!(stage.imis.requests().len(), 0);
+    assert!(stage.sso("", &cookie).await.token().is_some(), "the iMIS session is as it was");
+}
+
+#[tokio::test]
+async fn another_spelling_of_the_sso_path_reaches_neither_the_sign_in_nor_imis() {
+    let stage = Stage::new().await;
+    let cookie = stage.cookie_of("AMUELLER");
+    for path in [
+        "/SSO/zendesk",
+        "/sso/zendesk/",
+        "//sso/zendesk",
+        "/sso/%7Aendesk",
+        "/x/../sso/zendesk",
+        "/sso/zendesk;a",
+    ] {
+        let reply = stage.client().get(path, &[("cookie", &cookie)]).await;
+        assert_eq!(reply.status, 400, "{path}");
+        assert_eq!(reply.token(), None);
+    }
+    assert_eq!(stage.imis.requests().len(), 0);
+}
+
+pub(crate) fn assert_strict_page(reply: &crate::support::Reply) {
+    assert_eq!(reply.header("cache-control"), "no-store");
+    assert_eq!(reply.header("referrer-policy"), "no-referrer");
+    assert_eq!(reply.header("x-content-type-options"), "nosniff");
+    assert!(reply.header("content-security-policy").contains("frame-ancestors 'none'"));
+    assert!(reply.header("content-security-policy").contains("nonce-"));
+}
+
+#[tokio::test]
+async fn many_members_at_once_each_get_their_own_token() {
+    let stage = std::sync::Arc::new(Stage::new().await);
+    let mut tasks = tokio::task::JoinSet::new();
+    for round in 0..20 {
+        for (username, id) in
+            [("AMUELLER", "104019"), ("boconnor", "104020"), ("twin1", "104024"), ("twin2", "104025")]
+        {
+            let stage = stage.clone();
+            tasks.spawn(async move {
+                let reply = stage.sso(&format!("?brand_id={round}"), &stage.cookie_of(username)).await;
+                assert_eq!(crate::tokens::claims(&reply.token().unwrap())["external_id"], id);
+            });
+        }
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    assert_eq!(
+        stage.imis.tokens_given(),
+        1,
+        "one access token for all: it is fetched by one caller at a time"
+    );
+}

@@ -1,0 +1,103 @@
+//! The real program as a child process, its log read line by line.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A gateway that runs until the value is dropped.
+pub(crate) struct Gateway {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+    pub(crate) https: SocketAddr,
+    pub(crate) http: SocketAddr,
+    pub(crate) admin: SocketAddr,
+}
+
+impl Gateway {
+    /// Starts it with `yaml` as the configuration in `folder`, and waits until it listens.
+    pub(crate) fn start(folder: &Path, yaml: &str) -> Self {
+        let file = folder.join("config.yaml");
+        std::fs::write(&file, yaml).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_imis-gateway"))
+            .args(["run", "--config"])
+            .arg(&file)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (sender, lines) = channel();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (shared, stderr) = (log.clone(), child.stderr.take().unwrap());
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                // Nobody listens any more once the gateway is up.
+                let _ = sender.send(line.clone());
+                shared.lock().unwrap().push(line);
+            }
+        });
+        let wait = |message: &str| {
+            address_in(&lines, message).unwrap_or_else(|| panic!("no `{message}`: {:?}", log.lock()))
+        };
+        let admin = wait("admin listener");
+        let https = wait("listening for https");
+        let http = wait("listening for http, redirecting to https");
+        Self { child, log, https, http, admin }
+    }
+
+    /// The log so far, as text.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().join("\n")
+    }
+
+    /// Waits until the log holds a line for which `wanted` is true.
+    pub(crate) async fn logged(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let lines = self.log.lock().unwrap().clone();
+            if let Some(found) =
+                lines.iter().filter_map(|line| serde_json::from_str(line).ok()).find(|line| wanted(line))
+            {
+                return found;
+            }
+            assert!(Instant::now() < end, "not in the log: {}", self.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Sends a signal by name and waits for the end.
+    pub(crate) fn end_with(&mut self, signal: &str) -> ExitStatus {
+        self.signal(signal);
+        self.child.wait().unwrap()
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args(["-s", signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        // Already ended is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn address_in(lines: &Receiver<String>, message: &str) -> Option<SocketAddr> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let line = lines.recv_timeout(end.saturating_duration_since(Instant::now())).ok()?;
+        let Ok(value) = serde_json::from_str::<Value>(&line) else { continue };
+        if value["message"] == message {
+            return value["address"].as_str()?.parse().ok();
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! A stage for one test: certificates, both simulators and the gateway, on free loopback ports, gone with the value.
+
+pub(crate) mod chromium;
+pub(crate) mod client;
+pub(crate) mod gateway;
+pub(crate) mod origin;
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use imis_gateway_simulators::certificates::Authority;
+use imis_gateway_simulators::imis::{Generation, Imis, Options as ImisOptions};
+use imis_gateway_simulators::zendesk::{Options as ZendeskOptions, Zendesk};
+use tempfile::TempDir;
+
+pub(crate) use client::{Client, Reply};
+pub(crate) use gateway::Gateway;
+
+pub(crate) const SITE: &str = "members.example.org";
+pub(crate) const SSO: &str = "/sso/zendesk";
+pub(crate) const ZENDESK: &str = "https://contoso.zendesk.com";
+pub(crate) const MAPPED: &str = "https://support.contoso.org";
+
+/// Everything that a journey needs.
+pub(crate) struct Stage {
+    pub(crate) gateway: Gateway,
+    pub(crate) imis: Imis,
+    pub(crate) zendesk: Zendesk,
+    pub(crate) secret: String,
+    pub(crate) authority: Authority,
+    _folder: TempDir,
+}
+
+/// What a stage may differ in.
+pub(crate) struct Setup {
+    pub(crate) imis: ImisOptions,
+    /// Log lines at this level.
+    pub(crate) log_level: &'static str,
+    /// Replaces text of the configuration.
+    pub(crate) edits: Vec<(String, String)>,
+}
+
+impl Setup {
+    pub(crate) fn new(generation: Generation) -> Self {
+        Self { imis: ImisOptions::new(generation), log_level: "debug", edits: Vec::new() }
+    }
+
+    pub(crate) fn edit(mut self, from: &str, to: &str) -> Self {
+        self.edits.push((from.to_owned(), to.to_owned()));
+        self
+    }
+}
+
+impl Stage {
+    pub(crate) async fn new() -> Self {
+        Self::with(Setup::new(Generation::Ems)).await
+    }
+
+    pub(crate) async fn with(setup: Setup) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::new("test CA");
+        lay_out_certificates(&authority, folder.path());
+        let imis_identity = authority.issue(&[SITE, "127.0.0.1"]);
+        let imis = Imis::start(setup.imis.clone(), Some(imis_identity.server_config())).await.unwrap();
+        let options = ZendeskOptions::new("zendesk.com", MAPPED, &format!("https://{SITE}{SSO}"));
+        let secret = options.shared_secret.clone();
+        let identity =
+            authority.issue(&["contoso.zendesk.com", "contoso-events.zendesk.com", "support.contoso.org"]);
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let zendesk = Zendesk::start(any, options, Some(identity.server_config())).await.unwrap();
+        std::fs::write(folder.path().join("imis-password"), &imis.options().service_account.1).unwrap();
+        std::fs::write(folder.path().join("zendesk-jwt"), format!("{secret}\n")).unwrap();
+        let mut yaml = configuration(&setup, &imis);
+        for (from, to) in &setup.edits {
+            assert!(yaml.contains(from), "nothing to replace: {from}");
+            yaml = yaml.replace(from, to);
+        }
+        let gateway = Gateway::start(folder.path(), &yaml);
+        Self { gateway, imis, zendesk, secret, authority, _folder: folder }
+    }
+
+    /// A client that trusts the test CA and talks to the gateway, whatever the name.
+    pub(crate) fn client(&self) -> Client {
+        Client::new(&self.authority, self.gateway.https)
+    }
+
+    /// The `Cookie` header of somebody who has just signed in.
+    pub(crate) fn cookie_of(&self, username: &str) -> String {
+        format!(
+            "ASP.NET_SessionId=abc; {}={}; ARRAffinity=1",
+            self.imis.options().cookie,
+            self.imis.sign_in(username)
+        )
+    }
+
+    /// GET of the SSO path with a cookie.
+    pub(crate) async fn sso(&self, query: &str, cookie: &str) -> Reply {
+        self.client().get(&format!("{SSO}{query}"), &[("cookie", cookie)]).await
+    }
+}
+
+pub(crate) fn lay_out_certificates(authority: &Authority, folder: &Path) {
+    std::fs::write(folder.join("ca.pem"), authority.certificate_pem()).unwrap();
+    authority.issue(&[SITE, "www.example.org"]).write(folder, "members").unwrap();
+}
+
+fn configuration(setup: &Setup, imis: &Imis) -> String {
+    let base = imis.base_path();
+    format!(
+        r#"version: 1
+listen:
+  https: ["127.0.0.1:0"]
+  http: ["127.0.0.1:0"]
+  admin: 127.0.0.1:0
+workers: 2
+log: {{format: json, level: {level}}}
+sites:
+  - hosts: [{SITE}, www.example.org]
+    certificate: {{chain: members.pem, key: members.key}}
+    upstream:
+      servers: ["https://{address}"]
+      ca_file: ca.pem
+      timeouts: {{connect: 3s, response_head: 20s, idle: 60s}}
+    imis:
+      base_path: {base}
+      api_url: https://{address}{api}
+      session_cookies: [Login]
+      recognise: {{method: client_context, page: {base}imis-gateway-probe}}
+      service_account: {{username: svc-gateway, password: {{file: imis-password}}}}
+    apps:
+      - name: Contoso Helpdesk
+        path: {SSO}
+        zendesk:
+          subdomain: contoso
+          brand_hosts: [contoso-events.zendesk.com, support.contoso.org]
+          shared_secret: {{file: zendesk-jwt}}
+"#,
+        level = setup.log_level,
+        address = imis.address(),
+        api = imis.api_path(),
+    )
+}
+
+/// Says loudly that something is not tested here; in CI nothing may be skipped.
+pub(crate) fn skip(what: &str) {
+    assert_ne!(ci().as_deref(), Some("true".as_ref()), "{what} is missing, and in CI nothing may be skipped");
+    // Written straight to the stream, so that the test runner does not swallow it.
+    let _ = writeln!(std::io::stderr(), "\n*** SKIPPED: {what} is not installed; see README, \"Tests\" ***");
+}
+
+#[expect(clippy::disallowed_methods, reason = "tests ask whether they run in CI")]
+fn ci() -> Option<std::ffi::OsString> {
+    std::env::var_os("CI")
+}

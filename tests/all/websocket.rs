@@ -1,0 +1,77 @@
+//! Upgrades: only WebSocket, only when iMIS agrees, then bytes both ways.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::SITE;
+use crate::support::origin::{Connection, Proxy, read_request};
+
+const ASK: &str = "GET /chat?room=1 HTTP/1.1\r\nHost: members.example.org\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+
+/// Reads up to the end of a head.
+async fn head<R: AsyncReadExt + Unpin>(stream: &mut R) -> String {
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(b"\r\n\r\n") {
+        bytes.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8(bytes).unwrap()
+}
+
+/// Agrees and echoes.
+async fn echo(mut connection: Connection) {
+    let Some(request) = read_request(&mut connection).await else { return };
+    let request = request.to_lowercase();
+    assert!(request.contains("upgrade: websocket") && request.contains("connection: upgrade"), "{request}");
+    assert!(request.contains("sec-websocket-key: dghlihnhbxbszsbub25jzq=="));
+    let agreed = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+    connection.write_all(agreed.as_bytes()).await.unwrap();
+    let mut buffer = [0; 1024];
+    while let Ok(count @ 1..) = connection.read(&mut buffer).await {
+        connection.write_all(&buffer[..count]).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_websocket_passes_bytes_both_ways() {
+    let proxy = Proxy::start(echo).await;
+    let mut browser = proxy.client.connect("http/1.1").await;
+    browser.write_all(ASK.as_bytes()).await.unwrap();
+    let head = head(&mut browser).await.to_lowercase();
+    assert!(head.starts_with("http/1.1 101"), "{head}");
+    assert!(
+        head.contains("upgrade: websocket")
+            && head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=")
+    );
+    for message in [&b"\x81\x05hello"[..], b"\x82\x7e\x01\x00", &[7; 256], b"\x88\x02\x03\xe8"] {
+        browser.write_all(message).await.unwrap();
+        let mut back = vec![0; message.len()];
+        browser.read_exact(&mut back).await.unwrap();
+        assert_eq!(back, message);
+    }
+}
+
+#[tokio::test]
+async fn a_refused_upgrade_is_an_ordinary_answer() {
+    let (proxy, heads) = Proxy::answering(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno").await;
+    let mut browser = proxy.client.connect("http/1.1").await;
+    browser.write_all(ASK.as_bytes()).await.unwrap();
+    let head = head(&mut browser).await;
+    assert!(head.starts_with("HTTP/1.1 403"), "{head}");
+    assert_eq!(heads.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn other_protocols_are_not_upgraded_to() {
+    let (proxy, heads) = Proxy::answering(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    let reply = proxy
+        .client
+        .get(
+            "/",
+            &[("connection", "upgrade, http2-settings"), ("upgrade", "h2c"), ("http2-settings", "AAMAAABk")],
+        )
+        .await;
+    assert_eq!(reply.status, 200);
+    let head = heads.lock().unwrap()[0].to_lowercase();
+    assert!(!head.contains("upgrade") && !head.contains("http2-settings"), "{head}");
+    assert!(head.contains(&format!("host: {SITE}")));
+}
