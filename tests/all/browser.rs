@@ -1,1 +1,158 @@
-//! x
+//! The journeys of members in a real browser.
+
+use imis_gateway_simulators::imis::people::PASSWORD;
+use imis_gateway_simulators::imis::{ApiFault, Faults, Generation};
+
+use crate::support::chromium::{Browser, Scripts};
+use crate::support::{MAPPED, SITE, Setup, Stage, ZENDESK};
+
+const WANTED: &str = "/hc/en-us/requests/42?page=2&filter=a%20b";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signed_out_member_ends_on_the_page_asked_for_first() {
+    for generation in [Generation::Ems, Generation::Imis2017] {
+        let stage = Stage::with(Setup::new(generation)).await;
+        let Some(browser) = Browser::open(&stage, Scripts::On).await else { return };
+        browser.go(&format!("{ZENDESK}{WANTED}")).await;
+        assert!(
+            browser.url().await.starts_with(&format!("https://{SITE}{}AsiCommon/", stage.imis.base_path()))
+        );
+        browser.sign_in("AMUELLER", PASSWORD).await;
+        assert_eq!(browser.text_of("#who").await, "Ann Müller");
+        assert_eq!(browser.url().await, format!("{ZENDESK}{WANTED}"));
+        assert_eq!(stage.zendesk.posted_tokens().len(), 1);
+        let asked = stage.zendesk.arrivals();
+        assert!(!asked.iter().any(|arrival| arrival.contains("jwt=")), "a token is never in a URL");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_who_is_signed_in_sees_only_a_blink_on_every_brand() {
+    let stage = Stage::new().await;
+    let Some(browser) = Browser::open(&stage, Scripts::On).await else { return };
+    browser.go(&format!("https://{SITE}/SignIn")).await;
+    browser.sign_in("boconnor", PASSWORD).await;
+    assert!(browser.text_of("#who").await.starts_with("Bob"));
+    // The host-mapped brand first: after the form there is a redirect to another host, which the policy must allow.
+    for origin in [MAPPED, "https://contoso-events.zendesk.com", ZENDESK] {
+        browser.go(&format!("{origin}{WANTED}")).await;
+        assert_eq!(browser.text_of("#who").await, "Bob \"Bobby\" O'Connor <Jr.>");
+        assert_eq!(browser.url().await, format!("{origin}{WANTED}"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn going_back_does_not_post_again() {
+    let stage = Stage::new().await;
+    let Some(browser) = Browser::open(&stage, Scripts::On).await else { return };
+    browser.go(&format!("https://{SITE}/SignIn")).await;
+    browser.sign_in("AMUELLER", PASSWORD).await;
+    browser.text_of("#who").await;
+    browser.go(&format!("https://{SITE}/sso/zendesk?return_to=%2Fhc%2Fen-us")).await;
+    browser.text_of("#email").await;
+    assert_eq!(stage.zendesk.posted_tokens().len(), 1);
+    for _ in 0..3 {
+        browser.page.back().await.unwrap();
+        assert_eq!(stage.zendesk.posted_tokens().len(), 1, "at {}", browser.url().await);
+    }
+    browser.page.forward().await.unwrap();
+    browser.page.forward().await.unwrap();
+    assert_eq!(stage.zendesk.posted_tokens().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_scripts_off_a_visible_focused_button_does_it() {
+    let stage = Stage::new().await;
+    let Some(browser) = Browser::open(&stage, Scripts::Off).await else { return };
+    browser.go(&format!("{ZENDESK}{WANTED}")).await;
+    browser.sign_in("AMUELLER", PASSWORD).await;
+    assert_eq!(browser.text_of("button").await, "Continue to Contoso Helpdesk");
+    assert_eq!(stage.zendesk.posted_tokens().len(), 0, "nothing happened by itself");
+    let button = browser.page.find(fantoccini::Locator::Css("button")).await.unwrap();
+    assert!(button.is_displayed().await.unwrap());
+    let focused = browser.page.active_element().await.unwrap();
+    assert_eq!(focused.text().await.unwrap(), "Continue to Contoso Helpdesk");
+    screenshot(&browser, "hand-off").await;
+    focused.send_keys("\u{e007}").await.unwrap();
+    assert_eq!(browser.text_of("#who").await, "Ann Müller");
+    assert_eq!(browser.url().await, format!("{ZENDESK}{WANTED}"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_of_zendesk_is_shown_and_the_member_stays_signed_in() {
+    let stage = Stage::new().await;
+    let Some(browser) = Browser::open(&stage, Scripts::On).await else { return };
+    stage.zendesk.reset_secret("another-secret-that-the-gateway-does-not-know");
+    browser.go(&format!("{ZENDESK}{WANTED}")).await;
+    browser.sign_in("AMUELLER", PASSWORD).await;
+    // The redirect to the error page is part of the chain after the form, so the policy must allow our own origin.
+    assert_eq!(browser.text_of("h1").await, "Contoso Helpdesk could not sign you in");
+    assert!(browser.url().await.starts_with(&format!("https://{SITE}/sso/zendesk/signed-out?kind=error")));
+    screenshot(&browser, "zendesk-error").await;
+    stage.zendesk.reset_secret(&stage.secret);
+    browser.click("a.button").await;
+    assert_eq!(browser.text_of("#who").await, "Ann Müller", "trying again needs no second sign-in to iMIS");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_deep_link_survives_an_outage_of_the_api() {
+    let stage = Stage::new().await;
+    let Some(browser) = Browser::open(&stage, Scripts::On).await else { return };
+    stage.imis.set_faults(Faults { api: ApiFault::Status(500), ..Faults::default() });
+    browser.go(&format!("{ZENDESK}{WANTED}")).await;
+    browser.sign_in("AMUELLER", PASSWORD).await;
+    assert_eq!(browser.text_of("h1").await, "We cannot sign you in right now");
+    screenshot(&browser, "unavailable").await;
+    stage.imis.set_faults(Faults::default());
+    browser.click("a.button").await;
+    assert_eq!(browser.text_of("#who").await, "Ann Müller");
+    assert_eq!(browser.url().await, format!("{ZENDESK}{WANTED}"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_may_not_enter_can_change_the_account() {
+    let stage = Stage::new().await;
+    let Some(browser) = Browser::open(&stage, Scripts::On).await else { return };
+    browser.go(&format!("{ZENDESK}{WANTED}")).await;
+    browser.sign_in("contoso", PASSWORD).await;
+    assert_eq!(browser.text_of("h1").await, "This account belongs to an organization");
+    screenshot(&browser, "refused").await;
+    browser
+        .page
+        .find(fantoccini::Locator::LinkText("Sign out, to use another account"))
+        .await
+        .unwrap()
+        .click()
+        .await
+        .unwrap();
+    assert!(!browser.has("#who").await);
+    browser.go(&format!("{ZENDESK}{WANTED}")).await;
+    browser.sign_in("AMUELLER", PASSWORD).await;
+    assert_eq!(browser.text_of("#who").await, "Ann Müller");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frame_or_a_script_on_another_site_gets_no_token() {
+    let stage = Stage::new().await;
+    let Some(browser) = Browser::open(&stage, Scripts::On).await else { return };
+    browser.go(&format!("https://{SITE}/SignIn")).await;
+    browser.sign_in("AMUELLER", PASSWORD).await;
+    browser.text_of("#who").await;
+    let script =
+        "const done = arguments[0]; fetch('/sso/zendesk').then(async r => done([r.status, await r.text()]));";
+    let answer = browser.page.execute_async(script, Vec::new()).await.unwrap();
+    assert_eq!(answer[0], 403);
+    assert!(!answer[1].as_str().unwrap().contains("name=\"jwt\""));
+    let frame =
+        "const done = arguments[0]; const f = document.createElement('iframe'); f.src = '/sso/zendesk';
+        f.onload = () => setTimeout(() => done(true), 500); document.body.append(f);";
+    browser.page.execute_async(frame, Vec::new()).await.unwrap();
+    assert_eq!(stage.zendesk.posted_tokens().len(), 0);
+}
+
+/// Keeps a picture of the window below `target/`, for people to look at.
+async fn screenshot(browser: &Browser, name: &str) {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/screenshots");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join(format!("{name}.png")), browser.page.screenshot().await.unwrap()).unwrap();
+}

@@ -1,1 +1,134 @@
-//! x
+//! A real Chromium, headless, driven over WebDriver; names are mapped to the simulators' ports.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use fantoccini::{Client, ClientBuilder, Locator};
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::{SITE, Stage, skip};
+
+/// A browser window that closes with the value.
+pub(crate) struct Browser {
+    pub(crate) page: Client,
+    driver: Child,
+    _profile: TempDir,
+}
+
+/// What a window may do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scripts {
+    On,
+    Off,
+}
+
+impl Browser {
+    /// Opens a window; `None` (said loudly) when there is no Chromium on the machine.
+    pub(crate) async fn open(stage: &Stage, scripts: Scripts) -> Option<Self> {
+        let mut driver = match Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).spawn() {
+            Ok(driver) => driver,
+            Err(_) => {
+                skip("chromedriver (packages chromium and chromium-driver)");
+                return None;
+            }
+        };
+        let port = driver_port(&mut driver);
+        let profile = tempfile::tempdir().unwrap();
+        let gateway = stage.gateway.https.port();
+        let zendesk = stage.zendesk.address().port();
+        let mut rules = vec![format!("MAP {SITE}:443 127.0.0.1:{gateway}")];
+        for host in ["contoso.zendesk.com", "contoso-events.zendesk.com", "support.contoso.org"] {
+            rules.push(format!("MAP {host}:443 127.0.0.1:{zendesk}"));
+        }
+        rules.push("MAP * ~NOTFOUND, EXCLUDE 127.0.0.1".to_owned());
+        let arguments = [
+            "--headless=new".to_owned(),
+            "--no-sandbox".to_owned(),
+            "--disable-gpu".to_owned(),
+            "--disable-quic".to_owned(),
+            "--no-first-run".to_owned(),
+            "--disable-background-networking".to_owned(),
+            "--disable-component-update".to_owned(),
+            "--disable-sync".to_owned(),
+            "--disable-dev-shm-usage".to_owned(),
+            "--ignore-certificate-errors".to_owned(),
+            "--window-size=900,700".to_owned(),
+            format!("--host-resolver-rules={}", rules.join(", ")),
+            format!("--user-data-dir={}", profile.path().display()),
+        ];
+        let javascript = if scripts == Scripts::On { 1 } else { 2 };
+        let options = json!({
+            "args": arguments,
+            "prefs": {"profile.managed_default_content_settings.javascript": javascript},
+        });
+        let capabilities = json!({"goog:chromeOptions": options, "acceptInsecureCerts": true});
+        let serde_json::Value::Object(capabilities) = capabilities else { unreachable!() };
+        let connector = hyper_util::client::legacy::connect::HttpConnector::new();
+        let page = ClientBuilder::new(connector)
+            .capabilities(capabilities)
+            .connect(&format!("http://127.0.0.1:{port}"))
+            .await
+            .unwrap();
+        Some(Self { page, driver, _profile: profile })
+    }
+
+    pub(crate) async fn go(&self, url: &str) {
+        self.page.goto(url).await.unwrap();
+    }
+
+    /// Waits for an element and returns its text.
+    pub(crate) async fn text_of(&self, css: &str) -> String {
+        let waiting = self.page.wait().at_most(Duration::from_secs(20)).for_element(Locator::Css(css));
+        match waiting.await {
+            Ok(element) => element.text().await.unwrap(),
+            Err(error) => {
+                panic!("no {css} at {}: {error}\n{}", self.url().await, self.page.source().await.unwrap())
+            }
+        }
+    }
+
+    pub(crate) async fn click(&self, css: &str) {
+        self.text_of(css).await;
+        self.page.find(Locator::Css(css)).await.unwrap().click().await.unwrap();
+    }
+
+    pub(crate) async fn has(&self, css: &str) -> bool {
+        self.page.find(Locator::Css(css)).await.is_ok()
+    }
+
+    pub(crate) async fn type_into(&self, css: &str, text: &str) {
+        self.text_of(css).await;
+        self.page.find(Locator::Css(css)).await.unwrap().send_keys(text).await.unwrap();
+    }
+
+    pub(crate) async fn url(&self) -> String {
+        self.page.current_url().await.unwrap().to_string()
+    }
+
+    /// Signs in on the iMIS page that is open.
+    pub(crate) async fn sign_in(&self, username: &str, password: &str) {
+        self.type_into("#signInUserName", username).await;
+        self.type_into("#signInPassword", password).await;
+        self.click("#SubmitButton").await;
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // The driver takes its browser along when it is asked to end, which the kernel's signal does not do.
+        let _ = Command::new("kill").arg(self.driver.id().to_string()).status();
+        let _ = self.driver.wait();
+    }
+}
+
+fn driver_port(driver: &mut Child) -> u16 {
+    let lines = BufReader::new(driver.stdout.take().unwrap()).lines();
+    for line in lines.map_while(Result::ok) {
+        if let Some(port) = line.split("started successfully on port ").nth(1) {
+            return port.trim_end_matches('.').parse().unwrap();
+        }
+    }
+    panic!("chromedriver named no port");
+}
