@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-/// Serves until `drain` has been cancelled and a little longer, so that `/readyz` can say so.
+/// Serves as long as the program runs; once `drain` is cancelled, `/readyz` says so.
 pub(crate) async fn serve(listener: TcpListener, drain: CancellationToken) {
     loop {
         // An error concerns one connection, or descriptors that the workers report about.

@@ -8,6 +8,12 @@ pub(crate) fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+/// Now, as a `Date` header has it (RFC 9110 section 5.6.7).
+#[expect(clippy::disallowed_methods, reason = "the one home of the clock")]
+pub(crate) fn http_date() -> String {
+    httpdate::fmt_http_date(SystemTime::now())
+}
+
 /// 128 random bits as 32 hex digits, or an error when the system has none to give.
 #[expect(clippy::disallowed_methods, reason = "the one home of randomness")]
 pub(crate) fn random_hex() -> Result<String, getrandom::Error> {

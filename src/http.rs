@@ -29,8 +29,11 @@ use crate::worker::Worker;
 use access::Access;
 use body::Body;
 
-/// From the first byte of a request head to its end.
-const HEAD_DEADLINE: Duration = Duration::from_secs(15);
+/// For a request head, and for waiting for the next one on a kept connection.
+const HEAD_DEADLINE: Duration = Duration::from_secs(60);
+/// A PING goes out after this much silence, and the peer is gone when it is not answered in time.
+const H2_PING_AFTER: Duration = Duration::from_secs(30);
+const H2_PING_DEADLINE: Duration = Duration::from_secs(20);
 const MAX_HEADERS: usize = 128;
 /// http.sys takes 16 KiB a head by default; four times that, so that iMIS decides.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -58,6 +61,8 @@ pub(crate) async fn serve_https(stream: TlsStream<TcpStream>, peer: SocketAddr, 
         builder
             .timer(TokioTimer::new())
             .auto_date_header(false)
+            .keep_alive_interval(H2_PING_AFTER)
+            .keep_alive_timeout(H2_PING_DEADLINE)
             .max_concurrent_streams(H2_STREAMS)
             .max_header_list_size(MAX_HEAD_BYTES as u32)
             .initial_stream_window_size(H2_WINDOW)
@@ -157,7 +162,12 @@ async fn answer(
     let response = match decide(request, &connection, &incident).await {
         Ok(response) => response,
         Err(failure) => {
-            warn!(incident, error = %Chain(&failure), "answered with a page of our own");
+            let error = Chain(&failure);
+            if failure.is_the_clients() {
+                debug!(incident, %error, "answered with a page of our own");
+            } else {
+                warn!(incident, %error, "answered with a page of our own");
+            }
             worker.gateway.pages.failure(&failure, &incident)
         }
     };
@@ -188,7 +198,7 @@ async fn decide(
         Route::Ambiguous(meant) => return Err(Failure::AmbiguousPath(meant)),
         Route::Proxy => {
             let upstream = &worker.upstreams[index];
-            return proxy::forward(request, site, upstream, &authority, &forwarded)
+            return proxy::forward(request, site, upstream, &worker.connections, &authority, &forwarded)
                 .await
                 .map_err(Failure::Upstream);
         }

@@ -4,8 +4,8 @@
 
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY,
-    RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, DATE, HeaderName, HeaderValue,
+    REFERRER_POLICY, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{Response, StatusCode};
 use minijinja::{Environment, context};
@@ -122,6 +122,18 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// Whether the client brought it upon itself: nothing that an operator has to look at.
+    pub(crate) fn is_the_clients(&self) -> bool {
+        match self {
+            Self::BadRequest
+            | Self::AmbiguousPath(_)
+            | Self::UnknownHost
+            | Self::MethodNotAllowed
+            | Self::Upstream(UpstreamError::InvalidRequest) => true,
+            Self::Upstream(_) | Self::Internal => false,
+        }
+    }
+
     fn message(&self) -> Message {
         match self {
             Self::BadRequest | Self::Upstream(UpstreamError::InvalidRequest) => {
@@ -233,6 +245,10 @@ impl Pages {
         ];
         for (name, value) in fixed {
             headers.insert(name, HeaderValue::from_static(value));
+        }
+        // What iMIS answers has its own date; what we answer has ours.
+        if let Ok(date) = HeaderValue::try_from(ambient::http_date()) {
+            headers.insert(DATE, date);
         }
         match (html, HeaderValue::try_from(policy)) {
             (Ok(html), Ok(policy)) => {

@@ -10,17 +10,19 @@ pub(crate) mod upstream;
 use http::uri::{Authority, PathAndQuery};
 use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
+use tokio_util::task::TaskTracker;
 
 use crate::gateway::Site;
 use crate::http::body::Body;
 use headers::Forwarded;
 use upstream::{Upstream, UpstreamError};
 
-/// Forwards a request and returns the response with its body still to be streamed.
+/// Forwards a request and returns the response with its body still to be streamed. WebSockets go on in `tunnels`.
 pub(crate) async fn forward(
     mut request: Request<Incoming>,
     site: &Site,
     upstream: &Upstream,
+    tunnels: &TaskTracker,
     authority: &Authority,
     forwarded: &Forwarded,
 ) -> Result<Response<Body>, UpstreamError> {
@@ -35,7 +37,7 @@ pub(crate) async fn forward(
     let mut response = upstream.send(request).await?;
     *response.version_mut() = Version::HTTP_11;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return upgrade::splice(response, browser_side);
+        return upgrade::splice(response, browser_side, tunnels);
     }
     headers::for_browser(response.headers_mut());
     Ok(response.map(Body::upstream))

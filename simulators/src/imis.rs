@@ -36,6 +36,8 @@ pub struct Options {
     pub sso_page_target: Option<String>,
     /// The service account's user name and password.
     pub service_account: (String, String),
+    /// How long access tokens live, seconds.
+    pub token_seconds: u64,
     /// The contacts.
     pub people: Vec<Person>,
 }
@@ -52,6 +54,7 @@ impl Options {
             query_api: true,
             sso_page_target: None,
             service_account: ("svc-gateway".to_owned(), server::random_hex(16)),
+            token_seconds: 1199,
             people: people::sample(),
         }
     }

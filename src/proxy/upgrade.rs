@@ -5,6 +5,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use super::upstream::UpstreamError;
@@ -32,12 +33,13 @@ fn lists_upgrade(headers: &HeaderMap) -> bool {
 pub(super) fn splice(
     mut response: Response<Incoming>,
     browser_side: Option<OnUpgrade>,
+    tunnels: &TaskTracker,
 ) -> Result<Response<Body>, UpstreamError> {
     let Some(browser_side) = browser_side else {
         return Err(UpstreamError::UnexpectedUpgrade);
     };
     let imis_side = hyper::upgrade::on(&mut response);
-    tokio::task::spawn_local(async move {
+    tunnels.spawn_local(async move {
         let (Ok(browser), Ok(imis)) = tokio::join!(browser_side, imis_side) else {
             debug!("a WebSocket was agreed on but not taken up");
             return;

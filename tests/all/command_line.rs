@@ -2,12 +2,13 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use imis_gateway_simulators::certificates::Authority;
-use imis_gateway_simulators::imis::Generation;
+use imis_gateway_simulators::imis::Faults;
 use tempfile::TempDir;
 
-use crate::support::{Setup, Stage, lay_out_certificates};
+use crate::support::{Stage, lay_out_certificates};
 
 fn run(arguments: &[&str], folder: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_imis-gateway")).args(arguments).current_dir(folder).output().unwrap()
@@ -188,22 +189,52 @@ fn an_address_that_is_taken_is_named() {
     );
 }
 
-#[tokio::test]
-async fn a_signal_lets_requests_finish_and_ends_cleanly() {
-    let mut stage = Stage::with(Setup::new(Generation::Ems)).await;
-    stage.imis.set_faults(imis_gateway_simulators::imis::Faults {
-        delay: Some(std::time::Duration::from_millis(500)),
-        ..Default::default()
-    });
+/// A stage with a request under way that iMIS has not answered yet.
+async fn with_a_request_under_way(delay: Duration) -> (Stage, tokio::task::JoinHandle<http::StatusCode>) {
+    let stage = Stage::new().await;
+    stage.imis.set_faults(Faults { delay: Some(delay), ..Faults::default() });
     let client = stage.client();
     let request = tokio::spawn(async move { client.get("/Default.aspx", &[]).await.status });
     while stage.imis.requests().is_empty() {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::task::yield_now().await;
     }
+    (stage, request)
+}
+
+#[tokio::test]
+async fn a_signal_lets_requests_finish_and_ends_cleanly() {
+    for signal in ["TERM", "INT"] {
+        let (mut stage, request) = with_a_request_under_way(Duration::from_millis(500)).await;
+        stage.gateway.signal(signal);
+        assert_eq!(request.await.unwrap(), 200, "the request under way was answered");
+        let status = tokio::task::spawn_blocking(move || stage.gateway.wait()).await.unwrap();
+        assert_eq!(status.code(), Some(0));
+    }
+}
+
+#[tokio::test]
+async fn a_second_signal_cuts_off_and_says_so() {
+    let (mut stage, request) = with_a_request_under_way(Duration::from_secs(60)).await;
     stage.gateway.signal("TERM");
-    assert_eq!(request.await.unwrap(), 200, "the request under way was answered");
-    let status = tokio::task::spawn_blocking(move || stage.gateway.end_with("TERM")).await.unwrap();
-    assert!(matches!(status.code(), Some(0 | 3)), "{status:?}");
+    stage.gateway.logged(|line| line["signal"] == "SIGTERM").await;
+    stage.gateway.signal("TERM");
+    let status = tokio::task::spawn_blocking(move || stage.gateway.wait()).await.unwrap();
+    assert_eq!(status.code(), Some(3));
+    request.abort();
+}
+
+#[test]
+fn the_pretty_log_is_for_people() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let folder = folder_with(
+        &GOOD.replace("127.0.0.1:0", &address).replace("sites:", "log: {format: pretty}\nsites:"),
+    );
+    let errors = text(&run(&["run"], folder.path()).stderr);
+    assert!(
+        errors.contains(" INFO ") && errors.contains("1 site(s), 1 app(s)") && !errors.contains('{'),
+        "{errors}"
+    );
 }
 
 #[tokio::test]

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use http::Method;
 use imis_gateway_simulators::certificates::Authority;
-use imis_gateway_simulators::imis::{ApiFault, Faults, PageFault, TokenFault};
+use imis_gateway_simulators::imis::{ApiFault, Faults, Generation, PageFault, TokenFault};
 
 use crate::sign_in::assert_strict_page;
 use crate::support::origin::Proxy;
-use crate::support::{SITE, Stage};
+use crate::support::{SITE, Setup, Stage};
 
 const DEEP: &str = "?return_to=https%3A%2F%2Fcontoso.zendesk.com%2Fhc%2Fen-us%2Frequests%2F7";
 
@@ -59,6 +59,19 @@ async fn a_token_refused_before_its_end_is_replaced_once() {
     assert_eq!(stage.imis.tokens_given(), 2);
     assert!(stage.sso("", &cookie).await.token().is_some());
     assert_eq!(stage.imis.tokens_given(), 2, "the new one is kept");
+}
+
+#[tokio::test]
+async fn a_token_is_not_used_to_its_end() {
+    let mut setup = Setup::new(Generation::Ems);
+    // A life of no time at all: each sign-in finds the token of the one before too old.
+    setup.imis.token_seconds = 0;
+    let stage = Stage::with(setup).await;
+    let cookie = stage.cookie_of("AMUELLER");
+    for count in 1..=3 {
+        assert!(stage.sso("", &cookie).await.token().is_some());
+        assert_eq!(stage.imis.tokens_given(), count);
+    }
 }
 
 #[tokio::test]

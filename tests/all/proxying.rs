@@ -353,3 +353,46 @@ async fn tls_1_2_and_1_3_are_spoken_with_either_http() {
         }
     }
 }
+
+#[tokio::test]
+async fn each_site_has_its_own_certificate_and_upstream() {
+    let authority = imis_gateway_simulators::certificates::Authority::new("test CA");
+    let answering = |answer: &'static [u8]| {
+        crate::support::origin::Origin::start(&authority, move |mut connection| async move {
+            while read_request(&mut connection).await.is_some() {
+                connection.write_all(answer).await.unwrap();
+            }
+        })
+    };
+    let one = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\none").await;
+    let two = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\ntwo").await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("ca.pem"), authority.certificate_pem()).unwrap();
+    let mut yaml =
+        "version: 1\nlisten: {https: ['127.0.0.1:0'], http: ['127.0.0.1:0'], admin: '127.0.0.1:0'}\nsites:\n"
+            .to_owned();
+    for (name, origin) in [("one.example.org", &one), ("two.example.org", &two)] {
+        authority.issue(&[name]).write(folder.path(), name).unwrap();
+        // The origins' certificate names the test's usual site: said by `host`.
+        yaml.push_str(&format!(
+            "  - hosts: [{name}]\n    certificate: {{chain: {name}.pem, key: {name}.key}}\n    \
+             upstream: {{servers: ['https://{}'], ca_file: ca.pem, host: {SITE}}}\n",
+            origin.address
+        ));
+    }
+    let gateway = crate::support::Gateway::start(folder.path(), &yaml);
+    let client = Client::new(&authority, gateway.https);
+    for (name, text) in [("one.example.org", "one"), ("two.example.org", "two")] {
+        // The client verifies the certificate against the name.
+        let mut stream = client.connect_as("http/1.1", name).await.unwrap();
+        stream.write_all(format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n").as_bytes()).await.unwrap();
+        assert!(read_until(&mut stream, text).await.starts_with("HTTP/1.1 200"));
+        // One site's connection is not the way to another.
+        let other = if name.starts_with("one") { "two" } else { "one" };
+        stream
+            .write_all(format!("GET / HTTP/1.1\r\nHost: {other}.example.org\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
+        assert!(read_until(&mut stream, "\r\n\r\n").await.starts_with("HTTP/1.1 421"));
+    }
+}

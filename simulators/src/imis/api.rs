@@ -92,7 +92,7 @@ fn token(state: &State, request: &Received, fault: TokenFault) -> Answer {
     lock(&state.tokens).insert(token.clone(), username.clone());
     Some(server::json(
         200,
-        &json!({"access_token": token, "token_type": "bearer", "expires_in": 1199, "userName": username,
+        &json!({"access_token": token, "token_type": "bearer", "expires_in": state.options.token_seconds, "userName": username,
             ".issued": "Sun, 22 Nov 2026 10:00:00 GMT", ".expires": "Sun, 22 Nov 2026 10:20:00 GMT"}),
     ))
 }

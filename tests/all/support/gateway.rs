@@ -71,9 +71,8 @@ impl Gateway {
         }
     }
 
-    /// Sends a signal by name and waits for the end.
-    pub(crate) fn end_with(&mut self, signal: &str) -> ExitStatus {
-        self.signal(signal);
+    /// Waits for the end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         self.child.wait().unwrap()
     }
 
