@@ -46,6 +46,8 @@ struct Connection {
     peer: IpAddr,
     /// The site whose certificate was shown.
     site: usize,
+    /// HTTP/1.1 only.
+    bound: Option<proxy::bound::Bound>,
 }
 
 /// Serves a browser until it leaves or the worker drains.
@@ -53,7 +55,8 @@ pub(crate) async fn serve_https(stream: TlsStream<TcpStream>, peer: SocketAddr, 
     let (_, tls) = stream.get_ref();
     let h2 = tls.alpn_protocol() == Some(b"h2");
     let site = tls.server_name().and_then(|name| worker.gateway.site_of(name)).unwrap_or(0);
-    let connection = Rc::new(Connection { worker: worker.clone(), peer: peer.ip(), site });
+    let bound = (!h2).then(proxy::bound::Bound::default);
+    let connection = Rc::new(Connection { worker: worker.clone(), peer: peer.ip(), site, bound });
     let service = service_fn(move |request| answer(request, connection.clone()));
     let io = TokioIo::new(stream);
     let result = if h2 {
@@ -198,7 +201,8 @@ async fn decide(
         Route::Ambiguous(meant) => return Err(Failure::AmbiguousPath(meant)),
         Route::Proxy => {
             let upstream = &worker.upstreams[index];
-            return proxy::forward(request, site, upstream, &worker.connections, &authority, &forwarded)
+            let client = proxy::Client { tunnels: &worker.connections, bound: connection.bound.as_ref() };
+            return proxy::forward(request, site, upstream, client, &authority, &forwarded)
                 .await
                 .map_err(Failure::Upstream);
         }

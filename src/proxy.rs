@@ -2,6 +2,7 @@
 //!
 //! Only hop-by-hop headers, framing and the documented forwarding headers differ (`headers`).
 
+pub(crate) mod bound;
 pub(crate) mod headers;
 mod pool;
 mod upgrade;
@@ -14,15 +15,25 @@ use tokio_util::task::TaskTracker;
 
 use crate::gateway::Site;
 use crate::http::body::Body;
+use bound::Bound;
 use headers::Forwarded;
 use upstream::{Upstream, UpstreamError};
 
-/// Forwards a request and returns the response with its body still to be streamed. WebSockets go on in `tunnels`.
+/// What a client connection lends to its requests.
+#[derive(Clone, Copy)]
+pub(crate) struct Client<'a> {
+    /// Where WebSockets go on.
+    pub(crate) tunnels: &'a TaskTracker,
+    /// Its own upstream connection, if it comes to have one. HTTP/2 has none: its requests are not one after the other.
+    pub(crate) bound: Option<&'a Bound>,
+}
+
+/// Forwards a request and returns the response with its body still to be streamed.
 pub(crate) async fn forward(
     mut request: Request<Incoming>,
     site: &Site,
     upstream: &Upstream,
-    tunnels: &TaskTracker,
+    client: Client<'_>,
     authority: &Authority,
     forwarded: &Forwarded,
 ) -> Result<Response<Body>, UpstreamError> {
@@ -34,10 +45,10 @@ pub(crate) async fn forward(
     *request.version_mut() = Version::HTTP_11;
     let browser_side = tunnel.then(|| hyper::upgrade::on(&mut request));
 
-    let mut response = upstream.send(request).await?;
+    let mut response = upstream.send(request, client.bound).await?;
     *response.version_mut() = Version::HTTP_11;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return upgrade::splice(response, browser_side, tunnels);
+        return upgrade::splice(response, browser_side, client.tunnels);
     }
     headers::for_browser(response.headers_mut());
     Ok(response.map(Body::upstream))

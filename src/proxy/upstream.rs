@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tracing::debug;
 
+use super::bound::{self, Bound};
 use super::pool::Pool;
 use crate::config::{Server, Timeouts};
 use crate::gateway::Site;
@@ -80,12 +81,24 @@ impl Upstream {
     }
 
     /// Sends a request and waits for the head of the response.
-    pub(crate) async fn send(&self, request: Request<Incoming>) -> Result<Response<Incoming>, UpstreamError> {
+    pub(crate) async fn send(
+        &self,
+        request: Request<Incoming>,
+        own: Option<&Bound>,
+    ) -> Result<Response<Incoming>, UpstreamError> {
+        let signs_in = bound::used_by(request.headers());
         let mut request = request;
-        if let Some(mut connection) = self.pool.take() {
+        let of_client = match own {
+            Some(own) => own.take().await,
+            None => None,
+        };
+        let belongs_to_client = of_client.is_some();
+        // A connection that may be signed in starts anew: nobody else has used it, nobody else will.
+        let kept = of_client.or_else(|| if signs_in { None } else { self.pool.take() });
+        if let Some(mut connection) = kept {
             match self.exchange(&mut connection, request).await? {
                 Exchange::Done(response) => {
-                    self.keep(connection);
+                    self.keep(connection, &response, own, belongs_to_client);
                     return Ok(response);
                 }
                 // The connection died idle and nothing of the request was sent: once more, on a new one.
@@ -98,11 +111,34 @@ impl Upstream {
         let mut connection = self.connect().await?;
         match self.exchange(&mut connection, request).await? {
             Exchange::Done(response) => {
-                self.keep(connection);
+                self.keep(connection, &response, own, signs_in);
                 Ok(response)
             }
             Exchange::NotSent(_, error) => Err(UpstreamError::Broken(error)),
         }
+    }
+
+    /// Keeps the connection for this client alone, or for everybody once its response has been read to the end.
+    fn keep(
+        &self,
+        mut connection: SendRequest<Incoming>,
+        response: &Response<Incoming>,
+        own: Option<&Bound>,
+        belongs_to_client: bool,
+    ) {
+        if belongs_to_client || bound::asked_for_by(response.headers()) {
+            // Without a place to keep it, it closes behind its response.
+            if let Some(own) = own {
+                own.put(connection);
+            }
+            return;
+        }
+        let pool = self.pool.clone();
+        tokio::task::spawn_local(async move {
+            if connection.ready().await.is_ok() {
+                pool.put(connection);
+            }
+        });
     }
 
     async fn exchange(
@@ -118,16 +154,6 @@ impl Upstream {
                 None => Err(UpstreamError::Broken(refused.into_error())),
             },
         }
-    }
-
-    /// Puts the connection back once its response has been read to the end.
-    fn keep(&self, mut connection: SendRequest<Incoming>) {
-        let pool = self.pool.clone();
-        tokio::task::spawn_local(async move {
-            if connection.ready().await.is_ok() {
-                pool.put(connection);
-            }
-        });
     }
 
     async fn connect(&self) -> Result<SendRequest<Incoming>, UpstreamError> {

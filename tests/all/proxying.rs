@@ -396,3 +396,58 @@ async fn each_site_has_its_own_certificate_and_upstream() {
         assert!(read_until(&mut stream, "\r\n\r\n").await.starts_with("HTTP/1.1 421"));
     }
 }
+
+/// An upstream that asks for NTLM and then takes the connection for the person's.
+async fn signs_connections_in(mut connection: crate::support::origin::Connection) {
+    let mut person = "nobody".to_owned();
+    while let Some(request) = read_request(&mut connection).await {
+        if let Some(name) = request
+            .split("Authorization: NTLM ")
+            .nth(1)
+            .or_else(|| request.split("authorization: NTLM ").nth(1))
+        {
+            name.lines().next().unwrap().clone_into(&mut person);
+        }
+        let (status, challenge) = match person.as_str() {
+            "nobody" if request.contains("/staff") => ("401 Unauthorized", "WWW-Authenticate: NTLM\r\n"),
+            _ => ("200 OK", ""),
+        };
+        let answer =
+            format!("HTTP/1.1 {status}\r\n{challenge}Content-Length: {}\r\n\r\n{person}", person.len());
+        if connection.write_all(answer.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_windows_authentication_signed_in_serves_its_client_alone() {
+    let proxy = Proxy::start(signs_connections_in).await;
+    let mut ann = proxy.client.connect("http/1.1").await;
+    let ask = |path: &str, more: &str| format!("GET {path} HTTP/1.1\r\nHost: {SITE}\r\n{more}\r\n");
+    for (request, answer) in [
+        (ask("/staff", ""), "nobody"),
+        (ask("/staff", "Authorization: NTLM ann\r\n"), "ann"),
+        (ask("/staff", ""), "ann"),
+    ] {
+        ann.write_all(request.as_bytes()).await.unwrap();
+        let reply = read_until(&mut ann, answer).await;
+        assert!(answer != "nobody" || reply.contains("WWW-Authenticate: NTLM"), "{reply}");
+    }
+    for _ in 0..3 {
+        assert_eq!(proxy.client.get("/", &[]).await.text(), "nobody", "while Ann's connection is open");
+        assert_eq!(proxy.client.send_h2(Method::GET, "/", &[], "").await.text(), "nobody");
+    }
+    drop(ann);
+    for _ in 0..3 {
+        assert_eq!(proxy.client.get("/", &[]).await.text(), "nobody", "and when it is closed");
+    }
+    // A client that signs in without being asked, over HTTP/2 (which has no connection of its own to keep it in), too.
+    assert_eq!(
+        proxy.client.send_h2(Method::GET, "/", &[("authorization", "NTLM bob")], "").await.text(),
+        "bob"
+    );
+    for _ in 0..3 {
+        assert_eq!(proxy.client.get("/", &[]).await.text(), "nobody");
+    }
+}
