@@ -18,6 +18,7 @@ use ipnet::IpNet;
 use rustls::sign::CertifiedKey;
 use url::Url;
 
+use crate::tls::files;
 pub use problem::{Problem, Problems};
 pub use secret::Secret;
 pub(crate) use values::Authority;
@@ -73,8 +74,20 @@ pub(crate) struct Site {
     pub(crate) hosts: Vec<String>,
     pub(crate) certificate: Arc<CertifiedKey>,
     pub(crate) upstream: Upstream,
-    pub(crate) imis: Option<Imis>,
+    pub(crate) sign_on: Option<SignOn>,
+}
+
+/// The apps of a site, and the iMIS that knows their members.
+#[derive(Debug, Clone)]
+pub(crate) struct SignOn {
+    pub(crate) imis: Imis,
     pub(crate) apps: Vec<Arc<App>>,
+}
+
+impl Site {
+    fn apps(&self) -> impl Iterator<Item = &Arc<App>> {
+        self.sign_on.iter().flat_map(|sign_on| &sign_on.apps)
+    }
 }
 
 /// The iMIS web servers of a site.
@@ -114,7 +127,7 @@ impl fmt::Display for Server {
 pub(crate) struct Timeouts {
     /// TCP connection and TLS handshake, each.
     pub(crate) connect: Duration,
-    /// From the request sent to the head of the response.
+    /// From the end of the request, body included, to the head of the response.
     pub(crate) response_head: Duration,
     /// How long an unused connection is kept.
     pub(crate) idle: Duration,
@@ -200,6 +213,11 @@ impl Config {
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         for site in &self.sites {
+            for host in site.hosts.iter().filter(|host| !files::covers(&site.certificate, host)) {
+                warnings.push(format!(
+                    "{host}: the certificate does not cover this name; browsers will refuse it"
+                ));
+            }
             for server in site.upstream.servers.iter().filter(|server| !server.tls) {
                 warnings.push(format!(
                     "{}: the upstream {server} is plain HTTP: cookies and pages cross the network in the clear, and \
@@ -207,7 +225,16 @@ impl Config {
                     site.hosts[0]
                 ));
             }
-            for app in site.apps.iter().filter(|app| app.zendesk.shared_secret.expose().len() < 32) {
+            if let Some(sign_on) = &site.sign_on
+                && sign_on.imis.api_url.scheme() != "https"
+            {
+                warnings.push(format!(
+                    "{}: api_url is plain HTTP: the service account's password and members' records cross the network \
+                     in the clear; use https",
+                    site.hosts[0]
+                ));
+            }
+            for app in site.apps().filter(|app| app.zendesk.shared_secret.expose().len() < 32) {
                 warnings.push(format!(
                     "{}: the shared secret of `{}` is shorter than 32 characters; was it copied whole?",
                     site.hosts[0], app.name
@@ -219,7 +246,7 @@ impl Config {
 
     /// How many sites and apps there are, for a line that confirms what was read.
     pub fn summary(&self) -> String {
-        let apps: usize = self.sites.iter().map(|site| site.apps.len()).sum();
+        let apps: usize = self.sites.iter().map(|site| site.apps().count()).sum();
         format!("{} site(s), {apps} app(s)", self.sites.len())
     }
 }

@@ -4,12 +4,15 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use http::HeaderMap;
 use ipnet::IpNet;
 use rustls_pki_types::ServerName;
+use tokio::sync::Semaphore;
 
-use crate::config::{self, Config};
+use crate::config::{self, App, Config};
 use crate::imis::Imis;
 use crate::pages::Pages;
+use crate::proxy::headers::forwarded_for;
 use crate::tls;
 
 /// What all workers share, read-only.
@@ -29,8 +32,19 @@ pub(crate) struct Site {
     pub(crate) config: config::Site,
     pub(crate) upstream_tls: Arc<rustls::ClientConfig>,
     /// Present when the site has apps to sign in to.
-    pub(crate) imis: Option<Imis>,
+    pub(crate) sign_on: Option<Arc<SignOn>>,
 }
+
+/// The apps of a site, with the clients of the iMIS that knows their members.
+pub(crate) struct SignOn {
+    pub(crate) imis: Imis,
+    pub(crate) apps: Vec<Arc<App>>,
+    /// A place for each sign-in under way; whoever finds none waits a little, then is told to come back.
+    pub(crate) places: Semaphore,
+}
+
+/// A sign-in waits on iMIS with a connection or two; iMIS has others to serve.
+const SIGN_INS_AT_A_TIME: usize = 64;
 
 /// Why a configuration that reads well cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +82,16 @@ impl Gateway {
         }
     }
 
+    /// The visitor's address: the last one in `X-Forwarded-For` that no trusted proxy has, or our peer's.
+    pub(crate) fn visitor(&self, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
+        if !self.trusts(peer) {
+            return peer;
+        }
+        forwarded_for(headers, |address| self.trusts(address)).first().copied().unwrap_or(peer)
+    }
+
     pub(crate) fn trusts(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
         self.trusted_proxies.iter().any(|network| network.contains(&peer))
     }
 }
@@ -77,11 +100,15 @@ impl Site {
     fn build(config: &config::Site) -> Result<Self, BuildError> {
         let names = upstream_names(config);
         let upstream_tls = Arc::new(tls::upstream::client_config(config.upstream.roots.clone(), names)?);
-        let imis = match &config.imis {
-            Some(imis) => Some(Imis::build(imis, config, &upstream_tls)?),
+        let sign_on = match &config.sign_on {
+            Some(sign_on) => Some(Arc::new(SignOn {
+                imis: Imis::build(&sign_on.imis, config, &upstream_tls)?,
+                apps: sign_on.apps.clone(),
+                places: Semaphore::new(SIGN_INS_AT_A_TIME),
+            })),
             None => None,
         };
-        Ok(Self { config: config.clone(), upstream_tls, imis })
+        Ok(Self { config: config.clone(), upstream_tls, sign_on })
     }
 }
 

@@ -1,4 +1,5 @@
-//! One connection of a browser, HTTP/1.1 or HTTP/2 as ALPN chose, and the one place where a result becomes a response.
+//! One connection of a browser, HTTP/1.1 or HTTP/2 as ALPN chose. Every request gets a response: what fails outside the
+//! sign-in becomes one here, what fails inside it in `sso`.
 
 pub(crate) mod access;
 pub(crate) mod body;
@@ -9,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HOST, HeaderValue};
+use http::header::HOST;
 use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -17,10 +18,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, warn};
 
 use crate::config::App;
-use crate::pages::Failure;
+use crate::pages::{self, Failure};
 use crate::proxy::{self, headers::Forwarded};
 use crate::route::{Route, route};
 use crate::sso;
@@ -111,7 +113,7 @@ pub(crate) async fn serve_redirects(stream: TcpStream, peer: SocketAddr, worker:
     let drain = worker.drain.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let worker = worker.clone();
-        async move { Ok::<_, Infallible>(redirect_to_https(&request, &worker)) }
+        async move { Ok::<_, Infallible>(redirect_to_https(&request, &worker, peer.ip())) }
     });
     let builder = http1();
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
@@ -127,30 +129,33 @@ pub(crate) async fn serve_redirects(stream: TcpStream, peer: SocketAddr, worker:
     }
 }
 
-fn redirect_to_https(request: &Request<Incoming>, worker: &Worker) -> Response<Body> {
-    let gateway = &worker.gateway;
-    let pages = &gateway.pages;
+fn redirect_to_https(request: &Request<Incoming>, worker: &Worker, peer: IpAddr) -> Response<Body> {
     let incident = worker.next_incident();
-    let host = match authority_of(request) {
-        Ok(Some(authority)) => authority.host().to_owned(),
-        Ok(None) | Err(BadAuthority) => return pages.failure(&Failure::BadRequest, &incident),
+    let gateway = &worker.gateway;
+    let client = gateway.visitor(request.headers(), peer);
+    let access = gateway.access_log.then(|| Access::begin(request, client, incident.clone()));
+    let response = match https_location(request, worker) {
+        Ok(location) => pages::redirect(StatusCode::PERMANENT_REDIRECT, &location),
+        Err(failure) => gateway.pages.failure(&failure, &incident),
     };
-    if gateway.site_of(&host).is_none() {
-        return pages.failure(&Failure::UnknownHost, &incident);
+    match access {
+        Some(access) => access.follow(response),
+        None => response,
     }
-    let port = match gateway.https_port {
+}
+
+/// The same target on https, if it is for one of our sites.
+fn https_location(request: &Request<Incoming>, worker: &Worker) -> Result<String, Failure> {
+    let authority = authority_of(request).map_err(|BadAuthority| Failure::BadRequest)?;
+    let authority = authority.ok_or(Failure::BadRequest)?;
+    let host = authority.host();
+    worker.gateway.site_of(host).ok_or(Failure::UnknownHost)?;
+    let port = match worker.gateway.https_port {
         443 => String::new(),
         other => format!(":{other}"),
     };
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-    let location = format!("https://{host}{port}{target}");
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
-    match HeaderValue::try_from(location) {
-        Ok(location) => response.headers_mut().insert(http::header::LOCATION, location),
-        Err(_) => return pages.failure(&Failure::BadRequest, &incident),
-    };
-    response
+    Ok(format!("https://{host}{port}{target}"))
 }
 
 /// Answers one request: never an error, always one line in the access log.
@@ -160,8 +165,9 @@ async fn answer(
 ) -> Result<Response<Body>, Infallible> {
     let worker = &connection.worker;
     let incident = worker.next_incident();
-    let access =
-        worker.gateway.access_log.then(|| Access::begin(&request, connection.peer, incident.clone()));
+    let under_way = worker.under_way.token();
+    let client = worker.gateway.visitor(request.headers(), connection.peer);
+    let access = worker.gateway.access_log.then(|| Access::begin(&request, client, incident.clone()));
     let response = match decide(request, &connection, &incident).await {
         Ok(response) => response,
         Err(failure) => {
@@ -174,10 +180,11 @@ async fn answer(
             worker.gateway.pages.failure(&failure, &incident)
         }
     };
-    Ok(match access {
+    let response = match access {
         Some(access) => access.follow(response),
         None => response,
-    })
+    };
+    Ok(response.map(|body| body.under_way(under_way)))
 }
 
 /// The order of a request: whose it is, then what it asks for.
@@ -195,53 +202,50 @@ async fn decide(
     let site = &gateway.sites[index];
     proxy::headers::join_cookie_crumbs(&mut request);
     let forwarded = Forwarded::of(&request, connection.peer, gateway, &authority, incident);
-    let (app, signing_in) = match route(&site.config.apps, request.uri().path()) {
-        Route::SignIn(app) => (app, true),
-        Route::SignedOut(app) => (app, false),
-        Route::Ambiguous(meant) => return Err(Failure::AmbiguousPath(meant)),
-        Route::Proxy => {
-            let upstream = &worker.upstreams[index];
-            let client = proxy::Client { tunnels: &worker.connections, bound: connection.bound.as_ref() };
-            return proxy::forward(request, site, upstream, client, &authority, &forwarded)
-                .await
-                .map_err(Failure::Upstream);
+    if let Some(sign_on) = &site.sign_on {
+        let visit = |app: &Arc<App>, request: Request<Incoming>| {
+            let head = request.into_parts().0;
+            let (forwarded, authority) = (forwarded.clone(), authority.clone());
+            sso::Visit {
+                gateway: gateway.clone(),
+                site: index,
+                sign_on: sign_on.clone(),
+                app: app.clone(),
+                query: head.uri.query().unwrap_or_default().to_owned(),
+                headers: head.headers,
+                forwarded,
+                authority,
+                incident: incident.to_owned(),
+            }
+        };
+        let asked = route(&sign_on.apps, request.uri().path());
+        if matches!(asked, Route::SignIn(_) | Route::SignedOut(_)) && request.method() != Method::GET {
+            return Err(Failure::MethodNotAllowed);
         }
-    };
-    if request.method() != Method::GET {
-        return Err(Failure::MethodNotAllowed);
+        match asked {
+            Route::SignIn(app) => return sign_in(worker, visit(app, request), incident).await,
+            Route::SignedOut(app) => return Ok(sso::signed_out(&visit(app, request))),
+            Route::Ambiguous(meant) => {
+                let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+                return Err(Failure::AmbiguousPath(meant + &query));
+            }
+            Route::Proxy => {}
+        }
     }
-    let visit = visit(request, connection, index, app, forwarded, authority, incident);
-    if signing_in {
-        // iMIS is waited for on the control runtime: it cannot hold up this worker, and a panic ends one sign-in.
-        worker.control.spawn(sso::sign_in(visit)).await.map_err(|error| {
-            error!(incident, %error, "a sign-in ended abnormally");
-            Failure::Internal
-        })
-    } else {
-        Ok(sso::signed_out(&visit))
-    }
+    let upstream = &worker.upstreams[index];
+    let client = proxy::Client { tunnels: &worker.under_way, bound: connection.bound.as_ref() };
+    proxy::forward(request, site, upstream, client, &authority, &forwarded).await.map_err(Failure::Upstream)
 }
 
-fn visit(
-    request: Request<Incoming>,
-    connection: &Connection,
-    site: usize,
-    app: &Arc<App>,
-    forwarded: Forwarded,
-    authority: Authority,
-    incident: &str,
-) -> sso::Visit {
-    let (head, _body) = request.into_parts();
-    sso::Visit {
-        gateway: connection.worker.gateway.clone(),
-        site,
-        app: app.clone(),
-        query: head.uri.query().unwrap_or_default().to_owned(),
-        headers: head.headers,
-        forwarded,
-        authority,
-        incident: incident.to_owned(),
-    }
+/// Waits for a sign-in on the control runtime: iMIS cannot hold up this worker, and a panic ends one sign-in. A browser
+/// that leaves takes its sign-in with it.
+async fn sign_in(worker: &Worker, visit: sso::Visit, incident: &str) -> Result<Response<Body>, Failure> {
+    let task = AbortOnDropHandle::new(worker.control.spawn(sso::sign_in(visit)));
+    task.await.map_err(|error| {
+        // Not the error itself: a panic's message could quote what it stumbled on.
+        error!(incident, panicked = error.is_panic(), "a sign-in ended abnormally");
+        Failure::Internal
+    })
 }
 
 /// The site a request is for: it must be one of ours, and the one whose certificate the browser saw.

@@ -52,6 +52,10 @@ pub(crate) struct Imis {
     api_url: Url,
     account: ServiceAccount,
     phones: phone::Preference,
+    /// Path of the sign-in page as the browser sees it.
+    pub(crate) sign_in: String,
+    /// Path of the sign-out page as the browser sees it.
+    pub(crate) sign_out: String,
 }
 
 /// Why a profile could not be read.
@@ -76,6 +80,8 @@ impl Imis {
             api,
             api_url: imis.api_url.clone(),
             phones: phone::Preference { order: imis.phone_order.clone(), region: imis.phone_region },
+            sign_in: imis.sign_in.clone(),
+            sign_out: imis.sign_out.clone(),
         })
     }
 

@@ -3,21 +3,21 @@
 //!
 //! Read from top to bottom, the modules are a request going by. `docs/architecture.md` tells the same as a story.
 
-mod admin;
-mod ambient;
 pub mod cli;
 pub mod config;
 mod gateway;
-mod http;
-mod imis;
 pub mod lifecycle;
-mod listener;
-mod pages;
-mod proxy;
-mod query;
-mod route;
-mod sso;
-pub mod telemetry;
-mod tls;
 mod worker;
+mod listener;
+mod tls;
+mod http;
+mod route;
+mod proxy;
+mod sso;
+mod imis;
 mod zendesk;
+mod pages;
+mod admin;
+pub mod telemetry;
+mod query;
+mod ambient;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::http;
 use crate::worker::Worker;
@@ -59,7 +59,7 @@ pub(crate) async fn accept_https(listener: tokio::net::TcpListener, worker: Rc<W
         worker.connections.spawn_local(async move {
             match tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => http::serve_https(stream, peer, connection_worker).await,
-                Ok(Err(error)) => debug!(client = %peer.ip(), %error, "TLS handshake failed"),
+                Ok(Err(error)) => info!(client = %peer.ip(), %error, "TLS handshake failed"),
                 Err(_) => debug!(client = %peer.ip(), "TLS handshake took too long"),
             }
         });

@@ -2,13 +2,15 @@
 //!
 //! Each carries the incident number and the same strict headers; nothing in them is loaded from anywhere.
 
+use std::fmt::Write;
+
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, DATE, HeaderName, HeaderValue,
-    REFERRER_POLICY, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue,
+    LOCATION, REFERRER_POLICY, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{Response, StatusCode};
-use minijinja::{Environment, context};
+use minijinja::{Environment, Output, State, context};
 
 use crate::ambient;
 use crate::http::body::Body;
@@ -129,14 +131,15 @@ impl Failure {
             | Self::AmbiguousPath(_)
             | Self::UnknownHost
             | Self::MethodNotAllowed
-            | Self::Upstream(UpstreamError::InvalidRequest) => true,
+            | Self::Upstream(UpstreamError::InvalidRequest | UpstreamError::UploadBroke(_)) => true,
             Self::Upstream(_) | Self::Internal => false,
         }
     }
 
     fn message(&self) -> Message {
         match self {
-            Self::BadRequest | Self::Upstream(UpstreamError::InvalidRequest) => {
+            Self::BadRequest
+            | Self::Upstream(UpstreamError::InvalidRequest | UpstreamError::UploadBroke(_)) => {
                 Message::new(StatusCode::BAD_REQUEST, "This request cannot be understood")
                     .text("Something about the request is not as it should be, so it was not passed on.")
             }
@@ -172,14 +175,63 @@ fn is_slow(error: &UpstreamError) -> bool {
         UpstreamError::Unreachable(_)
         | UpstreamError::Broken(_)
         | UpstreamError::UnexpectedUpgrade
+        | UpstreamError::AmbiguousLength
+        | UpstreamError::UploadBroke(_)
         | UpstreamError::InvalidRequest => false,
     }
+}
+
+/// A redirect, never kept by anybody. `location` is made of parts that were parsed; if it still cannot be a header there
+/// is none.
+pub(crate) fn redirect(status: StatusCode, location: &str) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    insert_date(headers);
+    match HeaderValue::try_from(location) {
+        Ok(location) => {
+            headers.insert(LOCATION, location);
+            *response.status_mut() = status;
+        }
+        Err(_) => *response.status_mut() = StatusCode::BAD_REQUEST,
+    }
+    response
+}
+
+/// What iMIS answers has its own date; what we answer has ours (RFC 9110 section 6.6.1).
+fn insert_date(headers: &mut HeaderMap) {
+    if let Ok(date) = HeaderValue::try_from(ambient::http_date()) {
+        headers.insert(DATE, date);
+    }
+}
+
+/// Writes a value into HTML. `/` is left as it is, unlike by minijinja's own formatter: in quoted attributes and text it
+/// means nothing, and people read these pages' source.
+fn write_html(
+    out: &mut Output<'_>,
+    _state: &mut State<'_, '_>,
+    value: &minijinja::Value,
+) -> Result<(), minijinja::Error> {
+    for character in value.to_string().chars() {
+        let written = match character {
+            '&' => out.write_str("&amp;"),
+            '<' => out.write_str("&lt;"),
+            '>' => out.write_str("&gt;"),
+            '"' => out.write_str("&quot;"),
+            '\'' => out.write_str("&#39;"),
+            plain => out.write_char(plain),
+        };
+        written?;
+    }
+    Ok(())
 }
 
 impl Pages {
     #[expect(clippy::expect_used, reason = "the templates are part of the program; every test renders them")]
     pub(crate) fn new() -> Self {
         let mut templates = Environment::new();
+        templates.set_formatter(write_html);
         for (name, source) in [
             ("layout.html", include_str!("templates/layout.html")),
             ("message.html", include_str!("templates/message.html")),
@@ -246,10 +298,7 @@ impl Pages {
         for (name, value) in fixed {
             headers.insert(name, HeaderValue::from_static(value));
         }
-        // What iMIS answers has its own date; what we answer has ours.
-        if let Ok(date) = HeaderValue::try_from(ambient::http_date()) {
-            headers.insert(DATE, date);
-        }
+        insert_date(headers);
         match (html, HeaderValue::try_from(policy)) {
             (Ok(html), Ok(policy)) => {
                 headers.insert(CONTENT_SECURITY_POLICY, policy);

@@ -6,6 +6,7 @@ pub(crate) mod bound;
 pub(crate) mod headers;
 mod pool;
 mod upgrade;
+mod upload;
 pub(crate) mod upstream;
 
 use http::uri::{Authority, PathAndQuery};
@@ -40,6 +41,7 @@ pub(crate) async fn forward(
     let tunnel = upgrade::wanted(&request);
     let host = upstream_host(site, authority);
     headers::for_upstream(request.headers_mut(), &host, forwarded, tunnel)?;
+    headers::frame_empty_body(&mut request);
     let target = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     *request.uri_mut() = Uri::from(target);
     *request.version_mut() = Version::HTTP_11;
@@ -49,6 +51,9 @@ pub(crate) async fn forward(
     *response.version_mut() = Version::HTTP_11;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return upgrade::splice(response, browser_side, client.tunnels);
+    }
+    if headers::frames_twice(response.headers()) {
+        return Err(UpstreamError::AmbiguousLength);
     }
     headers::for_browser(response.headers_mut());
     Ok(response.map(Body::upstream))

@@ -12,14 +12,16 @@ mod signed_out;
 mod token;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::uri::Authority;
 use http::{HeaderMap, Response, StatusCode};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::ambient;
 use crate::config::App;
-use crate::gateway::{Gateway, Site};
+use crate::gateway::{Gateway, SignOn};
 use crate::http::body::Body;
 use crate::imis::recognise::RecogniseError;
 use crate::imis::{ProfileError, Visitor};
@@ -30,11 +32,18 @@ use policy::Denied;
 use return_to::{Arrival, ReturnTo};
 pub(crate) use signed_out::signed_out;
 
+/// A sign-in is over after this time, whatever iMIS does: recognition, token and profile together.
+const DEADLINE: Duration = Duration::from_secs(15);
+
+/// How long a sign-in waits for others to be done when too many are under way.
+const WAIT_FOR_A_PLACE: Duration = Duration::from_secs(5);
+
 /// A GET of one of an app's paths.
 pub(crate) struct Visit {
     pub(crate) gateway: Arc<Gateway>,
     /// Index of the site.
     pub(crate) site: usize,
+    pub(crate) sign_on: Arc<SignOn>,
     pub(crate) app: Arc<App>,
     pub(crate) query: String,
     pub(crate) headers: HeaderMap,
@@ -56,8 +65,10 @@ enum SignInError {
     Denied(#[from] Denied),
     #[error("the token cannot be made")]
     Mint(#[from] token::MintError),
-    #[error("the site has no iMIS configured")]
-    NoImis,
+    #[error("iMIS took too long in all")]
+    TimedOut,
+    #[error("too many sign-ins at a time")]
+    Busy,
 }
 
 /// The Remote login URL.
@@ -66,7 +77,11 @@ pub(crate) async fn sign_in(visit: Visit) -> Response<Body> {
     if arrival.return_to_dropped {
         warn!(incident = %visit.incident, app = %visit.app.name, "a return_to that leads elsewhere was dropped");
     }
-    match mint_for(&visit, &arrival).await {
+    let Ok(Ok(_place)) = timeout(WAIT_FOR_A_PLACE, visit.sign_on.places.acquire()).await else {
+        return answer(&visit, &arrival, &SignInError::Busy);
+    };
+    let minted = timeout(DEADLINE, mint_for(&visit, &arrival)).await;
+    match minted.unwrap_or(Err(SignInError::TimedOut)) {
         Ok(response) => response,
         Err(error) => answer(&visit, &arrival, &error),
     }
@@ -74,12 +89,10 @@ pub(crate) async fn sign_in(visit: Visit) -> Response<Body> {
 
 async fn mint_for(visit: &Visit, arrival: &Arrival) -> Result<Response<Body>, SignInError> {
     navigation::require_top_level(&visit.headers)?;
-    let (site, app) = (&visit.gateway.sites[visit.site], &visit.app);
-    let imis = site.imis.as_ref().ok_or(SignInError::NoImis)?;
-
+    let (imis, app) = (&visit.sign_on.imis, &visit.app);
     let Some(id) = imis.recognise(&visit.as_visitor()).await? else {
         info!(incident = %visit.incident, app = %app.name, "nobody is signed in to iMIS; to its sign-in page");
-        return Ok(handoff::to_sign_in_page(site, app, arrival));
+        return Ok(handoff::to_sign_in_page(visit, arrival));
     };
     let profile = imis.profile(&id).await?;
     let permit = policy::authorize(profile)?;
@@ -100,10 +113,6 @@ async fn mint_for(visit: &Visit, arrival: &Arrival) -> Result<Response<Body>, Si
 impl Visit {
     fn as_visitor(&self) -> Visitor<'_> {
         Visitor { headers: &self.headers, forwarded: &self.forwarded, authority: &self.authority }
-    }
-
-    fn site(&self) -> &Site {
-        &self.gateway.sites[self.site]
     }
 }
 
@@ -130,10 +139,15 @@ fn answer(visit: &Visit, arrival: &Arrival, error: &SignInError) -> Response<Bod
             let message = Message::new(StatusCode::FORBIDDEN, denied.title())
                 .text(denied.advice())
                 .link(Link::primary("Back to the site", "/"))
-                .link(Link::new("Sign out, to use another account", sign_out_path(visit.site())));
+                .link(Link::new("Try again", arrival.sso_target(&visit.app)))
+                .link(Link::new("Sign out, to use another account", visit.sign_on.imis.sign_out.clone()));
             visit.gateway.pages.message(&message, incident)
         }
-        SignInError::Recognise(_) | SignInError::Profile(_) | SignInError::Mint(_) | SignInError::NoImis => {
+        SignInError::Recognise(_)
+        | SignInError::Profile(_)
+        | SignInError::Mint(_)
+        | SignInError::TimedOut
+        | SignInError::Busy => {
             warn!(incident, app, error = %Chain(error), "cannot sign in");
             let message = Message::new(StatusCode::SERVICE_UNAVAILABLE, "We cannot sign you in right now")
                 .text(format!(
@@ -146,8 +160,4 @@ fn answer(visit: &Visit, arrival: &Arrival, error: &SignInError) -> Response<Bod
             visit.gateway.pages.message(&message, incident)
         }
     }
-}
-
-fn sign_out_path(site: &Site) -> String {
-    site.config.imis.as_ref().map_or_else(|| "/".to_owned(), |imis| imis.sign_out.clone())
 }

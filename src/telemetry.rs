@@ -29,6 +29,11 @@ pub fn init(log: &Log) {
             registry.with(layer.with_ansi(std::io::stderr().is_terminal()).with_target(false)).try_init()
         }
     };
+    // A panic ends one request, and its message could quote what it stumbled on: where it was is enough to mend it.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(place, "panic");
+    }));
     // A second call keeps the first log, which is what an embedding program (the demo) wants.
     drop(started);
 }

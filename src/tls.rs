@@ -1,7 +1,7 @@
 //! TLS towards browsers: versions, ALPN, and the certificate of the site that SNI names.
 //!
-//! A name we do not serve is refused in the handshake (RFC 6066 section 3, `unrecognized_name`); a client that
-//! sends no name gets the first site's certificate. No early data.
+//! A name we do not serve is refused in the handshake; a client that sends no name gets the first site's certificate. No
+//! early data.
 
 pub(crate) mod files;
 pub(crate) mod upstream;

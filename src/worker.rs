@@ -18,6 +18,9 @@ use crate::gateway::Gateway;
 use crate::listener;
 use crate::proxy::upstream::Upstream;
 
+/// How long a client without a request has to take note that its connection is being closed.
+const IDLE_GRACE: Duration = Duration::from_secs(2);
+
 /// What the connections of one worker have at hand.
 pub(crate) struct Worker {
     pub(crate) gateway: Arc<Gateway>,
@@ -28,6 +31,8 @@ pub(crate) struct Worker {
     /// Cancelled when the gateway stops accepting and finishes what it has.
     pub(crate) drain: CancellationToken,
     pub(crate) connections: TaskTracker,
+    /// Requests that are being answered, bodies included, and WebSockets.
+    pub(crate) under_way: TaskTracker,
     incident_prefix: String,
     incident_counter: Cell<u64>,
 }
@@ -69,6 +74,7 @@ pub(crate) fn spawn(
             control,
             drain,
             connections: TaskTracker::new(),
+            under_way: TaskTracker::new(),
             incident_prefix: random[..10].to_owned(),
             incident_counter: Cell::new(0),
         });
@@ -81,9 +87,26 @@ pub(crate) fn spawn(
             }
             worker.drain.cancelled().await;
             worker.connections.close();
-            tokio::time::timeout(grace, worker.connections.wait()).await.is_ok()
+            worker.under_way.close();
+            tokio::select! {
+                () = worker.connections.wait() => true,
+                () = idle(&worker) => true,
+                () = tokio::time::sleep(grace) => false,
+            }
         })
     })
+}
+
+/// Returns once nothing is under way: what is still connected then only keeps its connection open, and has been told to
+/// close it.
+async fn idle(worker: &Worker) {
+    loop {
+        worker.under_way.wait().await;
+        tokio::time::sleep(IDLE_GRACE).await;
+        if worker.under_way.is_empty() {
+            return;
+        }
+    }
 }
 
 fn adopt(runtime: &runtime::Runtime, socket: TcpListener) -> std::io::Result<tokio::net::TcpListener> {

@@ -96,6 +96,8 @@ pub enum TokenFault {
     Html,
     /// The connection is dropped.
     Drop,
+    /// No answer for a minute.
+    Hangs,
 }
 
 /// How the REST API misbehaves.
@@ -319,6 +321,9 @@ async fn answer(state: &State, request: Received, plain: bool) -> Answer {
     if let Some(rest) = path.strip_prefix(&state.api_base().to_ascii_lowercase())
         && (rest == "token" || rest.starts_with("api/"))
     {
+        if rest == "token" && faults.token == TokenFault::Hangs {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
         return api::answer(state, &request, rest, &faults);
     }
     site::answer(state, &request, &path, &faults)

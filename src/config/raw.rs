@@ -148,8 +148,12 @@ impl<'a> Value<'a> {
     pub(super) fn text<T>(&self, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         match &self.node.value {
             Node::Text(text) => parse(text).map_err(|reason| self.report(reason)).ok(),
+            // `3` where `3s` is meant is told what is wrong with it; `0123` where a name is meant would lose its zero.
             Node::Number(text) => {
-                self.report(format!("expected text; write \"{text}\" in quotes if that is what is meant"));
+                let reason = parse(text).err();
+                self.report(
+                    reason.unwrap_or_else(|| format!("expected text; write it in quotes, like \"{text}\"")),
+                );
                 None
             }
             other @ (Node::Null | Node::Bool(_) | Node::List(_) | Node::Map(_)) => {
@@ -179,20 +183,20 @@ impl<'a> Value<'a> {
         None
     }
 
-    /// The items of a list. One problem and an empty list when it is something else.
-    pub(super) fn items(&self) -> Vec<Value<'a>> {
+    /// The items of a list; a problem when it is something else.
+    pub(super) fn items(&self) -> Option<Vec<Value<'a>>> {
         let Node::List(list) = &self.node.value else {
             self.report(format!("expected a list, found {}", self.node.value.kind()));
-            return Vec::new();
+            return None;
         };
         let item =
             |(index, node)| Value { reader: self.reader, node, path: format!("{}[{index}]", self.path) };
-        list.iter().enumerate().map(item).collect()
+        Some(list.iter().enumerate().map(item).collect())
     }
 
     /// A list of texts, each parsed by `parse`; every wrong one is a problem.
     pub(super) fn texts<T>(&self, parse: impl Fn(&str) -> Result<T, String>) -> Option<Vec<T>> {
-        let parsed: Vec<Option<T>> = self.items().iter().map(|item| item.text(&parse)).collect();
+        let parsed: Vec<Option<T>> = self.items()?.iter().map(|item| item.text(&parse)).collect();
         parsed.into_iter().collect()
     }
 

@@ -164,7 +164,7 @@ fn log(mut section: Section<'_>) -> Option<Log> {
 }
 
 fn sites(list: &Value<'_>, base: &Path) -> Option<Vec<Site>> {
-    let items = list.items();
+    let items = list.items()?;
     if items.is_empty() {
         list.report("at least one site is needed");
     }
@@ -195,11 +195,13 @@ fn site(mut section: Section<'_>, base: &Path, hosts_seen: &mut Vec<String>) -> 
         list.report("apps need to know the iMIS behind the site: add `imis:` beside `apps:`");
     }
     section.finish();
-    Some(Site { hosts: hosts?, certificate: certificate?, upstream: upstream?, imis: imis?, apps: apps? })
+    let (imis, apps) = (imis?, apps?);
+    let sign_on = imis.map(|imis| SignOn { imis, apps });
+    Some(Site { hosts: hosts?, certificate: certificate?, upstream: upstream?, sign_on })
 }
 
 fn hosts(list: &Value<'_>, seen: &mut Vec<String>) -> Option<Vec<String>> {
-    let items = list.items();
+    let items = list.items()?;
     if items.is_empty() {
         list.report("at least one host is needed");
         return None;
@@ -218,11 +220,14 @@ fn hosts(list: &Value<'_>, seen: &mut Vec<String>) -> Option<Vec<String>> {
 
 fn certificate(mut section: Section<'_>, base: &Path) -> Option<Arc<CertifiedKey>> {
     let path = |value: Value<'_>| value.text(values::not_empty).map(|path| base.join(path));
+    if let Some(value) = section.optional("acme") {
+        value.report("not supported by this version of imis-gateway; use chain and key");
+        return None;
+    }
     let chain_value = section.required("chain");
     let key_value = section.required("key");
     let chain_path: Option<PathBuf> = chain_value.clone().and_then(path);
     let key_path: Option<PathBuf> = key_value.clone().and_then(path);
-    section.not_yet("acme");
     section.finish();
 
     let report = |value: Option<Value<'_>>, reason: String| {
@@ -355,7 +360,7 @@ fn service_account(mut section: Section<'_>, base: &Path) -> Option<ServiceAccou
 fn apps(list: &Value<'_>, base: &Path) -> Option<Vec<Arc<App>>> {
     let mut paths_seen: Vec<String> = Vec::new();
     let mut apps = Vec::new();
-    let items = list.items();
+    let items = list.items()?;
     for item in &items {
         let Some(app) = item.section().and_then(|section| app(section, base)) else { continue };
         let own = [app.path.clone(), app.signed_out_path()];

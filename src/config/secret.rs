@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretBox};
 
-/// A value that must never be shown. White space around it (a pasted line end) is not part of it.
+/// A value that must never be shown. White space around it (a pasted line end), or a byte order mark, is not part of it.
 pub struct Secret(SecretBox<str>);
 
 impl Secret {
     pub(crate) fn new(text: &str) -> Self {
-        Self(SecretBox::new(text.trim().into()))
+        Self(SecretBox::new(text.trim_start_matches('\u{feff}').trim().into()))
     }
 
     /// The secret itself, for the one call that needs it.
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn a_secret_shows_nothing_in_debug_and_loses_pasted_white_space() {
-        let secret = Secret::new("  s3cr3t\r\n");
+        let secret = Secret::new("\u{feff}  s3cr3t\r\n");
         assert_eq!(format!("{secret:?}"), "Secret");
         assert_eq!(secret.expose(), "s3cr3t");
     }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use http::{Method, Request, Response, StatusCode, Version};
+use percent_encoding::percent_decode_str;
 use tracing::info;
 
 use super::body::Body;
@@ -53,7 +54,7 @@ impl Access {
             client,
             incident,
             method: request.method().clone(),
-            host: host.unwrap_or_default().chars().take(255).collect(),
+            host: loggable_host(host.unwrap_or_default()),
             path: loggable_path(request.uri().path()),
             version: request.version(),
             status: None,
@@ -64,6 +65,10 @@ impl Access {
 
     pub(super) fn follow(mut self, response: Response<Body>) -> Response<Body> {
         self.status = Some(response.status());
+        if self.method == Method::HEAD {
+            // Its body is never asked for.
+            self.complete();
+        }
         response.map(|body| body.followed_by(self))
     }
 
@@ -100,19 +105,31 @@ impl Drop for Access {
     }
 }
 
+/// A host as it was asked for, unless it could be an e-mail address; at most 255 characters.
+fn loggable_host(host: &str) -> String {
+    if host.contains('@') { "*".to_owned() } else { host.chars().take(255).collect() }
+}
+
 /// A path without what could identify or let in a person: segments with an `@` (e-mail addresses) and ASP.NET's
 /// cookieless tickets `(S(..))`, `(F(..))` become `*`; at most 256 characters.
 fn loggable_path(path: &str) -> String {
-    let private = |segment: &str| {
-        let lower = segment.to_ascii_lowercase();
-        lower.contains('@')
-            || lower.contains("%40")
-            || lower.contains("%2540")
-            || lower.contains('(')
-            || lower.contains("%28")
-    };
-    let segments = path.split('/').map(|segment| if private(segment) { "*" } else { segment });
+    let segments = path.split('/').map(|segment| if is_private(segment) { "*" } else { segment });
     segments.collect::<Vec<_>>().join("/").chars().take(256).collect()
+}
+
+/// However often it is encoded.
+fn is_private(segment: &str) -> bool {
+    let mut reading = segment.to_owned();
+    loop {
+        if reading.contains(['@', '(']) {
+            return true;
+        }
+        let decoded = percent_decode_str(&reading).decode_utf8_lossy().into_owned();
+        if decoded == reading {
+            return false;
+        }
+        reading = decoded;
+    }
 }
 
 #[cfg(test)]
@@ -124,6 +141,7 @@ mod tests {
         assert_eq!(loggable_path("/a/b.aspx"), "/a/b.aspx");
         assert_eq!(loggable_path("/u/ann@example.org/x"), "/u/*/x");
         assert_eq!(loggable_path("/u/ann%40example.org"), "/u/*");
+        assert_eq!(loggable_path("/u/ann%25254%30example.org"), "/u/*");
         assert_eq!(loggable_path("/(F(0123ABCD))/Default.aspx"), "/*/Default.aspx");
         assert_eq!(loggable_path(&"/x".repeat(500)).len(), 256);
     }

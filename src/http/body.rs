@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::access::Access;
 
@@ -13,6 +14,8 @@ use super::access::Access;
 pub(crate) struct Body {
     source: Source,
     access: Option<Access>,
+    /// Held until the body is done with.
+    under_way: Option<TaskTrackerToken>,
 }
 
 enum Source {
@@ -22,15 +25,21 @@ enum Source {
 
 impl Body {
     pub(crate) fn empty() -> Self {
-        Self { source: Source::Whole(None), access: None }
+        Self { source: Source::Whole(None), access: None, under_way: None }
     }
 
     pub(crate) fn whole(bytes: Bytes) -> Self {
-        Self { source: Source::Whole(Some(bytes)), access: None }
+        Self { source: Source::Whole(Some(bytes)), access: None, under_way: None }
     }
 
     pub(crate) fn upstream(incoming: Incoming) -> Self {
-        Self { source: Source::Upstream(incoming), access: None }
+        Self { source: Source::Upstream(incoming), access: None, under_way: None }
+    }
+
+    /// Counts as a request under way until it is done with.
+    pub(super) fn under_way(mut self, token: TaskTrackerToken) -> Self {
+        self.under_way = Some(token);
+        self
     }
 
     /// Has `access` count this body and write its line when the body is done with.

@@ -17,8 +17,10 @@ const TOTAL_DEADLINE: Duration = Duration::from_secs(10);
 /// Why an API of iMIS gave no usable answer. No variant holds text that came from the other side.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
-    #[error("no connection, or lost on the way")]
+    #[error("no connection")]
     Unreachable(#[source] reqwest::Error),
+    #[error("the connection was lost on the way")]
+    Lost(#[source] reqwest::Error),
     #[error("no answer in time")]
     TimedOut,
     #[error("status {0}")]
@@ -33,12 +35,21 @@ pub(crate) enum ApiError {
     NoToken,
     #[error("the URL of the API cannot be formed")]
     Url,
+    /// Another caller's attempt, which this one had waited for.
+    #[error(transparent)]
+    Shared(Arc<ApiError>),
 }
 
 impl From<reqwest::Error> for ApiError {
     fn from(error: reqwest::Error) -> Self {
         // The URL may carry what is not for logs.
-        if error.is_timeout() { Self::TimedOut } else { Self::Unreachable(error.without_url()) }
+        if error.is_connect() {
+            Self::Unreachable(error.without_url())
+        } else if error.is_timeout() {
+            Self::TimedOut
+        } else {
+            Self::Lost(error.without_url())
+        }
     }
 }
 

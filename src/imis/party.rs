@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::PartyId;
@@ -28,8 +27,7 @@ pub(crate) struct Profile {
 
 impl Profile {
     pub(crate) fn is_member(&self) -> Option<bool> {
-        let value = self.attributes.get("IsMember")?;
-        value.as_bool().or_else(|| value.as_str()?.to_ascii_lowercase().parse().ok())
+        self.attributes.get("IsMember").map(is_true)
     }
 
     pub(crate) fn customer_type(&self) -> Option<&str> {
@@ -55,75 +53,24 @@ pub(crate) enum PartyError {
     UnknownKind,
 }
 
-/// The record, as far as it is read.
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub(crate) struct Party {
-    #[serde(rename = "$type")]
-    type_name: String,
-    party_id: Value,
-    name: Option<String>,
-    person_name: Option<PersonName>,
-    emails: Option<Values<Email>>,
-    phones: Option<Values<Phone>>,
-    status: Option<Status>,
-    additional_attributes: Option<Values<Attribute>>,
-}
-
-#[derive(Deserialize)]
-struct Values<T> {
-    #[serde(rename = "$values")]
-    values: Vec<T>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct PersonName {
-    full_name: Option<String>,
-    first_name: Option<String>,
-    last_name: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Email {
-    address: Option<String>,
-    email_type: Option<String>,
-    is_primary: Option<bool>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Phone {
-    number: Option<String>,
-    phone_type: Option<String>,
-    is_primary: Option<bool>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Status {
-    party_status_id: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Attribute {
-    name: String,
-    #[serde(default)]
-    value: Value,
-}
+/// The record. Only what tells whose it is has to be as expected; in what is optional, an odd entry is as good as none.
+pub(crate) struct Party(Value);
 
 impl Party {
     pub(crate) fn parse(json: &[u8]) -> Result<Self, PartyError> {
         // Some IIS set-ups put a byte order mark before JSON.
         let json = json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json);
-        serde_json::from_slice(json).map_err(|_| PartyError::NotAParty)
+        let record: Value = serde_json::from_slice(json).map_err(|_| PartyError::NotAParty)?;
+        if record["$type"].is_string() && record.get("PartyId").is_some() {
+            Ok(Self(record))
+        } else {
+            Err(PartyError::NotAParty)
+        }
     }
 
     /// The profile of `asked`, provided that this is the record of `asked`.
     pub(crate) fn profile(self, asked: &PartyId, phones: &Preference) -> Result<Profile, PartyError> {
-        let id = match &self.party_id {
+        let id = match &self.0["PartyId"] {
             Value::String(text) => PartyId::parse(text),
             Value::Number(number) => PartyId::parse(&number.to_string()),
             Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
@@ -135,16 +82,17 @@ impl Party {
             id: asked.clone(),
             kind: self.kind()?,
             name: self.full_name(),
-            email: self.primary_email(),
-            phone: self.primary_phone(&phones.order).and_then(|number| phone::e164(number, phones.region)),
-            status: self.status.and_then(|status| filled(status.party_status_id)),
-            attributes: attributes(self.additional_attributes),
+            email: self.primary_email().map(str::to_owned),
+            phone: self.primary_phone(&phones.order).and_then(|number| phone::e164(&number, phones.region)),
+            status: filled(&self.0["Status"]["PartyStatusId"]),
+            attributes: self.attributes(),
         })
     }
 
     /// From the type's name; the assembly after the comma says nothing.
     fn kind(&self) -> Result<Kind, PartyError> {
-        let name = self.type_name.split(',').next().unwrap_or_default().trim();
+        let name = self.0["$type"].as_str().unwrap_or_default();
+        let name = name.split(',').next().unwrap_or_default().trim();
         match name.rsplit('.').next().unwrap_or_default() {
             "PersonData" => Ok(Kind::Person),
             "OrganizationData" => Ok(Kind::Company),
@@ -153,64 +101,73 @@ impl Party {
     }
 
     fn full_name(&self) -> Option<String> {
-        let parts = self.person_name.as_ref();
-        let full =
-            parts.and_then(|name| filled(name.full_name.clone())).or_else(|| filled(self.name.clone()));
-        full.or_else(|| {
-            let name = parts?;
-            let both =
-                [&name.first_name, &name.last_name].map(|part| part.as_deref().unwrap_or_default().trim());
-            filled(Some(both.join(" ")))
+        let parts = &self.0["PersonName"];
+        filled(&parts["FullName"]).or_else(|| filled(&self.0["Name"])).or_else(|| {
+            let both = ["FirstName", "LastName"].map(|part| filled(&parts[part]).unwrap_or_default());
+            filled(&Value::String(both.join(" ")))
         })
     }
 
-    /// `IsPrimary`, else type `_Primary`; two different ones are none.
-    fn primary_email(&self) -> Option<String> {
-        let emails = &self.emails.as_ref()?.values;
-        let only = |chosen: &dyn Fn(&Email) -> bool| {
-            let mut found =
-                emails.iter().filter(|email| chosen(email)).filter_map(|email| filled(email.address.clone()));
-            let first = found.next();
-            if found.all(|other| Some(other) == first) { Ok(first) } else { Err(()) }
+    /// `IsPrimary`, else type `_Primary`; two different ones are none. As it is, to the last blank: whether it is an
+    /// address is for the policy to say.
+    fn primary_email(&self) -> Option<&str> {
+        let emails = || entries(&self.0["Emails"]).iter();
+        let only = |chosen: &dyn Fn(&Value) -> bool| {
+            let mut addresses = emails().filter(|email| chosen(email)).filter_map(|email| {
+                let address = email["Address"].as_str()?;
+                (!address.trim().is_empty()).then_some(address)
+            });
+            let first = addresses.next();
+            if addresses.all(|other| Some(other) == first) { Ok(first) } else { Err(()) }
         };
-        match only(&|email| email.is_primary == Some(true)) {
-            Ok(None) => only(&|email| email.email_type.as_deref() == Some("_Primary")).ok().flatten(),
+        match only(&|email| is_true(&email["IsPrimary"])) {
+            Ok(None) => only(&|email| email["EmailType"] == "_Primary").ok().flatten(),
             Ok(found) => found,
             Err(()) => None,
         }
     }
 
     /// `IsPrimary`, else the first of the wanted types; never a fax.
-    fn primary_phone(&self, order: &[String]) -> Option<&str> {
-        let phones = &self.phones.as_ref()?.values;
-        let number = |phone: &'_ Phone| {
-            phone.number.as_deref().map(str::trim).is_some_and(|number| !number.is_empty())
+    fn primary_phone(&self, order: &[String]) -> Option<String> {
+        let kind = |phone: &Value| phone["PhoneType"].as_str().unwrap_or_default().to_owned();
+        let usable = || {
+            let phones = entries(&self.0["Phones"]).iter();
+            phones.filter(|phone| {
+                filled(&phone["Number"]).is_some() && !kind(phone).eq_ignore_ascii_case("_Fax")
+            })
         };
-        let fax =
-            |phone: &Phone| phone.phone_type.as_deref().is_some_and(|kind| kind.eq_ignore_ascii_case("_Fax"));
-        let usable = || phones.iter().filter(|phone| number(phone) && !fax(phone));
-        let primary = usable().find(|phone| phone.is_primary == Some(true));
-        let by_type = |wanted: &String| usable().find(|phone| phone.phone_type.as_ref() == Some(wanted));
-        primary.or_else(|| order.iter().find_map(by_type))?.number.as_deref()
+        let primary = usable().find(|phone| is_true(&phone["IsPrimary"]));
+        let by_type = |wanted: &String| usable().find(|phone| kind(phone) == *wanted);
+        filled(&primary.or_else(|| order.iter().find_map(by_type))?["Number"])
+    }
+
+    fn attributes(&self) -> BTreeMap<String, Value> {
+        // {"$type":"System.Boolean","$value":true}
+        let unwrapped = |value: &Value| value.get("$value").unwrap_or(value).clone();
+        let named = |entry: &Value| Some((entry["Name"].as_str()?.to_owned(), unwrapped(&entry["Value"])));
+        entries(&self.0["AdditionalAttributes"]).iter().filter_map(named).collect()
     }
 }
 
-fn attributes(list: Option<Values<Attribute>>) -> BTreeMap<String, Value> {
-    let unwrapped = |value: Value| match value {
-        // {"$type":"System.Boolean","$value":true}
-        Value::Object(mut typed) => typed.remove("$value").unwrap_or(Value::Object(typed)),
-        plain @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) => {
-            plain
-        }
-    };
-    let list = list.map(|list| list.values).unwrap_or_default();
-    list.into_iter().map(|attribute| (attribute.name, unwrapped(attribute.value))).collect()
+/// The entries of a collection, `{"$values": [..]}`, or of a bare list.
+fn entries(collection: &Value) -> &[Value] {
+    let list = collection.get("$values").unwrap_or(collection).as_array();
+    list.map(Vec::as_slice).unwrap_or_default()
 }
 
-/// Text that is there and not blank, trimmed.
-fn filled(text: Option<String>) -> Option<String> {
-    let trimmed = text.as_deref()?.trim();
-    (!trimmed.is_empty()).then(|| trimmed.to_owned())
+/// Text that is there and not blank, trimmed; a number as its text.
+fn filled(value: &Value) -> Option<String> {
+    let text = match value {
+        Value::String(text) => text.trim().to_owned(),
+        Value::Number(number) => number.to_string(),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => return None,
+    };
+    (!text.is_empty()).then_some(text)
+}
+
+/// `true`, or `"true"` in any case.
+fn is_true(value: &Value) -> bool {
+    value.as_bool().unwrap_or_else(|| value.as_str().is_some_and(|text| text.eq_ignore_ascii_case("true")))
 }
 
 #[cfg(test)]
@@ -236,7 +193,7 @@ mod tests {
             "PersonName": {"$type": "x", "FirstName": "Ann", "LastName": "Müller-O'Brien", "FullName": "Ann Müller-O'Brien"},
             "Emails": {"$type": "x", "$values": [
                 {"Address": "work@example.org", "EmailType": "Work"},
-                {"Address": " ann@example.org ", "EmailType": "_Primary", "IsPrimary": true}]},
+                {"Address": "ann@example.org", "EmailType": "_Primary", "IsPrimary": true}]},
             "Phones": {"$type": "x", "$values": [
                 {"Number": "512-474-0000", "PhoneType": "_Fax", "IsPrimary": true},
                 {"Number": "512-474-1111", "PhoneType": "_Home Phone"},
@@ -306,6 +263,39 @@ mod tests {
         let two =
             json!([{"Address": "a@x.org", "IsPrimary": true}, {"Address": "b@x.org", "IsPrimary": true}]);
         assert_eq!(email(two), None);
+    }
+
+    #[test]
+    fn an_address_is_handed_on_with_every_blank() {
+        let mut party = person();
+        party["Emails"] = json!({"$values": [{"Address": "ann@example.org\u{2028}", "IsPrimary": true}]});
+        assert_eq!(profile(party).ok().unwrap().email.as_deref(), Some("ann@example.org\u{2028}"));
+    }
+
+    #[test]
+    fn odd_optional_fields_do_not_keep_anybody_out() {
+        for (field, odd) in [
+            ("Phones", json!({})),
+            ("Phones", json!({"$values": null})),
+            ("Phones", json!(null)),
+            ("Phones", json!({"$values": [{"Number": {}}, 7, null]})),
+            ("AdditionalAttributes", json!({"$values": [{"Value": 1}, {"Name": 2}, "x"]})),
+            ("AdditionalAttributes", json!("none")),
+            ("Status", json!("A")),
+            ("PersonName", json!([])),
+        ] {
+            let mut party = person();
+            party[field] = odd.clone();
+            let profile = profile(party).ok().unwrap_or_else(|| panic!("{field}: {odd}"));
+            assert_eq!(profile.email.as_deref(), Some("ann@example.org"));
+        }
+        let mut party = person();
+        party["Phones"] = json!([{"Number": 5_124_742_222_u64, "PhoneType": "Mobile"}]);
+        let primary = json!({"Address": "ann@example.org", "IsPrimary": "True"});
+        party["Emails"] = json!({"$values": [primary, {"Address": "x@example.org"}]});
+        let profile = profile(party).ok().unwrap();
+        assert_eq!(profile.phone.as_deref(), Some("+15124742222"));
+        assert_eq!(profile.email.as_deref(), Some("ann@example.org"));
     }
 
     #[test]

@@ -6,8 +6,10 @@ mod session_cookie;
 use std::sync::Arc;
 
 use http::header::{
-    ACCEPT, ACCEPT_LANGUAGE, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, USER_AGENT,
+    ACCEPT, ACCEPT_LANGUAGE, CACHE_CONTROL, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION,
+    USER_AGENT,
 };
+use http::uri::Authority;
 use reqwest::{Client, StatusCode};
 use rustls::ClientConfig;
 use tracing::{debug, warn};
@@ -87,7 +89,7 @@ impl Recogniser {
         let status = response.status();
         debug!(status = status.as_u16(), "the recognition page answered");
         if status.is_redirection() {
-            return self.redirected(response.headers().get(LOCATION)).map(|()| None);
+            return self.redirected(response.headers().get(LOCATION), visitor.authority).map(|()| None);
         }
         match status {
             StatusCode::OK => {}
@@ -101,13 +103,22 @@ impl Recogniser {
         Ok(client_context::read(&page)?)
     }
 
-    /// `Ok` when the redirect goes to the sign-in page, which is iMIS's way to say: nobody.
-    fn redirected(&self, location: Option<&HeaderValue>) -> Result<(), RecogniseError> {
+    /// `Ok` when the redirect goes to the site's sign-in page, which is iMIS's way to say: nobody.
+    fn redirected(
+        &self,
+        location: Option<&HeaderValue>,
+        authority: &Authority,
+    ) -> Result<(), RecogniseError> {
         let location = location.and_then(|value| value.to_str().ok()).unwrap_or_default();
-        // Only the path matters, and only here: nothing is ever followed.
-        let base = Url::parse("https://site.invalid/").map_err(|_| RecogniseError::Elsewhere)?;
+        // Only read, never followed. Absolute ones name the host that iMIS was asked for.
+        let host = self.probe.host.as_ref().map_or(authority.host(), |rewritten| rewritten.host.as_str());
+        let base = Url::parse(&format!("https://{host}/")).map_err(|_| RecogniseError::Elsewhere)?;
         let target = base.join(location).map_err(|_| RecogniseError::Elsewhere)?;
-        let path = target.path().to_ascii_lowercase();
+        let ours = target.host_str().is_some_and(|target| target.eq_ignore_ascii_case(authority.host()));
+        if target.host_str() != base.host_str() && !ours {
+            return Err(RecogniseError::Elsewhere);
+        }
+        let path = target.path().trim_end_matches('/').to_ascii_lowercase();
         let page = path.rsplit('/').next().unwrap_or_default();
         if path == self.sign_in_path || matches!(page, "login.aspx" | "signin" | "signin.aspx") {
             return Ok(());
@@ -125,8 +136,8 @@ impl Probe {
         let mut last = ApiError::Url;
         for (server, client) in &self.servers {
             match self.get_from(server, client, page, visitor).await {
-                Ok(response) => return Ok(response),
-                Err(error) => last = error,
+                Err(ApiError::Unreachable(error)) => last = ApiError::Unreachable(error),
+                answered => return answered,
             }
         }
         Err(last)
@@ -143,17 +154,24 @@ impl Probe {
             Some(name) => name.to_string(),
             None => visitor.authority.as_str().to_owned(),
         };
-        // The name in the URL is for SNI; where the connection goes is the client's resolver's business.
-        let name = if server.host.parse::<std::net::IpAddr>().is_ok() {
-            host.parse::<http::uri::Authority>().map_err(|_| ApiError::Url)?.host().to_owned()
-        } else {
-            server.host.clone()
-        };
-        let scheme = if server.tls { "https" } else { "http" };
-        let url =
-            Url::parse(&format!("{scheme}://{name}:{}{page}", server.port)).map_err(|_| ApiError::Url)?;
+        let url = probe_url(server, &host, page).ok_or(ApiError::Url)?;
         Ok(client.get(url).headers(probe_headers(visitor, &host)?).send().await?)
     }
+}
+
+/// The URL of a page on one server. Its name is for SNI only, since the client's resolver knows one host; addresses are not
+/// resolved, so a site that is called by address is asked for under the server's own.
+fn probe_url(server: &config::Server, host: &str, page: &str) -> Option<Url> {
+    let mut url = Url::parse(&format!("{server}{page}")).ok()?;
+    let called = host.parse::<Authority>().ok()?;
+    if is_address(&server.host) && !is_address(called.host().trim_matches(['[', ']'])) {
+        url.set_host(Some(called.host())).ok()?;
+    }
+    Some(url)
+}
+
+fn is_address(host: &str) -> bool {
+    host.parse::<std::net::IpAddr>().is_ok()
 }
 
 /// The visitor's own Cookie (byte for byte), User-Agent and Accept-Language, and the forwarding headers.
@@ -165,6 +183,8 @@ fn probe_headers(visitor: &Visitor<'_>, host: &str) -> Result<HeaderMap, ApiErro
         }
     }
     headers.insert(ACCEPT, HeaderValue::from_static("text/html"));
+    // A copy that something between us and iMIS has kept would be somebody else's page.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     // Keeps the probe from extending the visitor's sliding session.
     headers.insert(NO_REFRESH_SESSION, HeaderValue::from_static("true"));
     headers.insert(HOST, HeaderValue::try_from(host).map_err(|_| ApiError::Url)?);
@@ -174,4 +194,31 @@ fn probe_headers(visitor: &Visitor<'_>, host: &str) -> Result<HeaderMap, ApiErro
 
 fn path_only(path_and_query: &str) -> &str {
     path_and_query.split('?').next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_goes_to_the_server_whatever_the_site_is_called() {
+        let url = |server: &str, host: &str| {
+            let (host_part, port) = server.rsplit_once(':').unwrap();
+            let server = config::Server {
+                tls: true,
+                host: host_part.trim_matches(['[', ']']).to_owned(),
+                port: port.parse().unwrap(),
+            };
+            probe_url(&server, host, "/probe?a=b").unwrap().to_string()
+        };
+        assert_eq!(url("10.0.0.5:8443", "members.example.org"), "https://members.example.org:8443/probe?a=b");
+        assert_eq!(url("10.0.0.5:443", "members.example.org:8443"), "https://members.example.org/probe?a=b");
+        assert_eq!(url("imis.internal:443", "members.example.org"), "https://imis.internal/probe?a=b");
+        assert_eq!(
+            url("10.0.0.5:443", "127.0.0.7"),
+            "https://10.0.0.5/probe?a=b",
+            "a site called by address"
+        );
+        assert_eq!(url("[fd00::5]:443", "[::1]:8443"), "https://[fd00::5]/probe?a=b");
+    }
 }

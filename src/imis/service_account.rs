@@ -1,6 +1,7 @@
 //! The service account: one access token, shared, fetched by one caller at a time, renewed before it ends.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,12 +20,24 @@ const MOST_PARTY_BYTES: usize = 2 * 1024 * 1024;
 /// A token is not used in its last tenth, or its last minute if that is less.
 const RENEW_BEFORE_END: Duration = Duration::from_secs(60);
 
+/// Whatever the answer says, a token is asked for anew after a day.
+const LONGEST_LIFE: Duration = Duration::from_secs(86_400);
+
 /// See the module.
 pub(super) struct ServiceAccount {
     client: Client,
     token_url: Url,
     credentials: Arc<config::ServiceAccount>,
-    token: Mutex<Option<Arc<Token>>>,
+    current: Mutex<Current>,
+    /// Attempts that have ended.
+    attempts: AtomicU64,
+}
+
+/// What the last attempt has left.
+#[derive(Default)]
+struct Current {
+    token: Option<Arc<Token>>,
+    failed: Option<Arc<ApiError>>,
 }
 
 struct Token {
@@ -40,17 +53,19 @@ struct TokenAnswer {
     expires_in: u64,
 }
 
-/// A number, or a number in quotes.
+/// A number, or a number in quotes; anything else is no time at all.
 fn seconds<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     let value = serde_json::Value::deserialize(deserializer)?;
-    Ok(value.as_u64().or_else(|| value.as_str()?.parse().ok()).unwrap_or_default())
+    let number = value.as_f64().or_else(|| value.as_str()?.parse().ok()).unwrap_or_default();
+    // Saturates, and takes what is not a number for zero.
+    Ok(number as u64)
 }
 
 impl ServiceAccount {
     pub(super) fn new(client: Client, api_url: &Url, credentials: Arc<config::ServiceAccount>) -> Self {
         let mut token_url = api_url.clone();
         token_url.set_path(&format!("{}token", api_url.path()));
-        Self { client, token_url, credentials, token: Mutex::new(None) }
+        Self { client, token_url, credentials, current: Mutex::default(), attempts: AtomicU64::new(0) }
     }
 
     /// GETs `url` with the account's token, once more with a new one when the first is refused.
@@ -74,19 +89,35 @@ impl ServiceAccount {
     }
 
     /// The current token, or a new one when it is old or the one that was `refused`. Whoever comes while a token is
-    /// being fetched waits for that one.
+    /// being fetched waits for that attempt and shares its end, good or bad: a failing iMIS is asked once, not in turn.
     async fn token(&self, refused: Option<&Arc<Token>>) -> Result<Arc<Token>, ApiError> {
-        let mut current = self.token.lock().await;
-        if let Some(token) = current.as_ref()
+        let came = self.attempts.load(Ordering::Acquire);
+        let mut current = self.current.lock().await;
+        if let Some(token) = current.token.as_ref()
             && Instant::now() < token.renew_at
             && !refused.is_some_and(|refused| Arc::ptr_eq(refused, token))
         {
             return Ok(token.clone());
         }
-        *current = None;
-        let token = Arc::new(self.fetch().await?);
-        *current = Some(token.clone());
-        Ok(token)
+        if self.attempts.load(Ordering::Acquire) != came
+            && let Some(error) = &current.failed
+        {
+            return Err(ApiError::Shared(error.clone()));
+        }
+        let fetched = self.fetch().await;
+        self.attempts.fetch_add(1, Ordering::Release);
+        match fetched {
+            Ok(token) => {
+                let token = Arc::new(token);
+                *current = Current { token: Some(token.clone()), failed: None };
+                Ok(token)
+            }
+            Err(error) => {
+                let error = Arc::new(error);
+                current.failed = Some(error.clone());
+                Err(ApiError::Shared(error))
+            }
+        }
     }
 
     async fn fetch(&self) -> Result<Token, ApiError> {
@@ -113,7 +144,7 @@ impl ServiceAccount {
         if answer.access_token.is_empty() || answer.access_token.contains(|c: char| !c.is_ascii_graphic()) {
             return Err(ApiError::NoToken);
         }
-        let lifetime = Duration::from_secs(answer.expires_in);
+        let lifetime = Duration::from_secs(answer.expires_in).min(LONGEST_LIFE);
         let early = RENEW_BEFORE_END.min(lifetime / 10);
         debug!(seconds = answer.expires_in, "a new iMIS token");
         Ok(Token { text: answer.access_token.into(), renew_at: asked + lifetime.saturating_sub(early) })

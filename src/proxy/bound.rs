@@ -6,22 +6,23 @@
 use std::cell::RefCell;
 
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, WWW_AUTHENTICATE};
-use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
+
+use super::upload::Upload;
 
 /// The place of a client connection for the upstream connection that is its own.
 #[derive(Default)]
-pub(crate) struct Bound(RefCell<Option<SendRequest<Incoming>>>);
+pub(crate) struct Bound(RefCell<Option<SendRequest<Upload>>>);
 
 impl Bound {
     /// The connection, if there is one and it is still open. It is not there until it is put back.
-    pub(super) async fn take(&self) -> Option<SendRequest<Incoming>> {
+    pub(super) async fn take(&self) -> Option<SendRequest<Upload>> {
         let mut connection = self.0.borrow_mut().take()?;
         // Requests of one client connection come one after the other, so it is soon ready, or gone.
         connection.ready().await.is_ok().then_some(connection)
     }
 
-    pub(super) fn put(&self, connection: SendRequest<Incoming>) {
+    pub(super) fn put(&self, connection: SendRequest<Upload>) {
         *self.0.borrow_mut() = Some(connection);
     }
 }

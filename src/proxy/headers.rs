@@ -7,11 +7,11 @@
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING,
-    UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::Authority;
-use http::{Request, Version};
+use http::{Method, Request, Version};
 
 use super::upstream::UpstreamError;
 use crate::gateway::Gateway;
@@ -40,12 +40,15 @@ impl Forwarded {
         authority: &Authority,
         incident: &str,
     ) -> Self {
-        let told = if gateway.trusts(peer) { told_chain(request.headers()) } else { Vec::new() };
-        let client = told.iter().rev().copied().find(|address| !gateway.trusts(*address));
-        let chain = told.iter().chain([&peer]).map(IpAddr::to_string).collect::<Vec<_>>().join(", ");
+        let told = if gateway.trusts(peer) {
+            forwarded_for(request.headers(), |a| gateway.trusts(a))
+        } else {
+            Vec::new()
+        };
+        let chain: Vec<String> = told.iter().chain([&peer]).map(IpAddr::to_string).collect();
         Self {
-            client: client.or(told.first().copied()).unwrap_or(peer),
-            chain,
+            client: told.first().copied().unwrap_or(peer),
+            chain: chain.join(", "),
             host: authority.as_str().to_owned(),
             incident: incident.to_owned(),
         }
@@ -61,12 +64,19 @@ impl Forwarded {
     }
 }
 
-/// The addresses of X-Forwarded-For, from the right up to the first thing that is not an address.
-fn told_chain(headers: &HeaderMap) -> Vec<IpAddr> {
+/// The part of `X-Forwarded-For` that is vouched for: from the right through the trusted proxies up to and with the
+/// first address that is none, which is the visitor's. What stands left of it, the visitor may have written.
+pub(crate) fn forwarded_for(headers: &HeaderMap, trusts: impl Fn(IpAddr) -> bool) -> Vec<IpAddr> {
     let lines: Vec<&str> =
         headers.get_all(X_FORWARDED_FOR).iter().map(|line| line.to_str().unwrap_or("?")).collect();
-    let joined = lines.join(",");
-    let mut chain: Vec<IpAddr> = joined.rsplit(',').map_while(|item| item.trim().parse().ok()).collect();
+    let mut chain = Vec::new();
+    for item in lines.join(",").rsplit(',') {
+        let Ok(address) = item.trim().parse::<IpAddr>() else { break };
+        chain.push(address.to_canonical());
+        if !trusts(address) {
+            break;
+        }
+    }
     chain.reverse();
     chain
 }
@@ -109,11 +119,25 @@ pub(crate) fn for_upstream(
     forwarded.apply(headers).map_err(invalid)
 }
 
+/// Says of a request that could have a body and has none that it has none: http.sys answers 411 to what says nothing, and
+/// HTTP/2 need not say.
+pub(crate) fn frame_empty_body<B: http_body::Body>(request: &mut Request<B>) {
+    let could = matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH);
+    if could && request.body().is_end_stream() && !request.headers().contains_key(CONTENT_LENGTH) {
+        request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+}
+
 /// Makes the headers of a response fit for the browser.
 pub(crate) fn for_browser(headers: &mut HeaderMap) {
     let named = named_by_connection(headers);
     // An upstream that names an essential header in Connection is not obeyed.
     keep(headers, |name| !is_hop_by_hop(name) && (!named.contains(name) || is_essential(name)));
+}
+
+/// Whether a response says in two ways where it ends (RFC 9112 section 6.3): two readers could disagree.
+pub(crate) fn frames_twice(response: &HeaderMap) -> bool {
+    response.contains_key(TRANSFER_ENCODING) && response.contains_key(CONTENT_LENGTH)
 }
 
 /// Removes what `wanted` refuses; the others keep their order, which `HeaderMap::remove` would not let them.
@@ -267,10 +291,20 @@ mod tests {
     }
 
     #[test]
-    fn a_told_chain_counts_from_the_right_up_to_nonsense() {
-        let chain = |value| told_chain(&headers(&[("x-forwarded-for", value)]));
-        assert_eq!(chain("1.2.3.4, 10.0.0.1").len(), 2);
-        assert_eq!(chain("<script>, 10.0.0.1").len(), 1);
-        assert_eq!(chain("unknown").len(), 0);
+    fn a_forwarded_chain_counts_from_the_right_up_to_the_visitor() {
+        let chain = |value| {
+            let trusts = |address: IpAddr| address.to_string().starts_with("10.");
+            let addresses = forwarded_for(&headers(&[("x-forwarded-for", value)]), trusts);
+            addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(chain("1.2.3.4, 10.0.0.1"), "1.2.3.4 10.0.0.1");
+        assert_eq!(
+            chain("6.6.6.6, 203.0.113.9, 10.0.0.2,10.0.0.1"),
+            "203.0.113.9 10.0.0.2 10.0.0.1",
+            "6.6.6.6 is a claim"
+        );
+        assert_eq!(chain("<script>, 10.0.0.1"), "10.0.0.1");
+        assert_eq!(chain("::ffff:1.2.3.4"), "1.2.3.4");
+        assert_eq!(chain("unknown"), "");
     }
 }

@@ -3,15 +3,16 @@
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
+
+use super::upload::Upload;
 
 /// More idle connections than this are closed.
 const MOST_IDLE: usize = 64;
 
 /// See the module.
 pub(super) struct Pool {
-    idle: RefCell<Vec<(SendRequest<Incoming>, Instant)>>,
+    idle: RefCell<Vec<(SendRequest<Upload>, Instant)>>,
     keep: Duration,
 }
 
@@ -21,7 +22,7 @@ impl Pool {
     }
 
     /// A connection that was alive when last seen.
-    pub(super) fn take(&self) -> Option<SendRequest<Incoming>> {
+    pub(super) fn take(&self) -> Option<SendRequest<Upload>> {
         let mut idle = self.idle.borrow_mut();
         while let Some((connection, since)) = idle.pop() {
             if connection.is_ready() && since.elapsed() < self.keep {
@@ -32,7 +33,7 @@ impl Pool {
     }
 
     /// Keeps a connection whose last response is over.
-    pub(super) fn put(&self, connection: SendRequest<Incoming>) {
+    pub(super) fn put(&self, connection: SendRequest<Upload>) {
         let mut idle = self.idle.borrow_mut();
         idle.retain(|(connection, since)| !connection.is_closed() && since.elapsed() < self.keep);
         if idle.len() < MOST_IDLE {

@@ -23,6 +23,10 @@ pub(super) fn wanted(request: &Request<Incoming>) -> bool {
         && lists_upgrade(request.headers())
 }
 
+fn names_websocket(headers: &HeaderMap) -> bool {
+    headers.get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
 fn lists_upgrade(headers: &HeaderMap) -> bool {
     let lines = headers.get_all(CONNECTION).iter();
     let mut names = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
@@ -35,7 +39,7 @@ pub(super) fn splice(
     browser_side: Option<OnUpgrade>,
     tunnels: &TaskTracker,
 ) -> Result<Response<Body>, UpstreamError> {
-    let Some(browser_side) = browser_side else {
+    let Some(browser_side) = browser_side.filter(|_| names_websocket(response.headers())) else {
         return Err(UpstreamError::UnexpectedUpgrade);
     };
     let imis_side = hyper::upgrade::on(&mut response);

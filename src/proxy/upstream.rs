@@ -4,7 +4,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::header::UPGRADE;
+use http::request::Parts;
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -17,6 +19,7 @@ use tracing::debug;
 
 use super::bound::{self, Bound};
 use super::pool::Pool;
+use super::upload::{Sent, Upload};
 use crate::config::{Server, Timeouts};
 use crate::gateway::Site;
 
@@ -33,10 +36,16 @@ pub(crate) enum UpstreamError {
     /// The connection was lost or spoke nonsense before the head of the response.
     #[error("the upstream connection failed")]
     Broken(#[source] hyper::Error),
+    /// The browser broke off its upload, or sent a malformed body.
+    #[error("the request's body broke off")]
+    UploadBroke(#[source] hyper::Error),
     /// No response head within the time allowed.
     #[error("no response head from the upstream in time")]
     Silent,
-    /// 101 without being asked.
+    /// Both Content-Length and Transfer-Encoding.
+    #[error("the response says in two ways where it ends")]
+    AmbiguousLength,
+    /// 101 without being asked, or to something else than was asked for.
     #[error("the upstream switched protocols unasked")]
     UnexpectedUpgrade,
     /// The request cannot be forwarded without changing its meaning.
@@ -87,7 +96,9 @@ impl Upstream {
         own: Option<&Bound>,
     ) -> Result<Response<Incoming>, UpstreamError> {
         let signs_in = bound::used_by(request.headers());
-        let mut request = request;
+        let (head, body) = request.into_parts();
+        let (body, mut sent) = Upload::of(body);
+        let mut request = Request::from_parts(head, body);
         let of_client = match own {
             Some(own) => own.take().await,
             None => None,
@@ -96,20 +107,30 @@ impl Upstream {
         // A connection that may be signed in starts anew: nobody else has used it, nobody else will.
         let kept = of_client.or_else(|| if signs_in { None } else { self.pool.take() });
         if let Some(mut connection) = kept {
-            match self.exchange(&mut connection, request).await? {
-                Exchange::Done(response) => {
+            let again = repeatable(&request);
+            match self.exchange(&mut connection, request, &sent).await {
+                Ok(Exchange::Done(response)) => {
                     self.keep(connection, &response, own, belongs_to_client);
                     return Ok(response);
                 }
                 // The connection died idle and nothing of the request was sent: once more, on a new one.
-                Exchange::NotSent(returned, error) => {
+                Ok(Exchange::NotSent(returned, error)) => {
                     debug!(%error, "an idle upstream connection had died");
                     request = *returned;
                 }
+                // It died as the request went out. One that changes nothing may be sent again (RFC 9110 section 9.2.2).
+                Err(UpstreamError::Broken(error)) => {
+                    let Some(head) = again else { return Err(UpstreamError::Broken(error)) };
+                    debug!(%error, "an idle upstream connection died; asking once more");
+                    let (body, none) = Upload::empty();
+                    sent = none;
+                    request = Request::from_parts(head, body);
+                }
+                Err(error) => return Err(error),
             }
         }
         let mut connection = self.connect().await?;
-        match self.exchange(&mut connection, request).await? {
+        match self.exchange(&mut connection, request, &sent).await? {
             Exchange::Done(response) => {
                 self.keep(connection, &response, own, signs_in);
                 Ok(response)
@@ -121,7 +142,7 @@ impl Upstream {
     /// Keeps the connection for this client alone, or for everybody once its response has been read to the end.
     fn keep(
         &self,
-        mut connection: SendRequest<Incoming>,
+        mut connection: SendRequest<Upload>,
         response: &Response<Incoming>,
         own: Option<&Bound>,
         belongs_to_client: bool,
@@ -143,20 +164,29 @@ impl Upstream {
 
     async fn exchange(
         &self,
-        connection: &mut SendRequest<Incoming>,
-        request: Request<Incoming>,
+        connection: &mut SendRequest<Upload>,
+        request: Request<Upload>,
+        sent: &Sent,
     ) -> Result<Exchange, UpstreamError> {
-        let sent = timeout(self.timeouts.response_head, connection.try_send_request(request));
-        match sent.await.map_err(|_| UpstreamError::Silent)? {
+        let deadline = async {
+            sent.wait().await;
+            tokio::time::sleep(self.timeouts.response_head).await;
+        };
+        let answered = tokio::select! {
+            answered = connection.try_send_request(request) => answered,
+            () = deadline => return Err(UpstreamError::Silent),
+        };
+        match answered {
             Ok(response) => Ok(Exchange::Done(response)),
             Err(mut refused) => match refused.take_message() {
                 Some(request) => Ok(Exchange::NotSent(Box::new(request), refused.into_error())),
+                None if sent.broke() => Err(UpstreamError::UploadBroke(refused.into_error())),
                 None => Err(UpstreamError::Broken(refused.into_error())),
             },
         }
     }
 
-    async fn connect(&self) -> Result<SendRequest<Incoming>, UpstreamError> {
+    async fn connect(&self) -> Result<SendRequest<Upload>, UpstreamError> {
         let mut last = ConnectError::TimedOut;
         for (server, name) in self.servers.iter().zip(&self.server_names) {
             match self.connect_to(server, name).await {
@@ -170,7 +200,7 @@ impl Upstream {
         Err(UpstreamError::Unreachable(last))
     }
 
-    async fn connect_to(&self, server: &Server, name: &str) -> Result<SendRequest<Incoming>, ConnectError> {
+    async fn connect_to(&self, server: &Server, name: &str) -> Result<SendRequest<Upload>, ConnectError> {
         let stream = within(self.timeouts.connect, TcpStream::connect((server.host.as_str(), server.port)))
             .await?
             .map_err(ConnectError::Tcp)?;
@@ -187,9 +217,23 @@ impl Upstream {
     }
 }
 
+/// The head of a request that may be sent twice: a method that changes nothing, and no body.
+fn repeatable(request: &Request<Upload>) -> Option<Parts> {
+    let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    let plain =
+        safe && http_body::Body::is_end_stream(request.body()) && !request.headers().contains_key(UPGRADE);
+    plain.then(|| {
+        let mut head = Request::new(()).into_parts().0;
+        head.method = request.method().clone();
+        head.uri = request.uri().clone();
+        head.headers = request.headers().clone();
+        head
+    })
+}
+
 enum Exchange {
     Done(Response<Incoming>),
-    NotSent(Box<Request<Incoming>>, hyper::Error),
+    NotSent(Box<Request<Upload>>, hyper::Error),
 }
 
 async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Result<T, ConnectError> {
@@ -207,7 +251,7 @@ fn server_name(server: &Server, site: &Site) -> String {
     }
 }
 
-async fn handshake<S>(stream: S) -> Result<SendRequest<Incoming>, ConnectError>
+async fn handshake<S>(stream: S) -> Result<SendRequest<Upload>, ConnectError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

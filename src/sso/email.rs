@@ -56,6 +56,8 @@ mod tests {
             "ann@b@example.org",
             "a b@example.org",
             " ann@example.org",
+            "ann@example.org\u{2028}",
+            "\u{85}ann@example.org",
             "ann@example.org ",
             "ann@example.org\n",
             "ann@exam\u{0}ple.org",

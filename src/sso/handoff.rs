@@ -2,17 +2,18 @@
 //!
 //! The token travels in the body of that one POST, never in a URL.
 
-use http::header::{CACHE_CONTROL, HeaderValue, LOCATION, REFERRER_POLICY};
 use http::{Response, StatusCode};
+use tracing::warn;
 
 use super::Visit;
 use super::return_to::{Arrival, ReturnTo};
 use super::token::Token;
-use crate::config::App;
-use crate::gateway::Site;
 use crate::http::body::Body;
-use crate::pages::HandOff;
+use crate::pages::{self, HandOff};
 use crate::query::encoded;
+
+/// IIS takes queries of up to 2,048 bytes (maxQueryString); `ReturnUrl=` and the page's own parameters need some.
+const MOST_RETURN_URL: usize = 1950;
 
 /// The page that signs in.
 pub(super) fn page(visit: &Visit, arrival: &Arrival, token: &Token) -> Response<Body> {
@@ -20,7 +21,8 @@ pub(super) fn page(visit: &Visit, arrival: &Arrival, token: &Token) -> Response<
     // Chromium holds the whole chain of redirects after the POST against form-action: Zendesk's hosts, and ours, where
     // Zendesk sends people with an error.
     let suffix = visit.authority.port().map(|port| format!(":{port}")).unwrap_or_default();
-    let own = visit.site().config.hosts.iter().map(|host| format!("https://{host}{suffix}"));
+    let own =
+        visit.gateway.sites[visit.site].config.hosts.iter().map(|host| format!("https://{host}{suffix}"));
     let theirs = zendesk.authorities().map(|authority| format!("https://{authority}"));
     let form_action: Vec<String> = theirs.chain(["'self'".to_owned()]).chain(own).collect();
     visit.gateway.pages.hand_off(&HandOff {
@@ -35,18 +37,16 @@ pub(super) fn page(visit: &Visit, arrival: &Arrival, token: &Token) -> Response<
 }
 
 /// To the site's own sign-in page, which comes back to the SSO path: relative, encoded once.
-pub(super) fn to_sign_in_page(site: &Site, app: &App, arrival: &Arrival) -> Response<Body> {
-    let sign_in = site.config.imis.as_ref().map_or("/", |imis| imis.sign_in.as_str());
+pub(super) fn to_sign_in_page(visit: &Visit, arrival: &Arrival) -> Response<Body> {
+    let sign_in = &visit.sign_on.imis.sign_in;
     let separator = if sign_in.contains('?') { '&' } else { '?' };
-    let location = format!("{sign_in}{separator}ReturnUrl={}", encoded(&arrival.sso_target(app)));
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::FOUND;
-    let headers = response.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    // Both parts are visible ASCII: the path by the configuration's rule, the rest by its encoding.
-    if let Ok(location) = HeaderValue::try_from(location) {
-        headers.insert(LOCATION, location);
-    }
-    response
+    let full = encoded(&arrival.sso_target(&visit.app));
+    // IIS answers a longer query with a bare 404.15: rather arrive at the front page than not at all.
+    let return_url = if full.len() > MOST_RETURN_URL {
+        warn!(incident = %visit.incident, app = %visit.app.name, "a return_to too long for iMIS's sign-in page was dropped");
+        encoded(&visit.app.path)
+    } else {
+        full
+    };
+    pages::redirect(StatusCode::FOUND, &format!("{sign_in}{separator}ReturnUrl={return_url}"))
 }

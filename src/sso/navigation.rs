@@ -2,21 +2,19 @@
 //!
 //! Browsers say what a request is for in Sec-Fetch-* (W3C Fetch Metadata); one that does not send them is let pass.
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
 use super::SignInError;
 
 pub(super) fn require_top_level(headers: &HeaderMap) -> Result<(), SignInError> {
     let only =
         |name: &str, wanted: &[u8]| headers.get_all(name).iter().all(|value| value.as_bytes() == wanted);
-    let ahead =
-        |name: &str| headers.get_all(name).iter().any(|value| value.as_bytes().starts_with(b"prefetch"));
     let navigation = only("sec-fetch-mode", b"navigate") && only("sec-fetch-dest", b"document");
-    if navigation && !ahead("sec-purpose") && !ahead("purpose") {
-        Ok(())
-    } else {
-        Err(SignInError::NotNavigation)
-    }
+    let ahead = ["sec-purpose", "purpose", "x-purpose", "x-moz"].into_iter().any(|name| {
+        let early = |value: &HeaderValue| value.as_bytes().starts_with(b"prefetch") || value == "preview";
+        headers.get_all(name).iter().any(early)
+    });
+    if navigation && !ahead { Ok(()) } else { Err(SignInError::NotNavigation) }
 }
 
 #[cfg(test)]
@@ -56,6 +54,8 @@ mod tests {
                 ("sec-purpose", "prefetch;prerender"),
             ],
             &[("purpose", "prefetch")],
+            &[("x-moz", "prefetch")],
+            &[("x-purpose", "preview")],
             &[("sec-fetch-dest", "document"), ("sec-fetch-dest", "iframe")],
         ] {
             assert!(!allowed(lines), "{lines:?}");

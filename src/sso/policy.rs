@@ -49,7 +49,8 @@ pub(super) fn authorize(profile: Profile) -> Result<Permit, Denied> {
 fn plain_name(text: &str) -> Option<String> {
     let invisible = |c: char| {
         c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+            || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
     };
     let visible: String = text.chars().filter(|c| !invisible(*c)).take(MOST_NAME_CHARACTERS).collect();
     let trimmed = visible.trim();

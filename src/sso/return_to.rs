@@ -9,7 +9,7 @@ use url::{Url, form_urlencoded};
 use crate::config::{App, Authority, Zendesk};
 use crate::query::encoded;
 
-/// Longer ones are dropped: browsers and IIS refuse such request lines anyway.
+/// Longer ones are dropped: no page of Zendesk's has such an address.
 const MOST_BYTES: usize = 2048;
 
 /// A place in the account that is safe to send a member to.
@@ -39,21 +39,25 @@ fn absolute(text: &str, zendesk: &Zendesk) -> Option<ReturnTo> {
     let authority = text[8..].split(['/', '?', '#']).next()?;
     let url = Url::parse(text).ok()?;
     let known = |own: &Authority| own.to_string().eq_ignore_ascii_case(authority) && is_at(&url, own);
-    zendesk.authorities().any(known).then(|| ReturnTo(url.into()))
+    // `//` at the start of a path is what a careless redirector takes for another host.
+    let inside = !url.path().starts_with("//");
+    (inside && zendesk.authorities().any(known)).then(|| ReturnTo(url.into()))
 }
 
 fn relative(text: &str, zendesk: &Zendesk) -> Option<ReturnTo> {
-    // A whole address inside is more likely meant for a careless redirector than for Zendesk's own pages.
-    if text.contains("//") {
+    let (path, rest) = text.split_at(text.find(['?', '#']).unwrap_or(text.len()));
+    let query = rest.split('#').next().unwrap_or_default();
+    // A whole address in the query is more likely meant for a careless redirector than for Zendesk's own pages.
+    if query.contains("=//") || query.contains("://") {
         return None;
     }
     // What the path could become when somebody decodes it, however often.
-    let mut reading = text.to_owned();
+    let mut reading = path.to_owned();
     for _ in 0..4 {
         if leads_away(&reading) {
             return None;
         }
-        let decoded = percent_decode_str(&reading).decode_utf8().ok()?.into_owned();
+        let decoded = percent_decode_str(&reading).decode_utf8_lossy().into_owned();
         if decoded == reading {
             break;
         }
@@ -65,16 +69,14 @@ fn relative(text: &str, zendesk: &Zendesk) -> Option<ReturnTo> {
     (inside && !leads_away(&reading)).then(|| ReturnTo(text.to_owned()))
 }
 
-/// Whether a path could be taken for another host, or climbs.
+/// Whether a path could be taken for another host or a script, or climbs.
 fn leads_away(path: &str) -> bool {
-    let before_query = path.split(['?', '#']).next().unwrap_or_default();
-    let mut segments = before_query.split('/').skip(1);
-    let odd = before_query.contains(|c: char| c.is_control() || c.is_whitespace() || c == '\\' || c == '@');
+    let odd = path.contains(|c: char| c.is_control() || c == '\\');
     odd || !path.starts_with('/')
-        || before_query.contains("//")
-        || before_query.contains(":/")
-        || before_query.to_ascii_lowercase().contains("javascript:")
-        || segments.any(|segment| segment == "." || segment == "..")
+        || path.contains("//")
+        || path.contains(":/")
+        || path.to_ascii_lowercase().contains("javascript:")
+        || path.split('/').any(|segment| segment == "." || segment == "..")
 }
 
 fn is_at(url: &Url, own: &Authority) -> bool {
@@ -155,6 +157,11 @@ mod tests {
             "/hc/en-us/requests",
             "/agent/tickets/12?return=https%3A%2F%2Fcontoso.zendesk.com%2Fagent",
             "/",
+            "/hc/en-us/search?query=a//b",
+            "/hc/search?query=caf%E9",
+            "/hc/en-us/articles/1@2",
+            "/hc/x#frag//y",
+            "/hc/en-us/search?query=a%20b",
         ] {
             assert_eq!(accepted(text).as_deref(), Some(text));
         }
@@ -201,6 +208,7 @@ mod tests {
             "javascript:alert(1)",
             "data:text/html,x",
             "https://other.zendesk.com/",
+            "https://contoso.zendesk.com//evil.example/",
             "https://contoso.zendesk.com./",
         ] {
             assert_eq!(accepted(text), None, "{text:?}");

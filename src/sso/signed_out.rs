@@ -37,7 +37,7 @@ pub(crate) fn signed_out(visit: &Visit) -> Response<Body> {
     } else {
         info!(incident, app, "signed out of Zendesk");
         Message::new(StatusCode::OK, format!("You are signed out of {app}"))
-            .text("You are still signed in to this site.")
+            .text("Whether you are signed in to this site has not changed.")
             .link(Link::primary(format!("Sign in to {app} again"), again))
             .link(Link::new("Back to the site", "/"))
     };

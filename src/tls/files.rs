@@ -4,9 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::RootCertStore;
+use rustls::client::verify_server_name;
+use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 /// A certificate chain, leaf first.
 pub(crate) fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -37,6 +39,12 @@ pub(crate) fn pair(
     CertifiedKey::from_der(chain, key, &super::provider())
         .map(Arc::new)
         .map_err(|error| format!("the key does not go with the certificate chain: {error}"))
+}
+
+/// Whether the certificate is for `host`.
+pub(crate) fn covers(certificate: &CertifiedKey, host: &str) -> bool {
+    let (Some(leaf), Ok(name)) = (certificate.cert.first(), ServerName::try_from(host)) else { return false };
+    ParsedCertificate::try_from(leaf).is_ok_and(|leaf| verify_server_name(&leaf, &name).is_ok())
 }
 
 /// The roots of `ca_file`.

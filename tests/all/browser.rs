@@ -2,6 +2,7 @@
 
 use imis_gateway_simulators::imis::people::PASSWORD;
 use imis_gateway_simulators::imis::{ApiFault, Faults, Generation};
+use imis_gateway_simulators::zendesk::Faults as ZendeskFaults;
 
 use crate::support::chromium::{Browser, Scripts};
 use crate::support::{MAPPED, SITE, Setup, Stage, ZENDESK};
@@ -51,13 +52,46 @@ async fn going_back_does_not_post_again() {
     browser.go(&format!("https://{SITE}/sso/zendesk?return_to=%2Fhc%2Fen-us")).await;
     browser.text_of("#email").await;
     assert_eq!(stage.zendesk.posted_tokens().len(), 1);
-    for _ in 0..3 {
-        browser.page.back().await.unwrap();
-        assert_eq!(stage.zendesk.posted_tokens().len(), 1, "at {}", browser.url().await);
-    }
-    browser.page.forward().await.unwrap();
-    browser.page.forward().await.unwrap();
+    // The page gave its place in the history away; coming back leads to the one before it.
+    browser.page.back().await.unwrap();
+    assert_eq!(browser.text_of("#who").await, "Ann Müller");
+    assert!(browser.url().await.starts_with(&format!("https://{SITE}/")));
     assert_eq!(stage.zendesk.posted_tokens().len(), 1);
+}
+
+/// The page stays in the history when its post has not led anywhere yet: here the connection to Zendesk is dropped.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_comes_back_to_the_hand_off_page_finds_a_link_and_posts_nothing() {
+    let stage = Stage::new().await;
+    let Some(browser) = Browser::open(&stage, Scripts::On).await else { return };
+    browser.go(&format!("https://{SITE}/SignIn")).await;
+    browser.sign_in("AMUELLER", PASSWORD).await;
+    browser.text_of("#who").await;
+    stage.zendesk.set_faults(ZendeskFaults { jwt_status: Some(204), ..ZendeskFaults::default() });
+    browser.go(&format!("https://{SITE}/sso/zendesk?return_to=%2Fhc%2Fen-us")).await;
+    // 204: the browser stays where it is.
+    browser.text_of("#hand-off").await;
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while jwt_posts(&stage) == 0 {
+        assert!(std::time::Instant::now() < end, "the page has not posted");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    stage.zendesk.set_faults(ZendeskFaults::default());
+    browser.go(&format!("https://{SITE}/Default.aspx")).await;
+    browser.text_of("#who").await;
+    let posted = jwt_posts(&stage);
+    assert_eq!(posted, 1);
+    browser.page.back().await.unwrap();
+    assert_eq!(browser.text_of("#again a").await, "Continue to Contoso Helpdesk");
+    assert!(!browser.has("#hand-off").await, "the form with the token is gone");
+    assert_eq!(jwt_posts(&stage), posted);
+    browser.click("#again a").await;
+    assert_eq!(browser.text_of("#who").await, "Ann Müller", "the link asks for a new token");
+    assert_eq!(browser.url().await, format!("{ZENDESK}/hc/en-us"));
+}
+
+fn jwt_posts(stage: &Stage) -> usize {
+    stage.zendesk.arrivals().iter().filter(|arrival| arrival.contains("/access/jwt")).count()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -143,10 +177,11 @@ async fn a_frame_or_a_script_on_another_site_gets_no_token() {
     let answer = browser.page.execute_async(script, Vec::new()).await.unwrap();
     assert_eq!(answer[0], 403);
     assert!(!answer[1].as_str().unwrap().contains("name=\"jwt\""));
-    let frame =
-        "const done = arguments[0]; const f = document.createElement('iframe'); f.src = '/sso/zendesk';
-        f.onload = () => setTimeout(() => done(true), 500); document.body.append(f);";
-    browser.page.execute_async(frame, Vec::new()).await.unwrap();
+    let frame = "const f = document.createElement('iframe'); f.src = '/sso/zendesk?brand_id=7'; document.body.append(f);";
+    browser.page.execute(frame, Vec::new()).await.unwrap();
+    // Both reached the gateway, and both were refused.
+    stage.gateway.logged_times(2, |line| line["path"] == "/sso/zendesk" && line["status"] == 403).await;
+    assert!(!stage.gateway.log().contains("\"signed in\""));
     assert_eq!(stage.zendesk.posted_tokens().len(), 0);
 }
 

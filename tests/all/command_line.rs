@@ -80,7 +80,7 @@ sites:
             "config.yaml:5:26: sites[0].certificate.chain: cannot read the certificate chain",
             "config.yaml:7:17: sites[0].upstream.servers[0]: `10.0.0.5` is not a server",
             "config.yaml:7:27: sites[0].upstream.servers[1]: scheme `ftp` is not supported",
-            "config.yaml:8:27: sites[0].upstream.timeouts.connect: expected text; write \"3\" in quotes",
+            "config.yaml:8:27: sites[0].upstream.timeouts.connect: `3` is not a duration; write it like 500ms",
             "config.yaml:8:30: sites[0].upstream.timeouts.response_haed: unknown key; did you mean `response_head`?",
             "config.yaml:10:27: sites[0].imis.recognise.method: `guess` is not a method",
             "config.yaml:10:40: sites[0].imis.recognise.page: `probe` is not a path",
@@ -221,6 +221,45 @@ async fn a_second_signal_cuts_off_and_says_so() {
     let status = tokio::task::spawn_blocking(move || stage.gateway.wait()).await.unwrap();
     assert_eq!(status.code(), Some(3));
     request.abort();
+}
+
+#[tokio::test]
+async fn whoever_only_keeps_a_connection_open_does_not_hold_up_the_end() {
+    use tokio::io::AsyncWriteExt;
+    let mut stage = Stage::new().await;
+    let mut silent = stage.client().connect("h2").await;
+    silent.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00").await.unwrap();
+    let _half_a_head = {
+        let mut connection = stage.client().connect("http/1.1").await;
+        connection.write_all(b"GET / HT").await.unwrap();
+        connection
+    };
+    let started = std::time::Instant::now();
+    stage.gateway.signal("TERM");
+    let status = tokio::task::spawn_blocking(move || stage.gateway.wait()).await.unwrap();
+    assert_eq!(status.code(), Some(0), "nothing was under way");
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+}
+
+#[test]
+fn what_is_allowed_and_seldom_meant_is_warned_of() {
+    let yaml = GOOD
+        .replace("hosts: [members.example.org]", "hosts: [members.example.org, other.example.org]")
+        .replace("imis:\n", "imis:\n      api_url: http://127.0.0.1:9/\n")
+        .replace("https://127.0.0.1:9'", "http://127.0.0.1:9'");
+    let folder = folder_with(&yaml);
+    std::fs::write(folder.path().join("secret"), "short").unwrap();
+    let output = run(&["check"], folder.path());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    for words in [
+        "does not cover this name",
+        "api_url is plain HTTP",
+        "upstream http://127.0.0.1:9 is plain HTTP",
+        "shorter than 32",
+    ] {
+        assert_eq!(text(&output.stdout).matches(words).count(), 1, "{words} in {}", text(&output.stdout));
+    }
+    assert!(text(&output.stdout).contains("warning: other.example.org: the certificate does not cover"));
 }
 
 #[test]

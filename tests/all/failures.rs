@@ -37,7 +37,7 @@ async fn a_failing_api_is_said_honestly_keeps_the_deep_link_and_leaves_proxying_
         assert_eq!(reply.header("retry-after"), "30");
         assert_eq!(reply.token(), None);
         assert_strict_page(&reply);
-        let text = reply.text().replace("&#x2f;", "/");
+        let text = reply.text();
         let normal = "https://contoso.zendesk.com/access/normal?return_to=https%3A%2F%2Fcontoso.zendesk.com%2Fhc%2Fen-us%2Frequests%2F7";
         assert!(text.contains(normal), "{text}");
         assert!(text.contains(
@@ -75,17 +75,80 @@ async fn a_token_is_not_used_to_its_end() {
 }
 
 #[tokio::test]
-async fn an_imis_that_hangs_is_given_ten_seconds_and_holds_nobody_else_up() {
+async fn a_life_of_a_token_that_cannot_be_is_taken_as_a_day() {
+    let mut setup = Setup::new(Generation::Ems);
+    setup.imis.token_seconds = u64::MAX;
+    let stage = Stage::with(setup).await;
+    for _ in 0..2 {
+        assert!(stage.sso("", &stage.cookie_of("AMUELLER")).await.token().is_some());
+    }
+    assert_eq!(stage.imis.tokens_given(), 1);
+}
+
+/// Sign-ins of many at once while iMIS hangs: what each got, and how long all of it took.
+async fn sign_ins_at_once(stage: &Stage, count: usize) -> (Vec<crate::support::Reply>, Duration) {
+    let cookie = stage.cookie_of("AMUELLER");
+    let client = stage.client();
+    let started = std::time::Instant::now();
+    let headers = [("cookie", cookie.as_str())];
+    let asked = (0..count).map(|_| client.get("/sso/zendesk", &headers));
+    (futures_util::future::join_all(asked).await, started.elapsed())
+}
+
+#[tokio::test]
+async fn an_imis_that_hangs_holds_nobody_up_for_longer_than_anybody() {
+    let stage = Stage::new().await;
+    stage.imis.set_faults(Faults { delay: Some(Duration::from_secs(60)), ..Faults::default() });
+    let client = stage.client();
+    let ((replies, waited), good_bye) =
+        tokio::join!(sign_ins_at_once(&stage, 5), client.get("/sso/zendesk/signed-out", &[]));
+    assert_eq!(good_bye.status, 200);
+    assert!(replies.iter().all(|reply| reply.status == 503 && reply.token().is_none()));
+    assert!(waited > Duration::from_secs(9) && waited < Duration::from_secs(20), "{waited:?}");
+}
+
+#[tokio::test]
+async fn a_token_endpoint_that_hangs_is_waited_for_once_and_not_in_turn() {
+    let stage = Stage::new().await;
+    stage.imis.set_faults(Faults { token: TokenFault::Hangs, ..Faults::default() });
+    let (replies, waited) = sign_ins_at_once(&stage, 5).await;
+    assert!(replies.iter().all(|reply| reply.status == 503 && reply.token().is_none()));
+    assert!(waited < Duration::from_secs(18), "{waited:?}");
+    let asked = stage.imis.requests().iter().filter(|request| request.target == "/token").count();
+    assert_eq!(asked, 1, "one attempt for all of them");
+}
+
+#[tokio::test]
+async fn more_sign_ins_than_there_are_places_are_told_to_come_back_and_leaving_frees_a_place() {
     let stage = Stage::new().await;
     let cookie = stage.cookie_of("AMUELLER");
     stage.imis.set_faults(Faults { delay: Some(Duration::from_secs(60)), ..Faults::default() });
-    let started = std::time::Instant::now();
     let client = stage.client();
-    let (reply, good_bye) = tokio::join!(stage.sso("", &cookie), client.get("/sso/zendesk/signed-out", &[]));
+    let headers = [("cookie", cookie.as_str())];
+    let waiting = (0..64).map(|_| client.get("/sso/zendesk", &headers));
+    let waiting = futures_util::future::join_all(waiting);
+    let one_more = async {
+        while stage.imis.requests().len() < 64 {
+            tokio::task::yield_now().await;
+        }
+        client.get("/sso/zendesk", &[("cookie", &cookie)]).await
+    };
+    // Whoever comes too many is answered at once, and with that the others are dropped: their browsers leave.
+    let reply = tokio::select! {
+        reply = one_more => reply,
+        _ = waiting => panic!("the places were answered first"),
+    };
     assert_eq!(reply.status, 503);
-    assert_eq!(good_bye.status, 200);
-    let waited = started.elapsed();
-    assert!(waited > Duration::from_secs(9) && waited < Duration::from_secs(20), "{waited:?}");
+    assert_eq!(reply.header("retry-after"), "30");
+    stage
+        .gateway
+        .logged(|line| line["error"].as_str().is_some_and(|text| text.contains("too many sign-ins")))
+        .await;
+    stage.imis.set_faults(Faults::default());
+    let end = std::time::Instant::now() + Duration::from_secs(8);
+    while stage.sso("", &cookie).await.token().is_none() {
+        assert!(std::time::Instant::now() < end, "the places of those who left are still taken");
+    }
 }
 
 #[tokio::test]
@@ -146,6 +209,15 @@ async fn a_switch_of_protocols_that_nobody_asked_for_is_a_502() {
         Proxy::answering(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n")
             .await;
     assert_eq!(proxy.client.get("/", &[]).await.status, 502);
+}
+
+#[tokio::test]
+async fn an_answer_that_ends_in_two_ways_is_a_502() {
+    let answer =
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    let (proxy, _) = Proxy::answering(answer).await;
+    assert_eq!(proxy.client.get("/", &[]).await.status, 502);
+    assert_eq!(proxy.client.send_h2(Method::GET, "/", &[], "").await.status, 502);
 }
 
 #[tokio::test]

@@ -84,6 +84,17 @@ async fn every_request_has_one_line_with_the_number_that_imis_and_the_page_show(
 }
 
 #[tokio::test]
+async fn a_host_that_could_be_an_address_is_not_logged_and_head_is_complete() {
+    let stage = Stage::new().await;
+    stage.client().get("/", &[("host", "somebody@example.org")]).await;
+    let line = stage.gateway.logged(|line| line["message"] == "request").await;
+    assert_eq!((line["host"].as_str(), line["status"].as_u64()), (Some("*"), Some(400)));
+    stage.client().send(Method::HEAD, "/SSO/zendesk", &[], "").await;
+    let line = stage.gateway.logged(|line| line["method"] == "HEAD").await;
+    assert_eq!(line["end"], "complete");
+}
+
+#[tokio::test]
 async fn the_access_log_can_be_turned_off() {
     let stage =
         Stage::with(Setup::new(Generation::Ems).edit("level: debug", "level: debug, access: false")).await;

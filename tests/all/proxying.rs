@@ -98,9 +98,15 @@ async fn a_trusted_proxy_is_believed_and_added_to() {
     .await;
     let server = format!("https://{}", origin.address);
     let proxy = Proxy::to(authority, &server, Some(origin), "trusted_proxies: [127.0.0.0/8]");
-    proxy.client.get("/", &[("x-forwarded-for", "192.0.2.7, 127.0.0.9")]).await;
+    proxy.client.get("/", &[("x-forwarded-for", "6.6.6.6, 192.0.2.7, 127.0.0.9")]).await;
     let head = heads.lock().unwrap().pop().unwrap().to_lowercase();
-    assert!(head.contains("x-forwarded-for: 192.0.2.7, 127.0.0.9, 127.0.0.1\r\n"), "{head}");
+    let vouched_for = "x-forwarded-for: 192.0.2.7, 127.0.0.9, 127.0.0.1\r\n";
+    assert!(
+        head.contains(vouched_for),
+        "what stands left of the visitor, the visitor may have written: {head}"
+    );
+    let line = proxy.gateway.logged(|line| line["message"] == "request").await;
+    assert_eq!(line["client"], "192.0.2.7");
 }
 
 #[tokio::test]
@@ -257,6 +263,23 @@ async fn a_request_body_streams_as_it_comes() {
 }
 
 #[tokio::test]
+async fn an_upload_may_take_longer_than_the_answer_to_it() {
+    let (proxy, _) = Proxy::answering(OK).await;
+    let mut browser = proxy.client.connect("http/1.1").await;
+    browser
+        .write_all(format!("POST / HTTP/1.1\r\nHost: {SITE}\r\nContent-Length: 6\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
+    // Three seconds in all; the head of the answer has two, from the end of the upload.
+    for byte in b"upload" {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        browser.write_all(&[*byte]).await.unwrap();
+    }
+    let head = read_until(&mut browser, "\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+}
+
+#[tokio::test]
 async fn ten_megabytes_go_up_and_come_down() {
     let stage = Stage::new().await;
     let body = vec![b'x'; 10 * 1024 * 1024];
@@ -285,6 +308,55 @@ async fn a_connection_that_died_idle_is_replaced_without_a_word() {
 }
 
 #[tokio::test]
+async fn a_connection_that_dies_under_a_request_that_changes_nothing_is_replaced_once() {
+    let proxy = Proxy::start(|mut connection| async move {
+        // The second request on a connection finds it closing, however it is timed.
+        let _ = read_request(&mut connection).await;
+        connection.write_all(OK).await.unwrap();
+        let _ = read_request(&mut connection).await;
+    })
+    .await;
+    for _ in 0..6 {
+        assert_eq!(proxy.client.get("/", &[]).await.status, 200);
+    }
+    // What could change something is not sent twice.
+    assert_eq!(proxy.client.send(Method::POST, "/", &[], "pay").await.status, 502);
+}
+
+#[tokio::test]
+async fn a_request_that_could_have_a_body_and_has_none_says_so() {
+    let (proxy, heads) = Proxy::answering(OK).await;
+    proxy.client.send_h2(Method::POST, "/", &[], "").await;
+    let mut browser = proxy.client.connect("http/1.1").await;
+    browser.write_all(format!("POST / HTTP/1.1\r\nHost: {SITE}\r\n\r\n").as_bytes()).await.unwrap();
+    read_until(&mut browser, "ok").await;
+    proxy.client.get("/", &[]).await;
+    let lengths: Vec<usize> = heads
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|head| head.to_lowercase().matches("content-length: 0\r\n").count())
+        .collect();
+    assert_eq!(lengths, [1, 1, 0], "http.sys answers 411 to a POST that says nothing");
+}
+
+#[tokio::test]
+async fn an_upload_that_breaks_off_is_not_imiss_fault() {
+    let (proxy, heads) = Proxy::answering(OK).await;
+    let mut browser = proxy.client.connect("http/1.1").await;
+    let malformed = format!("POST / HTTP/1.1\r\nHost: {SITE}\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n");
+    browser.write_all(malformed.as_bytes()).await.unwrap();
+    let head = read_until(&mut browser, "\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 400"), "{head}");
+    let line = proxy
+        .gateway
+        .logged(|line| line["error"].as_str().is_some_and(|text| text.contains("broke off")))
+        .await;
+    assert_eq!(line["level"], "DEBUG");
+    assert!(heads.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn plain_http_is_sent_to_https_with_its_target_as_it_is() {
     let stage = Stage::new().await;
     let ask = |request: String| {
@@ -309,6 +381,10 @@ async fn plain_http_is_sent_to_https_with_its_target_as_it_is() {
     assert!(answer.starts_with("HTTP/1.1 421"), "{answer}");
     assert!(!answer.to_lowercase().contains("location:"));
     assert_eq!(stage.imis.requests().len(), 0);
+    for (host, status) in [(SITE, 308), ("evil.example", 421)] {
+        let line = stage.gateway.logged(|line| line["message"] == "request" && line["host"] == host).await;
+        assert_eq!(line["status"], status, "a line for these, too");
+    }
 }
 
 #[tokio::test]

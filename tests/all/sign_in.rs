@@ -28,9 +28,7 @@ async fn a_member_gets_a_page_that_posts_a_token_and_lands_where_the_question_ca
         let stage = Stage::with(Setup::new(generation)).await;
         let reply = stage.sso(FROM_ZENDESK, &stage.cookie_of("AMUELLER")).await;
         assert_eq!(reply.status, 200, "{}", reply.text());
-        assert!(
-            reply.text().contains("action=\"https:&#x2f;&#x2f;contoso.zendesk.com&#x2f;access&#x2f;jwt\"")
-        );
+        assert!(reply.text().contains("action=\"https://contoso.zendesk.com/access/jwt\""));
         assert_eq!(
             reply.field("return_to").as_deref(),
             Some("https://support.contoso.org/hc/en-us/requests?page=2")
@@ -87,6 +85,16 @@ async fn a_return_to_that_leads_elsewhere_is_dropped_and_the_sign_in_goes_on() {
         .gateway
         .logged(|line| line["message"].as_str().is_some_and(|text| text.contains("return_to")))
         .await;
+}
+
+#[tokio::test]
+async fn a_return_to_too_long_for_iis_does_not_keep_anybody_from_the_sign_in_page() {
+    let stage = Stage::new().await;
+    let long = format!("?return_to=%2Fhc%2F{}", "%3F".repeat(600));
+    let location = stage.sso(&long, "").await.header("location").to_owned();
+    assert!(location.ends_with("Login.aspx?ReturnUrl=%2Fsso%2Fzendesk"), "{location}");
+    let reply = stage.sso(&long, &stage.cookie_of("AMUELLER")).await;
+    assert_eq!(reply.field("return_to").map(|text| text.len()), Some(4 + 600), "who is signed in keeps it");
 }
 
 #[tokio::test]
@@ -174,11 +182,7 @@ async fn after_a_sign_out_of_zendesk_there_is_a_good_bye() {
     let reply = stage.client().get(&path, &[]).await;
     assert_eq!(reply.status, 200);
     assert!(reply.text().contains("You are signed out of Contoso Helpdesk"));
-    assert!(
-        reply.text().contains("&#x2f;sso&#x2f;zendesk?brand_id=1&amp;return_to=%2Fhc"),
-        "{}",
-        reply.text()
-    );
+    assert!(reply.text().contains("/sso/zendesk?brand_id=1&amp;return_to=%2Fhc"), "{}", reply.text());
     assert!(!reply.text().contains("ann@example.org"));
     assert_strict_page(&reply);
 }
@@ -221,9 +225,14 @@ async fn another_spelling_of_the_sso_path_reaches_neither_the_sign_in_nor_imis()
         "/x/../sso/zendesk",
         "/sso/zendesk;a",
     ] {
-        let reply = stage.client().get(path, &[("cookie", &cookie)]).await;
+        let reply = stage.client().get(&format!("{path}?return_to=%2Fhc"), &[("cookie", &cookie)]).await;
         assert_eq!(reply.status, 400, "{path}");
         assert_eq!(reply.token(), None);
+        assert!(
+            reply.text().contains("href=\"/sso/zendesk?return_to=%2Fhc\""),
+            "the deep link is kept: {}",
+            reply.text()
+        );
     }
     assert_eq!(stage.imis.requests().len(), 0);
 }

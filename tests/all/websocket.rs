@@ -75,3 +75,14 @@ async fn other_protocols_are_not_upgraded_to() {
     assert!(!head.contains("upgrade") && !head.contains("http2-settings"), "{head}");
     assert!(head.contains(&format!("host: {SITE}")));
 }
+
+#[tokio::test]
+async fn a_switch_to_another_protocol_than_asked_for_is_a_502() {
+    let (proxy, _) =
+        Proxy::answering(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n")
+            .await;
+    let mut browser = proxy.client.connect("http/1.1").await;
+    browser.write_all(ASK.as_bytes()).await.unwrap();
+    let head = head(&mut browser).await;
+    assert!(head.starts_with("HTTP/1.1 502"), "{head}");
+}

@@ -72,7 +72,7 @@ fn authorized(state: &State, request: &Received) -> bool {
 fn token(state: &State, request: &Received, fault: TokenFault) -> Answer {
     let field = |name: &str| request.field(name).unwrap_or_default();
     match fault {
-        TokenFault::None => {}
+        TokenFault::None | TokenFault::Hangs => {}
         TokenFault::Down => return Some(html(503, "<html><body>Service Unavailable</body></html>")),
         TokenFault::Refuses => return Some(invalid_grant()),
         TokenFault::Html => return Some(html(200, SIGN_IN_HTML)),

@@ -27,14 +27,10 @@ pub(crate) enum Scripts {
 impl Browser {
     /// Opens a window; `None` (said loudly) when there is no Chromium on the machine.
     pub(crate) async fn open(stage: &Stage, scripts: Scripts) -> Option<Self> {
-        let mut driver = match Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).spawn() {
-            Ok(driver) => driver,
-            Err(_) => {
-                skip("chromedriver (packages chromium and chromium-driver)");
-                return None;
-            }
+        let Some((driver, port)) = start_driver() else {
+            skip("chromedriver (packages chromium and chromium-driver)");
+            return None;
         };
-        let port = driver_port(&mut driver);
         let profile = tempfile::tempdir().unwrap();
         let gateway = stage.gateway.https.port();
         let zendesk = stage.zendesk.address().port();
@@ -123,12 +119,21 @@ impl Drop for Browser {
     }
 }
 
-fn driver_port(driver: &mut Child) -> u16 {
-    let lines = BufReader::new(driver.stdout.take().unwrap()).lines();
-    for line in lines.map_while(Result::ok) {
-        if let Some(port) = line.split("started successfully on port ").nth(1) {
-            return port.trim_end_matches('.').parse().unwrap();
+/// A driver and its port; none when there is no driver. It takes one port number on two addresses, which can be taken on
+/// one of them: then it ends, and another is tried.
+fn start_driver() -> Option<(Child, u16)> {
+    for _ in 0..5 {
+        let mut driver = Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).spawn().ok()?;
+        let lines = BufReader::new(driver.stdout.take().unwrap()).lines();
+        let named = lines.map_while(Result::ok).find_map(|line| {
+            let port =
+                line.split("started successfully on port ").nth(1)?.trim_end_matches('.').parse().ok()?;
+            Some(port)
+        });
+        if let Some(port) = named {
+            return Some((driver, port));
         }
+        let _ = driver.wait();
     }
-    panic!("chromedriver named no port");
+    panic!("chromedriver does not start");
 }

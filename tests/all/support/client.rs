@@ -45,9 +45,7 @@ impl Reply {
         let text = self.text();
         let rest = text.split(&format!("name=\"{name}\" value=\"")).nth(1)?;
         let value = rest.split('"').next()?;
-        Some(
-            value.replace("&#x2f;", "/").replace("&quot;", "\"").replace("&#x27;", "'").replace("&amp;", "&"),
-        )
+        Some(value.replace("&quot;", "\"").replace("&#39;", "'").replace("&amp;", "&"))
     }
 
     /// The token on a hand-off page; none on any other.

@@ -58,12 +58,16 @@ impl Gateway {
 
     /// Waits until the log holds a line for which `wanted` is true.
     pub(crate) async fn logged(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        self.logged_times(1, wanted).await
+    }
+
+    /// Waits until the log holds so many such lines, and returns the last of them.
+    pub(crate) async fn logged_times(&self, times: usize, wanted: impl Fn(&Value) -> bool) -> Value {
         let end = Instant::now() + PATIENCE;
         loop {
             let lines = self.log.lock().unwrap().clone();
-            if let Some(found) =
-                lines.iter().filter_map(|line| serde_json::from_str(line).ok()).find(|line| wanted(line))
-            {
+            let parsed = lines.iter().filter_map(|line| serde_json::from_str(line).ok());
+            if let Some(found) = parsed.filter(&wanted).nth(times - 1) {
                 return found;
             }
             assert!(Instant::now() < end, "not in the log: {}", self.log());
