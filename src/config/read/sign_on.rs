@@ -1,0 +1,155 @@
+//! `imis`, `apps` and the secrets they name.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::config::raw::{Section, Value};
+use crate::config::secret::{Reference, Secret};
+use crate::config::{App, Authority, ClientContext, Imis, ServiceAccount, Upstream, Zendesk, values};
+
+const SIGN_IN: &str = "AsiCommon/Controls/Shared/FormsAuthentication/Login.aspx";
+const SIGN_OUT: &str = "AsiCommon/Controls/Shared/FormsAuthentication/logout.aspx";
+
+pub(super) fn imis(mut section: Section<'_>, base: &Path, upstream: Option<&Upstream>) -> Option<Imis> {
+    let base_path = section.text_or("base_path", values::site_path, "/".to_owned());
+    let below = |path: &str| {
+        let base_path = base_path.as_deref().unwrap_or("/").trim_end_matches('/');
+        format!("{base_path}/{path}")
+    };
+    let api_url = match section.optional("api_url") {
+        Some(value) => value.text(values::base_url),
+        None => upstream.and_then(|upstream| values::base_url(&upstream.servers.first()?.to_string()).ok()),
+    };
+    let sign_in = section.text_or("sign_in", values::site_path, below(SIGN_IN));
+    let sign_out = section.text_or("sign_out", values::site_path, below(SIGN_OUT));
+    let session_cookies = match section.optional("session_cookies") {
+        Some(list) => list.texts(values::cookie_name),
+        None => Some(vec!["Login".to_owned()]),
+    };
+    let recognise = section.required("recognise").and_then(|value| recognise(value.section()?));
+    let service_account =
+        section.required("service_account").and_then(|value| service_account(value.section()?, base));
+    let phone_order = match section.optional("phone_order") {
+        Some(list) => list.texts(values::not_empty),
+        None => Some(["Mobile", "_Work Phone", "_Home Phone"].map(str::to_owned).to_vec()),
+    };
+    let phone_region = match section.optional("phone_region") {
+        Some(value) if value.is_null() => Some(None),
+        Some(value) => value.text(region).map(Some),
+        None => Some(Some(phonenumber::country::Id::US)),
+    };
+    section.finish();
+    Some(Imis {
+        api_url: api_url?,
+        sign_in: sign_in?,
+        sign_out: sign_out?,
+        session_cookies: session_cookies?,
+        recognise: recognise?,
+        service_account: Arc::new(service_account?),
+        phone_order: phone_order?,
+        phone_region: phone_region?,
+    })
+}
+
+fn region(text: &str) -> Result<phonenumber::country::Id, String> {
+    text.parse()
+        .map_err(|_| format!("`{text}` is not a region; write its two ISO 3166 letters, like US, CA or GB"))
+}
+
+fn recognise(mut section: Section<'_>) -> Option<ClientContext> {
+    let method = section.required("method").and_then(|value| {
+        value.text(|text| match text {
+            "client_context" => Ok(()),
+            "whoami_query" | "client_application" | "login_status_redirect" | "forms_ticket" => {
+                Err(format!("`{text}` is not supported by this version of imis-gateway; use client_context"))
+            }
+            other => Err(format!("`{other}` is not a method; use client_context")),
+        })
+    });
+    let page = section.required("page").and_then(|value| value.text(values::site_path));
+    section.finish();
+    method?;
+    Some(ClientContext { page: page? })
+}
+
+fn service_account(mut section: Section<'_>, base: &Path) -> Option<ServiceAccount> {
+    let username = section.required("username").and_then(|value| value.text(values::not_empty));
+    let password = section.required("password").and_then(|value| secret(&value, base));
+    section.finish();
+    Some(ServiceAccount { username: username?, password: password? })
+}
+
+pub(super) fn apps(list: &Value<'_>, base: &Path) -> Option<Vec<Arc<App>>> {
+    let mut paths_seen: Vec<String> = Vec::new();
+    let mut apps = Vec::new();
+    let items = list.items()?;
+    for item in &items {
+        let Some(app) = item.section().and_then(|section| app(section, base)) else { continue };
+        let own = [app.path.clone(), app.signed_out_path()];
+        if let Some(taken) = own.iter().find(|path| paths_seen.contains(path)) {
+            item.report(format!("`{taken}` already belongs to another app of this site"));
+        }
+        paths_seen.extend(own);
+        apps.push(Arc::new(app));
+    }
+    (apps.len() == items.len()).then_some(apps)
+}
+
+fn app(mut section: Section<'_>, base: &Path) -> Option<App> {
+    let name = section.required("name").and_then(|value| value.text(values::not_empty));
+    let path = section.required("path").and_then(|value| value.text(values::app_path));
+    let zendesk = section.required("zendesk").and_then(|value| zendesk(value.section()?, base));
+    for key in ["rules", "claims", "guards"] {
+        section.not_yet(key);
+    }
+    section.finish();
+    Some(App { name: name?, path: path?, zendesk: zendesk? })
+}
+
+fn zendesk(mut section: Section<'_>, base: &Path) -> Option<Zendesk> {
+    let subdomain = section.required("subdomain").and_then(|value| value.text(values::subdomain));
+    let origin = match section.optional("url") {
+        Some(value) => value.text(values::https_origin),
+        None => subdomain.as_ref().map(|name| Authority { host: format!("{name}.zendesk.com"), port: 443 }),
+    };
+    let brand_hosts = match section.optional("brand_hosts") {
+        Some(list) => list.texts(values::authority),
+        None => Some(Vec::new()),
+    };
+    let shared_secret = section.required("shared_secret").and_then(|value| secret(&value, base));
+    section.not_yet("api");
+    section.finish();
+    subdomain?;
+    Some(Zendesk { origin: origin?, brand_hosts: brand_hosts?, shared_secret: shared_secret? })
+}
+
+/// A secret's reference, fetched.
+fn secret(value: &Value<'_>, base: &Path) -> Option<Secret> {
+    let how = "a secret is given by reference: {file: PATH}, {credential: NAME} or {env: NAME}";
+    if !value.is_mapping() {
+        // Not the value itself: it may be the secret.
+        value.report(format!("{how}; never write it into this file"));
+        return None;
+    }
+    let mut section = value.section()?;
+    let file = section.optional("file").map(|v| v.text(|t| Ok(Reference::File(PathBuf::from(t)))));
+    let credential =
+        section.optional("credential").map(|v| v.text(|t| credential_name(t).map(Reference::Credential)));
+    let env = section.optional("env").map(|v| v.text(|t| Ok(Reference::Env(t.to_owned()))));
+    let mut given: Vec<_> = [file, credential, env].into_iter().flatten().collect();
+    if given.len() != 1 {
+        section.report(how);
+        section.finish();
+        return None;
+    }
+    section.finish();
+    let reference = given.pop()??;
+    reference.resolve(base).map_err(|reason| value.report(reason)).ok()
+}
+
+fn credential_name(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains('/') || text.starts_with('.') {
+        return Err(format!("`{text}` is not a credential's name"));
+    }
+    Ok(text.to_owned())
+}

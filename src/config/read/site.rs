@@ -1,0 +1,138 @@
+//! `sites`: hosts, certificates, upstreams.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::sign::CertifiedKey;
+
+use super::sign_on;
+use crate::config::raw::{Section, Value};
+use crate::config::{SignOn, Site, Timeouts, Upstream, values};
+use crate::tls::files;
+
+/// IIS closes idle connections at 120 s, and iMIS runs requests of up to 3,600 s (docs/architecture.md).
+const DEFAULT_TIMEOUTS: Timeouts = Timeouts {
+    connect: Duration::from_secs(3),
+    response_head: Duration::from_secs(3600),
+    idle: Duration::from_secs(60),
+};
+
+pub(super) fn sites(list: &Value<'_>, base: &Path) -> Option<Vec<Site>> {
+    let items = list.items()?;
+    if items.is_empty() {
+        list.report("at least one site is needed");
+    }
+    let mut hosts_seen = Vec::new();
+    let sites: Vec<_> = items
+        .iter()
+        .map(|item| item.section().and_then(|section| site(section, base, &mut hosts_seen)))
+        .collect();
+    sites.into_iter().collect()
+}
+
+fn site(mut section: Section<'_>, base: &Path, hosts_seen: &mut Vec<String>) -> Option<Site> {
+    let hosts = section.required("hosts").and_then(|list| hosts(&list, hosts_seen));
+    let certificate = section.required("certificate").and_then(|value| certificate(value.section()?, base));
+    let upstream = section.required("upstream").and_then(|value| upstream(value.section()?, base));
+    let apps_value = section.optional("apps");
+    let imis = match section.optional("imis") {
+        Some(value) => value
+            .section()
+            .and_then(|imis_section| sign_on::imis(imis_section, base, upstream.as_ref()))
+            .map(Some),
+        None => Some(None),
+    };
+    let apps = match &apps_value {
+        Some(list) => sign_on::apps(list, base),
+        None => Some(Vec::new()),
+    };
+    if let (Some(list), Some(None)) = (&apps_value, &imis) {
+        list.report("apps need to know the iMIS behind the site: add `imis:` beside `apps:`");
+    }
+    section.finish();
+    let (imis, apps) = (imis?, apps?);
+    let sign_on = imis.map(|imis| SignOn { imis, apps });
+    Some(Site { hosts: hosts?, certificate: certificate?, upstream: upstream?, sign_on })
+}
+
+fn hosts(list: &Value<'_>, seen: &mut Vec<String>) -> Option<Vec<String>> {
+    let items = list.items()?;
+    if items.is_empty() {
+        list.report("at least one host is needed");
+        return None;
+    }
+    let mut hosts = Vec::new();
+    for item in &items {
+        let Some(host) = item.text(values::site_host) else { continue };
+        if seen.contains(&host) {
+            item.report(format!("`{host}` is listed twice; a host belongs to one site"));
+        }
+        seen.push(host.clone());
+        hosts.push(host);
+    }
+    (hosts.len() == items.len()).then_some(hosts)
+}
+
+fn certificate(mut section: Section<'_>, base: &Path) -> Option<Arc<CertifiedKey>> {
+    let path = |value: Value<'_>| value.text(values::not_empty).map(|path| base.join(path));
+    if let Some(value) = section.optional("acme") {
+        value.report("not supported by this version of imis-gateway; use chain and key");
+        return None;
+    }
+    let chain_value = section.required("chain");
+    let key_value = section.required("key");
+    let chain_path: Option<PathBuf> = chain_value.clone().and_then(path);
+    let key_path: Option<PathBuf> = key_value.clone().and_then(path);
+    section.finish();
+
+    let report = |value: Option<Value<'_>>, reason: String| {
+        if let Some(value) = value {
+            value.report(reason);
+        }
+    };
+    let chain = chain_path.and_then(|path| files::chain(&path).map_err(|why| report(chain_value, why)).ok());
+    let key = key_path.and_then(|path| files::key(&path).map_err(|why| report(key_value.clone(), why)).ok());
+    files::pair(chain?, key?).map_err(|why| report(key_value, why)).ok()
+}
+
+fn upstream(mut section: Section<'_>, base: &Path) -> Option<Upstream> {
+    let servers = section.required("servers").and_then(|list| {
+        let servers = list.texts(values::server)?;
+        if servers.is_empty() {
+            list.report("at least one server is needed");
+        }
+        Some(servers)
+    });
+    let roots = match section.optional("ca_file") {
+        Some(value) => value.text(|path| files::roots(&base.join(path))),
+        None => Some(files::system_roots()),
+    };
+    let host = section.text_or(
+        "host",
+        |text| match text {
+            "keep" => Ok(None),
+            name => values::authority(name).map(Some),
+        },
+        None,
+    );
+    let timeouts = match section.optional("timeouts") {
+        Some(value) => value.section().and_then(timeouts),
+        None => Some(DEFAULT_TIMEOUTS),
+    };
+    // Only the system's store can be empty here: a ca_file without certificates is a problem of its own.
+    if roots.as_ref().is_some_and(|roots| roots.is_empty()) {
+        section.report("the system has no CA certificates; install them (ca-certificates) or set ca_file");
+    }
+    section.finish();
+    Some(Upstream { servers: servers?, roots: roots?, host: host?, timeouts: timeouts? })
+}
+
+fn timeouts(mut section: Section<'_>) -> Option<Timeouts> {
+    let default = DEFAULT_TIMEOUTS;
+    let connect = section.text_or("connect", values::duration, default.connect);
+    let response_head = section.text_or("response_head", values::duration, default.response_head);
+    let idle = section.text_or("idle", values::duration, default.idle);
+    section.finish();
+    Some(Timeouts { connect: connect?, response_head: response_head?, idle: idle? })
+}
