@@ -2,6 +2,7 @@
 //! sign-in becomes one here, what fails inside it in `sso`.
 
 pub(crate) mod access;
+mod activity;
 pub(crate) mod body;
 
 use std::convert::Infallible;
@@ -29,7 +30,8 @@ use crate::sso;
 use crate::telemetry::Chain;
 use crate::worker::Worker;
 use access::Access;
-use body::Body;
+use activity::{Activity, UnderWay};
+use body::{Body, Followed};
 
 /// For a request head, and for waiting for the next one on a kept connection.
 const HEAD_DEADLINE: Duration = Duration::from_secs(60);
@@ -50,6 +52,7 @@ struct Connection {
     site: usize,
     /// HTTP/1.1 only.
     bound: Option<proxy::bound::Bound>,
+    activity: Rc<Activity>,
 }
 
 /// Serves a browser until it leaves or the worker drains.
@@ -58,10 +61,17 @@ pub(crate) async fn serve_https(stream: TlsStream<TcpStream>, peer: SocketAddr, 
     let h2 = tls.alpn_protocol() == Some(b"h2");
     let site = tls.server_name().and_then(|name| worker.gateway.site_of(name)).unwrap_or(0);
     let bound = (!h2).then(proxy::bound::Bound::default);
-    let connection = Rc::new(Connection { worker: worker.clone(), peer: peer.ip(), site, bound });
+    let activity = Rc::new(Activity::default());
+    let connection = Rc::new(Connection {
+        worker: worker.clone(),
+        peer: peer.ip(),
+        site,
+        bound,
+        activity: activity.clone(),
+    });
     let service = service_fn(move |request| answer(request, connection.clone()));
     let io = TokioIo::new(stream);
-    let result = if h2 {
+    let ended = if h2 {
         let mut builder = hyper::server::conn::http2::Builder::new(LocalExecutor);
         builder
             .timer(TokioTimer::new())
@@ -72,26 +82,17 @@ pub(crate) async fn serve_https(stream: TlsStream<TcpStream>, peer: SocketAddr, 
             .max_header_list_size(MAX_HEAD_BYTES as u32)
             .initial_stream_window_size(H2_WINDOW)
             .initial_connection_window_size(H2_WINDOW);
-        let mut connection = std::pin::pin!(builder.serve_connection(io, service));
-        tokio::select! {
-            result = connection.as_mut() => result,
-            () = worker.drain.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        }
+        let connection = std::pin::pin!(builder.serve_connection(io, service));
+        activity.serve(connection, |connection| connection.graceful_shutdown(), &worker.drain).await
     } else {
-        let builder = http1();
-        let mut connection = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
-        tokio::select! {
-            result = connection.as_mut() => result,
-            () = worker.drain.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        }
+        let connection = std::pin::pin!(http1().serve_connection(io, service).with_upgrades());
+        activity.serve(connection, |connection| connection.graceful_shutdown(), &worker.drain).await
     };
-    if let Err(error) = result {
+    log_end(peer, ended);
+}
+
+fn log_end(peer: SocketAddr, ended: Option<hyper::Result<()>>) {
+    if let Some(Err(error)) = ended {
         debug!(client = %peer.ip(), %error, "connection ended");
     }
 }
@@ -111,25 +112,23 @@ fn http1() -> hyper::server::conn::http1::Builder {
 /// Serves the plain-HTTP port: every request is sent to https.
 pub(crate) async fn serve_redirects(stream: TcpStream, peer: SocketAddr, worker: Rc<Worker>) {
     let drain = worker.drain.clone();
+    let activity = Rc::new(Activity::default());
+    let shared = activity.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let worker = worker.clone();
-        async move { Ok::<_, Infallible>(redirect_to_https(&request, &worker, peer.ip())) }
+        let response = redirect_to_https(&request, &worker, peer.ip(), UnderWay::begin(&shared));
+        std::future::ready(Ok::<_, Infallible>(response))
     });
-    let builder = http1();
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = drain.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = result {
-        debug!(client = %peer.ip(), %error, "connection ended");
-    }
+    let connection = std::pin::pin!(http1().serve_connection(TokioIo::new(stream), service));
+    let ended = activity.serve(connection, |connection| connection.graceful_shutdown(), &drain).await;
+    log_end(peer, ended);
 }
 
-fn redirect_to_https(request: &Request<Incoming>, worker: &Worker, peer: IpAddr) -> Response<Body> {
+fn redirect_to_https(
+    request: &Request<Incoming>,
+    worker: &Worker,
+    peer: IpAddr,
+    under_way: UnderWay,
+) -> Response<Followed> {
     let incident = worker.next_incident();
     let gateway = &worker.gateway;
     let client = gateway.visitor(request.headers(), peer);
@@ -138,10 +137,7 @@ fn redirect_to_https(request: &Request<Incoming>, worker: &Worker, peer: IpAddr)
         Ok(location) => pages::redirect(StatusCode::PERMANENT_REDIRECT, &location),
         Err(failure) => gateway.pages.failure(&failure, &incident),
     };
-    match access {
-        Some(access) => access.follow(response),
-        None => response,
-    }
+    Followed::response(response, access, under_way)
 }
 
 /// The same target on https, if it is for one of our sites.
@@ -162,10 +158,10 @@ fn https_location(request: &Request<Incoming>, worker: &Worker) -> Result<String
 async fn answer(
     request: Request<Incoming>,
     connection: Rc<Connection>,
-) -> Result<Response<Body>, Infallible> {
+) -> Result<Response<Followed>, Infallible> {
     let worker = &connection.worker;
     let incident = worker.next_incident();
-    let under_way = worker.under_way.token();
+    let under_way = UnderWay::begin(&connection.activity);
     let client = worker.gateway.visitor(request.headers(), connection.peer);
     let access = worker.gateway.access_log.then(|| Access::begin(&request, client, incident.clone()));
     let response = match decide(request, &connection, &incident).await {
@@ -180,11 +176,7 @@ async fn answer(
             worker.gateway.pages.failure(&failure, &incident)
         }
     };
-    let response = match access {
-        Some(access) => access.follow(response),
-        None => response,
-    };
-    Ok(response.map(|body| body.under_way(under_way)))
+    Ok(Followed::response(response, access, under_way))
 }
 
 /// The order of a request: whose it is, then what it asks for.
@@ -233,7 +225,7 @@ async fn decide(
         }
     }
     let upstream = &worker.upstreams[index];
-    let client = proxy::Client { tunnels: &worker.under_way, bound: connection.bound.as_ref() };
+    let client = proxy::Client { tunnels: &worker.connections, bound: connection.bound.as_ref() };
     proxy::forward(request, site, upstream, client, &authority, &forwarded).await.map_err(Failure::Upstream)
 }
 

@@ -19,7 +19,7 @@ use crate::config;
 use crate::proxy::headers::Forwarded;
 use client::ApiError;
 use party::{Party, PartyError, Profile};
-use recognise::{RecogniseError, Recogniser};
+use recognise::{RecogniseError, Recogniser, Session};
 use service_account::ServiceAccount;
 
 /// The iMIS ID of a contact: what `PartyId` holds. Letters, digits and hyphens.
@@ -85,9 +85,14 @@ impl Imis {
         })
     }
 
-    /// Who the visitor's cookies belong to; `None` is nobody.
-    pub(crate) async fn recognise(&self, visitor: &Visitor<'_>) -> Result<Option<PartyId>, RecogniseError> {
-        self.recogniser.recognise(visitor).await
+    /// The visitor's session; without one there is nobody to ask iMIS about.
+    pub(crate) fn session<'a>(&self, visitor: &'a Visitor<'a>) -> Option<Session<'a>> {
+        self.recogniser.session(visitor)
+    }
+
+    /// Who a session belongs to; `None` is nobody.
+    pub(crate) async fn recognise(&self, session: &Session<'_>) -> Result<Option<PartyId>, RecogniseError> {
+        self.recogniser.recognise(session).await
     }
 
     /// What iMIS says about a person, read now.

@@ -56,7 +56,7 @@ pub(crate) async fn forward(
         return Err(UpstreamError::AmbiguousLength);
     }
     headers::for_browser(response.headers_mut());
-    Ok(response.map(Body::upstream))
+    Ok(response.map(Body::Upstream))
 }
 
 /// The Host that iMIS is to see.

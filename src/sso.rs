@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use http::uri::Authority;
 use http::{HeaderMap, Response, StatusCode};
+use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -77,9 +78,6 @@ pub(crate) async fn sign_in(visit: Visit) -> Response<Body> {
     if arrival.return_to_dropped {
         warn!(incident = %visit.incident, app = %visit.app.name, "a return_to that leads elsewhere was dropped");
     }
-    let Ok(Ok(_place)) = timeout(WAIT_FOR_A_PLACE, visit.sign_on.places.acquire()).await else {
-        return answer(&visit, &arrival, &SignInError::Busy);
-    };
     let minted = timeout(DEADLINE, mint_for(&visit, &arrival)).await;
     match minted.unwrap_or(Err(SignInError::TimedOut)) {
         Ok(response) => response,
@@ -90,9 +88,13 @@ pub(crate) async fn sign_in(visit: Visit) -> Response<Body> {
 async fn mint_for(visit: &Visit, arrival: &Arrival) -> Result<Response<Body>, SignInError> {
     navigation::require_top_level(&visit.headers)?;
     let (imis, app) = (&visit.sign_on.imis, &visit.app);
-    let Some(id) = imis.recognise(&visit.as_visitor()).await? else {
-        info!(incident = %visit.incident, app = %app.name, "nobody is signed in to iMIS; to its sign-in page");
-        return Ok(handoff::to_sign_in_page(visit, arrival));
+    let visitor = visit.as_visitor();
+    let Some(session) = imis.session(&visitor) else {
+        return Ok(nobody_signed_in(visit, arrival));
+    };
+    let _place = visit.place().await?;
+    let Some(id) = imis.recognise(&session).await? else {
+        return Ok(nobody_signed_in(visit, arrival));
     };
     let profile = imis.profile(&id).await?;
     let permit = policy::authorize(profile)?;
@@ -110,7 +112,18 @@ async fn mint_for(visit: &Visit, arrival: &Arrival) -> Result<Response<Body>, Si
     Ok(handoff::page(visit, arrival, &token))
 }
 
+fn nobody_signed_in(visit: &Visit, arrival: &Arrival) -> Response<Body> {
+    info!(incident = %visit.incident, app = %visit.app.name, "nobody is signed in to iMIS; to its sign-in page");
+    handoff::to_sign_in_page(visit, arrival)
+}
+
 impl Visit {
+    /// A place among the sign-ins that wait on iMIS, held as long as the value.
+    async fn place(&self) -> Result<SemaphorePermit<'_>, SignInError> {
+        let place = timeout(WAIT_FOR_A_PLACE, self.sign_on.places.acquire()).await;
+        place.map_err(|_| SignInError::Busy)?.map_err(|_| SignInError::Busy)
+    }
+
     fn as_visitor(&self) -> Visitor<'_> {
         Visitor { headers: &self.headers, forwarded: &self.forwarded, authority: &self.authority }
     }

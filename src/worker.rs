@@ -18,9 +18,6 @@ use crate::gateway::Gateway;
 use crate::listener;
 use crate::proxy::upstream::Upstream;
 
-/// How long a client without a request has to take note that its connection is being closed.
-const IDLE_GRACE: Duration = Duration::from_secs(2);
-
 /// What the connections of one worker have at hand.
 pub(crate) struct Worker {
     pub(crate) gateway: Arc<Gateway>,
@@ -30,9 +27,8 @@ pub(crate) struct Worker {
     pub(crate) control: Handle,
     /// Cancelled when the gateway stops accepting and finishes what it has.
     pub(crate) drain: CancellationToken,
+    /// Connections of browsers, WebSockets included.
     pub(crate) connections: TaskTracker,
-    /// Requests that are being answered, bodies included, and WebSockets.
-    pub(crate) under_way: TaskTracker,
     incident_prefix: String,
     incident_counter: Cell<u64>,
 }
@@ -74,7 +70,6 @@ pub(crate) fn spawn(
             control,
             drain,
             connections: TaskTracker::new(),
-            under_way: TaskTracker::new(),
             incident_prefix: random[..10].to_owned(),
             incident_counter: Cell::new(0),
         });
@@ -87,26 +82,9 @@ pub(crate) fn spawn(
             }
             worker.drain.cancelled().await;
             worker.connections.close();
-            worker.under_way.close();
-            tokio::select! {
-                () = worker.connections.wait() => true,
-                () = idle(&worker) => true,
-                () = tokio::time::sleep(grace) => false,
-            }
+            tokio::time::timeout(grace, worker.connections.wait()).await.is_ok()
         })
     })
-}
-
-/// Returns once nothing is under way: what is still connected then only keeps its connection open, and has been told to
-/// close it.
-async fn idle(worker: &Worker) {
-    loop {
-        worker.under_way.wait().await;
-        tokio::time::sleep(IDLE_GRACE).await;
-        if worker.under_way.is_empty() {
-            return;
-        }
-    }
 }
 
 fn adopt(runtime: &runtime::Runtime, socket: TcpListener) -> std::io::Result<tokio::net::TcpListener> {

@@ -70,6 +70,8 @@ pub enum PageFault {
     ErrorPage,
     /// Redirect to 404.aspx.
     Missing,
+    /// Redirect to this address.
+    Redirect(String),
     /// The firewall's HTML, with this status.
     Firewall(u16),
     /// This status and body as text/html.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::PartyId;
@@ -51,26 +52,46 @@ pub(crate) enum PartyError {
     AnotherParty,
     #[error("is a record that is neither a person nor an organization")]
     UnknownKind,
+    #[error("has a status that cannot be read")]
+    UnknownStatus,
 }
 
-/// The record. Only what tells whose it is has to be as expected; in what is optional, an odd entry is as good as none.
-pub(crate) struct Party(Value);
+/// The record. What tells whose it is and whether it is active has to be as expected, each key once; in what is optional,
+/// an odd entry is as good as none.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Party {
+    #[serde(rename = "$type")]
+    type_name: String,
+    party_id: Value,
+    #[serde(default)]
+    name: Value,
+    #[serde(default)]
+    person_name: Value,
+    #[serde(default)]
+    emails: Value,
+    #[serde(default)]
+    phones: Value,
+    #[serde(default)]
+    status: Value,
+    #[serde(default)]
+    additional_attributes: Value,
+}
 
 impl Party {
     pub(crate) fn parse(json: &[u8]) -> Result<Self, PartyError> {
         // Some IIS set-ups put a byte order mark before JSON.
         let json = json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json);
-        let record: Value = serde_json::from_slice(json).map_err(|_| PartyError::NotAParty)?;
-        if record["$type"].is_string() && record.get("PartyId").is_some() {
-            Ok(Self(record))
-        } else {
-            Err(PartyError::NotAParty)
+        // An object only: a list could otherwise pass for a record by position.
+        if json.trim_ascii_start().first() != Some(&b'{') {
+            return Err(PartyError::NotAParty);
         }
+        serde_json::from_slice(json).map_err(|_| PartyError::NotAParty)
     }
 
     /// The profile of `asked`, provided that this is the record of `asked`.
     pub(crate) fn profile(self, asked: &PartyId, phones: &Preference) -> Result<Profile, PartyError> {
-        let id = match &self.0["PartyId"] {
+        let id = match &self.party_id {
             Value::String(text) => PartyId::parse(text),
             Value::Number(number) => PartyId::parse(&number.to_string()),
             Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
@@ -84,14 +105,14 @@ impl Party {
             name: self.full_name(),
             email: self.primary_email().map(str::to_owned),
             phone: self.primary_phone(&phones.order).and_then(|number| phone::e164(&number, phones.region)),
-            status: filled(&self.0["Status"]["PartyStatusId"]),
+            status: self.status()?,
             attributes: self.attributes(),
         })
     }
 
     /// From the type's name; the assembly after the comma says nothing.
     fn kind(&self) -> Result<Kind, PartyError> {
-        let name = self.0["$type"].as_str().unwrap_or_default();
+        let name = self.type_name.as_str();
         let name = name.split(',').next().unwrap_or_default().trim();
         match name.rsplit('.').next().unwrap_or_default() {
             "PersonData" => Ok(Kind::Person),
@@ -100,9 +121,23 @@ impl Party {
         }
     }
 
+    /// The status code; none when iMIS says none. One that cannot be read is not taken for none: it could say inactive.
+    fn status(&self) -> Result<Option<String>, PartyError> {
+        let code = match &self.status {
+            Value::Object(status) => status.get("PartyStatusId").unwrap_or(&Value::Null),
+            other
+            @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) => other,
+        };
+        match unwrapped(code) {
+            Value::Null => Ok(None),
+            text @ (Value::String(_) | Value::Number(_)) => Ok(filled(text)),
+            Value::Bool(_) | Value::Array(_) | Value::Object(_) => Err(PartyError::UnknownStatus),
+        }
+    }
+
     fn full_name(&self) -> Option<String> {
-        let parts = &self.0["PersonName"];
-        filled(&parts["FullName"]).or_else(|| filled(&self.0["Name"])).or_else(|| {
+        let parts = &self.person_name;
+        filled(&parts["FullName"]).or_else(|| filled(&self.name)).or_else(|| {
             let both = ["FirstName", "LastName"].map(|part| filled(&parts[part]).unwrap_or_default());
             filled(&Value::String(both.join(" ")))
         })
@@ -111,7 +146,7 @@ impl Party {
     /// `IsPrimary`, else type `_Primary`; two different ones are none. As it is, to the last blank: whether it is an
     /// address is for the policy to say.
     fn primary_email(&self) -> Option<&str> {
-        let emails = || entries(&self.0["Emails"]).iter();
+        let emails = || entries(&self.emails).iter();
         let only = |chosen: &dyn Fn(&Value) -> bool| {
             let mut addresses = emails().filter(|email| chosen(email)).filter_map(|email| {
                 let address = email["Address"].as_str()?;
@@ -131,7 +166,7 @@ impl Party {
     fn primary_phone(&self, order: &[String]) -> Option<String> {
         let kind = |phone: &Value| phone["PhoneType"].as_str().unwrap_or_default().to_owned();
         let usable = || {
-            let phones = entries(&self.0["Phones"]).iter();
+            let phones = entries(&self.phones).iter();
             phones.filter(|phone| {
                 filled(&phone["Number"]).is_some() && !kind(phone).eq_ignore_ascii_case("_Fax")
             })
@@ -142,10 +177,9 @@ impl Party {
     }
 
     fn attributes(&self) -> BTreeMap<String, Value> {
-        // {"$type":"System.Boolean","$value":true}
-        let unwrapped = |value: &Value| value.get("$value").unwrap_or(value).clone();
-        let named = |entry: &Value| Some((entry["Name"].as_str()?.to_owned(), unwrapped(&entry["Value"])));
-        entries(&self.0["AdditionalAttributes"]).iter().filter_map(named).collect()
+        let named =
+            |entry: &Value| Some((entry["Name"].as_str()?.to_owned(), unwrapped(&entry["Value"]).clone()));
+        entries(&self.additional_attributes).iter().filter_map(named).collect()
     }
 }
 
@@ -153,6 +187,11 @@ impl Party {
 fn entries(collection: &Value) -> &[Value] {
     let list = collection.get("$values").unwrap_or(collection).as_array();
     list.map(Vec::as_slice).unwrap_or_default()
+}
+
+/// A value without the type that iMIS may wrap it in: `{"$type":"System.Boolean","$value":true}`.
+fn unwrapped(value: &Value) -> &Value {
+    value.get("$value").unwrap_or(value)
 }
 
 /// Text that is there and not blank, trimmed; a number as its text.
@@ -281,7 +320,6 @@ mod tests {
             ("Phones", json!({"$values": [{"Number": {}}, 7, null]})),
             ("AdditionalAttributes", json!({"$values": [{"Value": 1}, {"Name": 2}, "x"]})),
             ("AdditionalAttributes", json!("none")),
-            ("Status", json!("A")),
             ("PersonName", json!([])),
         ] {
             let mut party = person();
@@ -296,6 +334,41 @@ mod tests {
         let profile = profile(party).ok().unwrap();
         assert_eq!(profile.phone.as_deref(), Some("+15124742222"));
         assert_eq!(profile.email.as_deref(), Some("ann@example.org"));
+    }
+
+    #[test]
+    fn a_status_is_read_or_is_an_error_and_never_passed_over() {
+        let status = |status: Value| {
+            let mut party = person();
+            party["Status"] = status;
+            profile(party).map(|profile| profile.status)
+        };
+        let wrapped = json!({"PartyStatusId": {"$type": "System.String", "$value": "I"}});
+        for inactive in [json!({"PartyStatusId": "I"}), wrapped, json!("I")] {
+            assert_eq!(status(inactive).ok(), Some(Some("I".to_owned())));
+        }
+        for none in [json!(null), json!({}), json!({"PartyStatusId": null})] {
+            assert_eq!(status(none).ok(), Some(None));
+        }
+        for odd in [
+            json!({"PartyStatusId": ["I"]}),
+            json!([{"PartyStatusId": "I"}]),
+            json!(true),
+            json!({"PartyStatusId": {}}),
+        ] {
+            assert_eq!(status(odd).err(), Some(PartyError::UnknownStatus));
+        }
+    }
+
+    #[test]
+    fn a_key_that_stands_twice_is_an_error() {
+        let text = person().to_string();
+        for twice in
+            [r#""PartyId":"9","#, r#""$type":"A.OrganizationData","#, r#""Status":null,"#, r#""Emails":{},"#]
+        {
+            let json = text.replacen('{', &format!("{{{twice}"), 1);
+            assert_eq!(Party::parse(json.as_bytes()).err(), Some(PartyError::NotAParty), "{twice}");
+        }
     }
 
     #[test]

@@ -15,10 +15,11 @@ pub(crate) fn e164(text: &str, region: Option<Id>) -> Option<String> {
     if text.len() > 64 {
         return None;
     }
-    // `+44 (0)20 ..`: the trunk prefix in brackets is not dialled behind a country code.
-    let text = if text.trim_start().starts_with('+') { text.replace("(0)", "") } else { text.to_owned() };
-    let number = phonenumber::parse(region, text).ok()?;
-    phonenumber::is_valid(&number).then(|| number.format().mode(Mode::E164).to_string())
+    // `+44 (0)20 ..`: a trunk prefix in brackets is mostly not dialled behind a country code, but in Italy it is.
+    let readings = [text.to_owned(), text.replace("(0)", "")];
+    let numbers = readings.iter().filter_map(|reading| phonenumber::parse(region, reading).ok());
+    let number = numbers.into_iter().find(phonenumber::is_valid)?;
+    Some(number.format().mode(Mode::E164).to_string())
 }
 
 #[cfg(test)]
@@ -31,6 +32,7 @@ mod tests {
         assert_eq!(us("(512) 474-1234").as_deref(), Some("+15124741234"));
         assert_eq!(us("512.474.1234 x 12").as_deref(), Some("+15124741234"));
         assert_eq!(us("+44 20 7946 0018").as_deref(), Some("+442079460018"));
+        assert_eq!(us("+39 (0)6 698 12345").as_deref(), Some("+390669812345"));
         assert_eq!(us("+44 (0)20 7946 0018").as_deref(), Some("+442079460018"));
         assert_eq!(e164("020 7946 0018", Some(Id::GB)).as_deref(), Some("+442079460018"));
         assert_eq!(e164("(512) 474-1234", None), None);

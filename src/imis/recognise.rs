@@ -42,6 +42,9 @@ pub(crate) enum RecogniseError {
     Context(#[from] ContextError),
 }
 
+/// A visitor who has a session cookie.
+pub(crate) struct Session<'a>(&'a Visitor<'a>);
+
 /// Recognition by `__ClientContext`, for one site.
 pub(super) struct Recogniser {
     session_cookies: Vec<String>,
@@ -71,20 +74,25 @@ impl Recogniser {
             session_cookies: imis.session_cookies.clone(),
             probe: Probe { servers, host: site.upstream.host.clone() },
             page: imis.recognise.page.clone(),
-            sign_in_path: path_only(&imis.sign_in).to_ascii_lowercase(),
+            sign_in_path: path_only(&imis.sign_in).trim_end_matches('/').to_ascii_lowercase(),
         })
     }
 
-    /// One GET of the page with the visitor's cookies; none without a session cookie.
-    pub(super) async fn recognise(&self, visitor: &Visitor<'_>) -> Result<Option<PartyId>, RecogniseError> {
+    /// The visitor's session, if there is a cookie of one; only iMIS can say whether it is good.
+    pub(super) fn session<'a>(&self, visitor: &'a Visitor<'a>) -> Option<Session<'a>> {
         match session_cookie::find(visitor.headers, &self.session_cookies) {
-            SessionCookies::None => return Ok(None),
+            SessionCookies::Present => Some(Session(visitor)),
+            SessionCookies::None => None,
             SessionCookies::Contradictory(name) => {
                 warn!(cookie = name, "a session cookie came with two different values; taken as nobody");
-                return Ok(None);
+                None
             }
-            SessionCookies::Present => {}
         }
+    }
+
+    /// One GET of the page with the visitor's cookies.
+    pub(super) async fn recognise(&self, session: &Session<'_>) -> Result<Option<PartyId>, RecogniseError> {
+        let Session(visitor) = session;
         let response = self.probe.get(&self.page, visitor).await?;
         let status = response.status();
         debug!(status = status.as_u16(), "the recognition page answered");

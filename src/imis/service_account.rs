@@ -93,16 +93,20 @@ impl ServiceAccount {
     async fn token(&self, refused: Option<&Arc<Token>>) -> Result<Arc<Token>, ApiError> {
         let came = self.attempts.load(Ordering::Acquire);
         let mut current = self.current.lock().await;
-        if let Some(token) = current.token.as_ref()
-            && Instant::now() < token.renew_at
-            && !refused.is_some_and(|refused| Arc::ptr_eq(refused, token))
+        let is_refused = |token: &Arc<Token>| refused.is_some_and(|refused| Arc::ptr_eq(refused, token));
+        if let Some(token) =
+            current.token.as_ref().filter(|token| Instant::now() < token.renew_at && !is_refused(token))
         {
             return Ok(token.clone());
         }
-        if self.attempts.load(Ordering::Acquire) != came
-            && let Some(error) = &current.failed
-        {
-            return Err(ApiError::Shared(error.clone()));
+        if self.attempts.load(Ordering::Acquire) != came {
+            if let Some(error) = &current.failed {
+                return Err(ApiError::Shared(error.clone()));
+            }
+            // Fetched while this caller waited: new enough, however short its life.
+            if let Some(token) = current.token.as_ref().filter(|token| !is_refused(token)) {
+                return Ok(token.clone());
+            }
         }
         let fetched = self.fetch().await;
         self.attempts.fetch_add(1, Ordering::Release);

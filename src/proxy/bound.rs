@@ -42,7 +42,10 @@ fn names_windows_scheme(headers: &HeaderMap, name: HeaderName) -> bool {
     let mut challenges = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
     challenges.any(|challenge| {
         let challenge = challenge.trim_ascii();
-        let scheme = challenge.split(|byte| *byte == b' ').next().unwrap_or_default();
+        // The scheme is a token: whatever ends it, a tab or a stray character, ends it for us.
+        let token =
+            challenge.iter().take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'-').count();
+        let scheme = &challenge[..token];
         scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate")
     })
 }
@@ -56,7 +59,14 @@ mod tests {
     fn the_schemes_are_told_in_any_case_and_place() {
         let asks =
             |line| asked_for_by(&HeaderMap::from_iter([(WWW_AUTHENTICATE, HeaderValue::from_static(line))]));
-        for line in ["NTLM", "Negotiate", "negotiate oXcwdaADCgEBoloE", "Basic realm=\"x\", NTLM"] {
+        for line in [
+            "NTLM",
+            "Negotiate",
+            "negotiate oXcwdaADCgEBoloE",
+            "Basic realm=\"x\", NTLM",
+            "NTLM\tTlRM",
+            "Negotiate=x",
+        ] {
             assert!(asks(line), "{line}");
         }
         for line in ["Basic realm=\"x\"", "Bearer", "Digest realm=\"ntlm\"", ""] {

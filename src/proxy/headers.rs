@@ -21,6 +21,9 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// More are no browser's.
+const MOST_CONNECTION_OPTIONS: usize = 64;
+
 /// What iMIS is told about the visitor.
 #[derive(Debug, Clone)]
 pub(crate) struct Forwarded {
@@ -103,7 +106,7 @@ pub(crate) fn for_upstream(
     tunnel: bool,
 ) -> Result<(), UpstreamError> {
     let named = named_by_connection(headers);
-    if named.iter().any(is_essential) {
+    if named.len() > MOST_CONNECTION_OPTIONS || named.iter().any(is_essential) {
         return Err(UpstreamError::InvalidRequest);
     }
     // The connection answers `100-continue` itself when the body is first read.

@@ -120,6 +120,8 @@ impl Upstream {
                 }
                 // It died as the request went out. One that changes nothing may be sent again (RFC 9110 section 9.2.2).
                 Err(UpstreamError::Broken(error)) => {
+                    // A malformed answer is one; asking again would not mend it.
+                    let again = again.filter(|_| !error.is_parse());
                     let Some(head) = again else { return Err(UpstreamError::Broken(error)) };
                     debug!(%error, "an idle upstream connection died; asking once more");
                     let (body, none) = Upload::empty();

@@ -39,8 +39,7 @@ fn absolute(text: &str, zendesk: &Zendesk) -> Option<ReturnTo> {
     let authority = text[8..].split(['/', '?', '#']).next()?;
     let url = Url::parse(text).ok()?;
     let known = |own: &Authority| own.to_string().eq_ignore_ascii_case(authority) && is_at(&url, own);
-    // `//` at the start of a path is what a careless redirector takes for another host.
-    let inside = !url.path().starts_with("//");
+    let inside = !leads_away(url.path());
     (inside && zendesk.authorities().any(known)).then(|| ReturnTo(url.into()))
 }
 
@@ -51,32 +50,37 @@ fn relative(text: &str, zendesk: &Zendesk) -> Option<ReturnTo> {
     if query.contains("=//") || query.contains("://") {
         return None;
     }
-    // What the path could become when somebody decodes it, however often.
-    let mut reading = path.to_owned();
-    for _ in 0..4 {
-        if leads_away(&reading) {
-            return None;
-        }
-        let decoded = percent_decode_str(&reading).decode_utf8_lossy().into_owned();
-        if decoded == reading {
-            break;
-        }
-        reading = decoded;
+    if leads_away(path) {
+        return None;
     }
     let base = Url::parse(&format!("https://{}/", zendesk.origin)).ok()?;
     let url = base.join(text).ok()?;
-    let inside = is_at(&url, &zendesk.origin) && !url.path().starts_with("//");
-    (inside && !leads_away(&reading)).then(|| ReturnTo(text.to_owned()))
+    (is_at(&url, &zendesk.origin) && !leads_away(url.path())).then(|| ReturnTo(text.to_owned()))
 }
 
-/// Whether a path could be taken for another host or a script, or climbs.
+/// Whether a path could be taken for another host or a script, or climbs, in whatever it becomes when somebody decodes it,
+/// however often.
 fn leads_away(path: &str) -> bool {
-    let odd = path.contains(|c: char| c.is_control() || c == '\\');
-    odd || !path.starts_with('/')
-        || path.contains("//")
-        || path.contains(":/")
-        || path.to_ascii_lowercase().contains("javascript:")
-        || path.split('/').any(|segment| segment == "." || segment == "..")
+    let mut reading = path.to_owned();
+    for _ in 0..4 {
+        let odd = reading.contains(|c: char| c.is_control() || c == '\\');
+        let away = odd
+            || !reading.starts_with('/')
+            || reading.contains("//")
+            || reading.contains(":/")
+            || reading.to_ascii_lowercase().contains("javascript:")
+            || reading.split('/').any(|segment| segment == "." || segment == "..");
+        if away {
+            return true;
+        }
+        match percent_decode_str(&reading).decode_utf8() {
+            Ok(decoded) if decoded == reading => return false,
+            Ok(decoded) => reading = decoded.into_owned(),
+            // Overlong or other encodings: nobody knows what a decoder makes of them.
+            Err(_) => return true,
+        }
+    }
+    true
 }
 
 fn is_at(url: &Url, own: &Authority) -> bool {
@@ -158,7 +162,7 @@ mod tests {
             "/agent/tickets/12?return=https%3A%2F%2Fcontoso.zendesk.com%2Fagent",
             "/",
             "/hc/en-us/search?query=a//b",
-            "/hc/search?query=caf%E9",
+            "/hc/search?query=caf%E9&x=%2F%2F",
             "/hc/en-us/articles/1@2",
             "/hc/x#frag//y",
             "/hc/en-us/search?query=a%20b",
@@ -203,6 +207,9 @@ mod tests {
             "///evil.example",
             "/<>//evil.example",
             "/redirect?url=https://evil.example/",
+            "/%C0%AFevil.example",
+            "https://contoso.zendesk.com/%2f%2fevil.example",
+            "https://contoso.zendesk.com/%5c%5cevil.example",
             "https://contoso。zendesk.com/",
             "https://CONTOSO%2Ezendesk.com/",
             "javascript:alert(1)",

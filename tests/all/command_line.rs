@@ -8,6 +8,7 @@ use imis_gateway_simulators::certificates::Authority;
 use imis_gateway_simulators::imis::Faults;
 use tempfile::TempDir;
 
+use crate::support::origin::{Proxy, read_request};
 use crate::support::{Stage, lay_out_certificates};
 
 fn run(arguments: &[&str], folder: &Path) -> Output {
@@ -221,6 +222,34 @@ async fn a_second_signal_cuts_off_and_says_so() {
     let status = tokio::task::spawn_blocking(move || stage.gateway.wait()).await.unwrap();
     assert_eq!(status.code(), Some(3));
     request.abort();
+}
+
+#[tokio::test]
+async fn a_slow_reader_gets_all_of_an_answer_that_was_under_way() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    const LENGTH: usize = 3 * 1024 * 1024;
+    let mut proxy = Proxy::start(|mut connection| async move {
+        let _ = read_request(&mut connection).await;
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");
+        let _ = connection.write_all(head.as_bytes()).await;
+        let _ = connection.write_all(&vec![b'x'; LENGTH]).await;
+        let _ = connection.flush().await;
+        let _ = connection.read_u8().await;
+    })
+    .await;
+    let mut browser = proxy.client.connect("http/1.1").await;
+    browser.write_all(b"GET / HTTP/1.1\r\nHost: members.example.org\r\n\r\n").await.unwrap();
+    let mut bytes = vec![0; 1024];
+    browser.read_exact(&mut bytes).await.unwrap();
+    proxy.gateway.signal("TERM");
+    proxy.gateway.logged(|line| line["signal"] == "SIGTERM").await;
+    // Long enough for all of it to be in the gateway's and the system's buffers, and for what is idle to be closed.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    browser.read_to_end(&mut bytes).await.unwrap();
+    let body = bytes.iter().filter(|byte| **byte == b'x').count();
+    assert!(body >= LENGTH, "{body} of {LENGTH}");
+    let status = tokio::task::spawn_blocking(move || proxy.gateway.wait()).await.unwrap();
+    assert_eq!(status.code(), Some(0));
 }
 
 #[tokio::test]

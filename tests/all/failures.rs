@@ -131,6 +131,8 @@ async fn more_sign_ins_than_there_are_places_are_told_to_come_back_and_leaving_f
         while stage.imis.requests().len() < 64 {
             tokio::task::yield_now().await;
         }
+        // Who has no session cookie need not wait for iMIS.
+        assert_eq!(client.get("/sso/zendesk", &[]).await.status, 302);
         client.get("/sso/zendesk", &[("cookie", &cookie)]).await
     };
     // Whoever comes too many is answered at once, and with that the others are dropped: their browsers leave.

@@ -75,6 +75,24 @@ async fn a_page_that_redirects_to_the_sign_in_page_means_nobody() {
 }
 
 #[tokio::test]
+async fn a_sign_in_path_with_a_slash_at_the_end_is_recognised() {
+    let base = "base_path: /";
+    let setup = Setup::new(Generation::Ems).edit(base, &format!("sign_in: /Members/Entrance/\n      {base}"));
+    let stage = Stage::with(setup).await;
+    for (location, status) in [
+        ("/Members/Entrance/?ReturnUrl=%2F", 302),
+        ("https://members.example.org/members/entrance", 302),
+        ("https://evil.example/Login.aspx", 503),
+        ("/Members/Elsewhere.aspx", 503),
+    ] {
+        stage
+            .imis
+            .set_faults(Faults { pages: PageFault::Redirect(location.to_owned()), ..Faults::default() });
+        assert_eq!(stage.sso("", &stage.cookie_of("AMUELLER")).await.status, status, "{location}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_not_imiss_own_page_identifies_nobody() {
     let stage = Stage::new().await;
     let cookie = stage.cookie_of("AMUELLER");

@@ -80,6 +80,7 @@ fn login_path() -> &'static str {
 fn faulty_page(fault: &PageFault) -> Option<Answer> {
     Some(match fault {
         PageFault::None => return None,
+        PageFault::Redirect(location) => Some(redirect(location)),
         PageFault::ErrorPage => Some(redirect("/Error.aspx?item=1")),
         PageFault::Missing => Some(redirect("/404.aspx?aspxerrorpath=/imis-gateway-probe")),
         PageFault::Firewall(status) => Some(html(

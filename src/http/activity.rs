@@ -1,0 +1,72 @@
+//! Whether a connection has anything to finish when the gateway drains.
+//!
+//! A response is handed to hyper before it has left the machine, and how much of it waits in hyper's buffers or for the
+//! client's HTTP/2 window cannot be asked. So a connection that has lately answered something is left to close by itself,
+//! and only one that merely stayed open is closed for it.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+/// A connection without any request has this long to take note that it is being closed.
+const UNUSED_GRACE: Duration = Duration::from_secs(2);
+/// A response that was handed over this long ago has arrived, or the client does not read.
+const DELIVERED_AFTER: Duration = Duration::from_secs(20);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// What is going on on one connection.
+#[derive(Default)]
+pub(super) struct Activity {
+    under_way: Cell<usize>,
+    last_answered: Cell<Option<Instant>>,
+}
+
+/// A request that is being answered, until its body has been handed over.
+pub(super) struct UnderWay(Rc<Activity>);
+
+impl UnderWay {
+    pub(super) fn begin(activity: &Rc<Activity>) -> Self {
+        activity.under_way.set(activity.under_way.get() + 1);
+        Self(activity.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.set(self.0.under_way.get() - 1);
+        self.0.last_answered.set(Some(Instant::now()));
+    }
+}
+
+impl Activity {
+    /// Runs a connection to its end. Once `drain` is cancelled it is told to `close`, and given up (`None`) when it has
+    /// nothing to finish.
+    pub(super) async fn serve<C: Future>(
+        &self,
+        mut connection: Pin<&mut C>,
+        close: impl FnOnce(Pin<&mut C>),
+        drain: &CancellationToken,
+    ) -> Option<C::Output> {
+        tokio::select! {
+            ended = connection.as_mut() => return Some(ended),
+            () = drain.cancelled() => close(connection.as_mut()),
+        }
+        let told = Instant::now();
+        loop {
+            tokio::select! {
+                ended = connection.as_mut() => return Some(ended),
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            let quiet = match self.last_answered.get() {
+                Some(last) => last.elapsed() > DELIVERED_AFTER,
+                None => told.elapsed() > UNUSED_GRACE,
+            };
+            if quiet && self.under_way.get() == 0 {
+                return None;
+            }
+        }
+    }
+}
