@@ -1,6 +1,7 @@
 //! A real Chromium, headless, driven over WebDriver; names are mapped to the simulators' ports.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use super::{SITE, Stage, skip};
 pub(crate) struct Browser {
     pub(crate) page: Client,
     driver: Child,
-    _profile: TempDir,
+    profile: TempDir,
 }
 
 /// What a window may do.
@@ -27,11 +28,11 @@ pub(crate) enum Scripts {
 impl Browser {
     /// Opens a window; `None` (said loudly) when there is no Chromium on the machine.
     pub(crate) async fn open(stage: &Stage, scripts: Scripts) -> Option<Self> {
-        let Some((driver, port)) = start_driver() else {
+        let profile = tempfile::tempdir().unwrap();
+        let Some((driver, port)) = start_driver(profile.path()) else {
             skip("chromedriver (packages chromium and chromium-driver)");
             return None;
         };
-        let profile = tempfile::tempdir().unwrap();
         let gateway = stage.gateway.https.port();
         let zendesk = stage.zendesk.address().port();
         let mut rules = vec![format!("MAP {SITE}:443 127.0.0.1:{gateway}")];
@@ -67,7 +68,7 @@ impl Browser {
             .connect(&format!("http://127.0.0.1:{port}"))
             .await
             .unwrap();
-        Some(Self { page, driver, _profile: profile })
+        Some(Self { page, driver, profile })
     }
 
     pub(crate) async fn go(&self, url: &str) {
@@ -113,17 +114,31 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // The driver takes its browser along when it is asked to end, which the kernel's signal does not do.
-        let _ = Command::new("kill").arg(self.driver.id().to_string()).status();
+        // Already ended is as good.
+        let _ = self.driver.kill();
         let _ = self.driver.wait();
+        // The browser outlives its driver. Its processes are those that name our profile folder.
+        let profile = self.profile.path().to_string_lossy().into_owned();
+        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let ours = processes.filter_map(|entry| {
+            let command_line = std::fs::read(entry.path().join("cmdline")).ok()?;
+            String::from_utf8_lossy(&command_line).contains(&profile).then(|| entry.file_name())
+        });
+        let ours: Vec<_> = ours.collect();
+        if !ours.is_empty() {
+            let _ = Command::new("kill").arg("-KILL").args(ours).stderr(Stdio::null()).status();
+        }
     }
 }
 
 /// A driver and its port; none when there is no driver. It takes one port number on two addresses, which can be taken on
 /// one of them: then it ends, and another is tried.
-fn start_driver() -> Option<(Child, u16)> {
+fn start_driver(folder: &Path) -> Option<(Child, u16)> {
     for _ in 0..5 {
-        let mut driver = Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).spawn().ok()?;
+        let mut driver = Command::new("chromedriver");
+        // What the browser leaves lying about goes with the folder.
+        driver.arg("--port=0").env("TMPDIR", folder).stdout(Stdio::piped());
+        let mut driver = driver.spawn().ok()?;
         let lines = BufReader::new(driver.stdout.take().unwrap()).lines();
         let named = lines.map_while(Result::ok).find_map(|line| {
             let port =
