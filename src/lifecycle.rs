@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -124,13 +124,18 @@ impl Server {
 
     /// Runs until SIGTERM or SIGINT, then drains; a second signal ends the drain. `true`: nothing was cut off.
     pub fn run_until_signal(self) -> bool {
+        // Listened for once and for all: a signal that comes between two others is not lost.
+        let mut signals = {
+            let _context = self.control.enter();
+            Signals::listen()
+        };
         // Without its notification socket systemd is not there to be told.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        let name = self.control.block_on(next_signal());
+        let name = self.control.block_on(signals.next_to_stop());
         info!(signal = name, "stopping: no new connections, finishing requests under way");
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-        self.control.spawn(async {
-            let name = next_signal().await;
+        self.control.spawn(async move {
+            let name = signals.next_to_stop().await;
             warn!(signal = name, "second signal: ending at once");
             std::process::exit(UNCLEAN);
         });
@@ -156,18 +161,42 @@ impl Server {
 /// The exit code after a drain that cut something off.
 pub const UNCLEAN: i32 = 3;
 
-async fn next_signal() -> &'static str {
-    let ours = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
-    let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = ours else {
-        // Signal handlers cannot be had: the system's own end the process.
-        return std::future::pending().await;
-    };
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return "SIGTERM",
-            _ = interrupt.recv() => return "SIGINT",
-            _ = hangup.recv() => warn!("SIGHUP: this version cannot reload; restart to take a new configuration up"),
+/// The signals that mean something here; none of a kind that the system does not let us have.
+struct Signals {
+    terminate: Option<Signal>,
+    interrupt: Option<Signal>,
+    hangup: Option<Signal>,
+}
+
+impl Signals {
+    fn listen() -> Self {
+        let [terminate, interrupt, hangup] =
+            [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()]
+                .map(|kind| signal(kind).ok());
+        Self { terminate, interrupt, hangup }
+    }
+
+    /// The name of the next signal that asks for the end.
+    async fn next_to_stop(&mut self) -> &'static str {
+        loop {
+            tokio::select! {
+                () = received(&mut self.terminate) => return "SIGTERM",
+                () = received(&mut self.interrupt) => return "SIGINT",
+                () = received(&mut self.hangup) => {
+                    warn!("SIGHUP: this version cannot reload; restart to take a new configuration up");
+                }
+            }
         }
+    }
+}
+
+async fn received(signal: &mut Option<Signal>) {
+    let delivered = match signal {
+        Some(signal) => signal.recv().await.is_some(),
+        None => false,
+    };
+    if !delivered {
+        std::future::pending().await
     }
 }
 
