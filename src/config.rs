@@ -102,6 +102,13 @@ pub(crate) struct Upstream {
     pub(crate) timeouts: Timeouts,
 }
 
+impl Upstream {
+    /// The Host that iMIS is to see when `asked` was asked for.
+    pub(crate) fn host_for(&self, asked: &http::uri::Authority) -> String {
+        self.host.as_ref().map_or_else(|| asked.as_str().to_owned(), Authority::to_string)
+    }
+}
+
 /// One upstream server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Server {

@@ -82,15 +82,17 @@ impl Gateway {
         }
     }
 
-    /// The visitor's address: the last one in `X-Forwarded-For` that no trusted proxy has, or our peer's.
-    pub(crate) fn visitor(&self, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
-        if !self.trusts(peer) {
-            return peer;
-        }
-        forwarded_for(headers, |address| self.trusts(address)).first().copied().unwrap_or(peer)
+    /// What trusted proxies say of a request's way to our peer, the visitor first; nothing when the peer is not trusted.
+    pub(crate) fn vouched_for(&self, headers: &HeaderMap, peer: IpAddr) -> Vec<IpAddr> {
+        if self.trusts(peer) { forwarded_for(headers, |address| self.trusts(address)) } else { Vec::new() }
     }
 
-    pub(crate) fn trusts(&self, peer: IpAddr) -> bool {
+    /// The visitor's address, as far as trusted proxies vouch for it, or our peer's.
+    pub(crate) fn visitor(&self, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
+        self.vouched_for(headers, peer).first().copied().unwrap_or(peer)
+    }
+
+    fn trusts(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();
         self.trusted_proxies.iter().any(|network| network.contains(&peer))
     }

@@ -39,7 +39,7 @@ pub(crate) async fn forward(
     forwarded: &Forwarded,
 ) -> Result<Response<Body>, UpstreamError> {
     let tunnel = upgrade::wanted(&request);
-    let host = upstream_host(site, authority);
+    let host = site.config.upstream.host_for(authority);
     headers::for_upstream(request.headers_mut(), &host, forwarded, tunnel)?;
     headers::frame_empty_body(&mut request);
     let target = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
@@ -57,12 +57,4 @@ pub(crate) async fn forward(
     }
     headers::for_browser(response.headers_mut());
     Ok(response.map(Body::Upstream))
-}
-
-/// The Host that iMIS is to see.
-pub(crate) fn upstream_host(site: &Site, authority: &Authority) -> String {
-    match &site.config.upstream.host {
-        Some(name) => name.to_string(),
-        None => authority.as_str().to_owned(),
-    }
 }

@@ -57,7 +57,7 @@ pub(super) struct Recogniser {
 struct Probe {
     /// One per upstream server, tried in order when there is no connection.
     servers: Vec<(config::Server, Client)>,
-    host: Option<config::Authority>,
+    upstream: config::Upstream,
 }
 
 impl Recogniser {
@@ -72,7 +72,7 @@ impl Recogniser {
         }
         Ok(Self {
             session_cookies: imis.session_cookies.clone(),
-            probe: Probe { servers, host: site.upstream.host.clone() },
+            probe: Probe { servers, upstream: site.upstream.clone() },
             page: imis.recognise.page.clone(),
             sign_in_path: path_only(&imis.sign_in).trim_end_matches('/').to_ascii_lowercase(),
         })
@@ -119,7 +119,8 @@ impl Recogniser {
     ) -> Result<(), RecogniseError> {
         let location = location.and_then(|value| value.to_str().ok()).unwrap_or_default();
         // Only read, never followed. Absolute ones name the host that iMIS was asked for.
-        let host = self.probe.host.as_ref().map_or(authority.host(), |rewritten| rewritten.host.as_str());
+        let rewritten = self.probe.upstream.host.as_ref();
+        let host = rewritten.map_or(authority.host(), |rewritten| rewritten.host.as_str());
         let base = Url::parse(&format!("https://{host}/")).map_err(|_| RecogniseError::Elsewhere)?;
         let target = base.join(location).map_err(|_| RecogniseError::Elsewhere)?;
         let ours = target.host_str().is_some_and(|target| target.eq_ignore_ascii_case(authority.host()));
@@ -158,10 +159,7 @@ impl Probe {
         page: &str,
         visitor: &Visitor<'_>,
     ) -> Result<reqwest::Response, ApiError> {
-        let host = match &self.host {
-            Some(name) => name.to_string(),
-            None => visitor.authority.as_str().to_owned(),
-        };
+        let host = self.upstream.host_for(visitor.authority);
         let url = probe_url(server, &host, page).ok_or(ApiError::Url)?;
         Ok(client.get(url).headers(probe_headers(visitor, &host)?).send().await?)
     }

@@ -43,11 +43,7 @@ impl Forwarded {
         authority: &Authority,
         incident: &str,
     ) -> Self {
-        let told = if gateway.trusts(peer) {
-            forwarded_for(request.headers(), |a| gateway.trusts(a))
-        } else {
-            Vec::new()
-        };
+        let told = gateway.vouched_for(request.headers(), peer);
         let chain: Vec<String> = told.iter().chain([&peer]).map(IpAddr::to_string).collect();
         Self {
             client: told.first().copied().unwrap_or(peer),
