@@ -21,3 +21,11 @@ pub(crate) fn random_hex() -> Result<String, getrandom::Error> {
     getrandom::fill(&mut bytes)?;
     Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }
+
+/// 64 random bits.
+#[expect(clippy::disallowed_methods, reason = "the one home of randomness")]
+pub(crate) fn random_u64() -> Result<u64, getrandom::Error> {
+    let mut bytes = [0_u8; 8];
+    getrandom::fill(&mut bytes)?;
+    Ok(u64::from_be_bytes(bytes))
+}

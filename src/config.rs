@@ -34,6 +34,7 @@ pub struct Config {
     pub(crate) listen: Listen,
     pub(crate) trusted_proxies: Vec<IpNet>,
     pub(crate) workers: usize,
+    pub(crate) timeouts: BrowserTimeouts,
     /// How to log.
     pub log: Log,
     pub(crate) sites: Vec<Site>,
@@ -129,13 +130,32 @@ impl fmt::Display for Server {
     }
 }
 
+/// Deadlines towards browsers. There is no limit on the whole of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BrowserTimeouts {
+    /// TLS handshake.
+    pub(crate) handshake: Duration,
+    /// From the first byte of a request to the end of its head; also from the handshake to the first request.
+    pub(crate) request_head: Duration,
+    /// Between two bytes of a body, in either direction.
+    pub(crate) gap: Duration,
+    /// How long a connection without a request is kept.
+    pub(crate) idle: Duration,
+    /// How long requests under way may take to finish once the gateway stops.
+    pub(crate) drain: Duration,
+}
+
 /// Deadlines towards the upstream. There is no limit on the whole of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Timeouts {
-    /// TCP connection and TLS handshake, each.
+    /// TCP connection.
     pub(crate) connect: Duration,
+    /// TLS handshake.
+    pub(crate) tls: Duration,
     /// From the end of the request, body included, to the head of the response.
     pub(crate) response_head: Duration,
+    /// Between two bytes of a body, in either direction.
+    pub(crate) gap: Duration,
     /// How long an unused connection is kept.
     pub(crate) idle: Duration,
 }

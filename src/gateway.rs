@@ -4,15 +4,13 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::HeaderMap;
 use ipnet::IpNet;
 use rustls_pki_types::ServerName;
 use tokio::sync::Semaphore;
 
-use crate::config::{self, App, Config};
+use crate::config::{self, App, BrowserTimeouts, Config};
 use crate::imis::Imis;
 use crate::pages::Pages;
-use crate::proxy::headers::forwarded_for;
 use crate::tls;
 
 /// What all workers share, read-only.
@@ -23,6 +21,7 @@ pub(crate) struct Gateway {
     pub(crate) pages: Pages,
     pub(crate) tls: Arc<rustls::ServerConfig>,
     pub(crate) access_log: bool,
+    pub(crate) timeouts: BrowserTimeouts,
     /// Where the redirect from http leads.
     pub(crate) https_port: u16,
 }
@@ -70,6 +69,7 @@ impl Gateway {
             pages: Pages::new(),
             tls: tls::server_config(&config.sites)?,
             access_log: config.log.access,
+            timeouts: config.timeouts,
             https_port,
         })
     }
@@ -82,17 +82,11 @@ impl Gateway {
         }
     }
 
-    /// What trusted proxies say of a request's way to our peer, the visitor first; nothing when the peer is not trusted.
-    pub(crate) fn vouched_for(&self, headers: &HeaderMap, peer: IpAddr) -> Vec<IpAddr> {
-        if self.trusts(peer) { forwarded_for(headers, |address| self.trusts(address)) } else { Vec::new() }
-    }
-
-    /// The visitor's address, as far as trusted proxies vouch for it, or our peer's.
-    pub(crate) fn visitor(&self, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
-        self.vouched_for(headers, peer).first().copied().unwrap_or(peer)
-    }
-
-    fn trusts(&self, peer: IpAddr) -> bool {
+    /// Whether a peer's word about where a request came from is taken.
+    pub(crate) fn trusts(&self, peer: IpAddr) -> bool {
+        if self.trusted_proxies.is_empty() {
+            return false;
+        }
         let peer = peer.to_canonical();
         self.trusted_proxies.iter().any(|network| network.contains(&peer))
     }

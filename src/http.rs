@@ -1,297 +1,255 @@
-//! One connection of a browser, HTTP/1.1 or HTTP/2 as ALPN chose. Every request gets a response: what fails outside the
-//! sign-in becomes one here, what fails inside it in `sso`.
+//! Connections of browsers, HTTP/1 or HTTP/2 as ALPN chose. Every request gets a response: what fails outside the sign-in
+//! becomes one here, what fails inside it in `sso`.
 
 pub(crate) mod access;
 mod activity;
-pub(crate) mod body;
+mod body;
+mod h1;
+mod h2;
 
-use std::convert::Infallible;
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
-use http::header::HOST;
+use bytes::Bytes;
 use http::uri::Authority;
-use http::{Method, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use http::{HeaderMap, Response};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, warn};
 
 use crate::config::App;
-use crate::pages::{self, Failure};
-use crate::proxy::{self, headers::Forwarded};
+use crate::incident::Incident;
+use crate::pages::Failure;
+use crate::proxy::headers::{Forwarded, forwarded_for};
 use crate::route::{Route, route};
 use crate::sso;
 use crate::telemetry::Chain;
 use crate::worker::Worker;
-use access::Access;
-use activity::{Activity, UnderWay};
-use body::{Body, Followed};
-
-/// For a request head, and for waiting for the next one on a kept connection.
-const HEAD_DEADLINE: Duration = Duration::from_secs(60);
-/// A PING goes out after this much silence, and the peer is gone when it is not answered in time.
-const H2_PING_AFTER: Duration = Duration::from_secs(30);
-const H2_PING_DEADLINE: Duration = Duration::from_secs(20);
-const MAX_HEADERS: usize = 128;
-/// http.sys takes 16 KiB a head by default; four times that, so that iMIS decides.
-const MAX_HEAD_BYTES: usize = 64 * 1024;
-const H2_STREAMS: u32 = 128;
-const H2_WINDOW: u32 = 1024 * 1024;
+use access::{Access, Seen};
 
 /// What is known of a connection before its first request.
 struct Connection {
     worker: Rc<Worker>,
     peer: IpAddr,
-    /// The site whose certificate was shown.
-    site: usize,
-    /// HTTP/1.1 only.
-    bound: Option<proxy::bound::Bound>,
-    activity: Rc<Activity>,
+    /// The peer as text, which nearly every request needs.
+    peer_text: String,
+    door: Door,
+}
+
+/// Where a connection came in.
+#[derive(Debug, Clone, Copy)]
+enum Door {
+    /// With the certificate of this site.
+    Https { site: usize },
+    /// The plain-HTTP port, which only leads to the other.
+    Http,
 }
 
 /// Serves a browser until it leaves or the worker drains.
 pub(crate) async fn serve_https(stream: TlsStream<TcpStream>, peer: SocketAddr, worker: Rc<Worker>) {
     let (_, tls) = stream.get_ref();
-    let h2 = tls.alpn_protocol() == Some(b"h2");
+    let speaks_h2 = tls.alpn_protocol() == Some(b"h2");
     let site = tls.server_name().and_then(|name| worker.gateway.site_of(name)).unwrap_or(0);
-    let bound = (!h2).then(proxy::bound::Bound::default);
-    let activity = Rc::new(Activity::default());
-    let connection = Rc::new(Connection {
-        worker: worker.clone(),
-        peer: peer.ip(),
-        site,
-        bound,
-        activity: activity.clone(),
-    });
-    let service = service_fn(move |request| answer(request, connection.clone()));
-    let io = TokioIo::new(stream);
-    let ended = if h2 {
-        let mut builder = hyper::server::conn::http2::Builder::new(LocalExecutor);
-        builder
-            .timer(TokioTimer::new())
-            .auto_date_header(false)
-            .keep_alive_interval(H2_PING_AFTER)
-            .keep_alive_timeout(H2_PING_DEADLINE)
-            .max_concurrent_streams(H2_STREAMS)
-            .max_header_list_size(MAX_HEAD_BYTES as u32)
-            .initial_stream_window_size(H2_WINDOW)
-            .initial_connection_window_size(H2_WINDOW);
-        let connection = std::pin::pin!(builder.serve_connection(io, service));
-        activity.serve(connection, |connection| connection.graceful_shutdown(), &worker.drain).await
+    let connection = Connection::new(worker, peer, Door::Https { site });
+    if speaks_h2 {
+        h2::serve(stream, connection).await;
     } else {
-        let connection = std::pin::pin!(http1().serve_connection(io, service).with_upgrades());
-        activity.serve(connection, |connection| connection.graceful_shutdown(), &worker.drain).await
-    };
-    log_end(peer, ended);
-}
-
-fn log_end(peer: SocketAddr, ended: Option<hyper::Result<()>>) {
-    if let Some(Err(error)) = ended {
-        debug!(client = %peer.ip(), %error, "connection ended");
+        h1::serve(stream, connection).await;
     }
-}
-
-fn http1() -> hyper::server::conn::http1::Builder {
-    let mut builder = hyper::server::conn::http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_DEADLINE)
-        .auto_date_header(false)
-        .preserve_header_case(true)
-        .max_headers(MAX_HEADERS)
-        .max_buf_size(MAX_HEAD_BYTES);
-    builder
 }
 
 /// Serves the plain-HTTP port: every request is sent to https.
 pub(crate) async fn serve_redirects(stream: TcpStream, peer: SocketAddr, worker: Rc<Worker>) {
-    let drain = worker.drain.clone();
-    let activity = Rc::new(Activity::default());
-    let shared = activity.clone();
-    let service = service_fn(move |request: Request<Incoming>| {
-        let response = redirect_to_https(&request, &worker, peer.ip(), UnderWay::begin(&shared));
-        std::future::ready(Ok::<_, Infallible>(response))
-    });
-    let connection = std::pin::pin!(http1().serve_connection(TokioIo::new(stream), service));
-    let ended = activity.serve(connection, |connection| connection.graceful_shutdown(), &drain).await;
-    log_end(peer, ended);
+    h1::serve(stream, Connection::new(worker, peer, Door::Http)).await;
 }
 
-fn redirect_to_https(
-    request: &Request<Incoming>,
-    worker: &Worker,
-    peer: IpAddr,
-    under_way: UnderWay,
-) -> Response<Followed> {
-    let incident = worker.next_incident();
-    let gateway = &worker.gateway;
-    let client = gateway.visitor(request.headers(), peer);
-    let access = gateway.access_log.then(|| Access::begin(request, client, incident.clone()));
-    let response = match https_location(request, worker) {
-        Ok(location) => pages::redirect(StatusCode::PERMANENT_REDIRECT, &location),
-        Err(failure) => gateway.pages.failure(&failure, &incident),
-    };
-    Followed::response(response, access, under_way)
-}
+impl Connection {
+    fn new(worker: Rc<Worker>, peer: SocketAddr, door: Door) -> Self {
+        Self { worker, peer: peer.ip(), peer_text: peer.ip().to_string(), door }
+    }
 
-/// The same target on https, if it is for one of our sites.
-fn https_location(request: &Request<Incoming>, worker: &Worker) -> Result<String, Failure> {
-    let authority = authority_of(request).map_err(|BadAuthority| Failure::BadRequest)?;
-    let authority = authority.ok_or(Failure::BadRequest)?;
-    let host = authority.host();
-    worker.gateway.site_of(host).ok_or(Failure::UnknownHost)?;
-    let port = match worker.gateway.https_port {
-        443 => String::new(),
-        other => format!(":{other}"),
-    };
-    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-    Ok(format!("https://{host}{port}{target}"))
-}
-
-/// Answers one request: never an error, always one line in the access log.
-async fn answer(
-    request: Request<Incoming>,
-    connection: Rc<Connection>,
-) -> Result<Response<Followed>, Infallible> {
-    let worker = &connection.worker;
-    let incident = worker.next_incident();
-    let under_way = UnderWay::begin(&connection.activity);
-    let client = worker.gateway.visitor(request.headers(), connection.peer);
-    let access = worker.gateway.access_log.then(|| Access::begin(&request, client, incident.clone()));
-    let response = match decide(request, &connection, &incident).await {
-        Ok(response) => response,
-        Err(failure) => {
-            let error = Chain(&failure);
-            if failure.is_the_clients() {
-                debug!(incident, %error, "answered with a page of our own");
-            } else {
-                warn!(incident, %error, "answered with a page of our own");
-            }
-            worker.gateway.pages.failure(&failure, &incident)
+    /// `X-Forwarded-For` for the upstream: what trusted proxies say of a request's way to our peer, then our peer.
+    fn chain<'a>(&self, fields: impl Iterator<Item = (&'a str, &'a [u8])>) -> Cow<'_, str> {
+        let told = self.vouched_for(fields);
+        if told.is_empty() {
+            return Cow::Borrowed(&self.peer_text);
         }
-    };
-    Ok(Followed::response(response, access, under_way))
+        let chain: Vec<String> = told.iter().chain([&self.peer]).map(IpAddr::to_string).collect();
+        Cow::Owned(chain.join(", "))
+    }
+
+    /// The visitor's address, as far as trusted proxies vouch for it, or our peer's.
+    fn visitor<'a>(&self, fields: impl Iterator<Item = (&'a str, &'a [u8])>) -> IpAddr {
+        self.vouched_for(fields).first().copied().unwrap_or(self.peer)
+    }
+
+    fn vouched_for<'a>(&self, fields: impl Iterator<Item = (&'a str, &'a [u8])>) -> Vec<IpAddr> {
+        let gateway = &self.worker.gateway;
+        if gateway.trusts(self.peer) {
+            forwarded_for(fields, |address| gateway.trusts(address))
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// A line for the access log, if there is one.
+    fn access(&self, seen: &Seen<'_>, client: IpAddr, incident: Incident) -> Option<Access> {
+        self.worker.gateway.access_log.then(|| Access::begin(seen, client, incident))
+    }
+
+    /// The page for a failure, and its line in the log.
+    fn failed(&self, failure: &Failure, incident: Incident) -> Response<Bytes> {
+        let error = Chain(failure);
+        if failure.is_the_clients() {
+            debug!(%incident, %error, "answered with a page of our own");
+        } else {
+            warn!(%incident, %error, "answered with a page of our own");
+        }
+        self.worker.gateway.pages.failure(failure, &incident.to_string())
+    }
+}
+
+/// A request as it is judged, whichever protocol brought it.
+struct Asked<'a> {
+    method: &'a str,
+    /// Path and query, or `*`.
+    target: &'a str,
+    /// Host, and host with port as written; HTTP/1.0 may have none.
+    authority: Option<(&'a str, &'a str)>,
+}
+
+impl<'a> Asked<'a> {
+    fn path(&self) -> &'a str {
+        self.target.split_once('?').map_or(self.target, |(path, _)| path)
+    }
+
+    fn query(&self) -> &'a str {
+        self.target.split_once('?').map_or("", |(_, query)| query)
+    }
+}
+
+/// What a request asks for.
+enum Verdict<'a> {
+    /// A page of iMIS. `host` is the authority as the visitor wrote it.
+    Forward { site: usize, host: &'a str },
+    /// One of an app's two paths.
+    Visit { site: usize, host: &'a str, visit: Visit },
+    /// The same on https.
+    Redirect(String),
+}
+
+/// Which of an app's paths.
+enum Visit {
+    SignIn(Arc<App>),
+    SignedOut(Arc<App>),
 }
 
 /// The order of a request: whose it is, then what it asks for.
-async fn decide(
-    mut request: Request<Incoming>,
-    connection: &Connection,
-    incident: &str,
-) -> Result<Response<Body>, Failure> {
-    let worker = &connection.worker;
-    let gateway = &worker.gateway;
-    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+fn decide<'a>(asked: &Asked<'a>, connection: &'a Connection) -> Result<Verdict<'a>, Failure> {
+    let gateway = &connection.worker.gateway;
+    if matches!(asked.method, "CONNECT" | "TRACE") {
         return Err(Failure::MethodNotAllowed);
     }
-    let (index, authority) = site_and_authority(&request, connection)?;
-    let site = &gateway.sites[index];
-    proxy::headers::join_cookie_crumbs(&mut request);
-    let forwarded = Forwarded::of(&request, connection.peer, gateway, &authority, incident);
-    if let Some(sign_on) = &site.sign_on {
-        let visit = |app: &Arc<App>, request: Request<Incoming>| {
-            let head = request.into_parts().0;
-            let (forwarded, authority) = (forwarded.clone(), authority.clone());
-            sso::Visit {
-                gateway: gateway.clone(),
-                site: index,
-                sign_on: sign_on.clone(),
-                app: app.clone(),
-                query: head.uri.query().unwrap_or_default().to_owned(),
-                headers: head.headers,
-                forwarded,
-                authority,
-                incident: incident.to_owned(),
-            }
-        };
-        let asked = route(&sign_on.apps, request.uri().path());
-        if matches!(asked, Route::SignIn(_) | Route::SignedOut(_)) && request.method() != Method::GET {
-            return Err(Failure::MethodNotAllowed);
+    let certified = match connection.door {
+        Door::Https { site } => site,
+        Door::Http => return https_location(asked, connection).map(Verdict::Redirect),
+    };
+    let (site, host) = match asked.authority {
+        // RFC 9110 section 15.5.20: not the server for this authority, or not over this connection.
+        Some((name, written)) => match gateway.site_of(name) {
+            Some(site) if site == certified => (site, written),
+            Some(_) | None => return Err(Failure::UnknownHost),
+        },
+        // HTTP/1.0 has no Host (RFC 1945): the site of the certificate, under its first name.
+        None => (certified, gateway.sites[certified].config.hosts[0].as_str()),
+    };
+    let Some(sign_on) = &gateway.sites[site].sign_on else {
+        return Ok(Verdict::Forward { site, host });
+    };
+    let visit = match route(&sign_on.apps, asked.path()) {
+        Route::SignIn(app) => Visit::SignIn(app.clone()),
+        Route::SignedOut(app) => Visit::SignedOut(app.clone()),
+        Route::Ambiguous(meant) => {
+            let query = asked.query();
+            let mark = if query.is_empty() { "" } else { "?" };
+            return Err(Failure::AmbiguousPath(format!("{meant}{mark}{query}")));
         }
-        match asked {
-            Route::SignIn(app) => return sign_in(worker, visit(app, request), incident).await,
-            Route::SignedOut(app) => return Ok(sso::signed_out(&visit(app, request))),
-            Route::Ambiguous(meant) => {
-                let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
-                return Err(Failure::AmbiguousPath(meant + &query));
-            }
-            Route::Proxy => {}
-        }
+        Route::Proxy => return Ok(Verdict::Forward { site, host }),
+    };
+    if asked.method != "GET" {
+        return Err(Failure::MethodNotAllowed);
     }
-    let upstream = &worker.upstreams[index];
-    let client = proxy::Client { tunnels: &worker.connections, bound: connection.bound.as_ref() };
-    proxy::forward(request, site, upstream, client, &authority, &forwarded).await.map_err(Failure::Upstream)
+    Ok(Verdict::Visit { site, host, visit })
+}
+
+/// The same target on https, if it is for one of our sites.
+fn https_location(asked: &Asked<'_>, connection: &Connection) -> Result<String, Failure> {
+    let gateway = &connection.worker.gateway;
+    let (host, _) = asked.authority.ok_or(Failure::BadRequest)?;
+    gateway.site_of(host).ok_or(Failure::UnknownHost)?;
+    let port = match gateway.https_port {
+        443 => String::new(),
+        other => format!(":{other}"),
+    };
+    let target = if asked.target.starts_with('/') { asked.target } else { "/" };
+    Ok(format!("https://{host}{port}{target}"))
+}
+
+/// A visit with all it needs, independent of its connection.
+struct Visited {
+    visit: sso::Visit,
+    signs_in: bool,
+}
+
+fn visited(
+    connection: &Connection,
+    asked: &Asked<'_>,
+    (site, host): (usize, &str),
+    visit: Visit,
+    headers: HeaderMap,
+    incident: Incident,
+) -> Result<Box<Visited>, Failure> {
+    let gateway = &connection.worker.gateway;
+    let sign_on = gateway.sites[site].sign_on.clone().ok_or(Failure::Internal)?;
+    let fields = || crate::proxy::headers::pairs(&headers);
+    let forwarded = Forwarded {
+        client: connection.visitor(fields()),
+        chain: connection.chain(fields()).into_owned(),
+        host: host.to_owned(),
+        incident: incident.to_string(),
+    };
+    let (app, signs_in) = match visit {
+        Visit::SignIn(app) => (app, true),
+        Visit::SignedOut(app) => (app, false),
+    };
+    let visit = sso::Visit {
+        gateway: gateway.clone(),
+        site,
+        sign_on,
+        app,
+        query: asked.query().to_owned(),
+        forwarded,
+        authority: Authority::try_from(host).map_err(|_| Failure::BadRequest)?,
+        incident: incident.to_string(),
+        headers,
+    };
+    Ok(Box::new(Visited { visit, signs_in }))
 }
 
 /// Waits for a sign-in on the control runtime: iMIS cannot hold up this worker, and a panic ends one sign-in. A browser
 /// that leaves takes its sign-in with it.
-async fn sign_in(worker: &Worker, visit: sso::Visit, incident: &str) -> Result<Response<Body>, Failure> {
+async fn visit(worker: &Worker, visited: Visited, incident: Incident) -> Result<Response<Bytes>, Failure> {
+    let Visited { visit, signs_in } = visited;
+    if !signs_in {
+        return Ok(sso::signed_out(&visit));
+    }
     let task = AbortOnDropHandle::new(worker.control.spawn(sso::sign_in(visit)));
     task.await.map_err(|error| {
         // Not the error itself: a panic's message could quote what it stumbled on.
-        error!(incident, panicked = error.is_panic(), "a sign-in ended abnormally");
+        error!(%incident, panicked = error.is_panic(), "a sign-in ended abnormally");
         Failure::Internal
     })
-}
-
-/// The site a request is for: it must be one of ours, and the one whose certificate the browser saw.
-fn site_and_authority(
-    request: &Request<Incoming>,
-    connection: &Connection,
-) -> Result<(usize, Authority), Failure> {
-    let gateway = &connection.worker.gateway;
-    let authority = match authority_of(request).map_err(|BadAuthority| Failure::BadRequest)? {
-        Some(authority) => authority,
-        // HTTP/1.0 has no Host (RFC 1945): the site of the certificate, under its first name.
-        None if request.version() == Version::HTTP_10 => {
-            let host = &gateway.sites[connection.site].config.hosts[0];
-            Authority::try_from(host.as_str()).map_err(|_| Failure::BadRequest)?
-        }
-        None => return Err(Failure::BadRequest),
-    };
-    match gateway.site_of(authority.host()) {
-        Some(index) if index == connection.site => Ok((index, authority)),
-        // RFC 9110 section 15.5.20: not the server for this authority, or not over this connection.
-        Some(_) | None => Err(Failure::UnknownHost),
-    }
-}
-
-struct BadAuthority;
-
-/// The authority of the target or of Host; both must agree when both are there (RFC 9112 section 3.2).
-fn authority_of(request: &Request<Incoming>) -> Result<Option<Authority>, BadAuthority> {
-    let mut lines = request.headers().get_all(HOST).iter();
-    let from_host = match (lines.next(), lines.next()) {
-        (None, _) => None,
-        (Some(host), None) => Some(Authority::try_from(host.as_bytes()).map_err(|_| BadAuthority)?),
-        (Some(_), Some(_)) => return Err(BadAuthority),
-    };
-    let authority = match (request.uri().authority(), from_host) {
-        (Some(target), Some(host)) if *target != host => return Err(BadAuthority),
-        (Some(target), _) => Some(target.clone()),
-        (None, host) => host,
-    };
-    match &authority {
-        Some(authority) if authority.as_str().contains('@') => Err(BadAuthority),
-        Some(_) | None => Ok(authority),
-    }
-}
-
-/// Runs HTTP/2 streams on the worker's own thread.
-#[derive(Clone, Copy)]
-struct LocalExecutor;
-
-impl<F> hyper::rt::Executor<F> for LocalExecutor
-where
-    F: Future<Output = ()> + 'static,
-{
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
 }

@@ -10,19 +10,18 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::balance::Table;
 use crate::config::Config;
 use crate::gateway::Gateway;
-use crate::worker::Sockets;
+use crate::worker::{Sockets, Start};
 use crate::{admin, listener, worker};
-
-/// How long requests under way may take to finish after a signal.
-const DRAIN_GRACE: Duration = Duration::from_secs(30);
 
 /// A gateway that is accepting connections.
 pub struct Server {
     workers: Vec<JoinHandle<bool>>,
     control: Runtime,
     drain: CancellationToken,
+    grace: Duration,
     https: Vec<SocketAddr>,
     http: Vec<SocketAddr>,
 }
@@ -89,18 +88,19 @@ impl Server {
             control.spawn(admin::serve(listener, drain.clone()));
             info!(%address, "admin listener");
         }
+        let table = Table::new(config.workers);
         let mut workers = Vec::new();
         for index in 0..config.workers {
             let take = |all: &mut Vec<Vec<TcpListener>>| all.iter_mut().filter_map(Vec::pop).collect();
             let sockets = Sockets { https: take(&mut https), http: take(&mut http) };
-            let started = worker::spawn(
-                index,
-                gateway.clone(),
+            let start = Start {
+                gateway: gateway.clone(),
                 sockets,
-                control.handle().clone(),
-                drain.clone(),
-                DRAIN_GRACE,
-            );
+                control: control.handle().clone(),
+                drain: drain.clone(),
+                table: table.clone(),
+            };
+            let started = worker::spawn(index, start);
             workers.push(started.map_err(StartError::Worker)?);
         }
         for address in &https_addresses {
@@ -109,7 +109,14 @@ impl Server {
         for address in &http_addresses {
             info!(%address, "listening for http, redirecting to https");
         }
-        Ok(Self { workers, control, drain, https: https_addresses, http: http_addresses })
+        Ok(Self {
+            workers,
+            control,
+            drain,
+            grace: config.timeouts.drain,
+            https: https_addresses,
+            http: http_addresses,
+        })
     }
 
     /// The addresses that https is served on.
@@ -139,14 +146,15 @@ impl Server {
             warn!(signal = name, "second signal: ending at once");
             std::process::exit(UNCLEAN);
         });
+        let grace = self.grace;
         let clean = self.stop();
         if !clean {
-            warn!(seconds = DRAIN_GRACE.as_secs(), "some requests were still under way and were cut off");
+            warn!(seconds = grace.as_secs(), "some requests were still under way and were cut off");
         }
         clean
     }
 
-    /// Stops accepting, lets requests finish for up to half a minute, and ends. `true`: nothing was cut off.
+    /// Stops accepting, lets requests finish for as long as the configuration says, and ends. `true`: nothing was cut off.
     pub fn stop(self) -> bool {
         self.drain.cancel();
         let mut clean = true;

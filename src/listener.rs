@@ -1,4 +1,4 @@
-//! Accepting connections: the loop that must never end, the TLS handshake and its deadline.
+//! Accepting connections: the loop that must never end, the TLS handshake and its deadline, and which worker serves it.
 
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
@@ -7,13 +7,13 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::balance::{HandedOn, Occupied};
 use crate::http;
 use crate::worker::Worker;
 
-/// A browser needs far less; a silent client gets no more.
-const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the loop rests when the machine has no descriptor or memory for another connection.
 const REST_AFTER_ERROR: Duration = Duration::from_millis(100);
 const BACKLOG: i32 = 4096;
@@ -52,38 +52,60 @@ fn bound(address: SocketAddr, reuse_port: bool) -> std::io::Result<Socket> {
     Ok(socket)
 }
 
-pub(crate) async fn accept_https(listener: tokio::net::TcpListener, worker: Rc<Worker>) {
-    let acceptor = TlsAcceptor::from(worker.gateway.tls.clone());
-    while let Some((stream, peer)) = accept(&listener, &worker).await {
-        let (acceptor, connection_worker) = (acceptor.clone(), worker.clone());
-        worker.connections.spawn_local(async move {
-            match tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => http::serve_https(stream, peer, connection_worker).await,
-                Ok(Err(error)) => info!(client = %peer.ip(), %error, "TLS handshake failed"),
-                Err(_) => debug!(client = %peer.ip(), "TLS handshake took too long"),
-            }
-        });
+pub(crate) async fn accept_https(
+    listener: tokio::net::TcpListener,
+    worker: Rc<Worker>,
+    stop: CancellationToken,
+) {
+    accept(&listener, &worker, &stop, true).await;
+}
+
+pub(crate) async fn accept_http(
+    listener: tokio::net::TcpListener,
+    worker: Rc<Worker>,
+    stop: CancellationToken,
+) {
+    accept(&listener, &worker, &stop, false).await;
+}
+
+/// Serves what other workers hand on, as long as the worker runs.
+pub(crate) async fn take_over(worker: Rc<Worker>) {
+    let Some(mut incoming) = worker.seat.incoming() else { return };
+    while let Some(HandedOn { stream, peer, tls }) = incoming.recv().await {
+        let occupied = worker.seat.occupied();
+        match TcpStream::from_std(stream) {
+            Ok(stream) => serve(stream, peer, &worker, tls, occupied),
+            Err(error) => warn!(%error, "cannot take a connection over"),
+        }
     }
 }
 
-pub(crate) async fn accept_http(listener: tokio::net::TcpListener, worker: Rc<Worker>) {
-    while let Some((stream, peer)) = accept(&listener, &worker).await {
-        worker.connections.spawn_local(http::serve_redirects(stream, peer, worker.clone()));
-    }
-}
-
-/// The next connection; none once draining.
-async fn accept(listener: &tokio::net::TcpListener, worker: &Worker) -> Option<(TcpStream, SocketAddr)> {
+/// Accepts connections until the gateway stops.
+async fn accept(
+    listener: &tokio::net::TcpListener,
+    worker: &Rc<Worker>,
+    stop: &CancellationToken,
+    tls: bool,
+) {
+    let mut stopping = std::pin::pin!(stop.cancelled());
     loop {
         let accepted = tokio::select! {
+            biased;
             accepted = listener.accept() => accepted,
-            () = worker.drain.cancelled() => return None,
+            () = &mut stopping => return,
         };
         match accepted {
             Ok((stream, peer)) => {
                 // Fails only when the client has gone already, which the next read will tell.
                 let _ = stream.set_nodelay(true);
-                return Some((stream, SocketAddr::new(peer.ip().to_canonical(), peer.port())));
+                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                match worker.seat.elsewhere() {
+                    None => serve(stream, peer, worker, tls, worker.seat.occupy()),
+                    Some(other) => match stream.into_std() {
+                        Ok(stream) => worker.seat.hand_on(other, HandedOn { stream, peer, tls }),
+                        Err(error) => warn!(%error, "cannot hand a connection on"),
+                    },
+                }
             }
             // The client gave up between its handshake and our accept.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
@@ -93,4 +115,22 @@ async fn accept(listener: &tokio::net::TcpListener, worker: &Worker) -> Option<(
             }
         }
     }
+}
+
+fn serve(stream: TcpStream, peer: SocketAddr, worker: &Rc<Worker>, tls: bool, occupied: Occupied) {
+    let connection_worker = worker.clone();
+    worker.connections.spawn_local(async move {
+        let _occupied = occupied;
+        if !tls {
+            return http::serve_redirects(stream, peer, connection_worker).await;
+        }
+        let limit = connection_worker.gateway.timeouts.handshake;
+        let acceptor = TlsAcceptor::from(connection_worker.gateway.tls.clone());
+        // In a box of its own: what a handshake needs is not kept as long as the connection.
+        match Box::pin(tokio::time::timeout(limit, acceptor.accept(stream))).await {
+            Ok(Ok(stream)) => http::serve_https(stream, peer, connection_worker).await,
+            Ok(Err(error)) => info!(client = %peer.ip(), %error, "TLS handshake failed"),
+            Err(_) => debug!(client = %peer.ip(), "TLS handshake took too long"),
+        }
+    });
 }

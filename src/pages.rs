@@ -15,7 +15,6 @@ use http::{Response, StatusCode};
 use minijinja::{Environment, Output, State, context};
 
 use crate::ambient;
-use crate::http::body::Body;
 pub(crate) use failure::Failure;
 
 /// The templates, compiled.
@@ -109,8 +108,8 @@ pub(crate) struct HandOff<'a> {
 
 /// A redirect, never kept by anybody. `location` is made of parts that were parsed; if it still cannot be a header there
 /// is none.
-pub(crate) fn redirect(status: StatusCode, location: &str) -> Response<Body> {
-    let mut response = Response::new(Body::empty());
+pub(crate) fn redirect(status: StatusCode, location: &str) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
@@ -168,7 +167,7 @@ impl Pages {
         Self { templates }
     }
 
-    pub(crate) fn failure(&self, failure: &Failure, incident: &str) -> Response<Body> {
+    pub(crate) fn failure(&self, failure: &Failure, incident: &str) -> Response<Bytes> {
         let mut response = self.message(&failure.message(), incident);
         if let Failure::MethodNotAllowed = failure {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
@@ -176,7 +175,7 @@ impl Pages {
         response
     }
 
-    pub(crate) fn message(&self, message: &Message, incident: &str) -> Response<Body> {
+    pub(crate) fn message(&self, message: &Message, incident: &str) -> Response<Bytes> {
         let Message { title, paragraphs, links, details, .. } = message;
         let mut response = self.render(message.status, "message.html", "form-action 'none'", |nonce| {
             let links: Vec<_> = links.iter().map(Link::for_template).collect();
@@ -190,7 +189,7 @@ impl Pages {
         response
     }
 
-    pub(crate) fn hand_off(&self, page: &HandOff<'_>) -> Response<Body> {
+    pub(crate) fn hand_off(&self, page: &HandOff<'_>) -> Response<Bytes> {
         let HandOff { app, action, jwt, return_to, again, form_action, incident } = *page;
         let title = format!("Signing in to {app}");
         let policy = format!("form-action {form_action}");
@@ -205,7 +204,7 @@ impl Pages {
         template: &str,
         form_action: &str,
         values: impl FnOnce(&str) -> minijinja::Value,
-    ) -> Response<Body> {
+    ) -> Response<Bytes> {
         // Without randomness the page goes out unstyled and without its script, which it can do without.
         let nonce = ambient::random_hex().unwrap_or_default();
         let html = self.templates.get_template(template).and_then(|template| template.render(values(&nonce)));
@@ -213,7 +212,7 @@ impl Pages {
             "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; base-uri 'none'; \
              frame-ancestors 'none'; {form_action}"
         );
-        let mut response = Response::new(Body::empty());
+        let mut response = Response::new(Bytes::new());
         let headers = response.headers_mut();
         let fixed: [(HeaderName, &str); 4] = [
             (CONTENT_TYPE, "text/html; charset=utf-8"),
@@ -229,7 +228,7 @@ impl Pages {
             (Ok(html), Ok(policy)) => {
                 headers.insert(CONTENT_SECURITY_POLICY, policy);
                 *response.status_mut() = status;
-                *response.body_mut() = Body::whole(Bytes::from(html));
+                *response.body_mut() = Bytes::from(html);
             }
             (Err(_), _) | (_, Err(_)) => *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -240,26 +239,24 @@ impl Pages {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http_body_util::BodyExt;
-
-    async fn html(response: Response<Body>) -> String {
-        String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    fn html(response: Response<Bytes>) -> String {
+        String::from_utf8(response.into_body().to_vec()).unwrap()
     }
 
-    #[tokio::test]
-    async fn what_comes_from_outside_is_escaped() {
+    #[test]
+    fn what_comes_from_outside_is_escaped() {
         let hostile = "<script>alert(1)</script>\" onload='x";
         let message = Message::new(StatusCode::OK, "T").detail("What Zendesk said", hostile);
-        let page = html(Pages::new().message(&message, "i-1")).await;
+        let page = html(Pages::new().message(&message, "i-1"));
         assert!(!page.contains("<script>alert"));
         assert!(!page.contains("onload='x"));
         assert!(page.contains("i-1"));
     }
 
-    #[tokio::test]
-    async fn every_page_carries_the_strict_headers_and_a_nonce_of_its_own() {
+    #[test]
+    fn every_page_carries_the_strict_headers_and_a_nonce_of_its_own() {
         let page = || Pages::new().failure(&Failure::Internal, "i-1");
-        let policy = |response: &Response<Body>| {
+        let policy = |response: &Response<Bytes>| {
             response.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned()
         };
         let (one, two) = (page(), page());
@@ -275,11 +272,11 @@ mod tests {
         assert!(policy(&one).contains("frame-ancestors 'none'"));
         let nonce = policy(&one).split("'nonce-").nth(1).unwrap().split('\'').next().unwrap().to_owned();
         assert_eq!(nonce.len(), 32);
-        assert!(html(one).await.contains(&format!("nonce=\"{nonce}\"")));
+        assert!(html(one).contains(&format!("nonce=\"{nonce}\"")));
     }
 
-    #[tokio::test]
-    async fn the_hand_off_page_posts_the_token_and_the_place_to_go() {
+    #[test]
+    fn the_hand_off_page_posts_the_token_and_the_place_to_go() {
         let hand_off = HandOff {
             app: "Contoso & Co",
             action: "https://contoso.zendesk.com/access/jwt",
@@ -292,7 +289,7 @@ mod tests {
         let response = Pages::new().hand_off(&hand_off);
         let policy = response.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();
         assert!(policy.ends_with("form-action https://contoso.zendesk.com 'self'"));
-        let page = html(response).await;
+        let page = html(response);
         assert!(page.contains(
             "<button class=\"button\" type=\"submit\" autofocus>Continue to Contoso &amp; Co</button>"
         ));

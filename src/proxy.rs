@@ -2,59 +2,55 @@
 //!
 //! Only hop-by-hop headers, framing and the documented forwarding headers differ (`headers`).
 
-pub(crate) mod bound;
+pub(crate) mod connection;
+pub(crate) mod exchange;
 pub(crate) mod headers;
 mod pool;
-mod upgrade;
-mod upload;
+pub(crate) mod upgrade;
 pub(crate) mod upstream;
+pub(crate) mod windows;
 
-use http::uri::{Authority, PathAndQuery};
-use http::{Request, Response, StatusCode, Uri, Version};
-use hyper::body::Incoming;
-use tokio_util::task::TaskTracker;
+use crate::http1::Length;
 
-use crate::gateway::Site;
-use crate::http::body::Body;
-use bound::Bound;
-use headers::Forwarded;
-use upstream::{Upstream, UpstreamError};
+/// Interim responses to one request; servers send one or two.
+pub(crate) const MOST_INTERIM: usize = 16;
 
-/// What a client connection lends to its requests.
-#[derive(Clone, Copy)]
-pub(crate) struct Client<'a> {
-    /// Where WebSockets go on.
-    pub(crate) tunnels: &'a TaskTracker,
-    /// Its own upstream connection, if it comes to have one. HTTP/2 has none: its requests are not one after the other.
-    pub(crate) bound: Option<&'a Bound>,
+/// A request as it goes to the upstream.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    /// The whole head, kept until there is an answer: an idle connection may turn out to be dead.
+    pub(crate) head: Vec<u8>,
+    pub(crate) length: Length,
+    pub(crate) method: Kind,
+    /// It asks for a WebSocket.
+    pub(crate) tunnel: bool,
+    /// It signs its connection in (Windows authentication).
+    pub(crate) signs_in: bool,
 }
 
-/// Forwards a request and returns the response with its body still to be streamed.
-pub(crate) async fn forward(
-    mut request: Request<Incoming>,
-    site: &Site,
-    upstream: &Upstream,
-    client: Client<'_>,
-    authority: &Authority,
-    forwarded: &Forwarded,
-) -> Result<Response<Body>, UpstreamError> {
-    let tunnel = upgrade::wanted(&request);
-    let host = site.config.upstream.host_for(authority);
-    headers::for_upstream(request.headers_mut(), &host, forwarded, tunnel)?;
-    headers::frame_empty_body(&mut request);
-    let target = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    *request.uri_mut() = Uri::from(target);
-    *request.version_mut() = Version::HTTP_11;
-    let browser_side = tunnel.then(|| hyper::upgrade::on(&mut request));
+/// What the method means for the exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Its response has no body.
+    Head,
+    /// GET and OPTIONS: changes nothing (RFC 9110 section 9.2.1).
+    Safe,
+    Other,
+}
 
-    let mut response = upstream.send(request, client.bound).await?;
-    *response.version_mut() = Version::HTTP_11;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return upgrade::splice(response, browser_side, client.tunnels);
+impl Kind {
+    pub(crate) fn of(method: &str) -> Self {
+        match method {
+            "HEAD" => Self::Head,
+            "GET" | "OPTIONS" => Self::Safe,
+            _ => Self::Other,
+        }
     }
-    if headers::frames_twice(response.headers()) {
-        return Err(UpstreamError::AmbiguousLength);
+}
+
+impl Outgoing {
+    /// Whether it may be sent a second time when the first may have arrived (RFC 9110 section 9.2.2).
+    fn is_repeatable(&self) -> bool {
+        self.method != Kind::Other && self.length == Length::Known(0) && !self.tunnel
     }
-    headers::for_browser(response.headers_mut());
-    Ok(response.map(Body::Upstream))
 }

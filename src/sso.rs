@@ -14,6 +14,7 @@ mod token;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::uri::Authority;
 use http::{HeaderMap, Response, StatusCode};
 use tokio::sync::SemaphorePermit;
@@ -23,7 +24,6 @@ use tracing::{info, warn};
 use crate::ambient;
 use crate::config::App;
 use crate::gateway::{Gateway, SignOn};
-use crate::http::body::Body;
 use crate::imis::recognise::RecogniseError;
 use crate::imis::{ProfileError, Visitor};
 use crate::pages::{Link, Message};
@@ -73,7 +73,7 @@ enum SignInError {
 }
 
 /// The Remote login URL.
-pub(crate) async fn sign_in(visit: Visit) -> Response<Body> {
+pub(crate) async fn sign_in(visit: Visit) -> Response<Bytes> {
     let arrival = Arrival::parse(&visit.query, &visit.app.zendesk);
     if arrival.return_to_dropped {
         warn!(incident = %visit.incident, app = %visit.app.name, "a return_to that leads elsewhere was dropped");
@@ -85,7 +85,7 @@ pub(crate) async fn sign_in(visit: Visit) -> Response<Body> {
     }
 }
 
-async fn mint_for(visit: &Visit, arrival: &Arrival) -> Result<Response<Body>, SignInError> {
+async fn mint_for(visit: &Visit, arrival: &Arrival) -> Result<Response<Bytes>, SignInError> {
     navigation::require_top_level(&visit.headers)?;
     let (imis, app) = (&visit.sign_on.imis, &visit.app);
     let visitor = visit.as_visitor();
@@ -112,7 +112,7 @@ async fn mint_for(visit: &Visit, arrival: &Arrival) -> Result<Response<Body>, Si
     Ok(handoff::page(visit, arrival, &token))
 }
 
-fn nobody_signed_in(visit: &Visit, arrival: &Arrival) -> Response<Body> {
+fn nobody_signed_in(visit: &Visit, arrival: &Arrival) -> Response<Bytes> {
     info!(incident = %visit.incident, app = %visit.app.name, "nobody is signed in to iMIS; to its sign-in page");
     handoff::to_sign_in_page(visit, arrival)
 }
@@ -130,7 +130,7 @@ impl Visit {
 }
 
 /// The one place where a failed sign-in becomes a log line and a page.
-fn answer(visit: &Visit, arrival: &Arrival, error: &SignInError) -> Response<Body> {
+fn answer(visit: &Visit, arrival: &Arrival, error: &SignInError) -> Response<Bytes> {
     let (incident, app) = (&visit.incident, &visit.app.name);
     let again = Link::primary("Try again", arrival.sso_target(&visit.app));
     let zendesk = &visit.app.zendesk;

@@ -6,39 +6,48 @@ use std::cell::Cell;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::mpsc;
 use std::time::Duration;
 
-use tokio::runtime::{self, Handle};
-use tokio::task::LocalSet;
+use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::ambient;
+use crate::balance::{Seat, Table};
+use crate::buffers::Buffers;
+use crate::drain::Drain;
 use crate::gateway::Gateway;
-use crate::listener;
+use crate::incident::Incident;
 use crate::proxy::upstream::Upstream;
+use crate::{ambient, listener};
+
+/// How often idle upstream connections are looked over.
+const PRUNE_EVERY: Duration = Duration::from_secs(5);
 
 /// What the connections of one worker have at hand.
 pub(crate) struct Worker {
     pub(crate) gateway: Arc<Gateway>,
     /// One per site, in the order of the sites.
     pub(crate) upstreams: Vec<Upstream>,
+    pub(crate) buffers: Rc<Buffers>,
     /// Where sign-ins run.
     pub(crate) control: Handle,
-    /// Cancelled when the gateway stops accepting and finishes what it has.
-    pub(crate) drain: CancellationToken,
+    /// Begins when the gateway stops accepting and finishes what it has.
+    pub(crate) drain: Rc<Drain>,
     /// Connections of browsers, WebSockets included.
     pub(crate) connections: TaskTracker,
-    incident_prefix: String,
+    /// Its place among the others.
+    pub(crate) seat: Rc<Seat>,
+    incident_prefix: u64,
     incident_counter: Cell<u64>,
 }
 
 impl Worker {
     /// A number that names one request in logs, on pages and towards iMIS.
-    pub(crate) fn next_incident(&self) -> String {
+    pub(crate) fn next_incident(&self) -> Incident {
         let count = self.incident_counter.get();
         self.incident_counter.set(count + 1);
-        format!("{}-{count:x}", self.incident_prefix)
+        Incident::new(self.incident_prefix, count)
     }
 }
 
@@ -48,46 +57,87 @@ pub(crate) struct Sockets {
     pub(crate) http: Vec<TcpListener>,
 }
 
-/// Starts a worker. Its thread ends once it is drained, or when `grace` is over; `true` means nothing was cut off.
-pub(crate) fn spawn(
-    index: usize,
-    gateway: Arc<Gateway>,
-    sockets: Sockets,
-    control: Handle,
-    drain: CancellationToken,
-    grace: Duration,
-) -> std::io::Result<std::thread::JoinHandle<bool>> {
-    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-    let random = ambient::random_hex().map_err(std::io::Error::other)?;
-    let https =
-        sockets.https.into_iter().map(|socket| adopt(&runtime, socket)).collect::<Result<Vec<_>, _>>()?;
-    let http =
-        sockets.http.into_iter().map(|socket| adopt(&runtime, socket)).collect::<Result<Vec<_>, _>>()?;
-    std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-        let worker = Rc::new(Worker {
-            upstreams: gateway.sites.iter().map(Upstream::new).collect(),
-            gateway,
-            control,
-            drain,
-            connections: TaskTracker::new(),
-            incident_prefix: random[..10].to_owned(),
-            incident_counter: Cell::new(0),
-        });
-        LocalSet::new().block_on(&runtime, async move {
-            for socket in https {
-                tokio::task::spawn_local(listener::accept_https(socket, worker.clone()));
-            }
-            for socket in http {
-                tokio::task::spawn_local(listener::accept_http(socket, worker.clone()));
-            }
-            worker.drain.cancelled().await;
-            worker.connections.close();
-            tokio::time::timeout(grace, worker.connections.wait()).await.is_ok()
-        })
-    })
+/// What a worker is started with.
+pub(crate) struct Start {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) sockets: Sockets,
+    pub(crate) control: Handle,
+    pub(crate) drain: CancellationToken,
+    pub(crate) table: Arc<Table>,
 }
 
-fn adopt(runtime: &runtime::Runtime, socket: TcpListener) -> std::io::Result<tokio::net::TcpListener> {
-    let _context = runtime.enter();
-    tokio::net::TcpListener::from_std(socket)
+/// Starts a worker. Its thread ends once it is drained, or when the grace is over; `true` means nothing was cut off.
+pub(crate) fn spawn(index: usize, start: Start) -> std::io::Result<std::thread::JoinHandle<bool>> {
+    let random = ambient::random_u64().map_err(std::io::Error::other)?;
+    let (started, starting) = mpsc::channel();
+    let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        // A runtime for tasks that never leave their thread; it cannot be made elsewhere and brought here.
+        let runtime = match Builder::new_current_thread().enable_all().build_local(Default::default()) {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                let _ = started.send(Err(error));
+                return false;
+            }
+        };
+        runtime.block_on(run(index, start, random, started))
+    })?;
+    match starting.recv() {
+        Ok(Ok(())) => Ok(thread),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(std::io::Error::other("a worker ended at its start")),
+    }
+}
+
+async fn run(
+    index: usize,
+    start: Start,
+    incident_prefix: u64,
+    started: mpsc::Sender<std::io::Result<()>>,
+) -> bool {
+    let Start { gateway, sockets, control, drain: stop, table } = start;
+    let buffers = Rc::new(Buffers::default());
+    let worker = Rc::new(Worker {
+        upstreams: gateway.sites.iter().map(|site| Upstream::new(site, buffers.clone())).collect(),
+        buffers,
+        control,
+        drain: Rc::default(),
+        connections: TaskTracker::new(),
+        seat: Rc::new(table.seat(index)),
+        incident_prefix,
+        incident_counter: Cell::new(0),
+        gateway,
+    });
+    let adopted = (adopt(sockets.https), adopt(sockets.http));
+    let (https, http) = match adopted {
+        (Ok(https), Ok(http)) => (https, http),
+        (Err(error), _) | (_, Err(error)) => {
+            let _ = started.send(Err(error));
+            return false;
+        }
+    };
+    for socket in https {
+        tokio::task::spawn_local(listener::accept_https(socket, worker.clone(), stop.clone()));
+    }
+    for socket in http {
+        tokio::task::spawn_local(listener::accept_http(socket, worker.clone(), stop.clone()));
+    }
+    tokio::task::spawn_local(listener::take_over(worker.clone()));
+    tokio::task::spawn_local(prune(worker.clone()));
+    let _ = started.send(Ok(()));
+    stop.cancelled().await;
+    worker.drain.begin();
+    worker.connections.close();
+    let grace = worker.gateway.timeouts.drain;
+    tokio::time::timeout(grace, worker.connections.wait()).await.is_ok()
+}
+
+async fn prune(worker: Rc<Worker>) {
+    loop {
+        tokio::time::sleep(PRUNE_EVERY).await;
+        worker.upstreams.iter().for_each(Upstream::prune);
+    }
+}
+
+fn adopt(sockets: Vec<TcpListener>) -> std::io::Result<Vec<tokio::net::TcpListener>> {
+    sockets.into_iter().map(tokio::net::TcpListener::from_std).collect()
 }

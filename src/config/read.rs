@@ -7,11 +7,12 @@ mod site;
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::raw::{self, Reader, Section, Value};
-use super::{Config, Listen, Log, LogFormat, Problem, values};
+use super::{BrowserTimeouts, Config, Listen, Log, LogFormat, Problem, values};
 
 /// Reads the whole file; `file` gives relative paths their folder.
 pub(super) fn config(file: &Path, text: &str) -> Result<Config, Vec<Problem>> {
@@ -46,6 +47,10 @@ fn root(mut root: Section<'_>, file: &Path, base: &Path) -> Option<Config> {
         Some(value) => workers(&value),
         None => Some(cores()),
     };
+    let timeouts = match root.optional("timeouts") {
+        Some(value) => value.section().and_then(timeouts),
+        None => Some(DEFAULT_TIMEOUTS),
+    };
     let log = match root.optional("log") {
         Some(value) => value.section().and_then(log),
         None => Some(default_log()),
@@ -57,6 +62,7 @@ fn root(mut root: Section<'_>, file: &Path, base: &Path) -> Option<Config> {
         listen: listen?,
         trusted_proxies: trusted_proxies?,
         workers: workers?,
+        timeouts: timeouts?,
         log: log?,
         sites: sites?,
     })
@@ -121,6 +127,33 @@ fn workers(value: &Value<'_>) -> Option<usize> {
         return Some(cores());
     }
     value.number(1..=1024).and_then(|number| usize::try_from(number).ok())
+}
+
+/// As patient as nginx, whose defaults members and their networks are used to.
+const DEFAULT_TIMEOUTS: BrowserTimeouts = BrowserTimeouts {
+    handshake: Duration::from_secs(10),
+    request_head: Duration::from_secs(60),
+    gap: Duration::from_secs(60),
+    idle: Duration::from_secs(75),
+    drain: Duration::from_secs(30),
+};
+
+fn timeouts(mut section: Section<'_>) -> Option<BrowserTimeouts> {
+    let default = DEFAULT_TIMEOUTS;
+    let mut read = |key, default| section.text_or(key, values::duration, default);
+    let handshake = read("handshake", default.handshake);
+    let request_head = read("request_head", default.request_head);
+    let gap = read("gap", default.gap);
+    let idle = read("idle", default.idle);
+    let drain = read("drain", default.drain);
+    section.finish();
+    Some(BrowserTimeouts {
+        handshake: handshake?,
+        request_head: request_head?,
+        gap: gap?,
+        idle: idle?,
+        drain: drain?,
+    })
 }
 
 fn default_log() -> Log {

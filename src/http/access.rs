@@ -5,19 +5,37 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use http::{Method, Request, StatusCode, Version};
+use http::StatusCode;
 use percent_encoding::percent_decode_str;
 use tracing::info;
+
+use crate::incident::Incident;
+
+/// What a request looks like from outside.
+pub(super) struct Seen<'a> {
+    pub(super) method: &'a str,
+    pub(super) host: &'a str,
+    pub(super) path: &'a str,
+    /// `HTTP/1.1`.
+    pub(super) version: &'static str,
+}
+
+impl Seen<'_> {
+    /// Of what could not be read.
+    pub(super) fn nothing() -> Self {
+        Self { method: "?", host: "", path: "", version: "?" }
+    }
+}
 
 /// The record of one request. Its line is written when it is dropped.
 pub(crate) struct Access {
     started: Instant,
     client: IpAddr,
-    incident: String,
-    method: Method,
+    incident: Incident,
+    method: String,
     host: String,
     path: String,
-    version: Version,
+    version: &'static str,
     status: Option<StatusCode>,
     bytes: u64,
     end: End,
@@ -45,16 +63,15 @@ impl End {
 }
 
 impl Access {
-    pub(super) fn begin<B>(request: &Request<B>, client: IpAddr, incident: String) -> Self {
-        let host = request.uri().host().or_else(|| request.headers().get(http::header::HOST)?.to_str().ok());
+    pub(super) fn begin(seen: &Seen<'_>, client: IpAddr, incident: Incident) -> Self {
         Self {
             started: Instant::now(),
             client,
             incident,
-            method: request.method().clone(),
-            host: loggable_host(host.unwrap_or_default()),
-            path: loggable_path(request.uri().path()),
-            version: request.version(),
+            method: seen.method.chars().take(32).collect(),
+            host: loggable_host(seen.host),
+            path: loggable_path(seen.path),
+            version: seen.version,
             status: None,
             bytes: 0,
             end: End::ClientGone,
@@ -62,17 +79,12 @@ impl Access {
     }
 
     /// There is a response; what becomes of its body is still to be told.
-    pub(super) fn answered(mut self, status: StatusCode) -> Self {
+    pub(super) fn answered(&mut self, status: StatusCode) {
         self.status = Some(status);
-        if self.method == Method::HEAD {
-            // Its body is never asked for.
-            self.complete();
-        }
-        self
     }
 
-    pub(super) fn count(&mut self, bytes: usize) {
-        self.bytes += bytes as u64;
+    pub(super) fn count(&mut self, bytes: u64) {
+        self.bytes += bytes;
     }
 
     pub(super) fn complete(&mut self) {
@@ -93,7 +105,7 @@ impl Drop for Access {
             method = %self.method,
             host = %self.host,
             path = %self.path,
-            version = ?self.version,
+            version = self.version,
             // 499 as nginx: the client left before there was a status.
             status = self.status.map_or(499, |status| status.as_u16()),
             bytes = self.bytes,

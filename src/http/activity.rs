@@ -1,15 +1,17 @@
-//! Whether a connection has anything to finish when the gateway drains.
+//! Whether an HTTP/2 connection has anything to finish when the gateway drains.
 //!
 //! A response is handed to hyper before it has left the machine, and how much of it waits in hyper's buffers or for the
 //! client's HTTP/2 window cannot be asked. So a connection that has lately answered something is left to close by itself,
 //! and only one that merely stayed open is closed for it.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use tokio_util::sync::CancellationToken;
+use crate::drain::Watching;
 
 /// A connection without any request has this long to take note that it is being closed.
 const UNUSED_GRACE: Duration = Duration::from_secs(2);
@@ -42,18 +44,23 @@ impl Drop for UnderWay {
 }
 
 impl Activity {
-    /// Runs a connection to its end. Once `drain` is cancelled it is told to `close`, and given up (`None`) when it has
+    /// Runs a connection to its end. Once the worker drains it is told to `close`, and given up (`None`) when it has
     /// nothing to finish.
     pub(super) async fn serve<C: Future>(
         &self,
         mut connection: Pin<&mut C>,
         close: impl FnOnce(Pin<&mut C>),
-        drain: &CancellationToken,
+        mut draining: Watching,
     ) -> Option<C::Output> {
-        tokio::select! {
-            ended = connection.as_mut() => return Some(ended),
-            () = drain.cancelled() => close(connection.as_mut()),
+        let ended = poll_fn(|cx| match connection.as_mut().poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(Some(ended)),
+            Poll::Pending if draining.poll(cx) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        });
+        if let Some(ended) = ended.await {
+            return Some(ended);
         }
+        close(connection.as_mut());
         let told = Instant::now();
         loop {
             tokio::select! {

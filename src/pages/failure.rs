@@ -3,6 +3,7 @@
 use http::StatusCode;
 
 use super::{Link, Message};
+use crate::http1::head::HeadError;
 use crate::proxy::upstream::{ConnectError, UpstreamError};
 
 /// Why a request outside the sign-in gets a page of ours instead of iMIS's.
@@ -10,6 +11,10 @@ use crate::proxy::upstream::{ConnectError, UpstreamError};
 pub(crate) enum Failure {
     #[error("malformed request")]
     BadRequest,
+    #[error("malformed request head")]
+    Malformed(#[source] HeadError),
+    #[error("the request head did not come in time")]
+    RequestTimeout,
     /// Holds the path that was probably meant.
     #[error("another spelling of an SSO path")]
     AmbiguousPath(String),
@@ -23,26 +28,37 @@ pub(crate) enum Failure {
     Internal,
 }
 
+/// Kinds of failures that look the same to whoever reads the page.
+enum Looks {
+    Wrong(StatusCode),
+    Slow(StatusCode),
+    Unreachable,
+    TakesTooLong,
+}
+
 impl Failure {
     /// Whether the client brought it upon itself: nothing that an operator has to look at.
     pub(crate) fn is_the_clients(&self) -> bool {
         match self {
             Self::BadRequest
+            | Self::Malformed(_)
+            | Self::RequestTimeout
             | Self::AmbiguousPath(_)
             | Self::UnknownHost
-            | Self::MethodNotAllowed
-            | Self::Upstream(UpstreamError::InvalidRequest | UpstreamError::UploadBroke(_)) => true,
-            Self::Upstream(_) | Self::Internal => false,
+            | Self::MethodNotAllowed => true,
+            Self::Upstream(error) => match looks(error) {
+                Looks::Wrong(_) | Looks::Slow(_) => true,
+                Looks::Unreachable | Looks::TakesTooLong => false,
+            },
+            Self::Internal => false,
         }
     }
 
     pub(super) fn message(&self) -> Message {
         match self {
-            Self::BadRequest
-            | Self::Upstream(UpstreamError::InvalidRequest | UpstreamError::UploadBroke(_)) => {
-                Message::new(StatusCode::BAD_REQUEST, "This request cannot be understood")
-                    .text("Something about the request is not as it should be, so it was not passed on.")
-            }
+            Self::BadRequest => like(Looks::Wrong(StatusCode::BAD_REQUEST)),
+            Self::Malformed(error) => like(Looks::Wrong(status(*error))),
+            Self::RequestTimeout => like(Looks::Slow(StatusCode::REQUEST_TIMEOUT)),
             Self::AmbiguousPath(meant) => Message::new(
                 StatusCode::BAD_REQUEST,
                 "This address is not spelled right",
@@ -57,26 +73,46 @@ impl Failure {
                 Message::new(StatusCode::METHOD_NOT_ALLOWED, "This cannot be done here")
                     .text("This address can only be opened, nothing can be sent to it.")
             }
-            Self::Upstream(error) if is_slow(error) => {
-                Message::new(StatusCode::GATEWAY_TIMEOUT, "The site takes too long to answer")
-                    .text("The membership site did not answer in time. Please try again in a minute.")
-            }
-            Self::Upstream(_) => Message::new(StatusCode::BAD_GATEWAY, "The site cannot be reached")
-                .text("The membership site does not answer at the moment. Please try again in a minute."),
+            Self::Upstream(error) => like(looks(error)),
             Self::Internal => Message::new(StatusCode::INTERNAL_SERVER_ERROR, "Something went wrong")
                 .text("This should not have happened. Please try again."),
         }
     }
 }
 
-fn is_slow(error: &UpstreamError) -> bool {
+fn like(looks: Looks) -> Message {
+    match looks {
+        Looks::Wrong(status) => Message::new(status, "This request cannot be understood")
+            .text("Something about the request is not as it should be, so it was not passed on."),
+        Looks::Slow(status) => Message::new(status, "This request took too long to arrive")
+            .text("The rest of the request did not come, so it was not passed on. Please try again."),
+        Looks::Unreachable => Message::new(StatusCode::BAD_GATEWAY, "The site cannot be reached")
+            .text("The membership site does not answer at the moment. Please try again in a minute."),
+        Looks::TakesTooLong => Message::new(StatusCode::GATEWAY_TIMEOUT, "The site takes too long to answer")
+            .text("The membership site did not answer in time. Please try again in a minute."),
+    }
+}
+
+fn status(error: HeadError) -> StatusCode {
     match error {
-        UpstreamError::Silent | UpstreamError::Unreachable(ConnectError::TimedOut) => true,
+        HeadError::Malformed(_) => StatusCode::BAD_REQUEST,
+        HeadError::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+        HeadError::Coding => StatusCode::NOT_IMPLEMENTED,
+        HeadError::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        HeadError::TargetTooLong => StatusCode::URI_TOO_LONG,
+    }
+}
+
+fn looks(error: &UpstreamError) -> Looks {
+    match error {
+        UpstreamError::Silent | UpstreamError::Unreachable(ConnectError::TimedOut) => Looks::TakesTooLong,
+        UpstreamError::UploadBroke(_) | UpstreamError::BrowserGone => Looks::Wrong(StatusCode::BAD_REQUEST),
+        UpstreamError::UploadStalled => Looks::Slow(StatusCode::REQUEST_TIMEOUT),
         UpstreamError::Unreachable(_)
         | UpstreamError::Broken(_)
-        | UpstreamError::UnexpectedUpgrade
-        | UpstreamError::AmbiguousLength
-        | UpstreamError::UploadBroke(_)
-        | UpstreamError::InvalidRequest => false,
+        | UpstreamError::Malformed(_)
+        | UpstreamError::BodyBroke(_)
+        | UpstreamError::EndlessInterim
+        | UpstreamError::UnexpectedUpgrade => Looks::Unreachable,
     }
 }

@@ -3,16 +3,14 @@
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use hyper::client::conn::http1::SendRequest;
-
-use super::upload::Upload;
+use super::connection::Connection;
 
 /// More idle connections than this are closed.
-const MOST_IDLE: usize = 64;
+const MOST_IDLE: usize = 512;
 
 /// See the module.
 pub(super) struct Pool {
-    idle: RefCell<Vec<(SendRequest<Upload>, Instant)>>,
+    idle: RefCell<Vec<(Box<Connection>, Instant)>>,
     keep: Duration,
 }
 
@@ -21,11 +19,11 @@ impl Pool {
         Self { idle: RefCell::default(), keep }
     }
 
-    /// A connection that was alive when last seen.
-    pub(super) fn take(&self) -> Option<SendRequest<Upload>> {
+    /// A connection that is alive as far as anybody can tell.
+    pub(super) fn take(&self) -> Option<Box<Connection>> {
         let mut idle = self.idle.borrow_mut();
-        while let Some((connection, since)) = idle.pop() {
-            if connection.is_ready() && since.elapsed() < self.keep {
+        while let Some((mut connection, since)) = idle.pop() {
+            if since.elapsed() < self.keep && connection.is_silent() {
                 return Some(connection);
             }
         }
@@ -33,11 +31,17 @@ impl Pool {
     }
 
     /// Keeps a connection whose last response is over.
-    pub(super) fn put(&self, connection: SendRequest<Upload>) {
+    pub(super) fn put(&self, connection: Box<Connection>) {
         let mut idle = self.idle.borrow_mut();
-        idle.retain(|(connection, since)| !connection.is_closed() && since.elapsed() < self.keep);
         if idle.len() < MOST_IDLE {
             idle.push((connection, Instant::now()));
         }
+    }
+
+    /// Closes what has been idle for too long, and what the server has closed.
+    pub(super) fn prune(&self) {
+        self.idle
+            .borrow_mut()
+            .retain_mut(|(connection, since)| since.elapsed() < self.keep && connection.is_silent());
     }
 }

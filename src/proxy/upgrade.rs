@@ -1,60 +1,118 @@
-//! WebSocket: once the upstream has agreed with 101, bytes flow both ways until either side is done.
+//! WebSocket: once the upstream has agreed with 101, bytes flow both ways until both sides are done.
 
-use http::header::{CONNECTION, UPGRADE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
-use tokio_util::task::TaskTracker;
-use tracing::debug;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
-use super::upstream::UpstreamError;
-use crate::http::body::Body;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::exchange::Exchange;
+use crate::http1::head::{Request, Response};
+use crate::http1::transfer::{PipeError, Receiver, Sender, poll_pipe};
+use crate::http1::{Length, Version};
 
 /// Whether a request asks for a WebSocket (RFC 6455 section 4.1): GET, HTTP/1.1, both headers, no body.
-pub(super) fn wanted(request: &Request<Incoming>) -> bool {
-    request.method() == Method::GET
-        && request.version() == Version::HTTP_11
-        && http_body::Body::is_end_stream(request.body())
-        && request
-            .headers()
-            .get(UPGRADE)
-            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
-        && lists_upgrade(request.headers())
+pub(crate) fn is_wanted(request: &Request<'_, '_>) -> bool {
+    request.method == "GET"
+        && request.version == Version::Http11
+        && request.length == Length::Known(0)
+        && names_websocket(request.upgrade)
+        && request.named_by_connection.iter().any(|option| option.eq_ignore_ascii_case("upgrade"))
 }
 
-fn names_websocket(headers: &HeaderMap) -> bool {
-    headers.get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+/// Whether a 101 agrees to just that.
+pub(crate) fn is_agreed(response: &Response<'_, '_>) -> bool {
+    names_websocket(response.upgrade)
 }
 
-fn lists_upgrade(headers: &HeaderMap) -> bool {
-    let lines = headers.get_all(CONNECTION).iter();
-    let mut names = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-    names.any(|name| name.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+fn names_websocket(upgrade: Option<&[u8]>) -> bool {
+    upgrade.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
 }
 
-/// Passes the 101 on and joins the two connections. A 101 that nobody asked for is an upstream's fault.
-pub(super) fn splice(
-    mut response: Response<Incoming>,
-    browser_side: Option<OnUpgrade>,
-    tunnels: &TaskTracker,
-) -> Result<Response<Body>, UpstreamError> {
-    let Some(browser_side) = browser_side.filter(|_| names_websocket(response.headers())) else {
-        return Err(UpstreamError::UnexpectedUpgrade);
-    };
-    let imis_side = hyper::upgrade::on(&mut response);
-    tunnels.spawn_local(async move {
-        let (Ok(browser), Ok(imis)) = tokio::join!(browser_side, imis_side) else {
-            debug!("a WebSocket was agreed on but not taken up");
-            return;
-        };
-        let (mut browser, mut imis) = (TokioIo::new(browser), TokioIo::new(imis));
-        if let Err(error) = tokio::io::copy_bidirectional(&mut browser, &mut imis).await {
-            debug!(%error, "a WebSocket ended");
+/// The browser's end.
+pub(crate) struct End<'a, S> {
+    pub(crate) receiver: &'a mut Receiver,
+    pub(crate) sender: &'a mut Sender,
+    pub(crate) io: &'a mut S,
+}
+
+/// Why a WebSocket ended before both sides had closed it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TunnelError {
+    #[error("from the browser to the upstream")]
+    Up(#[source] PipeError),
+    #[error("from the upstream to the browser")]
+    Down(#[source] PipeError),
+    #[error("silent for too long")]
+    Silent,
+}
+
+/// Moves bytes both ways until both sides have ended, or nothing has come for `gap`. What was read behind the two heads
+/// goes first.
+pub(crate) async fn tunnel<S: AsyncRead + AsyncWrite + Unpin>(
+    browser: End<'_, S>,
+    exchange: &mut Exchange,
+    gap: Duration,
+) -> Result<(), TunnelError> {
+    let upstream = &mut *exchange.connection;
+    // Until its connection ends, everything is data.
+    browser
+        .receiver
+        .begin_body(0, Length::UntilClose)
+        .map_err(|error| TunnelError::Up(PipeError::Receive(error.into())))?;
+    upstream.sender.begin_body(Length::UntilClose);
+    browser.sender.begin_body(Length::UntilClose);
+    let (mut up, mut down) = (Half::Open, Half::Open);
+    let mut seen = 0;
+    upstream.deadline.set(gap);
+    poll_fn(|cx| {
+        let to_upstream = (&mut upstream.sender, &mut upstream.stream);
+        up.poll(cx, (browser.receiver, browser.io), to_upstream).map_err(TunnelError::Up)?;
+        let from_upstream = (&mut upstream.receiver, &mut upstream.stream);
+        down.poll(cx, from_upstream, (browser.sender, browser.io)).map_err(TunnelError::Down)?;
+        if up == Half::Closed && down == Half::Closed {
+            return Poll::Ready(Ok(()));
         }
-    });
-    super::headers::for_browser(response.headers_mut());
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
-    Ok(response.map(|_| Body::empty()))
+        let moved = browser.receiver.received
+            + upstream.receiver.received
+            + browser.sender.sent
+            + upstream.sender.sent;
+        if moved != seen {
+            seen = moved;
+            upstream.deadline.set(gap);
+        }
+        upstream.deadline.poll(cx).map(|()| Err(TunnelError::Silent))
+    })
+    .await
+}
+
+/// One direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Half {
+    Open,
+    /// All has been passed on; the other side is being told that no more comes.
+    Ending,
+    Closed,
+}
+
+impl Half {
+    fn poll<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: (&mut Receiver, &mut R),
+        to: (&mut Sender, &mut W),
+    ) -> Result<(), PipeError> {
+        let (sender, io) = to;
+        if *self == Self::Open
+            && let Poll::Ready(outcome) = poll_pipe(cx, from, (sender, io))
+        {
+            outcome?;
+            *self = Self::Ending;
+        }
+        if *self == Self::Ending && Pin::new(io).poll_shutdown(cx).is_ready() {
+            *self = Self::Closed;
+        }
+        Ok(())
+    }
 }

@@ -1,67 +1,69 @@
 //! The iMIS web servers of one site: connecting, TLS under the right name, sending, and one safe retry.
 
+use std::future::Future;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::UPGRADE;
-use http::request::Parts;
-use http::{Method, Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tracing::debug;
 
-use super::bound::{self, Bound};
+use super::Outgoing;
+use super::connection::{Connection, Stream};
+use super::exchange::{Exchange, Upload, UploadError};
 use super::pool::Pool;
-use super::upload::{Sent, Upload};
+use crate::buffers::Buffers;
 use crate::config::{Server, Timeouts};
 use crate::gateway::Site;
+use crate::http1::head::HeadError;
+use crate::http1::transfer::ReceiveError;
 
-/// IIS sends response heads of up to 64 KiB.
-const MAX_HEAD_BYTES: usize = 128 * 1024;
-const MAX_HEADERS: usize = 256;
-
-/// Why iMIS gave no response.
+/// Why iMIS gave no response, or not all of one.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UpstreamError {
     /// No server accepted a connection in time.
     #[error("no upstream server accepts a connection")]
     Unreachable(#[source] ConnectError),
-    /// The connection was lost or spoke nonsense before the head of the response.
+    /// The connection was lost before the head of the response.
     #[error("the upstream connection failed")]
-    Broken(#[source] hyper::Error),
+    Broken(#[source] io::Error),
+    /// What came is no response, or one that two readers could read in two ways.
+    #[error("the head of the response")]
+    Malformed(#[source] HeadError),
+    /// The body of the response is malformed or broke off.
+    #[error("the body of the response")]
+    BodyBroke(#[source] ReceiveError),
+    /// More interim responses than anybody sends.
+    #[error("no end of interim responses")]
+    EndlessInterim,
     /// The browser broke off its upload, or sent a malformed body.
     #[error("the request's body broke off")]
-    UploadBroke(#[source] hyper::Error),
-    /// No response head within the time allowed.
+    UploadBroke(#[source] UploadError),
+    /// The browser left before there was a response.
+    #[error("the browser has left")]
+    BrowserGone,
+    /// The browser has stopped sending.
+    #[error("the request's body stalled")]
+    UploadStalled,
+    /// No response head within the time allowed, or the upstream has stopped taking the request.
     #[error("no response head from the upstream in time")]
     Silent,
-    /// Both Content-Length and Transfer-Encoding.
-    #[error("the response says in two ways where it ends")]
-    AmbiguousLength,
     /// 101 without being asked, or to something else than was asked for.
     #[error("the upstream switched protocols unasked")]
     UnexpectedUpgrade,
-    /// The request cannot be forwarded without changing its meaning.
-    #[error("the request cannot be forwarded as it is")]
-    InvalidRequest,
 }
 
 /// Why one server could not be connected to.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
     #[error("TCP connection")]
-    Tcp(#[source] std::io::Error),
+    Tcp(#[source] io::Error),
     #[error("TLS handshake")]
-    Tls(#[source] std::io::Error),
-    #[error("HTTP handshake")]
-    Http(#[source] hyper::Error),
+    Tls(#[source] io::Error),
     #[error("took too long")]
     TimedOut,
     #[error("`{0}` is not a name for TLS")]
@@ -73,126 +75,73 @@ pub(crate) struct Upstream {
     servers: Vec<Server>,
     server_names: Vec<String>,
     tls: TlsConnector,
-    timeouts: Timeouts,
-    pool: Rc<Pool>,
+    pub(crate) timeouts: Timeouts,
+    pool: Pool,
+    buffers: Rc<Buffers>,
 }
 
 impl Upstream {
-    pub(crate) fn new(site: &Site) -> Self {
+    pub(crate) fn new(site: &Site, buffers: Rc<Buffers>) -> Self {
         let upstream = &site.config.upstream;
         Self {
             servers: upstream.servers.clone(),
             server_names: upstream.servers.iter().map(|server| server_name(server, site)).collect(),
             tls: TlsConnector::from(Arc::clone(&site.upstream_tls)),
             timeouts: upstream.timeouts,
-            pool: Rc::new(Pool::new(upstream.timeouts.idle)),
+            pool: Pool::new(upstream.timeouts.idle),
+            buffers,
         }
     }
 
-    /// Sends a request and waits for the head of the response.
+    /// Sends a request and waits for the head of the response. `own`: the connection that is the browser's alone.
     pub(crate) async fn send(
         &self,
-        request: Request<Incoming>,
-        own: Option<&Bound>,
-    ) -> Result<Response<Incoming>, UpstreamError> {
-        let signs_in = bound::used_by(request.headers());
-        let (head, body) = request.into_parts();
-        let (body, mut sent) = Upload::of(body);
-        let mut request = Request::from_parts(head, body);
-        let of_client = match own {
-            Some(own) => own.take().await,
-            None => None,
-        };
-        let belongs_to_client = of_client.is_some();
+        request: &Outgoing,
+        upload: &mut impl Upload,
+        own: Option<Box<Connection>>,
+    ) -> Result<Exchange, UpstreamError> {
+        let own = own.and_then(|mut connection| connection.is_silent().then_some(connection));
+        let exclusive = own.is_some();
         // A connection that may be signed in starts anew: nobody else has used it, nobody else will.
-        let kept = of_client.or_else(|| if signs_in { None } else { self.pool.take() });
-        if let Some(mut connection) = kept {
-            let again = repeatable(&request);
-            match self.exchange(&mut connection, request, &sent).await {
-                Ok(Exchange::Done(response)) => {
-                    self.keep(connection, &response, own, belongs_to_client);
-                    return Ok(response);
-                }
-                // The connection died idle and nothing of the request was sent: once more, on a new one.
-                Ok(Exchange::NotSent(returned, error)) => {
-                    debug!(%error, "an idle upstream connection had died");
-                    request = *returned;
-                }
-                // It died as the request went out. One that changes nothing may be sent again (RFC 9110 section 9.2.2).
-                Err(UpstreamError::Broken(error)) => {
-                    // A malformed answer is one; asking again would not mend it.
-                    let again = again.filter(|_| !error.is_parse());
-                    let Some(head) = again else { return Err(UpstreamError::Broken(error)) };
-                    debug!(%error, "an idle upstream connection died; asking once more");
-                    let (body, none) = Upload::empty();
-                    sent = none;
-                    request = Request::from_parts(head, body);
+        let kept = own.or_else(|| if request.signs_in { None } else { self.pool.take() });
+        if let Some(connection) = kept {
+            let mut exchange = Exchange::begin(connection, request, exclusive);
+            match exchange.response_head(upload, &self.timeouts).await {
+                Ok(()) => return Ok(exchange),
+                // The connection had died idle: once more, on a new one, if nothing of the request has been sent, or if
+                // it changes nothing and nothing of an answer has come (RFC 9110 section 9.2.2).
+                Err(UpstreamError::Broken(error))
+                    if exchange.is_untouched() || (request.is_repeatable() && exchange.is_unanswered()) =>
+                {
+                    debug!(%error, "an idle upstream connection had died; asking once more");
                 }
                 Err(error) => return Err(error),
             }
         }
-        let mut connection = self.connect().await?;
-        match self.exchange(&mut connection, request, &sent).await? {
-            Exchange::Done(response) => {
-                self.keep(connection, &response, own, signs_in);
-                Ok(response)
-            }
-            Exchange::NotSent(_, error) => Err(UpstreamError::Broken(error)),
-        }
+        let connection = Box::pin(self.connect()).await?;
+        let mut exchange = Exchange::begin(connection, request, request.signs_in);
+        exchange.response_head(upload, &self.timeouts).await?;
+        Ok(exchange)
     }
 
-    /// Keeps the connection for this client alone, or for everybody once its response has been read to the end.
-    fn keep(
-        &self,
-        mut connection: SendRequest<Upload>,
-        response: &Response<Incoming>,
-        own: Option<&Bound>,
-        belongs_to_client: bool,
-    ) {
-        if belongs_to_client || bound::asked_for_by(response.headers()) {
-            // Without a place to keep it, it closes behind its response.
-            if let Some(own) = own {
-                own.put(connection);
-            }
-            return;
-        }
-        let pool = self.pool.clone();
-        tokio::task::spawn_local(async move {
-            if connection.ready().await.is_ok() {
-                pool.put(connection);
-            }
-        });
+    /// Takes a connection back whose response is over.
+    pub(crate) fn put_back(&self, mut connection: Box<Connection>) {
+        connection.sender.rest(&self.buffers);
+        self.pool.put(connection);
     }
 
-    async fn exchange(
-        &self,
-        connection: &mut SendRequest<Upload>,
-        request: Request<Upload>,
-        sent: &Sent,
-    ) -> Result<Exchange, UpstreamError> {
-        let deadline = async {
-            sent.wait().await;
-            tokio::time::sleep(self.timeouts.response_head).await;
-        };
-        let answered = tokio::select! {
-            answered = connection.try_send_request(request) => answered,
-            () = deadline => return Err(UpstreamError::Silent),
-        };
-        match answered {
-            Ok(response) => Ok(Exchange::Done(response)),
-            Err(mut refused) => match refused.take_message() {
-                Some(request) => Ok(Exchange::NotSent(Box::new(request), refused.into_error())),
-                None if sent.broke() => Err(UpstreamError::UploadBroke(refused.into_error())),
-                None => Err(UpstreamError::Broken(refused.into_error())),
-            },
-        }
+    /// Closes connections that have been idle for too long.
+    pub(crate) fn prune(&self) {
+        self.pool.prune();
     }
 
-    async fn connect(&self) -> Result<SendRequest<Upload>, UpstreamError> {
+    async fn connect(&self) -> Result<Box<Connection>, UpstreamError> {
         let mut last = ConnectError::TimedOut;
         for (server, name) in self.servers.iter().zip(&self.server_names) {
             match self.connect_to(server, name).await {
-                Ok(connection) => return Ok(connection),
+                Ok(stream) => {
+                    return Ok(Connection::new(stream, self.buffers.clone(), self.timeouts.gap));
+                }
                 Err(error) => {
                     debug!(%server, %error, "cannot connect");
                     last = error;
@@ -202,40 +151,20 @@ impl Upstream {
         Err(UpstreamError::Unreachable(last))
     }
 
-    async fn connect_to(&self, server: &Server, name: &str) -> Result<SendRequest<Upload>, ConnectError> {
+    async fn connect_to(&self, server: &Server, name: &str) -> Result<Stream, ConnectError> {
         let stream = within(self.timeouts.connect, TcpStream::connect((server.host.as_str(), server.port)))
             .await?
             .map_err(ConnectError::Tcp)?;
         // Fails only when the server has gone already, which the handshake will tell.
         let _ = stream.set_nodelay(true);
         if !server.tls {
-            return handshake(stream).await;
+            return Ok(Stream::Plain(stream));
         }
         let name = ServerName::try_from(name.to_owned()).map_err(|_| ConnectError::Name(name.to_owned()))?;
-        let stream = within(self.timeouts.connect, self.tls.connect(name, stream))
-            .await?
-            .map_err(ConnectError::Tls)?;
-        handshake(stream).await
+        let stream =
+            within(self.timeouts.tls, self.tls.connect(name, stream)).await?.map_err(ConnectError::Tls)?;
+        Ok(Stream::Tls(Box::new(stream)))
     }
-}
-
-/// The head of a request that may be sent twice: a method that changes nothing, and no body.
-fn repeatable(request: &Request<Upload>) -> Option<Parts> {
-    let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    let plain =
-        safe && http_body::Body::is_end_stream(request.body()) && !request.headers().contains_key(UPGRADE);
-    plain.then(|| {
-        let mut head = Request::new(()).into_parts().0;
-        head.method = request.method().clone();
-        head.uri = request.uri().clone();
-        head.headers = request.headers().clone();
-        head
-    })
-}
-
-enum Exchange {
-    Done(Response<Incoming>),
-    NotSent(Box<Request<Upload>>, hyper::Error),
 }
 
 async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Result<T, ConnectError> {
@@ -251,23 +180,4 @@ fn server_name(server: &Server, site: &Site) -> String {
         Some(authority) => authority.host.clone(),
         None => site.config.hosts[0].clone(),
     }
-}
-
-async fn handshake<S>(stream: S) -> Result<SendRequest<Upload>, ConnectError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (sender, connection) = http1::Builder::new()
-        .preserve_header_case(true)
-        .max_headers(MAX_HEADERS)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(ConnectError::Http)?;
-    tokio::task::spawn_local(async move {
-        if let Err(error) = connection.with_upgrades().await {
-            debug!(%error, "an upstream connection ended");
-        }
-    });
-    Ok(sender)
 }

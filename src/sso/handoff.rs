@@ -2,13 +2,13 @@
 //!
 //! The token travels in the body of that one POST, never in a URL.
 
+use bytes::Bytes;
 use http::{Response, StatusCode};
 use tracing::warn;
 
 use super::Visit;
 use super::return_to::{Arrival, ReturnTo};
 use super::token::Token;
-use crate::http::body::Body;
 use crate::pages::{self, HandOff};
 use crate::query::encoded;
 
@@ -16,7 +16,7 @@ use crate::query::encoded;
 const MOST_RETURN_URL: usize = 1950;
 
 /// The page that signs in.
-pub(super) fn page(visit: &Visit, arrival: &Arrival, token: &Token) -> Response<Body> {
+pub(super) fn page(visit: &Visit, arrival: &Arrival, token: &Token) -> Response<Bytes> {
     let zendesk = &visit.app.zendesk;
     // Chromium holds the whole chain of redirects after the POST against form-action: Zendesk's hosts, and ours, where
     // Zendesk sends people with an error.
@@ -37,7 +37,7 @@ pub(super) fn page(visit: &Visit, arrival: &Arrival, token: &Token) -> Response<
 }
 
 /// To the site's own sign-in page, which comes back to the SSO path: relative, encoded once.
-pub(super) fn to_sign_in_page(visit: &Visit, arrival: &Arrival) -> Response<Body> {
+pub(super) fn to_sign_in_page(visit: &Visit, arrival: &Arrival) -> Response<Bytes> {
     let sign_in = &visit.sign_on.imis.sign_in;
     let separator = if sign_in.contains('?') { '&' } else { '?' };
     let full = encoded(&arrival.sso_target(&visit.app));

@@ -1,19 +1,19 @@
 //! The Remote logout URL: a good-bye, or what Zendesk says went wrong. It never signs anybody out of iMIS.
 
+use bytes::Bytes;
 use http::{Response, StatusCode};
 use tracing::{info, warn};
 use url::form_urlencoded;
 
 use super::Visit;
 use super::return_to::Arrival;
-use crate::http::body::Body;
 use crate::pages::{Link, Message};
 use crate::zendesk::Refusal;
 
 /// A message that is longer was not written by Zendesk.
 const MOST_MESSAGE_CHARACTERS: usize = 500;
 
-pub(crate) fn signed_out(visit: &Visit) -> Response<Body> {
+pub(crate) fn signed_out(visit: &Visit) -> Response<Bytes> {
     let parameter = |wanted: &str| {
         form_urlencoded::parse(visit.query.as_bytes())
             .find(|(name, _)| name == wanted)

@@ -14,7 +14,9 @@ use crate::tls::files;
 /// IIS closes idle connections at 120 s, and iMIS runs requests of up to 3,600 s (docs/architecture.md).
 const DEFAULT_TIMEOUTS: Timeouts = Timeouts {
     connect: Duration::from_secs(3),
+    tls: Duration::from_secs(5),
     response_head: Duration::from_secs(3600),
+    gap: Duration::from_secs(3600),
     idle: Duration::from_secs(60),
 };
 
@@ -130,9 +132,12 @@ fn upstream(mut section: Section<'_>, base: &Path) -> Option<Upstream> {
 
 fn timeouts(mut section: Section<'_>) -> Option<Timeouts> {
     let default = DEFAULT_TIMEOUTS;
-    let connect = section.text_or("connect", values::duration, default.connect);
-    let response_head = section.text_or("response_head", values::duration, default.response_head);
-    let idle = section.text_or("idle", values::duration, default.idle);
+    let mut read = |key, default| section.text_or(key, values::duration, default);
+    let connect = read("connect", default.connect);
+    let tls = read("tls", default.tls);
+    let response_head = read("response_head", default.response_head);
+    let gap = read("gap", default.gap);
+    let idle = read("idle", default.idle);
     section.finish();
-    Some(Timeouts { connect: connect?, response_head: response_head?, idle: idle? })
+    Some(Timeouts { connect: connect?, tls: tls?, response_head: response_head?, gap: gap?, idle: idle? })
 }

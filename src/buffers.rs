@@ -1,0 +1,59 @@
+//! Buffers that the connections of one worker take turns with: an idle connection holds none.
+
+use std::cell::RefCell;
+
+use bytes::BytesMut;
+
+/// A read takes this much at most; it holds a small page whole, and four records of TLS.
+const READ: usize = 64 * 1024;
+/// Less room than this is not worth a read.
+const LEAST_ROOM: usize = 4 * 1024;
+/// Room for a head as most are.
+const HEAD: usize = 4 * 1024;
+/// Buffers of either kind that are kept.
+const MOST_KEPT: usize = 16;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Buffers {
+    reads: RefCell<Vec<BytesMut>>,
+    heads: RefCell<Vec<Vec<u8>>>,
+}
+
+impl Buffers {
+    /// Sees to it that something can be read into `bytes`.
+    pub(crate) fn make_room(&self, bytes: &mut BytesMut) {
+        if bytes.capacity() == 0 {
+            *bytes = self.reads.borrow_mut().pop().unwrap_or_else(|| BytesMut::with_capacity(READ));
+        } else if bytes.is_empty() {
+            bytes.reserve(READ);
+        } else if bytes.capacity() - bytes.len() < LEAST_ROOM {
+            bytes.reserve(bytes.len().max(READ));
+        }
+    }
+
+    /// Takes an empty buffer back.
+    pub(crate) fn give_back(&self, bytes: &mut BytesMut) {
+        let mut bytes = std::mem::take(bytes);
+        let mut kept = self.reads.borrow_mut();
+        // Never one that somebody still reads from, and never one that grew.
+        if kept.len() < MOST_KEPT && bytes.try_reclaim(READ) && bytes.capacity() <= 2 * READ {
+            kept.push(bytes);
+        }
+    }
+
+    /// An empty buffer for heads.
+    pub(crate) fn head(&self) -> Vec<u8> {
+        self.heads.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(HEAD))
+    }
+
+    /// Takes a buffer for heads back.
+    pub(crate) fn keep_head(&self, head: &mut Vec<u8>) {
+        let mut head = std::mem::take(head);
+        let mut kept = self.heads.borrow_mut();
+        if kept.len() < MOST_KEPT && (1..=4 * HEAD).contains(&head.capacity()) {
+            head.clear();
+            kept.push(head);
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! A connection of a browser that speaks HTTP/1: one request after the other, each answered before the next is looked at.
+
+mod forward;
+mod plan;
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::Connection;
+use super::access::Seen;
+use crate::buffers::Buffers;
+use crate::deadline::Deadline;
+use crate::drain::Watching;
+use crate::http1::head::{HeadError, Scanner, Tokens, slots};
+use crate::http1::transfer::{Receiver, SendError, Sender};
+use crate::http1::{Length, Version};
+use crate::pages::{self, Failure};
+use crate::proxy::connection;
+use crate::proxy::exchange::UploadError;
+use crate::proxy::headers::{self, ResponseFraming};
+use crate::proxy::upstream::UpstreamError;
+use plan::{Facts, Step, plan};
+
+/// http.sys takes 16 KiB by default; four times that, so that iMIS decides.
+pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// How long a browser that was sent away may go on sending, so that it gets to read why.
+const LINGER: Duration = Duration::from_secs(2);
+/// How long the rest of a head may take once the worker drains.
+const HEAD_IN_DRAIN: Duration = Duration::from_secs(2);
+
+/// Serves a browser until it leaves or the worker drains.
+pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(io: S, connection: Connection) {
+    let mut browser = Browser::new(io, &connection);
+    loop {
+        let next = match browser.next_head(&connection).await {
+            Next::Head(length) => browser.answer(length, &connection).await,
+            Next::Malformed(error) => browser.refuse(Failure::Malformed(error), &connection).await,
+            Next::TooSlow => browser.refuse(Failure::RequestTimeout, &connection).await,
+            Next::Idle => After::Close,
+            Next::Gone => After::Gone,
+        };
+        match next {
+            After::Another => browser.rest(&connection.worker.buffers),
+            After::Close => return browser.close(false).await,
+            After::Linger => return browser.close(true).await,
+            After::Gone => return,
+        }
+    }
+}
+
+/// What came of waiting for a request.
+enum Next {
+    /// A whole head, of so many bytes.
+    Head(usize),
+    Malformed(HeadError),
+    TooSlow,
+    /// No request, and no reason to wait for one any longer.
+    Idle,
+    /// The browser has left.
+    Gone,
+}
+
+/// What follows a request.
+enum After {
+    Another,
+    Close,
+    /// Close, but let the browser finish what it is sending.
+    Linger,
+    /// Nobody to tell, or nothing that could be told.
+    Gone,
+}
+
+struct Browser<S> {
+    io: S,
+    receiver: Receiver,
+    sender: Sender,
+    scanner: Scanner,
+    deadline: Deadline,
+    /// How long it may move nothing.
+    gap: Duration,
+    draining: Watching,
+    /// A head that was under way when the worker began to drain has been given its last time.
+    hurried: bool,
+    /// The upstream connection that Windows authentication signed in for this browser.
+    own: Option<Box<connection::Connection>>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Browser<S> {
+    fn new(io: S, connection: &Connection) -> Self {
+        let worker = &connection.worker;
+        Self {
+            io,
+            receiver: Receiver::new(Rc::clone(&worker.buffers)),
+            sender: Sender::default(),
+            scanner: Scanner::default(),
+            deadline: Deadline::after(worker.gateway.timeouts.request_head),
+            gap: worker.gateway.timeouts.gap,
+            draining: Watching::new(worker.drain.clone()),
+            hurried: false,
+            own: None,
+        }
+    }
+
+    /// Lets go of what an idle connection does not need.
+    fn rest(&mut self, buffers: &Buffers) {
+        self.receiver.rest();
+        self.sender.rest(buffers);
+    }
+
+    async fn next_head(&mut self, connection: &Connection) -> Next {
+        let mut begun = !self.receiver.is_empty();
+        poll_fn(|cx| self.poll_next_head(cx, connection, &mut begun)).await
+    }
+
+    fn poll_next_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: &Connection,
+        begun: &mut bool,
+    ) -> Poll<Next> {
+        loop {
+            // RFC 9112 section 2.2: an empty line before a request is left out.
+            while self.receiver.head().starts_with(b"\r\n") {
+                self.receiver.skip(2);
+                self.scanner = Scanner::default();
+            }
+            match self.scanner.find_end(self.receiver.head(), MAX_HEAD_BYTES) {
+                Ok(Some(length)) => return Poll::Ready(Next::Head(length)),
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Next::Malformed(error)),
+            }
+            match self.receiver.poll_more(cx, &mut self.io) {
+                Poll::Ready(Ok(true)) if *begun => {}
+                Poll::Ready(Ok(true)) => {
+                    *begun = true;
+                    self.deadline.set(connection.worker.gateway.timeouts.request_head);
+                }
+                Poll::Ready(Ok(false) | Err(_)) => return Poll::Ready(Next::Gone),
+                Poll::Pending => break,
+            }
+        }
+        let idle = self.receiver.is_empty();
+        if self.draining.poll(cx) && !self.hurried {
+            if idle {
+                return Poll::Ready(Next::Idle);
+            }
+            // The rest of a head that has begun may come, if it comes soon.
+            self.hurried = true;
+            self.deadline.set(HEAD_IN_DRAIN);
+        }
+        self.deadline.poll(cx).map(|()| if idle { Next::Idle } else { Next::TooSlow })
+    }
+
+    async fn answer(&mut self, head: usize, connection: &Connection) -> After {
+        let incident = connection.worker.next_incident();
+        self.sender.wake(&connection.worker.buffers);
+        let planned = {
+            let mut slots = slots();
+            Tokens::parse(&self.receiver.head()[..head], &mut slots)
+                .map(|tokens| plan(&tokens, connection, incident))
+        };
+        let (mut facts, step) = match planned {
+            Ok(planned) => planned,
+            Err(error) => return self.refuse(Failure::Malformed(error), connection).await,
+        };
+        // What cannot be judged has no body that could be told from a next request.
+        let malformed = matches!(step, Err(Failure::Malformed(_)));
+        let step = match self.receiver.begin_body(head, facts.length) {
+            Ok(()) => step,
+            Err(error) => {
+                let error = UploadError::Browser(error.into());
+                Err(step.err().unwrap_or(Failure::Upstream(UpstreamError::UploadBroke(error))))
+            }
+        };
+        let after = match step {
+            Ok(Step::Forward(site, outgoing)) => self.forward(site, outgoing, &mut facts, connection).await,
+            Ok(Step::Visit(visited)) => {
+                let answered = Box::pin(super::visit(&connection.worker, *visited, incident));
+                match answered.await {
+                    Ok(page) => self.respond(page, &mut facts).await,
+                    Err(failure) => self.fail(&failure, &mut facts, connection).await,
+                }
+            }
+            Ok(Step::Redirect(location)) => {
+                let page = pages::redirect(StatusCode::PERMANENT_REDIRECT, &location);
+                self.respond(page, &mut facts).await
+            }
+            Err(failure) => self.fail(&failure, &mut facts, connection).await,
+        };
+        self.deadline.set(connection.worker.gateway.timeouts.idle);
+        if malformed && matches!(after, After::Close) { After::Linger } else { after }
+    }
+
+    /// Answers what is no request at all.
+    async fn refuse(&mut self, failure: Failure, connection: &Connection) -> After {
+        let incident = connection.worker.next_incident();
+        let mut facts = Facts {
+            incident,
+            version: Version::Http11,
+            keep_alive: false,
+            is_head: false,
+            length: Length::Known(0),
+            expects_continue: false,
+            access: connection.access(&Seen::nothing(), connection.peer, incident),
+        };
+        self.sender.wake(&connection.worker.buffers);
+        let after = self.fail(&failure, &mut facts, connection).await;
+        if matches!(after, After::Close) { After::Linger } else { after }
+    }
+
+    async fn fail(&mut self, failure: &Failure, facts: &mut Facts, connection: &Connection) -> After {
+        let page = connection.failed(failure, facts.incident);
+        self.respond(page, facts).await
+    }
+
+    /// Sends a response of our own.
+    async fn respond(&mut self, page: Response<Bytes>, facts: &mut Facts) -> After {
+        let unread = !self.receiver.is_taken();
+        let close = !facts.keep_alive || unread || self.draining.is_on();
+        if let Some(access) = &mut facts.access {
+            access.answered(page.status());
+        }
+        let framing =
+            ResponseFraming { version: facts.version, length: Length::Known(0), close, tunnel: false };
+        write_page(self.sender.head(), &page, framing, facts.is_head);
+        if self.flush().await.is_err() {
+            return After::Gone;
+        }
+        if let Some(access) = &mut facts.access {
+            access.count(if facts.is_head { 0 } else { page.body().len() as u64 });
+            access.complete();
+        }
+        match (close, unread) {
+            (false, _) => After::Another,
+            (true, false) => After::Close,
+            (true, true) => After::Linger,
+        }
+    }
+
+    /// Writes all that waits, as long as the browser takes some of it now and then.
+    async fn flush(&mut self) -> Result<(), SendError> {
+        let (sender, io, deadline) = (&mut self.sender, &mut self.io, &mut self.deadline);
+        let (gap, mut sent) = (self.gap, sender.sent);
+        deadline.set(gap);
+        poll_fn(|cx| {
+            if let Poll::Ready(outcome) = sender.poll_flush(cx, io) {
+                return Poll::Ready(outcome);
+            }
+            if sender.sent != sent {
+                sent = sender.sent;
+                deadline.set(gap);
+            }
+            let late = || Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
+            deadline.poll(cx).map(|()| late())
+        })
+        .await
+    }
+
+    /// Says that no more comes. A browser that is still sending is let go on for a little: a connection that is closed
+    /// under what it sends could take the answer away from it.
+    async fn close(mut self, linger: bool) {
+        let mut discarded = 0_u64;
+        self.deadline.set(LINGER);
+        let mut shut = false;
+        poll_fn(|cx| {
+            if !shut {
+                match Pin::new(&mut self.io).poll_shutdown(cx) {
+                    Poll::Ready(Ok(())) if linger => shut = true,
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => return self.deadline.poll(cx),
+                }
+            }
+            loop {
+                let waiting = self.receiver.head().len() + self.receiver.data().len();
+                discarded += waiting as u64;
+                self.receiver.discard();
+                match self.receiver.poll_more(cx, &mut self.io) {
+                    Poll::Ready(Ok(true)) if discarded < 16 * 1024 * 1024 => {}
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => return self.deadline.poll(cx),
+                }
+            }
+        })
+        .await;
+    }
+}
+
+/// Writes a page of ours, head and body.
+fn write_page(out: &mut Vec<u8>, page: &Response<Bytes>, framing: ResponseFraming, is_head: bool) {
+    let status = page.status();
+    let line = format!("HTTP/1.1 {} {}\r\n", status.as_u16(), status.canonical_reason().unwrap_or_default());
+    out.extend_from_slice(line.as_bytes());
+    for (name, value) in page.headers() {
+        out.extend_from_slice(name.as_str().as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(format!("content-length: {}\r\n", page.body().len()).as_bytes());
+    headers::end_response(out, framing);
+    if !is_head {
+        out.extend_from_slice(page.body());
+    }
+}

@@ -1,0 +1,138 @@
+//! A request's head, looked at once: what is kept of it, and what is to be done.
+
+use std::borrow::Cow;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::super::access::{Access, Seen};
+use super::super::{Asked, Connection, Verdict, Visited, decide, visited};
+use crate::http1::head::{Request, Tokens};
+use crate::http1::{Length, Version};
+use crate::incident::Incident;
+use crate::pages::Failure;
+use crate::proxy::headers::{self, Forwarding, NamesEssential, RequestFraming};
+use crate::proxy::{Kind, Outgoing, upgrade, windows};
+
+/// What is kept of a request once its head has been dealt with.
+pub(super) struct Facts {
+    pub(super) incident: Incident,
+    pub(super) version: Version,
+    pub(super) keep_alive: bool,
+    pub(super) is_head: bool,
+    pub(super) length: Length,
+    pub(super) expects_continue: bool,
+    pub(super) access: Option<Access>,
+}
+
+/// What is to be done with a request.
+pub(super) enum Step {
+    Forward(usize, Outgoing),
+    Visit(Box<Visited>),
+    Redirect(String),
+}
+
+/// Looks at a request once: what is kept of it, and what is to be done.
+pub(super) fn plan(
+    tokens: &Tokens<'_, '_>,
+    connection: &Connection,
+    incident: Incident,
+) -> (Facts, Result<Step, Failure>) {
+    let version = tokens.version;
+    let access = |host: &str| {
+        let path = tokens.target.split_once('?').map_or(tokens.target, |(path, _)| path);
+        let seen = Seen {
+            method: tokens.method,
+            host,
+            path,
+            version: match version {
+                Version::Http10 => "HTTP/1.0",
+                Version::Http11 => "HTTP/1.1",
+            },
+        };
+        connection.access(&seen, connection.visitor(tokens.fields.pairs()), incident)
+    };
+    let is_head = tokens.method == "HEAD";
+    match Request::of(tokens) {
+        Ok(request) => {
+            let facts = Facts {
+                incident,
+                version,
+                keep_alive: request.keep_alive,
+                is_head,
+                length: request.length,
+                expects_continue: request.expects_continue,
+                access: access(request.authority.map_or("", |authority| authority.host)),
+            };
+            (facts, step(&request, connection, incident))
+        }
+        Err(error) => {
+            let hosts = tokens.fields.pairs().find(|(name, _)| name.eq_ignore_ascii_case("host"));
+            let host = hosts.map_or(Cow::Borrowed(""), |(_, value)| String::from_utf8_lossy(value));
+            let facts = Facts {
+                incident,
+                version,
+                keep_alive: false,
+                is_head,
+                length: Length::Known(0),
+                expects_continue: false,
+                access: access(&host),
+            };
+            (facts, Err(Failure::Malformed(error)))
+        }
+    }
+}
+
+fn step(request: &Request<'_, '_>, connection: &Connection, incident: Incident) -> Result<Step, Failure> {
+    let asked = Asked {
+        method: request.method,
+        target: request.target,
+        authority: request.authority.map(|authority| (authority.host, authority.text)),
+    };
+    let (site, host, route) = match decide(&asked, connection)? {
+        Verdict::Redirect(location) => return Ok(Step::Redirect(location)),
+        Verdict::Forward { site, host } => (site, host, None),
+        Verdict::Visit { site, host, visit } => (site, host, Some(visit)),
+    };
+    if let Some(visit) = route {
+        let headers = header_map(request)?;
+        return visited(connection, &asked, (site, host), visit, headers, incident).map(Step::Visit);
+    }
+    let named = &request.named_by_connection;
+    headers::removable(named).map_err(|NamesEssential| Failure::BadRequest)?;
+    let tunnel = upgrade::is_wanted(request);
+    let rewritten =
+        connection.worker.gateway.sites[site].config.upstream.host.as_ref().map(ToString::to_string);
+    // HTTP/1.0 without Host gets the one of its site.
+    let own_host = rewritten.as_deref().or_else(|| request.authority.is_none().then_some(host));
+    let mut head = connection.worker.buffers.head();
+    headers::write_request_line(&mut head, request.method, request.target, own_host);
+    request.fields.write(&mut head, |name| headers::fate_in_request(name, named, own_host.is_some()));
+    let chain = connection.chain(request.fields.pairs());
+    let framing = RequestFraming::of(request.method, request.length, says_length(request));
+    headers::end_request(&mut head, framing, tunnel, &Forwarding { chain: &chain, host, incident });
+    Ok(Step::Forward(
+        site,
+        Outgoing {
+            head,
+            length: request.length,
+            method: Kind::of(request.method),
+            tunnel,
+            signs_in: windows::used_by(request.fields.pairs()),
+        },
+    ))
+}
+
+fn says_length(request: &Request<'_, '_>) -> bool {
+    request.length != Length::Known(0)
+        || request.fields.pairs().any(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+}
+
+/// The fields of a request for the parts that are not in a hurry.
+fn header_map(request: &Request<'_, '_>) -> Result<HeaderMap, Failure> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in request.fields.pairs() {
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| Failure::BadRequest)?;
+        headers.append(name, HeaderValue::from_bytes(value).map_err(|_| Failure::BadRequest)?);
+    }
+    Ok(headers)
+}

@@ -1,0 +1,20 @@
+//! HTTP/1.1 as bytes: heads, framing, bodies. Used towards browsers and towards iMIS alike, so there is one meaning of a
+//! message.
+//!
+//! Strict: what two readers could read in two ways is refused, never repaired (RFC 9112 sections 2.2, 5.1, 6.3, 7.1). Field
+//! lines are kept as they came, so that they can go on byte for byte. Tokenising is httparse's.
+
+pub(crate) mod body;
+mod chunked;
+pub(crate) mod fields;
+pub(crate) mod head;
+pub(crate) mod transfer;
+
+pub(crate) use body::Length;
+
+/// The two versions that are spoken here; both frame messages in the same way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Version {
+    Http10,
+    Http11,
+}

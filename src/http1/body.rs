@@ -1,0 +1,98 @@
+//! The body of a message: how long it is, and its data without the framing (RFC 9112 section 6).
+
+use super::chunked::Chunked;
+
+/// How the end of a body is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Length {
+    /// Bytes; 0 for no body.
+    Known(u64),
+    Chunked,
+    /// Responses only: the end of the connection is the end of the body.
+    UntilClose,
+}
+
+/// Why a body cannot be read on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error("malformed chunks")]
+    Chunks,
+    #[error("the connection ended within the body")]
+    Truncated,
+}
+
+/// What some bytes held of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Piece {
+    /// The data stands in `start..end` of the bytes.
+    pub(super) start: usize,
+    pub(super) end: usize,
+    /// Bytes that belong to the body, from the first one on.
+    pub(super) taken: usize,
+}
+
+/// Where in a body we are.
+#[derive(Debug)]
+pub(super) enum Decoder {
+    Known(u64),
+    Chunked(Chunked),
+    UntilClose,
+    Over,
+}
+
+impl Decoder {
+    pub(super) fn new(length: Length) -> Self {
+        match length {
+            Length::Known(0) => Self::Over,
+            Length::Known(bytes) => Self::Known(bytes),
+            Length::Chunked => Self::Chunked(Chunked::new()),
+            Length::UntilClose => Self::UntilClose,
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self, Self::Over)
+    }
+
+    /// Bytes of the body still to come, if that is known.
+    pub(super) fn left(&self) -> Option<u64> {
+        match self {
+            Self::Over => Some(0),
+            Self::Known(left) => Some(*left),
+            Self::Chunked(_) | Self::UntilClose => None,
+        }
+    }
+
+    /// Takes what `bytes` hold of the body.
+    pub(super) fn decode(&mut self, bytes: &mut [u8]) -> Result<Piece, BodyError> {
+        let piece = match self {
+            Self::Over => Piece { start: 0, end: 0, taken: 0 },
+            Self::UntilClose => Piece { start: 0, end: bytes.len(), taken: bytes.len() },
+            Self::Known(left) => {
+                let here = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
+                *left -= here as u64;
+                Piece { start: 0, end: here, taken: here }
+            }
+            Self::Chunked(chunked) => chunked.decode(bytes)?,
+        };
+        let over = match self {
+            Self::Known(left) => *left == 0,
+            Self::Chunked(chunked) => chunked.is_over(),
+            Self::UntilClose | Self::Over => false,
+        };
+        if over {
+            *self = Self::Over;
+        }
+        Ok(piece)
+    }
+
+    /// The connection has ended.
+    pub(super) fn end_of_connection(&mut self) -> Result<(), BodyError> {
+        match self {
+            Self::UntilClose => *self = Self::Over,
+            Self::Over => {}
+            Self::Known(_) | Self::Chunked(_) => return Err(BodyError::Truncated),
+        }
+        Ok(())
+    }
+}

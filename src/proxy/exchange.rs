@@ -1,0 +1,194 @@
+//! One request and its response on one upstream connection: the request goes out while the head of the response is waited
+//! for, since a server may answer before it has seen all of the body.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::{Context, Poll};
+
+use super::Outgoing;
+use super::connection::{Connection, Stream};
+use super::upstream::UpstreamError;
+use crate::config::Timeouts;
+use crate::http1::Length;
+use crate::http1::head::Scanner;
+use crate::http1::transfer::{ReceiveError, SendError, Sender};
+
+/// IIS sends response heads of up to 64 KiB.
+const MAX_HEAD_BYTES: usize = 128 * 1024;
+
+/// Where the body of a request comes from.
+pub(crate) trait Upload {
+    /// Moves the body on to the upstream; ready when the whole request is on the wire.
+    fn poll_upload(
+        &mut self,
+        cx: &mut Context<'_>,
+        sender: &mut Sender,
+        stream: &mut Stream,
+    ) -> Poll<Result<(), UploadError>>;
+
+    /// Ready when the browser has left; asked while only iMIS is waited for.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Grows with everything that passes between the browser and here.
+    fn received(&self) -> u64;
+}
+
+/// Why a request does not arrive whole.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UploadError {
+    /// The browser broke off, or sent what is no body.
+    #[error("the browser")]
+    Browser(#[source] ReceiveError),
+    /// The browser's HTTP/2 stream ended before its body did.
+    #[error("the browser")]
+    Stream(#[source] hyper::Error),
+    #[error("the upstream")]
+    Upstream(#[source] SendError),
+}
+
+/// What has become of the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sending {
+    UnderWay,
+    Done,
+    /// The upstream takes no more of it. It may still answer.
+    Refused,
+}
+
+/// A request that has been sent, or nearly, on a connection with the head of a response at its front.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub(crate) connection: Box<Connection>,
+    pub(crate) sending: Sending,
+    /// Bytes of the head that has come.
+    pub(crate) head: usize,
+    /// The connection serves this browser alone.
+    pub(crate) exclusive: bool,
+    /// Progress when it was last looked at.
+    seen: u64,
+}
+
+impl Exchange {
+    pub(super) fn begin(mut connection: Box<Connection>, request: &Outgoing, exclusive: bool) -> Self {
+        connection.sender.wake(&connection.buffers);
+        connection.sender.head().extend_from_slice(&request.head);
+        connection.sender.begin_body(request.length);
+        connection.sender.sent = 0;
+        connection.receiver.received = 0;
+        connection.scanner = Scanner::default();
+        Self { connection, sending: Sending::UnderWay, head: 0, exclusive, seen: 0 }
+    }
+
+    /// Whether no byte of the request, and none of an answer, has passed.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.connection.sender.sent == 0 && self.is_unanswered()
+    }
+
+    pub(super) fn is_unanswered(&self) -> bool {
+        self.connection.receiver.received == 0
+    }
+
+    /// Sends on, and waits for the head of the response. It then stands at the front of the receiver.
+    pub(crate) async fn response_head(
+        &mut self,
+        upload: &mut impl Upload,
+        timeouts: &Timeouts,
+    ) -> Result<(), UpstreamError> {
+        self.connection.deadline.set(match self.sending {
+            Sending::UnderWay => timeouts.gap,
+            Sending::Done | Sending::Refused => timeouts.response_head,
+        });
+        self.head = poll_fn(|cx| self.poll_head(cx, upload, timeouts)).await?;
+        Ok(())
+    }
+
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        upload: &mut impl Upload,
+        timeouts: &Timeouts,
+    ) -> Poll<Result<usize, UpstreamError>> {
+        if self.sending == Sending::UnderWay {
+            match self.poll_send(cx, upload) {
+                Poll::Ready(Ok(())) => self.connection.deadline.set(timeouts.response_head),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {}
+            }
+        }
+        let Connection { stream, receiver, scanner, .. } = &mut *self.connection;
+        loop {
+            match scanner.find_end(receiver.head(), MAX_HEAD_BYTES) {
+                Ok(Some(length)) => return Poll::Ready(Ok(length)),
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Err(UpstreamError::Malformed(error))),
+            }
+            match receiver.poll_more(cx, stream) {
+                Poll::Ready(Ok(true)) => {}
+                Poll::Ready(Ok(false)) => {
+                    return Poll::Ready(Err(UpstreamError::Broken(io::ErrorKind::UnexpectedEof.into())));
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(UpstreamError::Broken(error))),
+                Poll::Pending => break,
+            }
+        }
+        if self.sending == Sending::UnderWay && self.progressed(upload) {
+            self.connection.deadline.set(timeouts.gap);
+        }
+        if self.sending == Sending::Done && upload.poll_gone(cx).is_ready() {
+            return Poll::Ready(Err(UpstreamError::BrowserGone));
+        }
+        match self.connection.deadline.poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(self.too_slow())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Sends on, while the response may already be on its way.
+    pub(crate) fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        upload: &mut impl Upload,
+    ) -> Poll<Result<(), UpstreamError>> {
+        let connection = &mut *self.connection;
+        match upload.poll_upload(cx, &mut connection.sender, &mut connection.stream) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(())) => {
+                self.sending = Sending::Done;
+                Poll::Ready(Ok(()))
+            }
+            // It may have answered and closed; what it said is still to be read.
+            Poll::Ready(Err(UploadError::Upstream(_))) => {
+                self.sending = Sending::Refused;
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(UpstreamError::UploadBroke(error))),
+        }
+    }
+
+    /// Whether anything has moved since this was last asked.
+    pub(crate) fn progressed(&mut self, upload: &impl Upload) -> bool {
+        let now = self.connection.sender.sent + self.connection.receiver.received + upload.received();
+        let moved = now != self.seen;
+        self.seen = now;
+        moved
+    }
+
+    /// Whose fault a silence is.
+    fn too_slow(&self) -> UpstreamError {
+        let waits_for_browser = self.sending == Sending::UnderWay && self.connection.sender.is_empty();
+        if waits_for_browser { UpstreamError::UploadStalled } else { UpstreamError::Silent }
+    }
+
+    /// Whether the connection is good for another request once `keep_alive` has been said.
+    pub(crate) fn is_reusable(&self, keep_alive: bool) -> bool {
+        let receiver = &self.connection.receiver;
+        keep_alive && self.sending == Sending::Done && receiver.is_taken() && receiver.is_empty()
+    }
+
+    /// The response's body begins behind its head.
+    pub(crate) fn begin_body(&mut self, length: Length) -> Result<(), UpstreamError> {
+        let head = std::mem::take(&mut self.head);
+        let begun = self.connection.receiver.begin_body(head, length);
+        begun.map_err(|error| UpstreamError::BodyBroke(error.into()))
+    }
+}
