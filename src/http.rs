@@ -4,6 +4,7 @@
 pub(crate) mod access;
 mod activity;
 mod body;
+mod gather;
 mod h1;
 mod h2;
 
@@ -27,6 +28,7 @@ use crate::proxy::headers::{Forwarded, forwarded_for};
 use crate::route::{Route, route};
 use crate::sso;
 use crate::telemetry::Chain;
+use crate::tls::wire::Wire;
 use crate::worker::Worker;
 use access::{Access, Seen};
 
@@ -49,7 +51,7 @@ enum Door {
 }
 
 /// Serves a browser until it leaves or the worker drains.
-pub(crate) async fn serve_https(stream: TlsStream<TcpStream>, peer: SocketAddr, worker: Rc<Worker>) {
+pub(crate) async fn serve_https(stream: TlsStream<Wire>, peer: SocketAddr, worker: Rc<Worker>) {
     let (_, tls) = stream.get_ref();
     let speaks_h2 = tls.alpn_protocol() == Some(b"h2");
     let site = tls.server_name().and_then(|name| worker.gateway.site_of(name)).unwrap_or(0);

@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 
 use crate::balance::{HandedOn, Occupied};
 use crate::http;
+use crate::tls::wire::Wire;
 use crate::worker::Worker;
 
 /// How long the loop rests when the machine has no descriptor or memory for another connection.
@@ -127,6 +128,7 @@ fn serve(stream: TcpStream, peer: SocketAddr, worker: &Rc<Worker>, tls: bool, oc
         let limit = connection_worker.gateway.timeouts.handshake;
         let acceptor = TlsAcceptor::from(connection_worker.gateway.tls.clone());
         // In a box of its own: what a handshake needs is not kept as long as the connection.
+        let stream = Wire::new(stream, connection_worker.buffers.clone());
         match Box::pin(tokio::time::timeout(limit, acceptor.accept(stream))).await {
             Ok(Ok(stream)) => http::serve_https(stream, peer, connection_worker).await,
             Ok(Err(error)) => info!(client = %peer.ip(), %error, "TLS handshake failed"),

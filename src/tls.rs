@@ -5,6 +5,7 @@
 
 pub(crate) mod files;
 pub(crate) mod upstream;
+pub(crate) mod wire;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,7 +1,9 @@
 //! A connection of a browser that speaks HTTP/2: hyper serves its streams, each of them a request.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,13 +13,13 @@ use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
 use super::access::Seen;
 use super::activity::{Activity, UnderWay};
 use super::body::{Body, Followed, FromStream, Streamed};
+use super::gather::Gathered;
 use super::h1::MAX_HEAD_BYTES;
 use super::{Asked, Connection, Verdict};
 use crate::drain::Watching;
@@ -30,6 +32,7 @@ use crate::proxy::exchange::Exchange;
 use crate::proxy::headers::{self, Forwarding, RequestFraming, pairs};
 use crate::proxy::upstream::UpstreamError;
 use crate::proxy::{Kind, MOST_INTERIM, Outgoing, windows};
+use crate::tls::wire::Wire;
 
 /// A PING goes out after this much silence, and the peer is gone when it is not answered in time.
 const PING_AFTER: Duration = Duration::from_secs(30);
@@ -38,9 +41,10 @@ const STREAMS: u32 = 128;
 const WINDOW: u32 = 1024 * 1024;
 
 /// Serves a browser until it leaves or the worker drains.
-pub(super) async fn serve(stream: TlsStream<TcpStream>, connection: Connection) {
+pub(super) async fn serve(stream: TlsStream<Wire>, connection: Connection) {
     let activity = Rc::new(Activity::default());
     let peer = connection.peer;
+    let buffers = connection.worker.buffers.clone();
     let draining = Watching::new(connection.worker.drain.clone());
     let connection = Rc::new(connection);
     let shared = activity.clone();
@@ -55,10 +59,30 @@ pub(super) async fn serve(stream: TlsStream<TcpStream>, connection: Connection) 
         .max_header_list_size(MAX_HEAD_BYTES as u32)
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW);
-    let served = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let ended = activity.serve(served, |served| served.graceful_shutdown(), draining).await;
+    let gathered = Gathered::new(stream, buffers);
+    let served = Box::pin(builder.serve_connection(TokioIo::new(gathered.clone()), service));
+    let served = std::pin::pin!(Served { connection: served, gathered });
+    let ended = activity
+        .serve(served, |served| served.get_mut().connection.as_mut().graceful_shutdown(), draining)
+        .await;
     if let Some(Err(error)) = ended {
         debug!(client = %peer, %error, "connection ended");
+    }
+}
+
+/// A connection that sends what it has written each time it has been polled.
+struct Served<C> {
+    connection: Pin<Box<C>>,
+    gathered: Gathered<TlsStream<Wire>>,
+}
+
+impl<C: Future> Future for Served<C> {
+    type Output = C::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
+        let polled = self.connection.as_mut().poll(cx);
+        self.gathered.send(cx);
+        polled
     }
 }
 

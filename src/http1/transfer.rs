@@ -24,6 +24,9 @@ pub(crate) enum ReceiveError {
     Body(#[from] BodyError),
 }
 
+/// Whoever sends this much at once may have sent more.
+const LARGE_READ: usize = 8 * 1024;
+
 /// One side of a connection: bytes as they come, and the body among them without its framing.
 #[derive(Debug)]
 pub(crate) struct Receiver {
@@ -55,14 +58,23 @@ impl Receiver {
         io: &mut R,
     ) -> Poll<io::Result<bool>> {
         self.buffers.make_room(&mut self.bytes);
-        let read = poll_read_buf(Pin::new(io), cx, &mut self.bytes);
+        let read = poll_read_buf(Pin::new(&mut *io), cx, &mut self.bytes);
         if self.bytes.is_empty() {
             // Nothing came: an idle connection holds no buffer.
             self.buffers.give_back(&mut self.bytes);
         }
-        let count = ready!(read)?;
+        let mut count = ready!(read)?;
+        let ended = count == 0;
+        while count >= LARGE_READ && self.bytes.capacity() > self.bytes.len() {
+            // TLS gives a record at a time; the next may be there already. What fails now fails again when asked next.
+            self.received += count as u64;
+            match poll_read_buf(Pin::new(&mut *io), cx, &mut self.bytes) {
+                Poll::Ready(Ok(more)) => count = more,
+                Poll::Ready(Err(_)) | Poll::Pending => return Poll::Ready(Ok(true)),
+            }
+        }
         self.received += count as u64;
-        Poll::Ready(Ok(count > 0))
+        Poll::Ready(Ok(!ended))
     }
 
     /// Leaves out bytes that are no body.

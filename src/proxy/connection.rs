@@ -14,12 +14,13 @@ use crate::buffers::Buffers;
 use crate::deadline::Deadline;
 use crate::http1::head::Scanner;
 use crate::http1::transfer::{Receiver, Sender};
+use crate::tls::wire::Wire;
 
 /// The socket.
 #[derive(Debug)]
 pub(crate) enum Stream {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Wire>>),
 }
 
 /// A connection to an upstream server.

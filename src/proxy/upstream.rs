@@ -21,6 +21,7 @@ use crate::config::{Server, Timeouts};
 use crate::gateway::Site;
 use crate::http1::head::HeadError;
 use crate::http1::transfer::ReceiveError;
+use crate::tls::wire::Wire;
 
 /// Why iMIS gave no response, or not all of one.
 #[derive(Debug, thiserror::Error)]
@@ -161,6 +162,7 @@ impl Upstream {
             return Ok(Stream::Plain(stream));
         }
         let name = ServerName::try_from(name.to_owned()).map_err(|_| ConnectError::Name(name.to_owned()))?;
+        let stream = Wire::new(stream, self.buffers.clone());
         let stream =
             within(self.timeouts.tls, self.tls.connect(name, stream)).await?.map_err(ConnectError::Tls)?;
         Ok(Stream::Tls(Box::new(stream)))
