@@ -51,7 +51,7 @@ enum Door {
 }
 
 /// Serves a browser until it leaves or the worker drains.
-pub(crate) async fn serve_https(stream: TlsStream<Wire>, peer: SocketAddr, worker: Rc<Worker>) {
+pub(crate) async fn serve_https(stream: Box<TlsStream<Wire>>, peer: SocketAddr, worker: Rc<Worker>) {
     let (_, tls) = stream.get_ref();
     let speaks_h2 = tls.alpn_protocol() == Some(b"h2");
     let site = tls.server_name().and_then(|name| worker.gateway.site_of(name)).unwrap_or(0);

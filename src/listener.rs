@@ -127,9 +127,13 @@ fn serve(stream: TcpStream, peer: SocketAddr, worker: &Rc<Worker>, tls: bool, oc
         }
         let limit = connection_worker.gateway.timeouts.handshake;
         let acceptor = TlsAcceptor::from(connection_worker.gateway.tls.clone());
-        // In a box of its own: what a handshake needs is not kept as long as the connection.
         let stream = Wire::new(stream, connection_worker.buffers.clone());
-        match Box::pin(tokio::time::timeout(limit, acceptor.accept(stream))).await {
+        // In a box of its own: what a handshake needs is not kept as long as the connection.
+        let handshake = Box::pin(async move {
+            let accepted = tokio::time::timeout(limit, acceptor.accept(stream)).await;
+            accepted.map(|accepted| accepted.map(Box::new))
+        });
+        match handshake.await {
             Ok(Ok(stream)) => http::serve_https(stream, peer, connection_worker).await,
             Ok(Err(error)) => info!(client = %peer.ip(), %error, "TLS handshake failed"),
             Err(_) => debug!(client = %peer.ip(), "TLS handshake took too long"),

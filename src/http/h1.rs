@@ -265,7 +265,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Browser<S> {
 
     /// Says that no more comes. A browser that is still sending is let go on for a little: a connection that is closed
     /// under what it sends could take the answer away from it.
-    async fn close(mut self, linger: bool) {
+    async fn close(&mut self, linger: bool) {
         let mut discarded = 0_u64;
         self.deadline.set(LINGER);
         let mut shut = false;

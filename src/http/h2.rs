@@ -41,7 +41,7 @@ const STREAMS: u32 = 128;
 const WINDOW: u32 = 1024 * 1024;
 
 /// Serves a browser until it leaves or the worker drains.
-pub(super) async fn serve(stream: TlsStream<Wire>, connection: Connection) {
+pub(super) async fn serve(stream: Box<TlsStream<Wire>>, connection: Connection) {
     let activity = Rc::new(Activity::default());
     let peer = connection.peer;
     let buffers = connection.worker.buffers.clone();
@@ -73,7 +73,7 @@ pub(super) async fn serve(stream: TlsStream<Wire>, connection: Connection) {
 /// A connection that sends what it has written each time it has been polled.
 struct Served<C> {
     connection: Pin<Box<C>>,
-    gathered: Gathered<TlsStream<Wire>>,
+    gathered: Gathered<Box<TlsStream<Wire>>>,
 }
 
 impl<C: Future> Future for Served<C> {
