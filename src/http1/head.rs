@@ -220,16 +220,19 @@ fn refused(error: httparse::Error, head: &[u8]) -> HeadError {
     }
 }
 
-/// Whether the first line ends in a version that could be one, such as HTTP/2.0.
+/// Whether the first line is well-formed and ends in a version that is not spoken here, such as HTTP/2.0.
 fn names_a_version(head: &[u8]) -> bool {
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
-    line.rsplit(|byte| *byte == b' ').next().is_some_and(|version| {
-        version.len() == 8
-            && version.starts_with(b"HTTP/")
-            && version[5].is_ascii_digit()
-            && version[6] == b'.'
-            && version[7].is_ascii_digit()
-    })
+    let mut words = line.split(|byte| *byte == b' ');
+    let (Some(_), Some(_), Some(version), None) = (words.next(), words.next(), words.next(), words.next())
+    else {
+        return false;
+    };
+    version.len() == 8
+        && version.starts_with(b"HTTP/")
+        && version[5].is_ascii_digit()
+        && version[6] == b'.'
+        && version[7].is_ascii_digit()
 }
 
 /// The head of a response.
@@ -250,6 +253,10 @@ pub(crate) struct Response<'b, 'h> {
 impl<'b, 'h> Response<'b, 'h> {
     /// Reads a head that `Scanner` has found whole. `to_head`: it answers a HEAD.
     pub(crate) fn parse(head: &'b [u8], slots: &'h mut Slots<'b>, to_head: bool) -> Result<Self, HeadError> {
+        if !head.starts_with(b"HTTP/") {
+            // httparse would leave out empty lines before it.
+            return Err(HeadError::Malformed("the first line"));
+        }
         let mut parsed = httparse::Response::new(&mut []);
         let config = httparse::ParserConfig::default();
         match config.parse_response_with_uninit_headers(&mut parsed, head, slots) {
@@ -285,3 +292,6 @@ impl<'b, 'h> Response<'b, 'h> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

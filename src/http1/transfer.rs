@@ -369,3 +369,6 @@ pub(crate) fn poll_pipe<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! What HTTP/2 writes, gathered: hyper writes and flushes frame by frame, each of which would be a TLS record and a system
+//! call of its own. Here they are put together and go out once each time the connection has been polled.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::buffers::Buffers;
+
+/// This much goes out without waiting for more: four records of TLS.
+const ENOUGH: usize = 64 * 1024;
+
+#[derive(Debug)]
+struct Inner<S> {
+    io: S,
+    written: BytesMut,
+    buffers: Rc<Buffers>,
+}
+
+/// A connection whose writes are gathered; the copies of it are one and the same connection.
+#[derive(Debug)]
+pub(super) struct Gathered<S>(Rc<RefCell<Inner<S>>>);
+
+impl<S> Clone for Gathered<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
+    pub(super) fn new(io: S, buffers: Rc<Buffers>) -> Self {
+        Self(Rc::new(RefCell::new(Inner { io, written: BytesMut::new(), buffers })))
+    }
+
+    /// Sends what has been gathered, as far as it goes; the task is woken when more can go. An error shows at the next
+    /// write.
+    pub(super) fn send(&self, cx: &mut Context<'_>) {
+        let inner = &mut *self.0.borrow_mut();
+        if let Poll::Ready(Ok(())) = inner.poll_send(cx, 0) {
+            // What TLS could not write at once.
+            let _ = Pin::new(&mut inner.io).poll_flush(cx);
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Inner<S> {
+    /// Sends until no more than `most` bytes are left.
+    fn poll_send(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<()>> {
+        while self.written.len() > most {
+            let count = ready!(Pin::new(&mut self.io).poll_write(cx, &self.written))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.written.advance(count);
+        }
+        if self.written.is_empty() {
+            self.buffers.give_back(&mut self.written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_take(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if self.written.len() >= ENOUGH {
+            ready!(self.poll_send(cx, ENOUGH - 1))?;
+        }
+        self.buffers.make_room(&mut self.written);
+        let mut room = ENOUGH.saturating_sub(self.written.len());
+        let mut taken = 0;
+        for slice in slices {
+            let count = slice.len().min(room);
+            self.written.extend_from_slice(&slice[..count]);
+            room -= count;
+            taken += count;
+        }
+        Poll::Ready(Ok(taken))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Gathered<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0.borrow_mut().io).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.borrow_mut().poll_take(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.0.borrow_mut().poll_take(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// Left to `send`.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let inner = &mut *self.0.borrow_mut();
+        ready!(inner.poll_send(cx, 0))?;
+        Pin::new(&mut inner.io).poll_shutdown(cx)
+    }
+}
