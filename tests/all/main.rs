@@ -8,6 +8,7 @@ mod browser;
 mod command_line;
 mod configuration;
 mod failures;
+mod faithful;
 mod logs;
 mod proxying;
 mod recognition;

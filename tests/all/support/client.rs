@@ -117,8 +117,8 @@ impl Client {
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let request = request.body(Full::new(body.into())).unwrap();
         let io = TokioIo::new(self.connect("h2").await);
-        let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        let (mut sender, connection) = builder.max_header_list_size(1 << 20).handshake(io).await.unwrap();
         tokio::spawn(connection);
         read(sender.send_request(request).await.unwrap()).await
     }
