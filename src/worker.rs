@@ -97,7 +97,11 @@ async fn run(
     let Start { gateway, sockets, control, drain: stop, table } = start;
     let buffers = Rc::new(Buffers::default());
     let worker = Rc::new(Worker {
-        upstreams: gateway.sites.iter().map(|site| Upstream::new(site, buffers.clone())).collect(),
+        upstreams: gateway
+            .sites
+            .iter()
+            .map(|site| Upstream::new(site, buffers.clone(), gateway.timeouts.gap))
+            .collect(),
         buffers,
         control,
         drain: Rc::default(),

@@ -104,7 +104,7 @@ impl Streamed {
         worker: Rc<Worker>,
         site: usize,
     ) -> Self {
-        exchange.connection.deadline.set(worker.upstreams[site].timeouts.gap);
+        exchange.connection.deadline.set(worker.upstreams[site].patience.upstream);
         let mut streamed = Self { exchange: Some(exchange), upload, keep, worker, site };
         streamed.notice_end();
         streamed
@@ -148,7 +148,7 @@ impl Streamed {
             Poll::Ready(Err(error)) => Poll::Ready(Some(Err(BodyBroke::Upstream(error)))),
             Poll::Pending => {
                 if exchange.progressed(&self.upload) {
-                    exchange.connection.deadline.set(self.worker.upstreams[self.site].timeouts.gap);
+                    exchange.connection.deadline.set(self.worker.upstreams[self.site].patience.upstream);
                 }
                 exchange.connection.deadline.poll(cx).map(|()| Some(Err(BodyBroke::Silent)))
             }

@@ -146,7 +146,7 @@ async fn respond(
             return Ok(response);
         }
         // hyper passes no interim responses on over HTTP/2.
-        exchange.response_head(&mut upload, &upstream.timeouts).await.map_err(Failure::Upstream)?;
+        exchange.response_head(&mut upload, upstream.patience).await.map_err(Failure::Upstream)?;
     }
     Err(Failure::Upstream(UpstreamError::EndlessInterim))
 }

@@ -4,11 +4,11 @@
 use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use super::Outgoing;
 use super::connection::{Connection, Stream};
 use super::upstream::UpstreamError;
-use crate::config::Timeouts;
 use crate::http1::Length;
 use crate::http1::head::Scanner;
 use crate::http1::transfer::{ReceiveError, SendError, Sender};
@@ -44,6 +44,17 @@ pub(crate) enum UploadError {
     Stream(#[source] hyper::Error),
     #[error("the upstream")]
     Upstream(#[source] SendError),
+}
+
+/// How long an exchange may stand still.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// From the end of the request to the head of the response.
+    pub(crate) response_head: Duration,
+    /// Within a body, when it is the browser that is waited for.
+    pub(crate) browser: Duration,
+    /// Within a body, when it is the upstream.
+    pub(crate) upstream: Duration,
 }
 
 /// What has become of the request.
@@ -92,13 +103,13 @@ impl Exchange {
     pub(crate) async fn response_head(
         &mut self,
         upload: &mut impl Upload,
-        timeouts: &Timeouts,
+        patience: Patience,
     ) -> Result<(), UpstreamError> {
         self.connection.deadline.set(match self.sending {
-            Sending::UnderWay => timeouts.gap,
-            Sending::Done | Sending::Refused => timeouts.response_head,
+            Sending::UnderWay => patience.upstream,
+            Sending::Done | Sending::Refused => patience.response_head,
         });
-        self.head = poll_fn(|cx| self.poll_head(cx, upload, timeouts)).await?;
+        self.head = poll_fn(|cx| self.poll_head(cx, upload, patience)).await?;
         Ok(())
     }
 
@@ -106,11 +117,11 @@ impl Exchange {
         &mut self,
         cx: &mut Context<'_>,
         upload: &mut impl Upload,
-        timeouts: &Timeouts,
+        patience: Patience,
     ) -> Poll<Result<usize, UpstreamError>> {
         if self.sending == Sending::UnderWay {
             match self.poll_send(cx, upload) {
-                Poll::Ready(Ok(())) => self.connection.deadline.set(timeouts.response_head),
+                Poll::Ready(Ok(())) => self.connection.deadline.set(patience.response_head),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {}
             }
@@ -132,7 +143,8 @@ impl Exchange {
             }
         }
         if self.sending == Sending::UnderWay && self.progressed(upload) {
-            self.connection.deadline.set(timeouts.gap);
+            let gap = if self.waits_for_browser() { patience.browser } else { patience.upstream };
+            self.connection.deadline.set(gap);
         }
         if self.sending == Sending::Done && upload.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(UpstreamError::BrowserGone));
@@ -173,10 +185,14 @@ impl Exchange {
         moved
     }
 
+    /// Whether the upload stands still because nothing comes.
+    fn waits_for_browser(&self) -> bool {
+        self.sending == Sending::UnderWay && self.connection.sender.is_empty()
+    }
+
     /// Whose fault a silence is.
     fn too_slow(&self) -> UpstreamError {
-        let waits_for_browser = self.sending == Sending::UnderWay && self.connection.sender.is_empty();
-        if waits_for_browser { UpstreamError::UploadStalled } else { UpstreamError::Silent }
+        if self.waits_for_browser() { UpstreamError::UploadStalled } else { UpstreamError::Silent }
     }
 
     /// Whether the connection is good for another request once `keep_alive` has been said.

@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::Outgoing;
 use super::connection::{Connection, Stream};
-use super::exchange::{Exchange, Upload, UploadError};
+use super::exchange::{Exchange, Patience, Upload, UploadError};
 use super::pool::Pool;
 use crate::buffers::Buffers;
 use crate::config::{Server, Timeouts};
@@ -76,19 +76,26 @@ pub(crate) struct Upstream {
     servers: Vec<Server>,
     server_names: Vec<String>,
     tls: TlsConnector,
-    pub(crate) timeouts: Timeouts,
+    timeouts: Timeouts,
+    pub(crate) patience: Patience,
     pool: Pool,
     buffers: Rc<Buffers>,
 }
 
 impl Upstream {
-    pub(crate) fn new(site: &Site, buffers: Rc<Buffers>) -> Self {
+    /// `browser_gap`: how long browsers may stand still within a body.
+    pub(crate) fn new(site: &Site, buffers: Rc<Buffers>, browser_gap: Duration) -> Self {
         let upstream = &site.config.upstream;
         Self {
             servers: upstream.servers.clone(),
             server_names: upstream.servers.iter().map(|server| server_name(server, site)).collect(),
             tls: TlsConnector::from(Arc::clone(&site.upstream_tls)),
             timeouts: upstream.timeouts,
+            patience: Patience {
+                response_head: upstream.timeouts.response_head,
+                browser: browser_gap,
+                upstream: upstream.timeouts.gap,
+            },
             pool: Pool::new(upstream.timeouts.idle),
             buffers,
         }
@@ -107,7 +114,7 @@ impl Upstream {
         let kept = own.or_else(|| if request.signs_in { None } else { self.pool.take() });
         if let Some(connection) = kept {
             let mut exchange = Exchange::begin(connection, request, exclusive);
-            match exchange.response_head(upload, &self.timeouts).await {
+            match exchange.response_head(upload, self.patience).await {
                 Ok(()) => return Ok(exchange),
                 // The connection had died idle: once more, on a new one, if nothing of the request has been sent, or if
                 // it changes nothing and nothing of an answer has come (RFC 9110 section 9.2.2).
@@ -121,7 +128,7 @@ impl Upstream {
         }
         let connection = Box::pin(self.connect()).await?;
         let mut exchange = Exchange::begin(connection, request, request.signs_in);
-        exchange.response_head(upload, &self.timeouts).await?;
+        exchange.response_head(upload, self.patience).await?;
         Ok(exchange)
     }
 

@@ -4,14 +4,17 @@
 
 mod support;
 
+mod answers;
 mod browser;
 mod command_line;
 mod configuration;
 mod failures;
 mod faithful;
 mod logs;
+mod patience;
 mod proxying;
 mod recognition;
 mod sign_in;
+mod streaming;
 mod tokens;
 mod websocket;

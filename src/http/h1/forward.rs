@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -16,7 +15,7 @@ use crate::http1::transfer::{PipeError, Receiver, Sender, poll_pipe};
 use crate::http1::{Length, Version};
 use crate::pages::Failure;
 use crate::proxy::connection::Stream;
-use crate::proxy::exchange::{Exchange, Sending, Upload, UploadError};
+use crate::proxy::exchange::{Exchange, Patience, Sending, Upload, UploadError};
 use crate::proxy::headers::{self, ResponseFraming};
 use crate::proxy::upgrade::{self, End};
 use crate::proxy::upstream::UpstreamError;
@@ -63,7 +62,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Browser<S> {
                 io: &mut self.io,
                 says_continue: false,
             };
-            if let Err(error) = exchange.response_head(&mut upload, &upstream.timeouts).await {
+            if let Err(error) = exchange.response_head(&mut upload, upstream.patience).await {
                 return self.no_answer(error, facts, connection).await;
             }
         }
@@ -158,9 +157,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Browser<S> {
     ) -> After {
         let upstream = &connection.worker.upstreams[site];
         let before = exchange.connection.receiver.taken;
-        let gaps = Gaps { browser: self.gap, upstream: upstream.timeouts.gap };
-        exchange.connection.deadline.set(gaps.upstream);
-        let streamed = poll_fn(|cx| self.poll_stream(cx, &mut exchange, gaps)).await;
+        let patience = upstream.patience;
+        exchange.connection.deadline.set(patience.upstream);
+        let streamed = poll_fn(|cx| self.poll_stream(cx, &mut exchange, patience)).await;
         if let Some(access) = &mut facts.access {
             access.count(exchange.connection.receiver.taken - before);
             match &streamed {
@@ -191,7 +190,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Browser<S> {
         &mut self,
         cx: &mut Context<'_>,
         exchange: &mut Exchange,
-        gaps: Gaps,
+        patience: Patience,
     ) -> Poll<Result<(), StreamError>> {
         let mut upload = FromBrowser {
             receiver: &mut self.receiver,
@@ -220,7 +219,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Browser<S> {
             says_continue: false,
         };
         if exchange.progressed(&upload) {
-            let gap = if waits_for_browser { gaps.browser } else { gaps.upstream };
+            let gap = if waits_for_browser { patience.browser } else { patience.upstream };
             exchange.connection.deadline.set(gap);
         }
         if exchange.sending != Sending::UnderWay && upload.poll_gone(cx).is_ready() {
@@ -243,7 +242,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Browser<S> {
         if let Some(access) = &mut facts.access {
             access.answered(StatusCode::SWITCHING_PROTOCOLS);
         }
-        let gap = connection.worker.upstreams[site].timeouts.gap;
+        let gap = connection.worker.upstreams[site].patience.upstream;
         let end = End { receiver: &mut self.receiver, sender: &mut self.sender, io: &mut self.io };
         match Box::pin(upgrade::tunnel(end, &mut exchange, gap)).await {
             Ok(()) => {
@@ -275,13 +274,6 @@ enum Taken {
 enum StreamError {
     Upstream,
     Browser,
-}
-
-/// How long either side may move nothing.
-#[derive(Debug, Clone, Copy)]
-struct Gaps {
-    browser: Duration,
-    upstream: Duration,
 }
 
 /// The body of a request, from the browser's connection.

@@ -69,6 +69,17 @@ impl Proxy {
 
     /// In front of any server; `more` is added to the configuration.
     pub(crate) fn to(authority: Authority, server: &str, origin: Option<Origin>, more: &str) -> Self {
+        Self::with_timeouts(authority, server, origin, more, "connect: 1s, response_head: 2s, idle: 60s")
+    }
+
+    /// The same, with the upstream's time-outs.
+    pub(crate) fn with_timeouts(
+        authority: Authority,
+        server: &str,
+        origin: Option<Origin>,
+        more: &str,
+        timeouts: &str,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         lay_out_certificates(&authority, folder.path());
         let yaml = format!(
@@ -83,7 +94,7 @@ sites:
     upstream:
       servers: ["{server}"]
       ca_file: ca.pem
-      timeouts: {{connect: 1s, response_head: 2s, idle: 60s}}
+      timeouts: {{{timeouts}}}
 "#
         );
         let gateway = Gateway::start(folder.path(), &yaml);

@@ -1,0 +1,208 @@
+//! Every deadline by itself: what is slow in one way is not cut off for another.
+
+use std::time::{Duration, Instant};
+
+use imis_gateway_simulators::certificates::Authority;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use crate::support::SITE;
+use crate::support::origin::{Origin, Proxy, read_request};
+
+/// A gateway with the given deadlines towards browsers and the upstream.
+async fn proxy<F, R>(browsers: &str, upstream: &str, serve: F) -> Proxy
+where
+    F: Fn(crate::support::origin::Connection) -> R + Send + 'static,
+    R: Future<Output = ()> + Send + 'static,
+{
+    let authority = Authority::new("test CA");
+    let origin = Origin::start(&authority, serve).await;
+    let server = format!("https://{}", origin.address);
+    let timeouts = format!("timeouts: {{{browsers}}}");
+    Proxy::with_timeouts(authority, &server, Some(origin), &timeouts, upstream)
+}
+
+async fn read_to_end(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
+    let mut bytes = Vec::new();
+    // How it ends is not the question here.
+    let _ = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut bytes)).await.unwrap();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn within(started: Instant, from: f32, to: f32) {
+    let took = started.elapsed().as_secs_f32();
+    assert!((from..to).contains(&took), "{took} s");
+}
+
+async fn answers(mut connection: crate::support::origin::Connection) {
+    while read_request(&mut connection).await.is_some() {
+        if connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_silent_handshake_ends() {
+    let proxy = proxy("handshake: 1s", "", answers).await;
+    let started = Instant::now();
+    let mut stream = tokio::net::TcpStream::connect(proxy.gateway.https).await.unwrap();
+    read_to_end(&mut stream).await;
+    within(started, 0.8, 5.0);
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_come_ends_with_408_and_an_idle_connection_without_a_word() {
+    let proxy = proxy("request_head: 1s, idle: 2s", "", answers).await;
+    let started = Instant::now();
+    let mut browser = proxy.client.connect("http/1.1").await;
+    browser.write_all(b"GET / HT").await.unwrap();
+    assert!(read_to_end(&mut browser).await.starts_with("HTTP/1.1 408"));
+    within(started, 0.8, 5.0);
+
+    let mut browser = proxy.client.connect("http/1.1").await;
+    let get = format!("GET / HTTP/1.1\r\nHost: {SITE}\r\n\r\n");
+    browser.write_all(get.as_bytes()).await.unwrap();
+    let mut first = [0; 10];
+    browser.read_exact(&mut first).await.unwrap();
+    let started = Instant::now();
+    let rest = read_to_end(&mut browser).await;
+    assert!(rest.ends_with("ok"), "{rest}");
+    within(started, 1.8, 6.0);
+}
+
+#[tokio::test]
+async fn a_head_that_drips_ends_however_steadily_it_drips() {
+    let proxy = proxy("request_head: 2s", "", answers).await;
+    let started = Instant::now();
+    let mut browser = proxy.client.connect("http/1.1").await;
+    let (mut reader, mut writer) = tokio::io::split(&mut browser);
+    let drip = async {
+        while writer.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::select! {
+        () = drip => {}
+        text = read_to_end(&mut reader) => assert!(text.starts_with("HTTP/1.1 408"), "{text}"),
+    }
+    within(started, 1.5, 6.0);
+}
+
+#[tokio::test]
+async fn an_upload_that_stalls_ends_with_408() {
+    let proxy = proxy("gap: 1s", "", answers).await;
+    let started = Instant::now();
+    let mut browser = proxy.client.connect("http/1.1").await;
+    let head = format!("POST / HTTP/1.1\r\nHost: {SITE}\r\nContent-Length: 10\r\n\r\nhalf");
+    browser.write_all(head.as_bytes()).await.unwrap();
+    let text = read_to_end(&mut browser).await;
+    assert!(text.starts_with("HTTP/1.1 408"), "{text}");
+    within(started, 0.8, 5.0);
+}
+
+#[tokio::test]
+async fn a_browser_that_stops_reading_is_let_go() {
+    let proxy = proxy("gap: 1s", "", |mut connection| async move {
+        let _ = read_request(&mut connection).await;
+        let _ = connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 209715200\r\n\r\n").await;
+        while connection.write_all(&[b'x'; 65536]).await.is_ok() {}
+    })
+    .await;
+    let mut browser = proxy.client.connect("http/1.1").await;
+    let started = Instant::now();
+    browser.write_all(format!("GET / HTTP/1.1\r\nHost: {SITE}\r\n\r\n").as_bytes()).await.unwrap();
+    let line = proxy.gateway.logged(|line| line["message"] == "request").await;
+    assert_eq!(line["end"], "client_gone");
+    within(started, 0.8, 8.0);
+}
+
+#[tokio::test]
+async fn a_response_may_take_its_time_between_bytes_but_not_for_ever() {
+    let proxy = proxy("", "gap: 2s", |mut connection| async move {
+        let request = read_request(&mut connection).await.unwrap_or_default();
+        let _ = connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n").await;
+        for byte in b"hell" {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            let _ = connection.write_all(&[*byte]).await;
+        }
+        if request.starts_with("GET /whole") {
+            let _ = connection.write_all(b"o!").await;
+        }
+        let _ = connection.read_u8().await;
+    })
+    .await;
+    // Longer than the gap in all.
+    let reply = proxy.client.get("/whole", &[]).await;
+    assert_eq!(reply.text(), "hello!");
+    let mut browser = proxy.client.connect("http/1.1").await;
+    let started = Instant::now();
+    browser.write_all(format!("GET / HTTP/1.1\r\nHost: {SITE}\r\n\r\n").as_bytes()).await.unwrap();
+    let text = read_to_end(&mut browser).await;
+    assert!(text.ends_with("hell"), "{text}");
+    within(started, 4.0, 9.0);
+    proxy.gateway.logged(|line| line["end"] == "upstream_broke").await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_does_not_shake_hands_is_a_504() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = format!("https://{}", listener.local_addr().unwrap());
+    let proxy = Proxy::with_timeouts(Authority::new("test CA"), &server, None, "", "tls: 1s");
+    let started = Instant::now();
+    assert_eq!(proxy.client.get("/", &[]).await.status, 504);
+    within(started, 0.8, 5.0);
+    drop(listener);
+}
+
+#[tokio::test]
+async fn an_idle_upstream_connection_is_closed_before_iis_would() {
+    let (closed, mut closing) = tokio::sync::mpsc::unbounded_channel();
+    let proxy = proxy("", "idle: 1s", move |mut connection| {
+        let closed = closed.clone();
+        async move {
+            let _ = read_request(&mut connection).await;
+            let _ = connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+            let _ = connection.read_u8().await;
+            let _ = closed.send(Instant::now());
+        }
+    })
+    .await;
+    let started = Instant::now();
+    assert_eq!(proxy.client.get("/", &[]).await.text(), "ok");
+    tokio::time::timeout(Duration::from_secs(20), closing.recv()).await.unwrap();
+    within(started, 0.9, 15.0);
+}
+
+#[tokio::test]
+async fn a_browser_that_leaves_takes_its_request_with_it() {
+    let (gone, mut going) = tokio::sync::mpsc::unbounded_channel();
+    let proxy = proxy("", "", move |mut connection| {
+        let gone = gone.clone();
+        async move {
+            let _ = read_request(&mut connection).await;
+            // A report that takes an hour, for nobody.
+            let _ = connection.read_u8().await;
+            let _ = gone.send(());
+        }
+    })
+    .await;
+    for alpn in ["http/1.1", "h2"] {
+        let mut browser = proxy.client.connect(alpn).await;
+        if alpn == "h2" {
+            let io = hyper_util::rt::TokioIo::new(browser);
+            let executor = hyper_util::rt::TokioExecutor::new();
+            let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+            tokio::spawn(connection);
+            let request = http::Request::get(format!("https://{SITE}/")).body(String::new()).unwrap();
+            let pending =
+                tokio::time::timeout(Duration::from_millis(500), sender.send_request(request)).await;
+            assert!(pending.is_err());
+        } else {
+            browser.write_all(format!("GET / HTTP/1.1\r\nHost: {SITE}\r\n\r\n").as_bytes()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            drop(browser);
+        }
+        tokio::time::timeout(Duration::from_secs(10), going.recv()).await.expect(alpn);
+    }
+}
