@@ -5,6 +5,7 @@
 mod support;
 
 mod answers;
+mod balance;
 mod browser;
 mod command_line;
 mod configuration;

@@ -526,3 +526,23 @@ async fn a_connection_that_windows_authentication_signed_in_serves_its_client_al
         assert_eq!(proxy.client.get("/", &[]).await.text(), "nobody");
     }
 }
+
+#[tokio::test]
+async fn a_connection_that_was_signed_in_is_closed_with_its_client() {
+    let (closed, mut closing) = tokio::sync::mpsc::unbounded_channel();
+    let proxy = Proxy::start(move |connection| {
+        let closed = closed.clone();
+        async move {
+            signs_connections_in(connection).await;
+            let _ = closed.send(());
+        }
+    })
+    .await;
+    let mut ann = proxy.client.connect("http/1.1").await;
+    let request = format!("GET /staff HTTP/1.1\r\nHost: {SITE}\r\nAuthorization: Negotiate ann\r\n\r\n");
+    ann.write_all(request.as_bytes()).await.unwrap();
+    read_until(&mut ann, "nobody").await;
+    assert!(closing.try_recv().is_err(), "as long as she stays");
+    drop(ann);
+    tokio::time::timeout(Duration::from_secs(10), closing.recv()).await.unwrap();
+}
