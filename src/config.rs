@@ -278,17 +278,22 @@ impl Config {
     }
 }
 
-/// An app for unit tests of the modules that take one.
-#[cfg(test)]
-pub(crate) fn test_app() -> App {
-    let authority = |text: &str| values::authority(text).unwrap();
-    App {
+/// An app of no account, for tests and benchmarks of the modules that take one; none for a path that an app cannot have.
+pub(crate) fn app_at(path: &str) -> Option<App> {
+    let authority = |text: &str| values::authority(text).ok();
+    Some(App {
         name: "Contoso Helpdesk".to_owned(),
-        path: "/sso/zendesk".to_owned(),
+        path: values::app_path(path).ok()?,
         zendesk: Zendesk {
-            origin: authority("contoso.zendesk.com"),
-            brand_hosts: vec![authority("contoso-events.zendesk.com"), authority("support.contoso.org")],
+            origin: authority("contoso.zendesk.com")?,
+            brand_hosts: vec![authority("contoso-events.zendesk.com")?, authority("support.contoso.org")?],
             shared_secret: Secret::new("not-a-real-secret-but-a-long-one"),
         },
-    }
+    })
+}
+
+/// The one of the unit tests.
+#[cfg(test)]
+pub(crate) fn test_app() -> App {
+    app_at("/sso/zendesk").unwrap()
 }

@@ -4,8 +4,10 @@
 //! stays on the worker's thread.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 /// Whether the worker drains, and whom to wake when it begins to.
 #[derive(Debug, Default)]
@@ -38,6 +40,12 @@ impl Watching {
 
     pub(crate) fn is_on(&self) -> bool {
         self.drain.on.get()
+    }
+
+    /// Returns once the worker has drained for so long.
+    pub(crate) async fn begun_for(&mut self, time: Duration) {
+        poll_fn(|cx| if self.poll(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
+        tokio::time::sleep(time).await;
     }
 
     /// Whether the worker drains. From the first call on the task is woken when that changes; it must stay the same task.

@@ -4,7 +4,7 @@
 
 mod client;
 pub(crate) mod party;
-mod phone;
+pub(crate) mod phone;
 pub(crate) mod recognise;
 mod service_account;
 

@@ -27,3 +27,5 @@ pub mod telemetry;
 mod query;
 mod incident;
 mod ambient;
+#[doc(hidden)]
+pub mod workbench;

@@ -11,12 +11,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::balance::{HandedOn, Occupied};
+use crate::drain::Watching;
 use crate::http;
 use crate::tls::wire::Wire;
 use crate::worker::Worker;
 
 /// How long the loop rests when the machine has no descriptor or memory for another connection.
 const REST_AFTER_ERROR: Duration = Duration::from_millis(100);
+/// How long a handshake may go on once the worker drains.
+const HANDSHAKE_IN_DRAIN: Duration = Duration::from_secs(2);
 const BACKLOG: i32 = 4096;
 
 /// Opens one listening socket per worker on `address`. Port 0 is chosen once and shared by all.
@@ -133,7 +136,13 @@ fn serve(stream: TcpStream, peer: SocketAddr, worker: &Rc<Worker>, tls: bool, oc
             let accepted = tokio::time::timeout(limit, acceptor.accept(stream)).await;
             accepted.map(|accepted| accepted.map(Box::new))
         });
-        match handshake.await {
+        let mut draining = Watching::new(connection_worker.drain.clone());
+        let accepted = tokio::select! {
+            accepted = handshake => accepted,
+            () = draining.begun_for(HANDSHAKE_IN_DRAIN) => return,
+        };
+        drop(draining);
+        match accepted {
             Ok(Ok(stream)) => http::serve_https(stream, peer, connection_worker).await,
             Ok(Err(error)) => info!(client = %peer.ip(), %error, "TLS handshake failed"),
             Err(_) => debug!(client = %peer.ip(), "TLS handshake took too long"),

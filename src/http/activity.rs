@@ -1,4 +1,4 @@
-//! Whether an HTTP/2 connection has anything to finish when the gateway drains.
+//! Whether an HTTP/2 connection has anything to do: when it is idle, and when the gateway drains.
 //!
 //! A response is handed to hyper before it has left the machine, and how much of it waits in hyper's buffers or for the
 //! client's HTTP/2 window cannot be asked. So a connection that has lately answered something is left to close by itself,
@@ -11,6 +11,8 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use crate::config::BrowserTimeouts;
+use crate::deadline::Deadline;
 use crate::drain::Watching;
 
 /// A connection without any request has this long to take note that it is being closed.
@@ -44,18 +46,27 @@ impl Drop for UnderWay {
 }
 
 impl Activity {
-    /// Runs a connection to its end. Once the worker drains it is told to `close`, and given up (`None`) when it has
-    /// nothing to finish.
+    /// Runs a connection to its end. Once the worker drains, or when there has been no request for too long, it is told to
+    /// `close`, and given up (`None`) when it has nothing to finish.
     pub(super) async fn serve<C: Future>(
         &self,
         mut connection: Pin<&mut C>,
         close: impl FnOnce(Pin<&mut C>),
         mut draining: Watching,
+        timeouts: BrowserTimeouts,
     ) -> Option<C::Output> {
-        let ended = poll_fn(|cx| match connection.as_mut().poll(cx) {
-            Poll::Ready(ended) => Poll::Ready(Some(ended)),
-            Poll::Pending if draining.poll(cx) => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
+        let mut deadline = Deadline::after(timeouts.request_head);
+        let ended = poll_fn(|cx| {
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                return Poll::Ready(Some(ended));
+            }
+            while deadline.poll(cx).is_ready() {
+                match self.left_of(timeouts.idle) {
+                    Some(left) => deadline.set(left),
+                    None => return Poll::Ready(None),
+                }
+            }
+            if draining.poll(cx) { Poll::Ready(None) } else { Poll::Pending }
         });
         if let Some(ended) = ended.await {
             return Some(ended);
@@ -75,5 +86,14 @@ impl Activity {
                 return None;
             }
         }
+    }
+
+    /// How much longer a connection may be idle; none when that is over.
+    fn left_of(&self, idle: Duration) -> Option<Duration> {
+        if self.under_way.get() > 0 {
+            return Some(idle);
+        }
+        let left = idle.saturating_sub(self.last_answered.get()?.elapsed());
+        (!left.is_zero()).then_some(left)
     }
 }

@@ -1,20 +1,23 @@
 //! Bodies over HTTP/2: a page of ours, or the upstream's response streamed frame by frame, with the upload that may still
 //! be going the other way.
 
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
 use http::Response;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use super::access::Access;
 use super::activity::UnderWay;
 use crate::http1::transfer::{ReceiveError, Sender};
 use crate::proxy::connection::Stream;
-use crate::proxy::exchange::{Exchange, Sending, Upload, UploadError};
+use crate::proxy::exchange::{Exchange, Patience, Sending, Upload, UploadError};
 use crate::worker::Worker;
 
 /// The body of a request, from a stream of HTTP/2.
@@ -75,12 +78,26 @@ impl Upload for FromStream {
 }
 
 /// The body of a response, as the upstream sends it.
-pub(super) struct Streamed {
-    /// Until it is over.
+///
+/// hyper asks for more of it only while the browser takes it. What has to go on meanwhile, the upload that is still under
+/// way and the deadlines, goes on in a task beside it (`attend`).
+pub(super) struct Streamed(Rc<RefCell<Passing>>);
+
+struct Passing {
+    /// Until it is over, or given up.
     exchange: Option<Exchange>,
+    /// Why it was given up.
+    broke: Option<BodyBroke>,
     upload: FromStream,
     /// The upstream keeps its connection.
     keep: bool,
+    /// The browser has taken all that there was.
+    waits_for_upstream: bool,
+    /// What had passed, and when that last changed.
+    moved: u64,
+    last_moved: Instant,
+    reader: Option<Waker>,
+    attendant: Option<Waker>,
     worker: Rc<Worker>,
     site: usize,
 }
@@ -91,47 +108,108 @@ pub(super) enum BodyBroke {
     #[error("the upstream")]
     Upstream(#[source] ReceiveError),
     #[error("the upstream fell silent within the body")]
-    Silent,
+    UpstreamSilent,
+    #[error("the browser takes no more of the body")]
+    BrowserSilent,
     #[error("the request's body broke off")]
     Upload,
 }
 
 impl Streamed {
     pub(super) fn new(
-        mut exchange: Exchange,
+        exchange: Exchange,
         upload: FromStream,
         keep: bool,
         worker: Rc<Worker>,
         site: usize,
     ) -> Self {
-        exchange.connection.deadline.set(worker.upstreams[site].patience.upstream);
-        let mut streamed = Self { exchange: Some(exchange), upload, keep, worker, site };
-        streamed.notice_end();
+        let mut passing = Passing {
+            exchange: Some(exchange),
+            broke: None,
+            upload,
+            keep,
+            waits_for_upstream: false,
+            moved: 0,
+            last_moved: Instant::now(),
+            reader: None,
+            attendant: None,
+            worker,
+            site,
+        };
+        passing.notice_end();
+        let attended = passing.exchange.is_some();
+        let streamed = Self(Rc::new(RefCell::new(passing)));
+        if attended {
+            tokio::task::spawn_local(attend(Rc::downgrade(&streamed.0)));
+        }
         streamed
+    }
+
+    fn is_over(&self) -> bool {
+        self.0.borrow().is_over()
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyBroke>>> {
+        self.0.borrow_mut().poll_frame(cx)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let passing = self.0.borrow();
+        let left = match (&passing.exchange, passing.is_over()) {
+            (Some(exchange), _) => exchange.connection.receiver.left(),
+            (None, over) => over.then_some(0),
+        };
+        left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+impl Drop for Streamed {
+    fn drop(&mut self) {
+        if let Some(attendant) = self.0.borrow_mut().attendant.take() {
+            attendant.wake();
+        }
+    }
+}
+
+/// Moves an upload on and keeps the deadlines, for as long as somebody holds the body and it is not over.
+async fn attend(passing: Weak<RefCell<Passing>>) {
+    poll_fn(|cx| match passing.upgrade() {
+        Some(passing) => passing.borrow_mut().poll_attend(cx),
+        None => Poll::Ready(()),
+    })
+    .await;
+}
+
+impl Passing {
+    fn patience(&self) -> Patience {
+        self.worker.upstreams[self.site].patience
+    }
+
+    fn is_over(&self) -> bool {
+        self.broke.is_none()
+            && self.exchange.as_ref().is_none_or(|exchange| exchange.connection.receiver.is_taken())
     }
 
     /// Gives the connection back once everything has been taken from it.
     fn notice_end(&mut self) {
-        if let Some(exchange) = self.exchange.take_if(|exchange| {
+        let Some(exchange) = self.exchange.take_if(|exchange| {
             exchange.connection.receiver.is_taken() && exchange.sending != Sending::UnderWay
-        }) && exchange.is_reusable(self.keep)
-            && !exchange.exclusive
-        {
+        }) else {
+            return;
+        };
+        if exchange.is_reusable(self.keep) && !exchange.exclusive {
             self.worker.upstreams[self.site].put_back(exchange.connection);
         }
-    }
-
-    fn is_over(&self) -> bool {
-        self.exchange.as_ref().is_none_or(|exchange| exchange.connection.receiver.is_taken())
+        if let Some(attendant) = self.attendant.take() {
+            attendant.wake();
+        }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyBroke>>> {
-        let Some(exchange) = &mut self.exchange else { return Poll::Ready(None) };
-        if exchange.sending == Sending::UnderWay
-            && let Poll::Ready(Err(_)) = exchange.poll_send(cx, &mut self.upload)
-        {
-            return Poll::Ready(Some(Err(BodyBroke::Upload)));
+        if let Some(broke) = self.broke.take() {
+            return Poll::Ready(Some(Err(broke)));
         }
+        let Some(exchange) = &mut self.exchange else { return Poll::Ready(None) };
         let connection = &mut *exchange.connection;
         match connection.receiver.poll_body(cx, &mut connection.stream) {
             Poll::Ready(Ok(())) if connection.receiver.is_taken() => {
@@ -142,33 +220,64 @@ impl Streamed {
             }
             Poll::Ready(Ok(())) => {
                 let bytes = connection.receiver.take();
+                self.waits_for_upstream = false;
                 self.notice_end();
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Some(Err(BodyBroke::Upstream(error)))),
             Poll::Pending => {
-                if exchange.progressed(&self.upload) {
-                    exchange.connection.deadline.set(self.worker.upstreams[self.site].patience.upstream);
-                }
-                exchange.connection.deadline.poll(cx).map(|()| Some(Err(BodyBroke::Silent)))
+                self.waits_for_upstream = true;
+                self.reader = Some(cx.waker().clone());
+                Poll::Pending
             }
         }
     }
 
-    fn size_hint(&self) -> SizeHint {
-        self.exchange.as_ref().map_or(SizeHint::with_exact(0), |exchange| {
-            match exchange.connection.receiver.left() {
-                Some(bytes) => SizeHint::with_exact(bytes),
-                None => SizeHint::default(),
+    fn poll_attend(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let patience = self.patience();
+        let Some(exchange) = &mut self.exchange else { return Poll::Ready(()) };
+        if exchange.sending == Sending::UnderWay
+            && let Poll::Ready(Err(_)) = exchange.poll_send(cx, &mut self.upload)
+        {
+            return self.give_up(BodyBroke::Upload);
+        }
+        self.attendant = Some(cx.waker().clone());
+        loop {
+            let moved = exchange.moved(&self.upload);
+            if moved != self.moved {
+                (self.moved, self.last_moved) = (moved, Instant::now());
             }
-        })
+            let waits_for_browser = !self.waits_for_upstream || exchange.waits_for_browser();
+            let gap = if waits_for_browser { patience.browser } else { patience.upstream };
+            let still = self.last_moved.elapsed();
+            if still >= gap {
+                let broke =
+                    if waits_for_browser { BodyBroke::BrowserSilent } else { BodyBroke::UpstreamSilent };
+                return self.give_up(broke);
+            }
+            // Nobody wakes this task at every piece that passes, or when it is the other side's turn: it looks in time.
+            exchange.connection.deadline.set(gap.min(patience.browser).saturating_sub(still));
+            if exchange.connection.deadline.poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Lets go of the upstream; the browser's stream is reset when it next asks.
+    fn give_up(&mut self, broke: BodyBroke) -> Poll<()> {
+        self.exchange = None;
+        self.broke = Some(broke);
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+        Poll::Ready(())
     }
 }
 
 /// What is sent to the browser.
 pub(super) enum Body {
     Whole(Bytes),
-    Streamed(Box<Streamed>),
+    Streamed(Streamed),
 }
 
 impl Body {
@@ -242,8 +351,8 @@ impl http_body::Body for Followed {
         if let Some(access) = &mut self.access {
             match &frame {
                 Some(Ok(frame)) => access.count(frame.data_ref().map_or(0, |data| data.len() as u64)),
-                Some(Err(BodyBroke::Upload)) => {}
-                Some(Err(BodyBroke::Upstream(_) | BodyBroke::Silent)) => access.upstream_broke(),
+                Some(Err(BodyBroke::Upload | BodyBroke::BrowserSilent)) => {}
+                Some(Err(BodyBroke::Upstream(_) | BodyBroke::UpstreamSilent)) => access.upstream_broke(),
                 None => access.complete(),
             }
         }

@@ -44,6 +44,7 @@ const WINDOW: u32 = 1024 * 1024;
 pub(super) async fn serve(stream: Box<TlsStream<Wire>>, connection: Connection) {
     let activity = Rc::new(Activity::default());
     let peer = connection.peer;
+    let timeouts = connection.worker.gateway.timeouts;
     let buffers = connection.worker.buffers.clone();
     let draining = Watching::new(connection.worker.drain.clone());
     let connection = Rc::new(connection);
@@ -63,7 +64,7 @@ pub(super) async fn serve(stream: Box<TlsStream<Wire>>, connection: Connection) 
     let served = Box::pin(builder.serve_connection(TokioIo::new(gathered.clone()), service));
     let served = std::pin::pin!(Served { connection: served, gathered });
     let ended = activity
-        .serve(served, |served| served.get_mut().connection.as_mut().graceful_shutdown(), draining)
+        .serve(served, |served| served.get_mut().connection.as_mut().graceful_shutdown(), draining, timeouts)
         .await;
     if let Some(Err(error)) = ended {
         debug!(client = %peer, %error, "connection ended");
@@ -142,7 +143,7 @@ async fn respond(
     for _ in 0..MOST_INTERIM {
         if let Some((mut response, keep)) = take_head(&mut exchange, kind).map_err(Failure::Upstream)? {
             let body = Streamed::new(exchange, upload, keep, connection.worker.clone(), site);
-            *response.body_mut() = Body::Streamed(Box::new(body));
+            *response.body_mut() = Body::Streamed(body);
             return Ok(response);
         }
         // hyper passes no interim responses on over HTTP/2.

@@ -72,6 +72,8 @@ pub(crate) struct Request<'b, 'h> {
     pub(crate) fields: Fields<'b, 'h>,
     /// Whom the request is for; only HTTP/1.0 may leave it open.
     pub(crate) authority: Option<Authority<'b>>,
+    /// There is a Host field; an absolute-form in HTTP/1.0 may do without.
+    pub(crate) has_host: bool,
     pub(crate) length: Length,
     pub(crate) keep_alive: bool,
     /// What `Connection` names beside `close` and `keep-alive`.
@@ -173,6 +175,7 @@ impl<'b, 'h> Request<'b, 'h> {
             version,
             fields,
             authority: from_target.or(authority),
+            has_host: authority.is_some(),
             length: said.length(version)?.unwrap_or(Length::Known(0)),
             keep_alive: said.keeps_alive(version),
             named_by_connection: said.named,

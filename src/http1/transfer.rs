@@ -35,6 +35,8 @@ pub(crate) struct Receiver {
     bytes: BytesMut,
     ready: usize,
     decoder: Decoder,
+    /// Why reading failed, when something had come before it; a system tells that only once.
+    failed: Option<io::Error>,
     /// Bytes read, all in all: whether there is progress.
     pub(crate) received: u64,
     /// Bytes of bodies that were taken, all in all.
@@ -43,7 +45,15 @@ pub(crate) struct Receiver {
 
 impl Receiver {
     pub(crate) fn new(buffers: Rc<Buffers>) -> Self {
-        Self { buffers, bytes: BytesMut::new(), ready: 0, decoder: Decoder::Over, received: 0, taken: 0 }
+        Self {
+            buffers,
+            bytes: BytesMut::new(),
+            ready: 0,
+            decoder: Decoder::Over,
+            failed: None,
+            received: 0,
+            taken: 0,
+        }
     }
 
     /// What has come and is no body, or not yet known to be one.
@@ -57,6 +67,9 @@ impl Receiver {
         cx: &mut Context<'_>,
         io: &mut R,
     ) -> Poll<io::Result<bool>> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Err(error));
+        }
         self.buffers.make_room(&mut self.bytes);
         let read = poll_read_buf(Pin::new(&mut *io), cx, &mut self.bytes);
         if self.bytes.is_empty() {
@@ -66,11 +79,15 @@ impl Receiver {
         let mut count = ready!(read)?;
         let ended = count == 0;
         while count >= LARGE_READ && self.bytes.capacity() > self.bytes.len() {
-            // TLS gives a record at a time; the next may be there already. What fails now fails again when asked next.
+            // TLS gives a record at a time; the next may be there already.
             self.received += count as u64;
             match poll_read_buf(Pin::new(&mut *io), cx, &mut self.bytes) {
                 Poll::Ready(Ok(more)) => count = more,
-                Poll::Ready(Err(_)) | Poll::Pending => return Poll::Ready(Ok(true)),
+                Poll::Pending => return Poll::Ready(Ok(true)),
+                Poll::Ready(Err(error)) => {
+                    self.failed = Some(error);
+                    return Poll::Ready(Ok(true));
+                }
             }
         }
         self.received += count as u64;
@@ -219,6 +236,12 @@ impl Sender {
 
     fn pending(&self) -> &[u8] {
         &self.pending[self.sent_of_pending..]
+    }
+
+    /// Takes back a head of which nothing has been sent.
+    pub(crate) fn forget(&mut self) {
+        self.pending.truncate(self.sent_of_pending);
+        self.begin_body(Length::Known(0));
     }
 
     /// Everything has been handed to the connection.

@@ -45,6 +45,11 @@ pub(crate) enum RecogniseError {
 /// A visitor who has a session cookie.
 pub(crate) struct Session<'a>(&'a Visitor<'a>);
 
+/// Whether a session cookie is among the cookies, whatever iMIS would say of it.
+pub(crate) fn has_session(headers: &HeaderMap, names: &[String]) -> bool {
+    session_cookie::find(headers, names) == SessionCookies::Present
+}
+
 /// Recognition by `__ClientContext`, for one site.
 pub(super) struct Recogniser {
     session_cookies: Vec<String>,

@@ -1,5 +1,6 @@
 //! One connection to an upstream server: plain or TLS, with what is under way on it.
 
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::unconstrained;
 use tokio_rustls::client::TlsStream;
 
 use crate::buffers::Buffers;
@@ -50,9 +52,12 @@ impl Connection {
     /// request.
     pub(super) fn is_silent(&mut self) -> bool {
         let mut byte = [0];
-        let mut cx = Context::from_waker(Waker::noop());
-        let read = Pin::new(&mut self.stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte));
-        read.is_pending() && self.receiver.is_empty()
+        let mut read = std::pin::pin!(unconstrained(poll_fn(|cx| {
+            Pin::new(&mut self.stream).poll_read(cx, &mut ReadBuf::new(&mut byte))
+        })));
+        // Outside the task's budget: with none left, everything looks silent.
+        let silent = read.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending();
+        silent && self.receiver.is_empty()
     }
 }
 

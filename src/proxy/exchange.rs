@@ -90,9 +90,9 @@ impl Exchange {
         Self { connection, sending: Sending::UnderWay, head: 0, exclusive, seen: 0 }
     }
 
-    /// Whether no byte of the request, and none of an answer, has passed.
+    /// Whether no byte of the request has been sent.
     pub(super) fn is_untouched(&self) -> bool {
-        self.connection.sender.sent == 0 && self.is_unanswered()
+        self.connection.sender.sent == 0
     }
 
     pub(super) fn is_unanswered(&self) -> bool {
@@ -126,7 +126,7 @@ impl Exchange {
                 Poll::Pending => {}
             }
         }
-        let Connection { stream, receiver, scanner, .. } = &mut *self.connection;
+        let Connection { stream, receiver, scanner, sender, .. } = &mut *self.connection;
         loop {
             match scanner.find_end(receiver.head(), MAX_HEAD_BYTES) {
                 Ok(Some(length)) => return Poll::Ready(Ok(length)),
@@ -134,6 +134,10 @@ impl Exchange {
                 Err(error) => return Poll::Ready(Err(UpstreamError::Malformed(error))),
             }
             match receiver.poll_more(cx, stream) {
+                // What comes before anything was sent answers nothing that was asked.
+                Poll::Ready(Ok(true)) if sender.sent == 0 => {
+                    return Poll::Ready(Err(UpstreamError::Broken(io::ErrorKind::InvalidData.into())));
+                }
                 Poll::Ready(Ok(true)) => {}
                 Poll::Ready(Ok(false)) => {
                     return Poll::Ready(Err(UpstreamError::Broken(io::ErrorKind::UnexpectedEof.into())));
@@ -177,16 +181,22 @@ impl Exchange {
         }
     }
 
+    /// Grows with everything that passes.
+    pub(crate) fn moved(&self, upload: &impl Upload) -> u64 {
+        let Connection { sender, receiver, .. } = &*self.connection;
+        sender.sent + receiver.received + receiver.taken + upload.received()
+    }
+
     /// Whether anything has moved since this was last asked.
     pub(crate) fn progressed(&mut self, upload: &impl Upload) -> bool {
-        let now = self.connection.sender.sent + self.connection.receiver.received + upload.received();
+        let now = self.moved(upload);
         let moved = now != self.seen;
         self.seen = now;
         moved
     }
 
     /// Whether the upload stands still because nothing comes.
-    fn waits_for_browser(&self) -> bool {
+    pub(crate) fn waits_for_browser(&self) -> bool {
         self.sending == Sending::UnderWay && self.connection.sender.is_empty()
     }
 

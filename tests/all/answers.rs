@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use http::Method;
+use imis_gateway_simulators::certificates::Authority;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::SITE;
 use crate::support::origin::{Proxy, read_request};
@@ -15,14 +17,23 @@ type Say = (Vec<u8>, bool);
 
 /// An upstream that says what the test wants next, and how many connections it has seen.
 async fn scripted() -> (Proxy, Arc<Mutex<Say>>, Arc<AtomicUsize>) {
+    let (proxy, say, connections, _) = recorded().await;
+    (proxy, say, connections)
+}
+
+/// The same, with the requests that it has seen.
+async fn recorded() -> (Proxy, Arc<Mutex<Say>>, Arc<AtomicUsize>, Arc<Mutex<Vec<String>>>) {
+    let heads = Arc::new(Mutex::new(Vec::new()));
+    let seen = heads.clone();
     let say = Arc::new(Mutex::new((Vec::new(), false)));
     let connections = Arc::new(AtomicUsize::new(0));
     let (script, count) = (say.clone(), connections.clone());
     let proxy = Proxy::start(move |mut connection| {
-        let script = script.clone();
+        let (script, seen) = (script.clone(), seen.clone());
         count.fetch_add(1, Ordering::SeqCst);
         async move {
-            while read_request(&mut connection).await.is_some() {
+            while let Some(request) = read_request(&mut connection).await {
+                seen.lock().unwrap().push(request);
                 let (bytes, hang_up) = script.lock().unwrap().clone();
                 if connection.write_all(&bytes).await.is_err() || hang_up {
                     let _ = connection.shutdown().await;
@@ -32,7 +43,7 @@ async fn scripted() -> (Proxy, Arc<Mutex<Say>>, Arc<AtomicUsize>) {
         }
     })
     .await;
-    (proxy, say, connections)
+    (proxy, say, connections, heads)
 }
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: members.example.org\r\n\r\n";
@@ -200,7 +211,7 @@ async fn an_early_answer_ends_an_upload_and_leaves_nothing_behind() {
 
 #[tokio::test]
 async fn http_1_0_gets_no_chunks() {
-    let (proxy, say, _) = scripted().await;
+    let (proxy, say, _, heads) = recorded().await;
     *say.lock().unwrap() =
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n".to_vec(), false);
     for more in ["", "Connection: keep-alive\r\n"] {
@@ -209,8 +220,16 @@ async fn http_1_0_gets_no_chunks() {
         assert!(properly && text.ends_with("\r\n\r\nhello") && !text.contains("chunked"), "{text}");
     }
     *say.lock().unwrap() = (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec(), false);
-    let (text, _) = raw(&proxy, "GET / HTTP/1.0\r\n\r\n").await;
-    assert!(text.ends_with("ok"), "without a Host, too: {text}");
+    for target in ["/", "http://members.example.org/"] {
+        let (text, _) = raw(&proxy, &format!("GET {target} HTTP/1.0\r\n\r\n")).await;
+        assert!(text.ends_with("ok"), "without a Host, too: {text}");
+        let seen = heads.lock().unwrap().last().unwrap().to_lowercase();
+        assert_eq!(
+            seen.matches("\r\nhost: members.example.org\r\n").count(),
+            1,
+            "what goes on has one: {seen}"
+        );
+    }
     let twice = format!(
         "GET / HTTP/1.0\r\nHost: {SITE}\r\nConnection: keep-alive\r\n\r\nGET / HTTP/1.0\r\nHost: {SITE}\r\n\r\n"
     );
@@ -243,4 +262,150 @@ async fn pipelined_requests_are_answered_in_their_order() {
     let order: Vec<&str> =
         text.split("\r\n\r\n").skip(1).map(|part| part.split("HTTP/").next().unwrap()).collect();
     assert_eq!(order, (0..20).map(|number| format!("/{number}")).collect::<Vec<_>>());
+}
+
+/// A plain-HTTP upstream, each of whose connections is given to a function.
+async fn plain<F, R>(more: &str, serve: F) -> Proxy
+where
+    F: Fn(TcpStream) -> R + Send + 'static,
+    R: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = format!("http://{}", listener.local_addr().unwrap());
+    // Ends with the test's runtime.
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(serve(stream));
+        }
+    });
+    Proxy::to(Authority::new("test CA"), &server, None, more)
+}
+
+async fn head(stream: &mut TcpStream) -> Option<String> {
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(b"\r\n\r\n") {
+        bytes.push(stream.read_u8().await.ok()?);
+    }
+    Some(String::from_utf8(bytes).unwrap())
+}
+
+#[tokio::test]
+async fn a_reset_is_no_end_of_a_body_that_ends_with_its_connection() {
+    let proxy = plain("", |mut stream| async move {
+        let _ = head(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+        let _ = stream.write_all(&[b'x'; 20_000]).await;
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        let _ = stream.write_all(&[b'y'; 20_000]).await;
+        socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    })
+    .await;
+    for _ in 0..8 {
+        let (text, properly) = raw(&proxy, &GET.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")).await;
+        assert!(!properly && !text.ends_with("0\r\n\r\n"), "{}", text.len());
+        assert!(broken_over_h2(&proxy).await);
+    }
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_spoke_unasked_is_not_used_however_busy_the_client() {
+    let proxy = plain("", |mut stream| async move {
+        while head(&mut stream).await.is_some() {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfresh").await;
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nSTALE").await;
+        }
+    })
+    .await;
+    // tokio gives a task 128 operations before it makes everything look not ready.
+    for count in (100..140).chain([0, 1]) {
+        // What is said unasked is there before the next request; later, nobody could tell it from an answer.
+        let settle = || tokio::time::sleep(std::time::Duration::from_millis(30));
+        settle().await;
+        assert_eq!(proxy.client.get("/", &[]).await.text(), "fresh");
+        settle().await;
+        let trace = format!("TRACE / HTTP/1.1\r\nHost: {SITE}\r\n\r\n").repeat(count);
+        let (text, _) =
+            raw(&proxy, &format!("{trace}GET / HTTP/1.1\r\nHost: {SITE}\r\nConnection: close\r\n\r\n")).await;
+        assert!(text.ends_with("fresh") && !text.contains("STALE"), "{count}");
+    }
+}
+
+#[tokio::test]
+async fn a_browser_that_does_not_read_over_http_2_lets_its_upstream_connection_go() {
+    let (gone, mut going) = tokio::sync::mpsc::unbounded_channel();
+    let proxy = plain("timeouts: {gap: 1s}", move |mut stream| {
+        let gone = gone.clone();
+        async move {
+            let _ = head(&mut stream).await;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 209715200\r\n\r\n").await;
+            while stream.write_all(&[b'x'; 65536]).await.is_ok() {}
+            let _ = gone.send(());
+        }
+    })
+    .await;
+    let io = hyper_util::rt::TokioIo::new(proxy.client.connect("h2").await);
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::get(format!("https://{SITE}/")).body(String::new()).unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    tokio::time::timeout(std::time::Duration::from_secs(10), going.recv()).await.unwrap();
+    use http_body_util::BodyExt;
+    assert!(response.into_body().collect().await.is_err(), "what is missing is not shown as whole");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_goes_on_while_its_answer_waits_to_be_read() {
+    const UP: usize = 6 * 1024 * 1024;
+    const DOWN: usize = 12 * 1024 * 1024;
+    let (arrived, mut arriving) = tokio::sync::mpsc::unbounded_channel();
+    let proxy = plain("", move |mut stream| {
+        let arrived = arrived.clone();
+        async move {
+            let _ = head(&mut stream).await;
+            let (mut reader, mut writer) = stream.split();
+            let down = async {
+                let _ = writer.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+                let _ = writer.write_all(&vec![b'd'; DOWN]).await;
+            };
+            let up = async {
+                let mut buffer = vec![0; 65536];
+                let mut got = 0;
+                while got < UP {
+                    match reader.read(&mut buffer).await {
+                        Ok(count @ 1..) => got += count,
+                        Ok(0) | Err(_) => break,
+                    }
+                }
+                let _ = arrived.send(got);
+            };
+            tokio::join!(down, up);
+        }
+    })
+    .await;
+    let patience = std::time::Duration::from_secs(20);
+    let mut browser = proxy.client.connect("http/1.1").await;
+    let head = format!("POST / HTTP/1.1\r\nHost: {SITE}\r\nContent-Length: {UP}\r\n\r\n");
+    browser.write_all(head.as_bytes()).await.unwrap();
+    tokio::time::timeout(patience, browser.write_all(&vec![b'u'; UP])).await.unwrap().unwrap();
+    browser.flush().await.unwrap();
+    assert_eq!(tokio::time::timeout(patience, arriving.recv()).await.unwrap(), Some(UP));
+    let mut answer = Vec::new();
+    tokio::time::timeout(patience, browser.read_to_end(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(
+        answer.iter().filter(|byte| **byte == b'd').count(),
+        DOWN + 2,
+        "all of it, and two in the head"
+    );
+
+    let io = hyper_util::rt::TokioIo::new(proxy.client.connect("h2").await);
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    tokio::spawn(connection);
+    let body = http_body_util::Full::new(bytes::Bytes::from(vec![b'u'; UP]));
+    let request = http::Request::post(format!("https://{SITE}/")).body(body).unwrap();
+    // The answer is not read, and its window is soon full.
+    let _response = tokio::time::timeout(patience, sender.send_request(request)).await.unwrap().unwrap();
+    assert_eq!(tokio::time::timeout(patience, arriving.recv()).await.unwrap(), Some(UP), "over HTTP/2");
 }

@@ -187,7 +187,9 @@ async fn a_browser_that_leaves_takes_its_request_with_it() {
         }
     })
     .await;
-    for alpn in ["http/1.1", "h2"] {
+    for (alpn, more) in
+        [("http/1.1", ""), ("http/1.1", "\r\n"), ("http/1.1", "GET /next HTTP/1.1\r\n"), ("h2", "")]
+    {
         let mut browser = proxy.client.connect(alpn).await;
         if alpn == "h2" {
             let io = hyper_util::rt::TokioIo::new(browser);
@@ -199,10 +201,33 @@ async fn a_browser_that_leaves_takes_its_request_with_it() {
                 tokio::time::timeout(Duration::from_millis(500), sender.send_request(request)).await;
             assert!(pending.is_err());
         } else {
-            browser.write_all(format!("GET / HTTP/1.1\r\nHost: {SITE}\r\n\r\n").as_bytes()).await.unwrap();
+            let request = format!("GET / HTTP/1.1\r\nHost: {SITE}\r\n\r\n{more}");
+            browser.write_all(request.as_bytes()).await.unwrap();
             tokio::time::sleep(Duration::from_millis(500)).await;
             drop(browser);
         }
         tokio::time::timeout(Duration::from_secs(10), going.recv()).await.expect(alpn);
     }
+}
+
+#[tokio::test]
+async fn an_idle_http_2_connection_is_closed_whether_or_not_it_has_asked_for_anything() {
+    let proxy = proxy("request_head: 1s, idle: 2s", "", answers).await;
+    let connected = || async {
+        let io = hyper_util::rt::TokioIo::new(proxy.client.connect("h2").await);
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let (sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+        (sender, tokio::spawn(connection))
+    };
+    let started = Instant::now();
+    let (_sender, connection) = connected().await;
+    let _ = tokio::time::timeout(Duration::from_secs(15), connection).await.unwrap();
+    within(started, 0.8, 6.0);
+
+    let started = Instant::now();
+    let (mut sender, connection) = connected().await;
+    let request = http::Request::get(format!("https://{SITE}/")).body(String::new()).unwrap();
+    assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
+    let _ = tokio::time::timeout(Duration::from_secs(40), connection).await.unwrap();
+    within(started, 1.8, 30.0);
 }

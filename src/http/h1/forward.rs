@@ -22,6 +22,8 @@ use crate::proxy::upstream::UpstreamError;
 use crate::proxy::{Kind, MOST_INTERIM, Outgoing, windows};
 use crate::telemetry::Chain;
 
+/// What a browser may send ahead while it waits for an answer, in bytes, before it is listened to no more.
+const MOST_AHEAD: usize = 16 * 1024;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Browser<S> {
@@ -39,6 +41,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Browser<S> {
             sender: &mut self.sender,
             io: &mut self.io,
             says_continue: facts.expects_continue,
+            told: false,
         };
         let sent = upstream.send(&outgoing, &mut upload, own).await;
         connection.worker.buffers.keep_head(&mut { outgoing.head });
@@ -61,6 +64,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Browser<S> {
                 sender: &mut self.sender,
                 io: &mut self.io,
                 says_continue: false,
+                told: false,
             };
             if let Err(error) = exchange.response_head(&mut upload, upstream.patience).await {
                 return self.no_answer(error, facts, connection).await;
@@ -140,8 +144,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Browser<S> {
         self.sender.begin_body(length);
         exchange.begin_body(of_upstream).inspect_err(|_| {
             // Nothing of it has been sent.
-            self.sender.head().clear();
-            self.sender.begin_body(Length::Known(0));
+            self.sender.forget();
         })?;
         Ok(Taken::Response { keep })
     }
@@ -197,13 +200,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Browser<S> {
             sender: &mut self.sender,
             io: &mut self.io,
             says_continue: false,
+            told: false,
         };
         if exchange.sending == Sending::UnderWay
             && let Poll::Ready(Err(_)) = exchange.poll_send(cx, &mut upload)
         {
             return Poll::Ready(Err(StreamError::Browser));
         }
-        let from = &mut *exchange.connection;
+        let from = &mut exchange.connection;
         let piped = poll_pipe(cx, (&mut from.receiver, &mut from.stream), (&mut self.sender, &mut self.io));
         if let Poll::Ready(outcome) = piped {
             return Poll::Ready(outcome.map_err(|error| match error {
@@ -211,12 +215,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Browser<S> {
                 PipeError::Send(_) => StreamError::Browser,
             }));
         }
-        let waits_for_browser = !from.receiver.data().is_empty() || !self.sender.is_empty();
+        // Either it does not read what there is, or it does not send what is asked for.
+        let waits_for_browser = !from.receiver.data().is_empty()
+            || !self.sender.is_empty()
+            || from.receiver.is_taken()
+            || exchange.waits_for_browser();
         let mut upload = FromBrowser {
             receiver: &mut self.receiver,
             sender: &mut self.sender,
             io: &mut self.io,
             says_continue: false,
+            told: false,
         };
         if exchange.progressed(&upload) {
             let gap = if waits_for_browser { patience.browser } else { patience.upstream };
@@ -283,6 +292,8 @@ struct FromBrowser<'a, S> {
     io: &'a mut S,
     /// The browser waits to be told to go on (RFC 9110 section 10.1.1).
     says_continue: bool,
+    /// It is being told.
+    told: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Upload for FromBrowser<'_, S> {
@@ -294,10 +305,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Upload for FromBrowser<'_, S> {
     ) -> Poll<Result<(), UploadError>> {
         if self.says_continue && self.receiver.data().is_empty() && !self.receiver.is_over() {
             self.says_continue = false;
+            self.told = true;
             self.sender.head().extend_from_slice(CONTINUE);
         }
-        if !self.sender.is_empty() && self.sender.poll_flush(cx, self.io).is_pending() {
-            return Poll::Pending;
+        if self.told {
+            // Whether it goes is seen when the answer is sent.
+            let _ = self.sender.poll_flush(cx, self.io);
         }
         poll_pipe(cx, (self.receiver, self.io), (sender, stream)).map_err(|error| match error {
             PipeError::Receive(error) => UploadError::Browser(error),
@@ -306,8 +319,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Upload for FromBrowser<'_, S> {
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // Whoever has sent more than was asked for is there; it waits its turn.
-        if !self.receiver.is_empty() {
+        // What has been sent ahead waits its turn; of that only so much is taken in.
+        if !self.receiver.is_taken() || self.receiver.head().len() >= MOST_AHEAD {
             return Poll::Pending;
         }
         match self.receiver.poll_more(cx, self.io) {

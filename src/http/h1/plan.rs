@@ -102,8 +102,8 @@ fn step(request: &Request<'_, '_>, connection: &Connection, incident: Incident) 
     let tunnel = upgrade::is_wanted(request);
     let rewritten =
         connection.worker.gateway.sites[site].config.upstream.host.as_ref().map(ToString::to_string);
-    // HTTP/1.0 without Host gets the one of its site.
-    let own_host = rewritten.as_deref().or_else(|| request.authority.is_none().then_some(host));
+    // HTTP/1.0 may have no Host; what goes on has one.
+    let own_host = rewritten.as_deref().or_else(|| (!request.has_host).then_some(host));
     let mut head = connection.worker.buffers.head();
     headers::write_request_line(&mut head, request.method, request.target, own_host);
     request.fields.write(&mut head, |name| headers::fate_in_request(name, named, own_host.is_some()));
