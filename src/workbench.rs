@@ -14,7 +14,7 @@ use crate::http1::head::{Request, Response, Scanner, Tokens, slots};
 use crate::http1::transfer::Receiver;
 use crate::http1::{Length, Version};
 use crate::incident::Incident;
-use crate::proxy::headers::{self, Forwarding, RequestFraming, ResponseFraming};
+use crate::proxy::headers::{self, Forwarding, ResponseFraming};
 use crate::{imis, route, sso};
 
 /// Reads the head of a request and writes the one that the upstream would get.
@@ -22,16 +22,12 @@ pub fn rewrite_request(head: &[u8], out: &mut Vec<u8>) -> bool {
     let mut slots = slots();
     let Ok(tokens) = Tokens::parse(head, &mut slots) else { return false };
     let Ok(request) = Request::of(&tokens) else { return false };
-    let named = &request.named_by_connection;
-    if headers::removable(named).is_err() {
+    if headers::removable(&request.named_by_connection).is_err() {
         return false;
     }
-    headers::write_request_line(out, request.method, request.target, None);
-    request.fields.write(out, |name| headers::fate_in_request(name, named, false));
-    let forwarding =
-        Forwarding { chain: "192.0.2.1", host: "members.example.org", incident: Incident::new(1, 1) };
-    let framing = RequestFraming::of(request.method, request.length, true);
-    headers::end_request(out, framing, false, &forwarding);
+    let host = "members.example.org";
+    let forwarding = Forwarding { chain: "192.0.2.1", host, incident: Incident::new(1, 1) };
+    headers::write_request(out, &request, (!request.has_host).then_some(host), false, &forwarding);
     true
 }
 

@@ -75,6 +75,8 @@ pub(crate) struct Request<'b, 'h> {
     /// There is a Host field; an absolute-form in HTTP/1.0 may do without.
     pub(crate) has_host: bool,
     pub(crate) length: Length,
+    /// The length was said, not only taken for none.
+    pub(crate) says_length: bool,
     pub(crate) keep_alive: bool,
     /// What `Connection` names beside `close` and `keep-alive`.
     pub(crate) named_by_connection: Vec<&'b str>,
@@ -169,6 +171,7 @@ impl<'b, 'h> Request<'b, 'h> {
         {
             return Err(HeadError::Malformed("the target and Host name two authorities"));
         }
+        let length = said.length(version)?;
         Ok(Self {
             method,
             target,
@@ -176,7 +179,8 @@ impl<'b, 'h> Request<'b, 'h> {
             fields,
             authority: from_target.or(authority),
             has_host: authority.is_some(),
-            length: said.length(version)?.unwrap_or(Length::Known(0)),
+            length: length.unwrap_or(Length::Known(0)),
+            says_length: length.is_some(),
             keep_alive: said.keeps_alive(version),
             named_by_connection: said.named,
             expects_continue: said.expects_continue && version == Version::Http11,

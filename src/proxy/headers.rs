@@ -114,6 +114,21 @@ pub(crate) fn removable(named: &[&str]) -> Result<(), NamesEssential> {
     if named.iter().any(|name| is_essential(name)) { Err(NamesEssential) } else { Ok(()) }
 }
 
+/// The head of an HTTP/1 request as the upstream gets it. `own_host`: instead of the visitor's Host.
+pub(crate) fn write_request(
+    out: &mut Vec<u8>,
+    request: &head::Request<'_, '_>,
+    own_host: Option<&str>,
+    tunnel: bool,
+    forwarding: &Forwarding<'_>,
+) {
+    let named = &request.named_by_connection;
+    write_request_line(out, request.method, request.target, own_host);
+    request.fields.write(out, |name| fate_in_request(name, named, own_host.is_some()));
+    let framing = RequestFraming::of(request.method, request.length, request.says_length);
+    end_request(out, framing, tunnel, forwarding);
+}
+
 /// The first line of a request, and Host where it is not the visitor's own.
 pub(crate) fn write_request_line(out: &mut Vec<u8>, method: &str, target: &str, host: Option<&str>) {
     for part in [method, " ", target, " HTTP/1.1\r\n"] {
@@ -318,10 +333,8 @@ mod tests {
         let mut slots = slots();
         let request = Request::of(&Tokens::parse(head.as_bytes(), &mut slots).unwrap()).unwrap();
         let mut out = Vec::new();
-        write_request_line(&mut out, request.method, request.target, None);
-        request.fields.write(&mut out, |name| fate_in_request(name, &request.named_by_connection, false));
         let forwarding = Forwarding { chain: "192.0.2.1", host: "h", incident: Incident::new(1, 2) };
-        end_request(&mut out, RequestFraming::AsItCame, false, &forwarding);
+        write_request(&mut out, &request, None, false, &forwarding);
         assert_eq!(
             String::from_utf8(out).unwrap(),
             "POST /a//b?c HTTP/1.1\r\nHOST: Members.example.org\r\nx-a:1\r\nCookie: a=b\r\nContent-Length: 3\r\n\

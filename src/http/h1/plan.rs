@@ -10,7 +10,7 @@ use crate::http1::head::{Request, Tokens};
 use crate::http1::{Length, Version};
 use crate::incident::Incident;
 use crate::pages::Failure;
-use crate::proxy::headers::{self, Forwarding, NamesEssential, RequestFraming};
+use crate::proxy::headers::{self, Forwarding, NamesEssential};
 use crate::proxy::{Kind, Outgoing, upgrade, windows};
 
 /// What is kept of a request once its head has been dealt with.
@@ -105,11 +105,9 @@ fn step(request: &Request<'_, '_>, connection: &Connection, incident: Incident) 
     // HTTP/1.0 may have no Host; what goes on has one.
     let own_host = rewritten.as_deref().or_else(|| (!request.has_host).then_some(host));
     let mut head = connection.worker.buffers.head();
-    headers::write_request_line(&mut head, request.method, request.target, own_host);
-    request.fields.write(&mut head, |name| headers::fate_in_request(name, named, own_host.is_some()));
     let chain = connection.chain(request.fields.pairs());
-    let framing = RequestFraming::of(request.method, request.length, says_length(request));
-    headers::end_request(&mut head, framing, tunnel, &Forwarding { chain: &chain, host, incident });
+    let forwarding = Forwarding { chain: &chain, host, incident };
+    headers::write_request(&mut head, request, own_host, tunnel, &forwarding);
     Ok(Step::Forward(
         site,
         Outgoing {
@@ -120,11 +118,6 @@ fn step(request: &Request<'_, '_>, connection: &Connection, incident: Incident) 
             signs_in: windows::used_by(request.fields.pairs()),
         },
     ))
-}
-
-fn says_length(request: &Request<'_, '_>) -> bool {
-    request.length != Length::Known(0)
-        || request.fields.pairs().any(|(name, _)| name.eq_ignore_ascii_case("content-length"))
 }
 
 /// The fields of a request for the parts that are not in a hurry.
