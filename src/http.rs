@@ -9,13 +9,17 @@ mod h1;
 mod h2;
 
 use std::borrow::Cow;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::uri::Authority;
 use http::{HeaderMap, Response};
+use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
@@ -31,6 +35,38 @@ use crate::telemetry::Chain;
 use crate::tls::wire::Wire;
 use crate::worker::Worker;
 use access::{Access, Seen};
+
+/// The connection of a browser, as it ends: said at the TLS level where there is one, and in one packet with the last
+/// response where that is at hand.
+trait Ending {
+    /// What is written from now on is the last, and all of it is at hand: it may wait for `poll_end`.
+    fn hold_back(&mut self);
+
+    /// Says that no more comes; the connection can then be dropped.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+}
+
+impl Ending for TcpStream {
+    fn hold_back(&mut self) {}
+
+    fn poll_end(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Ending for Box<TlsStream<Wire>> {
+    fn hold_back(&mut self) {
+        self.get_mut().0.hold_back();
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (wire, session) = self.get_mut();
+        // Only the first time does anything.
+        session.send_close_notify();
+        wire.release();
+        Pin::new(self).poll_flush(cx)
+    }
+}
 
 /// What is known of a connection before its first request.
 struct Connection {

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::Connection;
 use super::access::Seen;
+use super::{Connection, Ending};
 use crate::buffers::Buffers;
 use crate::deadline::Deadline;
 use crate::drain::Watching;
@@ -32,11 +32,13 @@ use plan::{Facts, Step, plan};
 pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// How long a browser that was sent away may go on sending, so that it gets to read why.
 const LINGER: Duration = Duration::from_secs(2);
+/// And how much it may send, in bytes.
+const MOST_DISCARDED: u64 = 16 * 1024 * 1024;
 /// How long the rest of a head may take once the worker drains.
 const HEAD_IN_DRAIN: Duration = Duration::from_secs(2);
 
 /// Serves a browser until it leaves or the worker drains.
-pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(io: S, connection: Connection) {
+pub(super) async fn serve<S: AsyncRead + AsyncWrite + Ending + Unpin>(io: S, connection: Connection) {
     let mut browser = Browser::new(io, &connection);
     loop {
         let next = match browser.next_head(&connection).await {
@@ -48,8 +50,8 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(io: S, connection: 
         };
         match next {
             After::Another => browser.rest(&connection.worker.buffers),
-            After::Close => return browser.close(false).await,
-            After::Linger => return browser.close(true).await,
+            After::Close => return browser.end().await,
+            After::Linger => return browser.linger().await,
             After::Gone => return,
         }
     }
@@ -92,7 +94,7 @@ struct Browser<S> {
     own: Option<Box<connection::Connection>>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Browser<S> {
+impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
     fn new(io: S, connection: &Connection) -> Self {
         let worker = &connection.worker;
         Self {
@@ -230,6 +232,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Browser<S> {
         let framing =
             ResponseFraming { version: facts.version, length: Length::Known(0), close, tunnel: false };
         write_page(self.sender.head(), &page, framing, facts.is_head);
+        if close && !unread {
+            self.io.hold_back();
+        }
         if self.flush().await.is_err() {
             return After::Gone;
         }
@@ -263,26 +268,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Browser<S> {
         .await
     }
 
-    /// Says that no more comes. A browser that is still sending is let go on for a little: a connection that is closed
-    /// under what it sends could take the answer away from it.
-    async fn close(&mut self, linger: bool) {
+    /// Says that no more comes.
+    async fn end(&mut self) {
+        self.deadline.set(LINGER);
+        poll_fn(|cx| match self.io.poll_end(cx) {
+            Poll::Ready(_) => Poll::Ready(()),
+            Poll::Pending => self.deadline.poll(cx),
+        })
+        .await;
+    }
+
+    /// The same to a browser that is still sending, which is let go on for a little: a connection that is closed under what it
+    /// sends could take the answer away from it.
+    async fn linger(&mut self) {
         let mut discarded = 0_u64;
         self.deadline.set(LINGER);
         let mut shut = false;
         poll_fn(|cx| {
             if !shut {
                 match Pin::new(&mut self.io).poll_shutdown(cx) {
-                    Poll::Ready(Ok(())) if linger => shut = true,
-                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Ready(Ok(())) => shut = true,
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
                     Poll::Pending => return self.deadline.poll(cx),
                 }
             }
             loop {
-                let waiting = self.receiver.head().len() + self.receiver.data().len();
-                discarded += waiting as u64;
+                discarded += (self.receiver.head().len() + self.receiver.data().len()) as u64;
                 self.receiver.discard();
                 match self.receiver.poll_more(cx, &mut self.io) {
-                    Poll::Ready(Ok(true)) if discarded < 16 * 1024 * 1024 => {}
+                    Poll::Ready(Ok(true)) if discarded < MOST_DISCARDED => {}
                     Poll::Ready(_) => return Poll::Ready(()),
                     Poll::Pending => return self.deadline.poll(cx),
                 }

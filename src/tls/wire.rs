@@ -1,4 +1,5 @@
-//! The socket below TLS, read in large pieces: rustls asks for 4 KiB at a time, which would be a system call each.
+//! The socket below TLS, read in large pieces: rustls asks for 4 KiB at a time, which would be a system call each. And written
+//! in one piece at the end: the last response and the word that no more comes need not be two packets.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -18,12 +19,54 @@ pub(crate) struct Wire {
     stream: TcpStream,
     /// Read and not yet asked for.
     ahead: BytesMut,
+    /// Written and not yet sent.
+    held: BytesMut,
+    holding: bool,
     buffers: Rc<Buffers>,
 }
 
+/// More than this is not held back.
+const MOST_HELD: usize = 64 * 1024;
+
 impl Wire {
     pub(crate) fn new(stream: TcpStream, buffers: Rc<Buffers>) -> Self {
-        Self { stream, ahead: BytesMut::new(), buffers }
+        Self { stream, ahead: BytesMut::new(), held: BytesMut::new(), holding: false, buffers }
+    }
+
+    /// Holds back what is written from now on, until it is too much or `release` is called. A flush does nothing meanwhile.
+    pub(crate) fn hold_back(&mut self) {
+        self.holding = true;
+    }
+
+    /// The next flush sends all that has been held back.
+    pub(crate) fn release(&mut self) {
+        self.holding = false;
+    }
+
+    /// Whether so many bytes more were taken in.
+    fn hold(&mut self, slices: &[IoSlice<'_>]) -> Option<usize> {
+        let count = slices.iter().map(|slice| slice.len()).sum();
+        if !self.holding || self.held.len() + count > MOST_HELD {
+            return None;
+        }
+        self.buffers.make_room(&mut self.held);
+        slices.iter().for_each(|slice| self.held.extend_from_slice(slice));
+        Some(count)
+    }
+
+    fn poll_send_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.held.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        while !self.held.is_empty() {
+            let count = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.held))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.held.advance(count);
+        }
+        self.buffers.give_back(&mut self.held);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -54,7 +97,12 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+        let this = self.get_mut();
+        if let Some(count) = this.hold(&[IoSlice::new(bytes)]) {
+            return Poll::Ready(Ok(count));
+        }
+        ready!(this.poll_send_held(cx))?;
+        Pin::new(&mut this.stream).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -62,7 +110,12 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
+        let this = self.get_mut();
+        if let Some(count) = this.hold(slices) {
+            return Poll::Ready(Ok(count));
+        }
+        ready!(this.poll_send_held(cx))?;
+        Pin::new(&mut this.stream).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -70,10 +123,53 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        if this.holding { Poll::Ready(Ok(())) } else { this.poll_send_held(cx) }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        let this = self.get_mut();
+        ready!(this.poll_send_held(cx))?;
+        Pin::new(&mut this.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn what_is_held_back_goes_out_in_its_order_whenever_it_goes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (client, accepted) =
+            tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let (mut client, mut wire) = (client.unwrap(), Wire::new(accepted.unwrap().0, Rc::default()));
+        wire.hold_back();
+        wire.write_all(b"one ").await.unwrap();
+        wire.flush().await.unwrap();
+        assert!(client.try_read(&mut [0; 10]).is_err(), "held back");
+        wire.write_all(b"two ").await.unwrap();
+        wire.release();
+        wire.flush().await.unwrap();
+        let mut bytes = [0; 8];
+        client.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(&bytes, b"one two ");
+
+        wire.hold_back();
+        wire.write_all(b"small").await.unwrap();
+        let large = vec![b'x'; MOST_HELD];
+        wire.write_all(&large).await.unwrap();
+        let mut all = vec![0; 5 + MOST_HELD];
+        client.read_exact(&mut all).await.unwrap();
+        assert!(all.starts_with(b"smallxxx"), "too much is not held back");
+
+        wire.write_all(b"end").await.unwrap();
+        poll_fn(|cx| Pin::new(&mut wire).poll_shutdown(cx)).await.unwrap();
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"end");
     }
 }

@@ -7,7 +7,7 @@ use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
 
-use super::super::Connection;
+use super::super::{Connection, Ending};
 use super::plan::Facts;
 use super::{After, Browser};
 use crate::http1::head::{self, slots};
@@ -26,7 +26,7 @@ use crate::telemetry::Chain;
 const MOST_AHEAD: usize = 16 * 1024;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Browser<S> {
+impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
     pub(super) async fn forward(
         &mut self,
         site: usize,
@@ -162,6 +162,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Browser<S> {
         let before = exchange.connection.receiver.taken;
         let patience = upstream.patience;
         exchange.connection.deadline.set(patience.upstream);
+        if !facts.keep_alive && self.receiver.is_taken() && exchange.connection.receiver.is_over() {
+            self.io.hold_back();
+        }
         let streamed = poll_fn(|cx| self.poll_stream(cx, &mut exchange, patience)).await;
         if let Some(access) = &mut facts.access {
             access.count(exchange.connection.receiver.taken - before);
