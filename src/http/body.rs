@@ -197,9 +197,8 @@ impl Passing {
         }) else {
             return;
         };
-        if exchange.is_reusable(self.keep) && !exchange.exclusive {
-            self.worker.upstreams[self.site].put_back(exchange.connection);
-        }
+        // Over HTTP/2 no connection is a browser's alone.
+        drop(self.worker.upstreams[self.site].settle(exchange, self.keep));
         if let Some(attendant) = self.attendant.take() {
             attendant.wake();
         }

@@ -28,7 +28,7 @@ use crate::http1::fields::{Fate, decimal};
 use crate::http1::head::{self, slots};
 use crate::incident::Incident;
 use crate::pages::Failure;
-use crate::proxy::exchange::Exchange;
+use crate::proxy::exchange::{Exchange, Sending};
 use crate::proxy::headers::{self, Forwarding, RequestFraming, pairs};
 use crate::proxy::upstream::UpstreamError;
 use crate::proxy::{Kind, MOST_INTERIM, Outgoing, windows};
@@ -142,14 +142,31 @@ async fn respond(
     connection.worker.buffers.keep_head(&mut { outgoing.head });
     for _ in 0..MOST_INTERIM {
         if let Some((mut response, keep)) = take_head(&mut exchange, kind).map_err(Failure::Upstream)? {
-            let body = Streamed::new(exchange, upload, keep, connection.worker.clone(), site);
-            *response.body_mut() = Body::Streamed(body);
+            *response.body_mut() = body(exchange, upload, keep, connection, site);
             return Ok(response);
         }
         // hyper passes no interim responses on over HTTP/2.
         exchange.response_head(&mut upload, upstream.patience).await.map_err(Failure::Upstream)?;
     }
     Err(Failure::Upstream(UpstreamError::EndlessInterim))
+}
+
+/// The body of a response: of most, all is there with the head.
+fn body(
+    mut exchange: Exchange,
+    upload: FromStream,
+    keep: bool,
+    connection: &Connection,
+    site: usize,
+) -> Body {
+    let worker = &connection.worker;
+    if !exchange.connection.receiver.is_over() || exchange.sending == Sending::UnderWay {
+        return Body::Streamed(Streamed::new(exchange, upload, keep, worker.clone(), site));
+    }
+    let bytes = exchange.connection.receiver.take();
+    // Over HTTP/2 no connection is a browser's alone.
+    drop(worker.upstreams[site].settle(exchange, keep));
+    Body::whole(bytes)
 }
 
 /// The request as the upstream gets it.
@@ -225,7 +242,7 @@ fn take_head(exchange: &mut Exchange, method: Kind) -> Result<Option<(Response<B
         .map_err(|_| UpstreamError::Malformed(head::HeadError::Malformed("the status")))?;
     *response.version_mut() = Version::HTTP_2;
     let headers = response.headers_mut();
-    headers.reserve(32);
+    headers.reserve(read.fields.len());
     for (name, value) in read.fields.pairs() {
         if headers::fate_in_response(name, &read.named_by_connection, read.status) == Fate::Keep {
             let value = HeaderValue::from_maybe_shared(head.slice_ref(value)).map_err(malformed)?;

@@ -19,6 +19,10 @@ impl<'b, 'h> Fields<'b, 'h> {
         Self { head, lines }
     }
 
+    pub(crate) fn len(self) -> usize {
+        self.lines.len()
+    }
+
     /// Names and values.
     pub(crate) fn pairs(self) -> impl Iterator<Item = (&'b str, &'b [u8])> + Clone + use<'b, 'h> {
         self.lines.iter().map(|line| (line.name, line.value))

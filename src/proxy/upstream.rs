@@ -132,10 +132,20 @@ impl Upstream {
         Ok(exchange)
     }
 
-    /// Takes a connection back whose response is over.
-    pub(crate) fn put_back(&self, mut connection: Box<Connection>) {
+    /// Takes a connection back whose response is over, if another request may follow on it. `keep`: the server keeps it.
+    /// One that belongs to a browser alone is handed back; it closes when it is dropped.
+    pub(crate) fn settle(&self, exchange: Exchange, keep: bool) -> Option<Box<Connection>> {
+        if !exchange.is_reusable(keep) {
+            return None;
+        }
+        let exclusive = exchange.exclusive;
+        let mut connection = exchange.connection;
         connection.sender.rest(&self.buffers);
+        if exclusive {
+            return Some(connection);
+        }
         self.pool.put(connection);
+        None
     }
 
     /// Closes connections that have been idle for too long.

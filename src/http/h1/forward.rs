@@ -178,13 +178,7 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
             // No end is told: what has come is not all of it.
             return After::Gone;
         }
-        if exchange.is_reusable(keep) {
-            if exchange.exclusive {
-                self.own = Some(exchange.connection);
-            } else {
-                upstream.put_back(exchange.connection);
-            }
-        }
+        self.own = upstream.settle(exchange, keep);
         match (facts.keep_alive, self.receiver.is_taken()) {
             (true, true) => After::Another,
             (_, true) => After::Close,
