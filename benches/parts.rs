@@ -1,4 +1,4 @@
-//! What single parts cost: `cargo bench`. The whole is measured by `bench/run`; see `docs/performance.md`.
+//! What single parts cost: `cargo bench --features workbench`. The whole is measured by `bench/run`; see `docs/performance.md`.
 
 use std::hint::black_box;
 

@@ -20,77 +20,73 @@ pub(crate) struct HandedOn {
 
 /// All workers, as each of them sees the others.
 #[derive(Debug)]
-pub(crate) struct Table {
-    seats: Vec<Chair>,
-}
+pub(crate) struct Table(Vec<Place>);
 
 #[derive(Debug)]
-struct Chair {
+struct Place {
     open: AtomicUsize,
-    door: UnboundedSender<HandedOn>,
-    incoming: std::sync::Mutex<Option<UnboundedReceiver<HandedOn>>>,
+    sender: UnboundedSender<HandedOn>,
 }
 
-/// One worker's place.
-#[derive(Debug)]
+/// One worker's view of the table.
+#[derive(Debug, Clone)]
 pub(crate) struct Seat {
     table: Arc<Table>,
     index: usize,
 }
 
 impl Table {
-    pub(crate) fn new(workers: usize) -> Arc<Self> {
-        let seats = (0..workers)
+    /// A seat for each worker, with what the others will hand on to it.
+    pub(crate) fn set(workers: usize) -> Vec<(Seat, UnboundedReceiver<HandedOn>)> {
+        let (places, incoming): (Vec<_>, Vec<_>) = (0..workers)
             .map(|_| {
-                let (door, incoming) = unbounded_channel();
-                Chair { open: AtomicUsize::new(0), door, incoming: std::sync::Mutex::new(Some(incoming)) }
+                let (sender, incoming) = unbounded_channel();
+                (Place { open: AtomicUsize::new(0), sender }, incoming)
             })
-            .collect();
-        Arc::new(Self { seats })
-    }
-
-    pub(crate) fn seat(self: &Arc<Self>, index: usize) -> Seat {
-        Seat { table: self.clone(), index }
-    }
-
-    /// The worker with the fewest connections, if `index` has clearly more.
-    fn better_than(&self, index: usize) -> Option<usize> {
-        let open = |chair: &Chair| chair.open.load(Ordering::Relaxed);
-        let own = open(&self.seats[index]);
-        let (least, fewest) = self.seats.iter().map(open).enumerate().min_by_key(|(_, open)| *open)?;
-        // An eighth is chance; with few connections one is much.
-        (own > fewest + own / 8).then_some(least)
+            .unzip();
+        let table = Arc::new(Self(places));
+        incoming
+            .into_iter()
+            .enumerate()
+            .map(|(index, incoming)| (Seat { table: table.clone(), index }, incoming))
+            .collect()
     }
 }
 
 impl Seat {
-    /// What others hand on to this worker; once.
-    pub(crate) fn incoming(&self) -> Option<UnboundedReceiver<HandedOn>> {
-        self.table.seats[self.index].incoming.lock().ok()?.take()
+    fn place(&self) -> &Place {
+        &self.table.0[self.index]
     }
 
-    /// Where a new connection had better go; none: it stays.
-    pub(crate) fn elsewhere(&self) -> Option<usize> {
-        self.table.better_than(self.index)
+    /// The worker with the fewest connections, if this one has clearly more.
+    pub(crate) fn elsewhere(&self) -> Option<Seat> {
+        let open = |place: &Place| place.open.load(Ordering::Relaxed);
+        let own = open(self.place());
+        let (index, fewest) = self.table.0.iter().map(open).enumerate().min_by_key(|(_, open)| *open)?;
+        // An eighth is chance; with few connections one is much.
+        (own > fewest + own / 8).then(|| Seat { table: self.table.clone(), index })
     }
 
-    /// Hands a connection on.
-    pub(crate) fn hand_on(&self, to: usize, connection: HandedOn) {
-        // It counts there from now on, so that many at once do not all go to the same worker.
-        self.table.seats[to].open.fetch_add(1, Ordering::Relaxed);
-        // A worker that has ended takes nothing; its end is the gateway's.
-        let _ = self.table.seats[to].door.send(connection);
+    /// Takes a connection that another worker has accepted; back comes what an ended worker cannot take.
+    pub(crate) fn take_over(&self, connection: HandedOn) -> Result<(), HandedOn> {
+        // It counts from now on, so that many at once do not all go to the same worker.
+        self.place().open.fetch_add(1, Ordering::Relaxed);
+        self.place().sender.send(connection).map_err(|returned| {
+            // Nobody will ever hand one on to it again.
+            self.place().open.store(usize::MAX / 2, Ordering::Relaxed);
+            returned.0
+        })
     }
 
     /// A connection of this worker's, until it is dropped.
     pub(crate) fn occupy(&self) -> Occupied {
-        self.table.seats[self.index].open.fetch_add(1, Ordering::Relaxed);
+        self.place().open.fetch_add(1, Ordering::Relaxed);
         self.occupied()
     }
 
-    /// One that `hand_on` has counted.
+    /// One that `take_over` has counted.
     pub(crate) fn occupied(&self) -> Occupied {
-        Occupied(Seat { table: self.table.clone(), index: self.index })
+        Occupied(self.clone())
     }
 }
 
@@ -100,7 +96,7 @@ pub(crate) struct Occupied(Seat);
 
 impl Drop for Occupied {
     fn drop(&mut self) {
-        self.0.table.seats[self.0.index].open.fetch_sub(1, Ordering::Relaxed);
+        self.0.place().open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -108,28 +104,47 @@ impl Drop for Occupied {
 mod tests {
     use super::*;
 
+    fn seats(workers: usize) -> Vec<Seat> {
+        Table::set(workers).into_iter().map(|(seat, _)| seat).collect()
+    }
+
+    fn better(seat: &Seat) -> Option<usize> {
+        seat.elsewhere().map(|seat| seat.index)
+    }
+
     #[test]
     fn a_connection_goes_elsewhere_when_that_evens_things_out() {
-        let table = Table::new(3);
-        let seats = [table.seat(0), table.seat(1), table.seat(2)];
-        assert_eq!(seats[0].elsewhere(), None, "all are idle");
+        let seats = seats(3);
+        assert_eq!(better(&seats[0]), None, "all are idle");
         let held: Vec<_> = (0..4).map(|_| seats[0].occupy()).collect();
-        assert_eq!(seats[0].elsewhere(), Some(1));
-        assert_eq!(seats[1].elsewhere(), None, "it has fewer itself");
+        assert_eq!(better(&seats[0]), Some(1));
+        assert_eq!(better(&seats[1]), None, "it has fewer itself");
         let _more: Vec<_> = (0..4).flat_map(|_| [seats[1].occupy(), seats[2].occupy()]).collect();
-        assert_eq!(seats[0].elsewhere(), None, "four each");
+        assert_eq!(better(&seats[0]), None, "four each");
         drop(held);
-        assert_eq!(seats[1].elsewhere(), Some(0), "connections that end count no more");
+        assert_eq!(better(&seats[1]), Some(0), "connections that end count no more");
     }
 
     #[test]
     fn among_many_connections_a_few_more_are_let_be() {
-        let table = Table::new(2);
-        let seats = [table.seat(0), table.seat(1)];
+        let seats = seats(2);
         let _there: Vec<_> = (0..100).map(|_| seats[1].occupy()).collect();
         let mut here: Vec<_> = (0..110).map(|_| seats[0].occupy()).collect();
-        assert_eq!(seats[0].elsewhere(), None);
+        assert_eq!(better(&seats[0]), None);
         here.extend((0..20).map(|_| seats[0].occupy()));
-        assert_eq!(seats[0].elsewhere(), Some(1));
+        assert_eq!(better(&seats[0]), Some(1));
+    }
+
+    #[test]
+    fn an_ended_worker_gives_back_what_it_is_handed_and_is_asked_no_more() {
+        // The receivers are gone, as with the threads that had them.
+        let seats = seats(2);
+        let _held: Vec<_> = (0..4).map(|_| seats[0].occupy()).collect();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(peer).unwrap();
+        let other = seats[0].elsewhere().unwrap();
+        assert!(other.take_over(HandedOn { stream, peer, tls: true }).is_err());
+        assert_eq!(better(&seats[0]), None);
     }
 }

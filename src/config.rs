@@ -137,7 +137,7 @@ pub(crate) struct BrowserTimeouts {
     pub(crate) handshake: Duration,
     /// From the first byte of a request to the end of its head; also from the handshake to the first request.
     pub(crate) request_head: Duration,
-    /// Between two bytes of a body, in either direction.
+    /// Within a body, while the browser neither sends nor takes anything.
     pub(crate) gap: Duration,
     /// How long a connection without a request is kept.
     pub(crate) idle: Duration,
@@ -154,7 +154,7 @@ pub(crate) struct Timeouts {
     pub(crate) tls: Duration,
     /// From the end of the request, body included, to the head of the response.
     pub(crate) response_head: Duration,
-    /// Between two bytes of a body, in either direction.
+    /// Within a body, while iMIS neither sends nor takes anything; in a WebSocket, while neither side does.
     pub(crate) gap: Duration,
     /// How long an unused connection is kept.
     pub(crate) idle: Duration,
@@ -279,6 +279,7 @@ impl Config {
 }
 
 /// An app of no account, for tests and benchmarks of the modules that take one; none for a path that an app cannot have.
+#[cfg(any(test, feature = "workbench"))]
 pub(crate) fn app_at(path: &str) -> Option<App> {
     let authority = |text: &str| values::authority(text).ok();
     Some(App {

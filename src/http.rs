@@ -42,12 +42,19 @@ trait Ending {
     /// What is written from now on is the last, and all of it is at hand: it may wait for `poll_end`.
     fn hold_back(&mut self);
 
-    /// Says that no more comes; the connection can then be dropped.
+    /// Bytes that are held back.
+    fn held(&self) -> usize;
+
+    /// Sends what is held back and says that no more comes; the connection can then be dropped.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
 
 impl Ending for TcpStream {
     fn hold_back(&mut self) {}
+
+    fn held(&self) -> usize {
+        0
+    }
 
     fn poll_end(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
@@ -57,6 +64,10 @@ impl Ending for TcpStream {
 impl Ending for Box<TlsStream<Wire>> {
     fn hold_back(&mut self) {
         self.get_mut().0.hold_back();
+    }
+
+    fn held(&self) -> usize {
+        self.get_ref().0.held()
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -27,5 +27,6 @@ pub mod telemetry;
 mod query;
 mod incident;
 mod ambient;
+#[cfg(any(test, feature = "workbench"))]
 #[doc(hidden)]
 pub mod workbench;

@@ -88,9 +88,8 @@ impl Server {
             control.spawn(admin::serve(listener, drain.clone()));
             info!(%address, "admin listener");
         }
-        let table = Table::new(config.workers);
         let mut workers = Vec::new();
-        for index in 0..config.workers {
+        for (index, seat) in Table::set(config.workers).into_iter().enumerate() {
             let take = |all: &mut Vec<Vec<TcpListener>>| all.iter_mut().filter_map(Vec::pop).collect();
             let sockets = Sockets { https: take(&mut https), http: take(&mut http) };
             let start = Start {
@@ -98,7 +97,7 @@ impl Server {
                 sockets,
                 control: control.handle().clone(),
                 drain: drain.clone(),
-                table: table.clone(),
+                seat,
             };
             let started = worker::spawn(index, start);
             workers.push(started.map_err(StartError::Worker)?);

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::balance::{HandedOn, Occupied};
+use crate::balance::{HandedOn, Occupied, Seat};
 use crate::drain::Watching;
 use crate::http;
 use crate::tls::wire::Wire;
@@ -75,8 +76,7 @@ pub(crate) async fn accept_http(
 }
 
 /// Serves what other workers hand on, as long as the worker runs.
-pub(crate) async fn take_over(worker: Rc<Worker>) {
-    let Some(mut incoming) = worker.seat.incoming() else { return };
+pub(crate) async fn take_over(mut incoming: UnboundedReceiver<HandedOn>, worker: Rc<Worker>) {
     while let Some(HandedOn { stream, peer, tls }) = incoming.recv().await {
         let occupied = worker.seat.occupied();
         match TcpStream::from_std(stream) {
@@ -105,10 +105,7 @@ async fn accept(
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 match worker.seat.elsewhere() {
                     None => serve(stream, peer, worker, tls, worker.seat.occupy()),
-                    Some(other) => match stream.into_std() {
-                        Ok(stream) => worker.seat.hand_on(other, HandedOn { stream, peer, tls }),
-                        Err(error) => warn!(%error, "cannot hand a connection on"),
-                    },
+                    Some(other) => hand_on(stream, peer, worker, tls, &other),
                 }
             }
             // The client gave up between its handshake and our accept.
@@ -118,6 +115,20 @@ async fn accept(
                 tokio::time::sleep(REST_AFTER_ERROR).await;
             }
         }
+    }
+}
+
+/// Hands a connection on to another worker, or serves it here when that has ended.
+fn hand_on(stream: TcpStream, peer: SocketAddr, worker: &Rc<Worker>, tls: bool, other: &Seat) {
+    let returned =
+        stream.into_std().and_then(|stream| match other.take_over(HandedOn { stream, peer, tls }) {
+            Ok(()) => Ok(None),
+            Err(returned) => TcpStream::from_std(returned.stream).map(Some),
+        });
+    match returned {
+        Ok(None) => {}
+        Ok(Some(stream)) => serve(stream, peer, worker, tls, worker.seat.occupy()),
+        Err(error) => warn!(%error, "cannot hand a connection on"),
     }
 }
 

@@ -10,6 +10,8 @@ mod policy;
 mod return_to;
 mod signed_out;
 mod token;
+#[cfg(any(test, feature = "workbench"))]
+pub(crate) mod minting;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,10 +26,8 @@ use tracing::{info, warn};
 use crate::ambient;
 use crate::config::App;
 use crate::gateway::{Gateway, SignOn};
-use crate::imis::party::Party;
-use crate::imis::phone::Preference;
 use crate::imis::recognise::RecogniseError;
-use crate::imis::{PartyId, ProfileError, Visitor};
+use crate::imis::{ProfileError, Visitor};
 use crate::pages::{Link, Message};
 use crate::proxy::headers::Forwarded;
 use crate::telemetry::Chain;
@@ -112,27 +112,6 @@ async fn mint_for(visit: &Visit, arrival: &Arrival) -> Result<Response<Bytes>, S
         "signed in"
     );
     Ok(handoff::page(visit, arrival, &token))
-}
-
-/// All that a token is minted of but time and chance, for the benchmark of minting. No token leaves it.
-pub(crate) struct Minting {
-    permit: policy::Permit,
-    secret: crate::config::Secret,
-}
-
-impl Minting {
-    /// Of a record as the REST API gives it, and a secret of no account.
-    pub(crate) fn of(id: &str, record: &[u8]) -> Option<Self> {
-        let id = PartyId::parse(id)?;
-        let permit =
-            policy::authorize(Party::parse(record).ok()?.profile(&id, &Preference::default()).ok()?).ok()?;
-        Some(Self { permit, secret: crate::config::Secret::new("not-a-real-secret-but-a-long-one") })
-    }
-
-    /// Mints, and tells how long the token is.
-    pub(crate) fn token_length(&self, now: u64, jti: &str) -> Option<usize> {
-        token::mint(&self.secret, &self.permit, now, jti).ok().map(|token| token.expose().len())
-    }
 }
 
 fn nobody_signed_in(visit: &Visit, arrival: &Arrival) -> Response<Bytes> {

@@ -132,16 +132,46 @@ pub fn has_session(headers: &HeaderMap, names: &[String]) -> bool {
 }
 
 /// Everything that a token is minted of, but for time and chance.
-pub struct Mint(sso::Minting);
+pub struct Mint(sso::minting::Minting);
 
 impl Mint {
     /// Of a record as the REST API gives it, with a secret of no account.
     pub fn of(id: &str, record: &[u8]) -> Option<Self> {
-        sso::Minting::of(id, record).map(Self)
+        sso::minting::Minting::of(id, record).map(Self)
     }
 
     /// Mints, and tells no more than how long the token is.
     pub fn token_length(&self, now: u64, jti: &str) -> Option<usize> {
         self.0.token_length(now, jti)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The fuzz targets' seeds, each cut in every way: what `cargo fuzz` asks of random bytes.
+    #[test]
+    fn the_seeds_mean_the_same_however_they_are_cut() {
+        let mut seen = 0;
+        for (kind, is_response) in [("request", false), ("response", true)] {
+            for seed in
+                std::fs::read_dir(format!("{}/fuzz/seeds/{kind}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+            {
+                // The first byte is the cut.
+                let bytes = std::fs::read(seed.unwrap().path()).unwrap().split_off(1);
+                let whole = read_message(&bytes, is_response, bytes.len());
+                for cut in 1..bytes.len() {
+                    assert_eq!(
+                        read_message(&bytes, is_response, cut),
+                        whole,
+                        "{cut}: {}",
+                        String::from_utf8_lossy(&bytes)
+                    );
+                }
+                seen += usize::from(whole.is_some());
+            }
+        }
+        assert!(seen > 5, "{seen}");
     }
 }

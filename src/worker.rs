@@ -10,10 +10,11 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::balance::{Seat, Table};
+use crate::balance::{HandedOn, Seat};
 use crate::buffers::Buffers;
 use crate::drain::Drain;
 use crate::gateway::Gateway;
@@ -37,7 +38,7 @@ pub(crate) struct Worker {
     /// Connections of browsers, WebSockets included.
     pub(crate) connections: TaskTracker,
     /// Its place among the others.
-    pub(crate) seat: Rc<Seat>,
+    pub(crate) seat: Seat,
     incident_prefix: u64,
     incident_counter: Cell<u64>,
 }
@@ -63,7 +64,8 @@ pub(crate) struct Start {
     pub(crate) sockets: Sockets,
     pub(crate) control: Handle,
     pub(crate) drain: CancellationToken,
-    pub(crate) table: Arc<Table>,
+    /// Its place among the others, and what they hand on to it.
+    pub(crate) seat: (Seat, UnboundedReceiver<HandedOn>),
 }
 
 /// Starts a worker. Its thread ends once it is drained, or when the grace is over; `true` means nothing was cut off.
@@ -79,7 +81,7 @@ pub(crate) fn spawn(index: usize, start: Start) -> std::io::Result<std::thread::
                 return false;
             }
         };
-        runtime.block_on(run(index, start, random, started))
+        runtime.block_on(run(start, random, started))
     })?;
     match starting.recv() {
         Ok(Ok(())) => Ok(thread),
@@ -88,13 +90,8 @@ pub(crate) fn spawn(index: usize, start: Start) -> std::io::Result<std::thread::
     }
 }
 
-async fn run(
-    index: usize,
-    start: Start,
-    incident_prefix: u64,
-    started: mpsc::Sender<std::io::Result<()>>,
-) -> bool {
-    let Start { gateway, sockets, control, drain: stop, table } = start;
+async fn run(start: Start, incident_prefix: u64, started: mpsc::Sender<std::io::Result<()>>) -> bool {
+    let Start { gateway, sockets, control, drain: stop, seat: (seat, incoming) } = start;
     let buffers = Rc::new(Buffers::default());
     let worker = Rc::new(Worker {
         upstreams: gateway
@@ -106,7 +103,7 @@ async fn run(
         control,
         drain: Rc::default(),
         connections: TaskTracker::new(),
-        seat: Rc::new(table.seat(index)),
+        seat,
         incident_prefix,
         incident_counter: Cell::new(0),
         gateway,
@@ -125,7 +122,7 @@ async fn run(
     for socket in http {
         tokio::task::spawn_local(listener::accept_http(socket, worker.clone(), stop.clone()));
     }
-    tokio::task::spawn_local(listener::take_over(worker.clone()));
+    tokio::task::spawn_local(listener::take_over(incoming, worker.clone()));
     tokio::task::spawn_local(prune(worker.clone()));
     let _ = started.send(Ok(()));
     stop.cancelled().await;

@@ -12,12 +12,15 @@ use http::Response;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::access::Access;
 use super::activity::UnderWay;
 use crate::http1::transfer::{ReceiveError, Sender};
+use crate::incident::Incident;
 use crate::proxy::connection::Stream;
 use crate::proxy::exchange::{Exchange, Patience, Sending, Upload, UploadError};
+use crate::telemetry::Chain;
 use crate::worker::Worker;
 
 /// The body of a request, from a stream of HTTP/2.
@@ -93,8 +96,7 @@ struct Passing {
     keep: bool,
     /// The browser has taken all that there was.
     waits_for_upstream: bool,
-    /// What had passed, and when that last changed.
-    moved: u64,
+    /// When something last passed, in either direction.
     last_moved: Instant,
     reader: Option<Waker>,
     attendant: Option<Waker>,
@@ -129,7 +131,6 @@ impl Streamed {
             upload,
             keep,
             waits_for_upstream: false,
-            moved: 0,
             last_moved: Instant::now(),
             reader: None,
             attendant: None,
@@ -220,6 +221,7 @@ impl Passing {
             Poll::Ready(Ok(())) => {
                 let bytes = connection.receiver.take();
                 self.waits_for_upstream = false;
+                self.last_moved = Instant::now();
                 self.notice_end();
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
@@ -235,17 +237,16 @@ impl Passing {
     fn poll_attend(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let patience = self.patience();
         let Some(exchange) = &mut self.exchange else { return Poll::Ready(()) };
-        if exchange.sending == Sending::UnderWay
-            && let Poll::Ready(Err(_)) = exchange.poll_send(cx, &mut self.upload)
-        {
-            return self.give_up(BodyBroke::Upload);
+        if exchange.sending == Sending::UnderWay {
+            if let Poll::Ready(Err(_)) = exchange.poll_send(cx, &mut self.upload) {
+                return self.give_up(BodyBroke::Upload);
+            }
+            if exchange.progressed(&self.upload) {
+                self.last_moved = Instant::now();
+            }
         }
         self.attendant = Some(cx.waker().clone());
         loop {
-            let moved = exchange.moved(&self.upload);
-            if moved != self.moved {
-                (self.moved, self.last_moved) = (moved, Instant::now());
-            }
             let waits_for_browser = !self.waits_for_upstream || exchange.waits_for_browser();
             let gap = if waits_for_browser { patience.browser } else { patience.upstream };
             let still = self.last_moved.elapsed();
@@ -300,6 +301,7 @@ impl Body {
 pub(super) struct Followed {
     body: Body,
     access: Option<Access>,
+    incident: Incident,
     _under_way: UnderWay,
 }
 
@@ -309,11 +311,12 @@ impl Followed {
         response: Response<Body>,
         access: Option<Access>,
         to_head: bool,
+        incident: Incident,
         under_way: UnderWay,
     ) -> Response<Self> {
         let status = response.status();
         response.map(|body| {
-            let mut followed = Self { body, access, _under_way: under_way };
+            let mut followed = Self { body, access, incident, _under_way: under_way };
             if let Some(access) = &mut followed.access {
                 access.answered(status);
                 if to_head {
@@ -347,6 +350,9 @@ impl http_body::Body for Followed {
             Body::Whole(bytes) => Some(Ok(Frame::data(std::mem::take(bytes)))),
             Body::Streamed(streamed) => ready!(streamed.poll_frame(cx)),
         };
+        if let Some(Err(error @ (BodyBroke::Upstream(_) | BodyBroke::UpstreamSilent))) = &frame {
+            warn!(incident = %self.incident, error = %Chain(error), "the upstream broke a response off");
+        }
         if let Some(access) = &mut self.access {
             match &frame {
                 Some(Ok(frame)) => access.count(frame.data_ref().map_or(0, |data| data.len() as u64)),

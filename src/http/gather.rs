@@ -19,6 +19,8 @@ const ENOUGH: usize = 64 * 1024;
 struct Inner<S> {
     io: S,
     written: BytesMut,
+    /// Why sending failed, for the next write to tell.
+    failed: Option<io::Error>,
     buffers: Rc<Buffers>,
 }
 
@@ -34,16 +36,20 @@ impl<S> Clone for Gathered<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
     pub(super) fn new(io: S, buffers: Rc<Buffers>) -> Self {
-        Self(Rc::new(RefCell::new(Inner { io, written: BytesMut::new(), buffers })))
+        Self(Rc::new(RefCell::new(Inner { io, written: BytesMut::new(), failed: None, buffers })))
     }
 
     /// Sends what has been gathered, as far as it goes; the task is woken when more can go. An error shows at the next
     /// write.
     pub(super) fn send(&self, cx: &mut Context<'_>) {
         let inner = &mut *self.0.borrow_mut();
-        if let Poll::Ready(Ok(())) = inner.poll_send(cx, 0) {
+        let sent = match inner.poll_send(cx, 0) {
             // What TLS could not write at once.
-            let _ = Pin::new(&mut inner.io).poll_flush(cx);
+            Poll::Ready(Ok(())) => Pin::new(&mut inner.io).poll_flush(cx),
+            unsent @ (Poll::Ready(Err(_)) | Poll::Pending) => unsent,
+        };
+        if let Poll::Ready(Err(error)) = sent {
+            inner.failed = Some(error);
         }
     }
 }
@@ -65,6 +71,9 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
     }
 
     fn poll_take(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Err(error));
+        }
         if self.written.len() >= ENOUGH {
             ready!(self.poll_send(cx, ENOUGH - 1))?;
         }

@@ -2,8 +2,9 @@
 
 mod forward;
 mod plan;
+mod upload;
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -18,18 +19,19 @@ use super::{Connection, Ending};
 use crate::buffers::Buffers;
 use crate::deadline::Deadline;
 use crate::drain::Watching;
-use crate::http1::head::{HeadError, Scanner, Tokens, slots};
+use crate::http1::head::{self, HeadError, Scanner, Tokens, slots};
 use crate::http1::transfer::{Receiver, SendError, Sender};
 use crate::http1::{Length, Version};
 use crate::pages::{self, Failure};
 use crate::proxy::connection;
-use crate::proxy::exchange::UploadError;
+use crate::proxy::exchange::{Upload, UploadError};
 use crate::proxy::headers::{self, ResponseFraming};
 use crate::proxy::upstream::UpstreamError;
 use plan::{Facts, Step, plan};
+use upload::FromBrowser;
 
-/// http.sys takes 16 KiB by default; four times that, so that iMIS decides.
-pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// Empty lines before a request: some old clients send one behind a body.
+const MOST_BLANK_LINES: usize = 4;
 /// How long a browser that was sent away may go on sending, so that it gets to read why.
 const LINGER: Duration = Duration::from_secs(2);
 /// And how much it may send, in bytes.
@@ -50,11 +52,21 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Ending + Unpin>(io: S, con
         };
         match next {
             After::Another => browser.rest(&connection.worker.buffers),
-            After::Close => return browser.end().await,
+            After::Close => {
+                browser.end().await;
+                return;
+            }
             After::Linger => return browser.linger().await,
             After::Gone => return,
         }
     }
+}
+
+/// While a request is waited for.
+struct Waiting {
+    /// Something of it has come.
+    begun: bool,
+    blank_lines: usize,
 }
 
 /// What came of waiting for a request.
@@ -117,31 +129,38 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
     }
 
     async fn next_head(&mut self, connection: &Connection) -> Next {
-        let mut begun = !self.receiver.is_empty();
-        poll_fn(|cx| self.poll_next_head(cx, connection, &mut begun)).await
+        let mut waiting = Waiting { begun: !self.receiver.is_empty(), blank_lines: 0 };
+        if waiting.begun {
+            self.deadline.set(connection.worker.gateway.timeouts.request_head);
+        }
+        poll_fn(|cx| self.poll_next_head(cx, connection, &mut waiting)).await
     }
 
     fn poll_next_head(
         &mut self,
         cx: &mut Context<'_>,
         connection: &Connection,
-        begun: &mut bool,
+        waiting: &mut Waiting,
     ) -> Poll<Next> {
         loop {
             // RFC 9112 section 2.2: an empty line before a request is left out.
             while self.receiver.head().starts_with(b"\r\n") {
+                waiting.blank_lines += 1;
+                if waiting.blank_lines > MOST_BLANK_LINES {
+                    return Poll::Ready(Next::Malformed(HeadError::Malformed("empty lines")));
+                }
                 self.receiver.skip(2);
                 self.scanner = Scanner::default();
             }
-            match self.scanner.find_end(self.receiver.head(), MAX_HEAD_BYTES) {
+            match self.scanner.find_end(self.receiver.head(), head::MOST_REQUEST_BYTES) {
                 Ok(Some(length)) => return Poll::Ready(Next::Head(length)),
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Next::Malformed(error)),
             }
             match self.receiver.poll_more(cx, &mut self.io) {
-                Poll::Ready(Ok(true)) if *begun => {}
+                Poll::Ready(Ok(true)) if waiting.begun => {}
                 Poll::Ready(Ok(true)) => {
-                    *begun = true;
+                    waiting.begun = true;
                     self.deadline.set(connection.worker.gateway.timeouts.request_head);
                 }
                 Poll::Ready(Ok(false) | Err(_)) => return Poll::Ready(Next::Gone),
@@ -184,10 +203,10 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
         let after = match step {
             Ok(Step::Forward(site, outgoing)) => self.forward(site, outgoing, &mut facts, connection).await,
             Ok(Step::Visit(visited)) => {
-                let answered = Box::pin(super::visit(&connection.worker, *visited, incident));
-                match answered.await {
-                    Ok(page) => self.respond(page, &mut facts).await,
-                    Err(failure) => self.fail(&failure, &mut facts, connection).await,
+                match self.while_there(super::visit(&connection.worker, *visited, incident)).await {
+                    Some(Ok(page)) => self.respond(page, &mut facts).await,
+                    Some(Err(failure)) => self.fail(&failure, &mut facts, connection).await,
+                    None => After::Gone,
                 }
             }
             Ok(Step::Redirect(location)) => {
@@ -198,6 +217,22 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
         };
         self.deadline.set(connection.worker.gateway.timeouts.idle);
         if malformed && matches!(after, After::Close) { After::Linger } else { after }
+    }
+
+    /// What comes of something that takes its time, unless the browser leaves before.
+    async fn while_there<T>(&mut self, something: impl Future<Output = T>) -> Option<T> {
+        let mut something = Box::pin(something);
+        let mut browser = self.upload(false);
+        poll_fn(|cx| match something.as_mut().poll(cx) {
+            Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+            Poll::Pending => browser.poll_gone(cx).map(|()| None),
+        })
+        .await
+    }
+
+    /// The body of its request. `says_continue`: the browser waits to be told to go on.
+    fn upload(&mut self, says_continue: bool) -> FromBrowser<'_, S> {
+        FromBrowser::new(&mut self.receiver, &mut self.sender, &mut self.io, says_continue)
     }
 
     /// Answers what is no request at all.
@@ -235,7 +270,7 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
         if close && !unread {
             self.io.hold_back();
         }
-        if self.flush().await.is_err() {
+        if self.flush().await.is_err() || (close && !unread && !self.end().await) {
             return After::Gone;
         }
         if let Some(access) = &mut facts.access {
@@ -268,14 +303,22 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
         .await
     }
 
-    /// Says that no more comes.
-    async fn end(&mut self) {
-        self.deadline.set(LINGER);
-        poll_fn(|cx| match self.io.poll_end(cx) {
-            Poll::Ready(_) => Poll::Ready(()),
-            Poll::Pending => self.deadline.poll(cx),
+    /// Sends what has been held back and says that no more comes. `false`: the browser did not take it.
+    async fn end(&mut self) -> bool {
+        let (io, deadline, gap) = (&mut self.io, &mut self.deadline, self.gap);
+        deadline.set(gap);
+        let mut held = io.held();
+        poll_fn(|cx| {
+            if let Poll::Ready(ended) = io.poll_end(cx) {
+                return Poll::Ready(ended.is_ok());
+            }
+            if io.held() != held {
+                held = io.held();
+                deadline.set(gap);
+            }
+            deadline.poll(cx).map(|()| false)
         })
-        .await;
+        .await
     }
 
     /// The same to a browser that is still sending, which is let go on for a little: a connection that is closed under what it

@@ -20,12 +20,11 @@ use super::access::Seen;
 use super::activity::{Activity, UnderWay};
 use super::body::{Body, Followed, FromStream, Streamed};
 use super::gather::Gathered;
-use super::h1::MAX_HEAD_BYTES;
 use super::{Asked, Connection, Verdict};
 use crate::drain::Watching;
 use crate::http1::Length;
 use crate::http1::fields::{Fate, decimal};
-use crate::http1::head::{self, slots};
+use crate::http1::head::{self, MOST_REQUEST_BYTES, slots};
 use crate::incident::Incident;
 use crate::pages::Failure;
 use crate::proxy::exchange::{Exchange, Sending};
@@ -57,7 +56,7 @@ pub(super) async fn serve(stream: Box<TlsStream<Wire>>, connection: Connection) 
         .keep_alive_interval(PING_AFTER)
         .keep_alive_timeout(PING_DEADLINE)
         .max_concurrent_streams(STREAMS)
-        .max_header_list_size(MAX_HEAD_BYTES as u32)
+        .max_header_list_size(MOST_REQUEST_BYTES as u32)
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW);
     let gathered = Gathered::new(stream, buffers);
@@ -108,7 +107,7 @@ async fn answer(
         Ok(response) => response,
         Err(failure) => connection.failed(&failure, incident).map(Body::whole),
     };
-    Ok(Followed::response(response, access, is_head, under_way))
+    Ok(Followed::response(response, access, is_head, incident, under_way))
 }
 
 async fn respond(
@@ -140,10 +139,13 @@ async fn respond(
     let upstream = &connection.worker.upstreams[site];
     let mut exchange = upstream.send(&outgoing, &mut upload, None).await.map_err(Failure::Upstream)?;
     connection.worker.buffers.keep_head(&mut { outgoing.head });
-    for _ in 0..MOST_INTERIM {
+    for interim in 0..=MOST_INTERIM {
         if let Some((mut response, keep)) = take_head(&mut exchange, kind).map_err(Failure::Upstream)? {
             *response.body_mut() = body(exchange, upload, keep, connection, site);
             return Ok(response);
+        }
+        if interim == MOST_INTERIM {
+            break;
         }
         // hyper passes no interim responses on over HTTP/2.
         exchange.response_head(&mut upload, upstream.patience).await.map_err(Failure::Upstream)?;

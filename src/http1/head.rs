@@ -6,6 +6,12 @@ use super::Version;
 use super::body::Length;
 use super::fields::{Fields, Said};
 
+/// http.sys takes 16 KiB by default; four times that, so that iMIS decides.
+pub(crate) const MOST_REQUEST_BYTES: usize = 64 * 1024;
+
+/// IIS sends response heads of up to 64 KiB.
+pub(crate) const MOST_RESPONSE_BYTES: usize = 128 * 1024;
+
 /// Field lines that a head may have.
 pub(crate) const MOST_FIELDS: usize = 256;
 

@@ -159,7 +159,12 @@ impl Receiver {
         }
         self.ready = 0;
         self.taken += ready as u64;
-        self.bytes.split_to(ready).freeze()
+        let bytes = self.bytes.split_to(ready).freeze();
+        if self.bytes.is_empty() {
+            // What is left of the buffer belongs to whoever reads the piece.
+            self.bytes = BytesMut::new();
+        }
+        bytes
     }
 
     /// Whether the body has been read to its end; some of it may still wait to be taken.

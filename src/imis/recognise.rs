@@ -46,6 +46,7 @@ pub(crate) enum RecogniseError {
 pub(crate) struct Session<'a>(&'a Visitor<'a>);
 
 /// Whether a session cookie is among the cookies, whatever iMIS would say of it.
+#[cfg(any(test, feature = "workbench"))]
 pub(crate) fn has_session(headers: &HeaderMap, names: &[String]) -> bool {
     session_cookie::find(headers, names) == SessionCookies::Present
 }

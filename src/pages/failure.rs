@@ -112,6 +112,7 @@ fn looks(error: &UpstreamError) -> Looks {
         | UpstreamError::Broken(_)
         | UpstreamError::Malformed(_)
         | UpstreamError::BodyBroke(_)
+        | UpstreamError::SilentWithin
         | UpstreamError::EndlessInterim
         | UpstreamError::UnexpectedUpgrade => Looks::Unreachable,
     }

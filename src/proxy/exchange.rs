@@ -10,11 +10,8 @@ use super::Outgoing;
 use super::connection::{Connection, Stream};
 use super::upstream::UpstreamError;
 use crate::http1::Length;
-use crate::http1::head::Scanner;
+use crate::http1::head::{MOST_RESPONSE_BYTES, Scanner};
 use crate::http1::transfer::{ReceiveError, SendError, Sender};
-
-/// IIS sends response heads of up to 64 KiB.
-const MAX_HEAD_BYTES: usize = 128 * 1024;
 
 /// Where the body of a request comes from.
 pub(crate) trait Upload {
@@ -128,7 +125,7 @@ impl Exchange {
         }
         let Connection { stream, receiver, scanner, sender, .. } = &mut *self.connection;
         loop {
-            match scanner.find_end(receiver.head(), MAX_HEAD_BYTES) {
+            match scanner.find_end(receiver.head(), MOST_RESPONSE_BYTES) {
                 Ok(Some(length)) => return Poll::Ready(Ok(length)),
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Err(UpstreamError::Malformed(error))),
@@ -150,7 +147,7 @@ impl Exchange {
             let gap = if self.waits_for_browser() { patience.browser } else { patience.upstream };
             self.connection.deadline.set(gap);
         }
-        if self.sending == Sending::Done && upload.poll_gone(cx).is_ready() {
+        if self.sending != Sending::UnderWay && upload.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(UpstreamError::BrowserGone));
         }
         match self.connection.deadline.poll(cx) {
@@ -181,15 +178,10 @@ impl Exchange {
         }
     }
 
-    /// Grows with everything that passes.
-    pub(crate) fn moved(&self, upload: &impl Upload) -> u64 {
-        let Connection { sender, receiver, .. } = &*self.connection;
-        sender.sent + receiver.received + receiver.taken + upload.received()
-    }
-
     /// Whether anything has moved since this was last asked.
     pub(crate) fn progressed(&mut self, upload: &impl Upload) -> bool {
-        let now = self.moved(upload);
+        let Connection { sender, receiver, .. } = &*self.connection;
+        let now = sender.sent + receiver.received + upload.received();
         let moved = now != self.seen;
         self.seen = now;
         moved

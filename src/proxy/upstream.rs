@@ -38,6 +38,9 @@ pub(crate) enum UpstreamError {
     /// The body of the response is malformed or broke off.
     #[error("the body of the response")]
     BodyBroke(#[source] ReceiveError),
+    /// Nothing has come of the body for too long.
+    #[error("silence within the body of the response")]
+    SilentWithin,
     /// More interim responses than anybody sends.
     #[error("no end of interim responses")]
     EndlessInterim,
@@ -141,6 +144,7 @@ impl Upstream {
         let exclusive = exchange.exclusive;
         let mut connection = exchange.connection;
         connection.sender.rest(&self.buffers);
+        connection.receiver.rest();
         if exclusive {
             return Some(connection);
         }

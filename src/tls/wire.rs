@@ -38,6 +38,11 @@ impl Wire {
         self.holding = true;
     }
 
+    /// Bytes that are held back.
+    pub(crate) fn held(&self) -> usize {
+        self.held.len()
+    }
+
     /// The next flush sends all that has been held back.
     pub(crate) fn release(&mut self) {
         self.holding = false;

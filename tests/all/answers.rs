@@ -175,6 +175,20 @@ async fn interim_answers_are_passed_on_to_whoever_knows_them() {
 }
 
 #[tokio::test]
+async fn sixteen_interim_answers_pass_and_no_more() {
+    let (proxy, say, _) = scripted().await;
+    for (count, status) in [(16, "HTTP/1.1 200"), (17, "HTTP/1.1 502")] {
+        let mut answer = b"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(count);
+        answer.extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        *say.lock().unwrap() = (answer, false);
+        let (text, _) = raw(&proxy, &GET.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")).await;
+        assert!(text.split("\r\n\r\n").any(|head| head.starts_with(status)), "{count}: {text}");
+        let reply = proxy.client.send_h2(Method::GET, "/", &[], "").await;
+        assert_eq!(reply.status.as_str(), &status[9..], "{count} over HTTP/2");
+    }
+}
+
+#[tokio::test]
 async fn an_early_answer_ends_an_upload_and_leaves_nothing_behind() {
     let proxy = Proxy::start(|mut connection| async move {
         // Answers before the body has come, and reads none of it.
@@ -302,6 +316,7 @@ async fn a_reset_is_no_end_of_a_body_that_ends_with_its_connection() {
     .await;
     for _ in 0..8 {
         let (text, properly) = raw(&proxy, &GET.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")).await;
+        assert!(text.starts_with("HTTP/1.1 200"), "{text}");
         assert!(!properly && !text.ends_with("0\r\n\r\n"), "{}", text.len());
         assert!(broken_over_h2(&proxy).await);
     }
@@ -309,25 +324,30 @@ async fn a_reset_is_no_end_of_a_body_that_ends_with_its_connection() {
 
 #[tokio::test]
 async fn a_kept_connection_that_spoke_unasked_is_not_used_however_busy_the_client() {
-    let proxy = plain("", |mut stream| async move {
-        while head(&mut stream).await.is_some() {
-            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfresh").await;
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nSTALE").await;
+    let (spoke, mut speaking) = tokio::sync::mpsc::unbounded_channel();
+    let proxy = plain("", move |mut stream| {
+        let spoke = spoke.clone();
+        async move {
+            while head(&mut stream).await.is_some() {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfresh").await;
+                // Behind the answer, not in one piece with it.
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nSTALE").await;
+                let _ = spoke.send(());
+            }
         }
     })
     .await;
     // tokio gives a task 128 operations before it makes everything look not ready.
     for count in (100..140).chain([0, 1]) {
-        // What is said unasked is there before the next request; later, nobody could tell it from an answer.
-        let settle = || tokio::time::sleep(std::time::Duration::from_millis(30));
-        settle().await;
         assert_eq!(proxy.client.get("/", &[]).await.text(), "fresh");
-        settle().await;
+        // What is said unasked is there before the next request; later, nobody could tell it from an answer.
+        speaking.recv().await.unwrap();
         let trace = format!("TRACE / HTTP/1.1\r\nHost: {SITE}\r\n\r\n").repeat(count);
-        let (text, _) =
-            raw(&proxy, &format!("{trace}GET / HTTP/1.1\r\nHost: {SITE}\r\nConnection: close\r\n\r\n")).await;
+        let last = format!("GET / HTTP/1.1\r\nHost: {SITE}\r\nConnection: close\r\n\r\n");
+        let (text, _) = raw(&proxy, &(trace + &last)).await;
         assert!(text.ends_with("fresh") && !text.contains("STALE"), "{count}");
+        speaking.recv().await.unwrap();
     }
 }
 

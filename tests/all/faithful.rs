@@ -68,6 +68,10 @@ fn requests() -> Vec<Shape> {
         plain("GET /", "Cookie: ASP.NET_SessionId=abc; Login=ABC; theme=\"a b\"; odd=a=b=c\r\n"),
         plain("GET /", &format!("Cookie: big={}\r\n", "x".repeat(12_000))),
         plain("GET /", &many),
+        plain(
+            "GET /",
+            "Cookie: BIGipServerpool=1677787402.20480.0000; ARRAffinity=abc; ARRAffinitySameSite=abc\r\n",
+        ),
         plain("GET /", "Range: bytes=0-99\r\nIf-Range: \"e\"\r\n"),
         plain(
             "GET /",
@@ -122,6 +126,7 @@ fn answers() -> Vec<Shape> {
     vec![
         get(&sized("Content-Type: text/html; charset=utf-8\r\nServer: Microsoft-IIS/10.0\r\nX-Powered-By: ASP.NET\r\n", b"<html>")),
         get(&sized("Set-Cookie: a=1; path=/\r\nX-A: 1\r\nSet-Cookie: Login=x; HttpOnly; SameSite=Lax\r\nx-a: 2\r\n", b"x")),
+        get(&sized("Set-Cookie: ARRAffinity=a;Path=/;HttpOnly\r\nSet-Cookie: BIGipServerpool=1.2.3; path=/\r\n", b"x")),
         get(&sized("Content-Encoding: gzip\r\nVary: Accept-Encoding\r\n", &gzip)),
         get(&sized("ETag: W/\"1\"\r\nLast-Modified: Wed, 25 Nov 2026 00:00:00 GMT\r\nCache-Control: private, max-age=0\r\n", b"x")),
         get(&sized("Content-Disposition: attachment; filename=\"résumé.pdf\"\r\nAccept-Ranges: bytes\r\n", b"%PDF")),

@@ -5,26 +5,21 @@ use std::task::{Context, Poll};
 
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::super::{Connection, Ending};
 use super::plan::Facts;
 use super::{After, Browser};
 use crate::http1::head::{self, slots};
-use crate::http1::transfer::{PipeError, Receiver, Sender, poll_pipe};
+use crate::http1::transfer::{PipeError, poll_pipe};
 use crate::http1::{Length, Version};
 use crate::pages::Failure;
-use crate::proxy::connection::Stream;
-use crate::proxy::exchange::{Exchange, Patience, Sending, Upload, UploadError};
+use crate::proxy::exchange::{Exchange, Patience, Sending, Upload};
 use crate::proxy::headers::{self, ResponseFraming};
 use crate::proxy::upgrade::{self, End};
 use crate::proxy::upstream::UpstreamError;
 use crate::proxy::{Kind, MOST_INTERIM, Outgoing, windows};
 use crate::telemetry::Chain;
-
-/// What a browser may send ahead while it waits for an answer, in bytes, before it is listened to no more.
-const MOST_AHEAD: usize = 16 * 1024;
-const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
     pub(super) async fn forward(
@@ -36,20 +31,14 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
     ) -> After {
         let upstream = &connection.worker.upstreams[site];
         let own = self.own.take();
-        let mut upload = FromBrowser {
-            receiver: &mut self.receiver,
-            sender: &mut self.sender,
-            io: &mut self.io,
-            says_continue: facts.expects_continue,
-            told: false,
-        };
+        let mut upload = self.upload(facts.expects_continue);
         let sent = upstream.send(&outgoing, &mut upload, own).await;
         connection.worker.buffers.keep_head(&mut { outgoing.head });
         let mut exchange = match sent {
             Ok(exchange) => exchange,
             Err(error) => return self.no_answer(error, facts, connection).await,
         };
-        for _ in 0..MOST_INTERIM {
+        for interim in 0..=MOST_INTERIM {
             match self.take_head(&mut exchange, facts, outgoing.method, outgoing.tunnel) {
                 Ok(Taken::Response { keep }) => {
                     return self.stream(exchange, keep, facts, connection, site).await;
@@ -59,13 +48,10 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
                 Ok(Taken::Interim) => return After::Gone,
                 Err(error) => return self.no_answer(error, facts, connection).await,
             }
-            let mut upload = FromBrowser {
-                receiver: &mut self.receiver,
-                sender: &mut self.sender,
-                io: &mut self.io,
-                says_continue: false,
-                told: false,
-            };
+            if interim == MOST_INTERIM {
+                break;
+            }
+            let mut upload = self.upload(false);
             if let Err(error) = exchange.response_head(&mut upload, upstream.patience).await {
                 return self.no_answer(error, facts, connection).await;
             }
@@ -162,21 +148,30 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
         let before = exchange.connection.receiver.taken;
         let patience = upstream.patience;
         exchange.connection.deadline.set(patience.upstream);
-        if !facts.keep_alive && self.receiver.is_taken() && exchange.connection.receiver.is_over() {
+        let last = !facts.keep_alive && self.receiver.is_taken() && exchange.connection.receiver.is_over();
+        if last {
             self.io.hold_back();
         }
-        let streamed = poll_fn(|cx| self.poll_stream(cx, &mut exchange, patience)).await;
+        let mut streamed = poll_fn(|cx| self.poll_stream(cx, &mut exchange, patience)).await;
+        if last && streamed.is_ok() && !self.end().await {
+            streamed = Err(StreamError::Browser);
+        }
         if let Some(access) = &mut facts.access {
             access.count(exchange.connection.receiver.taken - before);
             match &streamed {
                 Ok(()) => access.complete(),
-                Err(StreamError::Upstream) => access.upstream_broke(),
+                Err(StreamError::Upstream(_)) => access.upstream_broke(),
                 Err(StreamError::Browser) => {}
             }
         }
-        if streamed.is_err() {
+        match streamed {
+            Ok(()) => {}
             // No end is told: what has come is not all of it.
-            return After::Gone;
+            Err(StreamError::Browser) => return After::Gone,
+            Err(StreamError::Upstream(error)) => {
+                warn!(incident = %facts.incident, error = %Chain(&error), "the upstream broke a response off");
+                return After::Gone;
+            }
         }
         self.own = upstream.settle(exchange, keep);
         match (facts.keep_alive, self.receiver.is_taken()) {
@@ -192,13 +187,7 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
         exchange: &mut Exchange,
         patience: Patience,
     ) -> Poll<Result<(), StreamError>> {
-        let mut upload = FromBrowser {
-            receiver: &mut self.receiver,
-            sender: &mut self.sender,
-            io: &mut self.io,
-            says_continue: false,
-            told: false,
-        };
+        let mut upload = self.upload(false);
         if exchange.sending == Sending::UnderWay
             && let Poll::Ready(Err(_)) = exchange.poll_send(cx, &mut upload)
         {
@@ -208,22 +197,17 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
         let piped = poll_pipe(cx, (&mut from.receiver, &mut from.stream), (&mut self.sender, &mut self.io));
         if let Poll::Ready(outcome) = piped {
             return Poll::Ready(outcome.map_err(|error| match error {
-                PipeError::Receive(_) => StreamError::Upstream,
+                PipeError::Receive(error) => StreamError::Upstream(UpstreamError::BodyBroke(error)),
                 PipeError::Send(_) => StreamError::Browser,
             }));
         }
         // Either it does not read what there is, or it does not send what is asked for.
+        let silent = || StreamError::Upstream(UpstreamError::SilentWithin);
         let waits_for_browser = !from.receiver.data().is_empty()
             || !self.sender.is_empty()
             || from.receiver.is_taken()
             || exchange.waits_for_browser();
-        let mut upload = FromBrowser {
-            receiver: &mut self.receiver,
-            sender: &mut self.sender,
-            io: &mut self.io,
-            says_continue: false,
-            told: false,
-        };
+        let mut upload = self.upload(false);
         if exchange.progressed(&upload) {
             let gap = if waits_for_browser { patience.browser } else { patience.upstream };
             exchange.connection.deadline.set(gap);
@@ -235,7 +219,7 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
             .connection
             .deadline
             .poll(cx)
-            .map(|()| Err(if waits_for_browser { StreamError::Browser } else { StreamError::Upstream }))
+            .map(|()| Err(if waits_for_browser { StreamError::Browser } else { silent() }))
     }
 
     async fn tunnel(
@@ -249,8 +233,13 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
             access.answered(StatusCode::SWITCHING_PROTOCOLS);
         }
         let gap = connection.worker.upstreams[site].patience.upstream;
+        let before = exchange.connection.receiver.taken;
         let end = End { receiver: &mut self.receiver, sender: &mut self.sender, io: &mut self.io };
-        match Box::pin(upgrade::tunnel(end, &mut exchange, gap)).await {
+        let ended = Box::pin(upgrade::tunnel(end, &mut exchange, gap)).await;
+        if let Some(access) = &mut facts.access {
+            access.count(exchange.connection.receiver.taken - before);
+        }
+        match ended {
             Ok(()) => {
                 if let Some(access) = &mut facts.access {
                     access.complete();
@@ -276,57 +265,7 @@ enum Taken {
 }
 
 /// Who broke off a body that was being passed on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum StreamError {
-    Upstream,
+    Upstream(UpstreamError),
     Browser,
-}
-
-/// The body of a request, from the browser's connection.
-struct FromBrowser<'a, S> {
-    receiver: &'a mut Receiver,
-    sender: &'a mut Sender,
-    io: &'a mut S,
-    /// The browser waits to be told to go on (RFC 9110 section 10.1.1).
-    says_continue: bool,
-    /// It is being told.
-    told: bool,
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> Upload for FromBrowser<'_, S> {
-    fn poll_upload(
-        &mut self,
-        cx: &mut Context<'_>,
-        sender: &mut Sender,
-        stream: &mut Stream,
-    ) -> Poll<Result<(), UploadError>> {
-        if self.says_continue && self.receiver.data().is_empty() && !self.receiver.is_over() {
-            self.says_continue = false;
-            self.told = true;
-            self.sender.head().extend_from_slice(CONTINUE);
-        }
-        if self.told {
-            // Whether it goes is seen when the answer is sent.
-            let _ = self.sender.poll_flush(cx, self.io);
-        }
-        poll_pipe(cx, (self.receiver, self.io), (sender, stream)).map_err(|error| match error {
-            PipeError::Receive(error) => UploadError::Browser(error),
-            PipeError::Send(error) => UploadError::Upstream(error),
-        })
-    }
-
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // What has been sent ahead waits its turn; of that only so much is taken in.
-        if !self.receiver.is_taken() || self.receiver.head().len() >= MOST_AHEAD {
-            return Poll::Pending;
-        }
-        match self.receiver.poll_more(cx, self.io) {
-            Poll::Ready(Ok(true)) | Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(false) | Err(_)) => Poll::Ready(()),
-        }
-    }
-
-    fn received(&self) -> u64 {
-        self.receiver.received + self.sender.sent
-    }
 }

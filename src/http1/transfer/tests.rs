@@ -185,4 +185,9 @@ fn an_idle_receiver_holds_no_buffer() {
     receiver.begin_body(0, Length::Known(4)).unwrap();
     receiver.consume(4);
     assert_eq!(receiver.bytes.capacity(), 0);
+    receiver.bytes.reserve(64 * 1024);
+    receiver.bytes.extend_from_slice(&[b'x'; 20_000]);
+    receiver.begin_body(0, Length::Known(20_000)).unwrap();
+    assert_eq!(receiver.take().len(), 20_000);
+    assert_eq!(receiver.bytes.capacity(), 0);
 }

@@ -73,9 +73,22 @@ impl Client {
     }
 
     pub(crate) async fn connect_as(&self, alpn: &str, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
+        self.handshake(TcpStream::connect(self.address).await?, alpn, name).await
+    }
+
+    /// Over a TCP connection of the test's own.
+    pub(crate) async fn over(&self, stream: TcpStream, alpn: &str) -> std::io::Result<TlsStream<TcpStream>> {
+        self.handshake(stream, alpn, SITE).await
+    }
+
+    async fn handshake(
+        &self,
+        stream: TcpStream,
+        alpn: &str,
+        name: &str,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let mut config = ClientConfig::clone(&self.config);
         config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
-        let stream = TcpStream::connect(self.address).await?;
         TlsConnector::from(Arc::new(config))
             .connect(ServerName::try_from(name.to_owned()).unwrap(), stream)
             .await

@@ -84,10 +84,10 @@ impl Gateway {
         self.child.id()
     }
 
-    /// Memory in use, in KiB.
-    pub(crate) fn resident(&self) -> u64 {
+    /// The most memory that has been in use at any time, in KiB.
+    pub(crate) fn peak_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 

@@ -1,0 +1,73 @@
+//! What a browser sends behind the head of its request: the body, and whatever shows that it is still there.
+
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::http1::transfer::{PipeError, Receiver, Sender, poll_pipe};
+use crate::proxy::connection::Stream;
+use crate::proxy::exchange::{Upload, UploadError};
+
+/// What a browser may send ahead while it waits for an answer, in bytes, before it is listened to no more.
+const MOST_AHEAD: usize = 16 * 1024;
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// The body of a request, from the browser's connection.
+pub(super) struct FromBrowser<'a, S> {
+    receiver: &'a mut Receiver,
+    sender: &'a mut Sender,
+    io: &'a mut S,
+    /// The browser waits to be told to go on (RFC 9110 section 10.1.1).
+    says_continue: bool,
+    /// It is being told.
+    told: bool,
+}
+
+impl<'a, S> FromBrowser<'a, S> {
+    pub(super) fn new(
+        receiver: &'a mut Receiver,
+        sender: &'a mut Sender,
+        io: &'a mut S,
+        says_continue: bool,
+    ) -> Self {
+        Self { receiver, sender, io, says_continue, told: false }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Upload for FromBrowser<'_, S> {
+    fn poll_upload(
+        &mut self,
+        cx: &mut Context<'_>,
+        sender: &mut Sender,
+        stream: &mut Stream,
+    ) -> Poll<Result<(), UploadError>> {
+        if self.says_continue && self.receiver.data().is_empty() && !self.receiver.is_over() {
+            self.says_continue = false;
+            self.told = true;
+            self.sender.head().extend_from_slice(CONTINUE);
+        }
+        if self.told {
+            // Whether it goes is seen when the answer is sent.
+            let _ = self.sender.poll_flush(cx, self.io);
+        }
+        poll_pipe(cx, (self.receiver, self.io), (sender, stream)).map_err(|error| match error {
+            PipeError::Receive(error) => UploadError::Browser(error),
+            PipeError::Send(error) => UploadError::Upstream(error),
+        })
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // What has been sent ahead waits its turn; of that only so much is taken in.
+        if !self.receiver.is_taken() || self.receiver.head().len() >= MOST_AHEAD {
+            return Poll::Pending;
+        }
+        match self.receiver.poll_more(cx, self.io) {
+            Poll::Ready(Ok(true)) | Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(false) | Err(_)) => Poll::Ready(()),
+        }
+    }
+
+    fn received(&self) -> u64 {
+        self.receiver.received + self.sender.sent
+    }
+}

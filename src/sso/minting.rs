@@ -1,0 +1,28 @@
+//! Minting by itself, for its benchmark: nothing of it is in the program, and no token leaves it.
+
+use super::{policy, token};
+use crate::config::Secret;
+use crate::imis::PartyId;
+use crate::imis::party::Party;
+use crate::imis::phone::Preference;
+
+/// All that a token is minted of but time and chance, for the benchmark of minting. No token leaves it.
+pub(crate) struct Minting {
+    permit: policy::Permit,
+    secret: Secret,
+}
+
+impl Minting {
+    /// Of a record as the REST API gives it, and a secret of no account.
+    pub(crate) fn of(id: &str, record: &[u8]) -> Option<Self> {
+        let id = PartyId::parse(id)?;
+        let permit =
+            policy::authorize(Party::parse(record).ok()?.profile(&id, &Preference::default()).ok()?).ok()?;
+        Some(Self { permit, secret: Secret::new("not-a-real-secret-but-a-long-one") })
+    }
+
+    /// Mints, and tells how long the token is.
+    pub(crate) fn token_length(&self, now: u64, jti: &str) -> Option<usize> {
+        token::mint(&self.secret, &self.permit, now, jti).ok().map(|token| token.expose().len())
+    }
+}
