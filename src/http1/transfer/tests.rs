@@ -2,10 +2,13 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::rc::Rc;
 
 use tokio::io::ReadBuf;
 
 use super::*;
+use crate::http1::body::{BodyError, Decoder, Length};
 
 /// Gives and takes pieces of pseudo-random sizes, and is not ready now and then.
 struct Fickle {
