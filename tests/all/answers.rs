@@ -387,7 +387,7 @@ async fn an_upload_goes_on_while_its_answer_waits_to_be_read() {
             let (mut reader, mut writer) = stream.split();
             let down = async {
                 let _ = writer.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
-                let _ = writer.write_all(&vec![b'd'; DOWN]).await;
+                let _ = writer.write_all(&vec![b'z'; DOWN]).await;
             };
             let up = async {
                 let mut buffer = vec![0; 65536];
