@@ -413,11 +413,8 @@ async fn an_upload_goes_on_while_its_answer_waits_to_be_read() {
     assert_eq!(tokio::time::timeout(patience, arriving.recv()).await.unwrap(), Some(UP));
     let mut answer = Vec::new();
     tokio::time::timeout(patience, browser.read_to_end(&mut answer)).await.unwrap().unwrap();
-    assert_eq!(
-        answer.iter().filter(|byte| **byte == b'd').count(),
-        DOWN + 2,
-        "all of it, and two in the head"
-    );
+    // A letter that stands neither in the head nor in the size of a chunk.
+    assert_eq!(answer.iter().filter(|byte| **byte == b'z').count(), DOWN);
 
     let io = hyper_util::rt::TokioIo::new(proxy.client.connect("h2").await);
     let executor = hyper_util::rt::TokioExecutor::new();
