@@ -26,6 +26,9 @@ pub(crate) trait Upload {
     /// Ready when the browser has left; asked while only iMIS is waited for.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
+    /// Whether there is more to come and nothing of it is here: it is the browser's turn.
+    fn wants_data(&self) -> bool;
+
     /// Grows with everything that passes between the browser and here.
     fn received(&self) -> u64;
 }
@@ -144,14 +147,14 @@ impl Exchange {
             }
         }
         if self.sending == Sending::UnderWay && self.progressed(upload) {
-            let gap = if self.waits_for_browser() { patience.browser } else { patience.upstream };
+            let gap = if self.waits_for_browser(upload) { patience.browser } else { patience.upstream };
             self.connection.deadline.set(gap);
         }
         if self.sending != Sending::UnderWay && upload.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(UpstreamError::BrowserGone));
         }
         match self.connection.deadline.poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(self.too_slow())),
+            Poll::Ready(()) => Poll::Ready(Err(self.too_slow(upload))),
             Poll::Pending => Poll::Pending,
         }
     }
@@ -188,13 +191,13 @@ impl Exchange {
     }
 
     /// Whether the upload stands still because nothing comes.
-    pub(crate) fn waits_for_browser(&self) -> bool {
-        self.sending == Sending::UnderWay && self.connection.sender.is_empty()
+    pub(crate) fn waits_for_browser(&self, upload: &impl Upload) -> bool {
+        self.sending == Sending::UnderWay && self.connection.sender.is_empty() && upload.wants_data()
     }
 
     /// Whose fault a silence is.
-    fn too_slow(&self) -> UpstreamError {
-        if self.waits_for_browser() { UpstreamError::UploadStalled } else { UpstreamError::Silent }
+    fn too_slow(&self, upload: &impl Upload) -> UpstreamError {
+        if self.waits_for_browser(upload) { UpstreamError::UploadStalled } else { UpstreamError::Silent }
     }
 
     /// Whether the connection is good for another request once `keep_alive` has been said.

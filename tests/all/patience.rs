@@ -258,3 +258,32 @@ async fn the_last_answer_has_as_long_as_any_other() {
     let line = proxy.gateway.logged(|line| line["message"] == "request").await;
     assert_eq!(line["end"], "complete");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_may_wait_for_the_upstream_as_long_as_that_may_take() {
+    const LENGTH: usize = 20 * 1024 * 1024;
+    let slow = |upstream| {
+        proxy("gap: 1s", upstream, |mut connection| async move {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let Ok(byte) = connection.read_u8().await else { return };
+                head.push(byte);
+            }
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            let (mut buffer, mut left) = (vec![0; 65536], LENGTH);
+            while left > 0 {
+                let Ok(count @ 1..) = connection.read(&mut buffer).await else { return };
+                left -= count;
+            }
+            let _ = connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        })
+    };
+    for (upstream, status) in [("gap: 60s", 200), ("gap: 2s", 504)] {
+        let proxy = slow(upstream).await;
+        let body = || bytes::Bytes::from(vec![b'x'; LENGTH]);
+        let reply = proxy.client.send(http::Method::POST, "/", &[], body()).await;
+        assert_eq!(reply.status, status, "{upstream}, HTTP/1");
+        let reply = proxy.client.send_h2(http::Method::POST, "/", &[], body()).await;
+        assert_eq!(reply.status, status, "{upstream}, HTTP/2");
+    }
+}

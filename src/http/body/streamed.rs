@@ -184,7 +184,7 @@ impl Passing {
         }
         self.attendant = Some(cx.waker().clone());
         loop {
-            let waits_for_browser = !self.waits_for_upstream || exchange.waits_for_browser();
+            let waits_for_browser = !self.waits_for_upstream || exchange.waits_for_browser(&self.upload);
             let gap = if waits_for_browser { patience.browser } else { patience.upstream };
             let still = self.last_moved.elapsed();
             if still >= gap {

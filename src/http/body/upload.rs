@@ -63,6 +63,10 @@ impl Upload for FromStream {
         Poll::Pending
     }
 
+    fn wants_data(&self) -> bool {
+        self.frame.is_empty() && self.body.is_some()
+    }
+
     fn received(&self) -> u64 {
         self.received
     }

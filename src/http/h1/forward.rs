@@ -203,11 +203,9 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
         }
         // Either it does not read what there is, or it does not send what is asked for.
         let silent = || StreamError::Upstream(UpstreamError::SilentWithin);
-        let waits_for_browser = !from.receiver.data().is_empty()
-            || !self.sender.is_empty()
-            || from.receiver.is_taken()
-            || exchange.waits_for_browser();
+        let unread = !from.receiver.data().is_empty() || from.receiver.is_taken() || !self.sender.is_empty();
         let mut upload = self.upload(false);
+        let waits_for_browser = unread || exchange.waits_for_browser(&upload);
         if exchange.progressed(&upload) {
             let gap = if waits_for_browser { patience.browser } else { patience.upstream };
             exchange.connection.deadline.set(gap);

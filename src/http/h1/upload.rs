@@ -67,6 +67,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Upload for FromBrowser<'_, S> {
         }
     }
 
+    fn wants_data(&self) -> bool {
+        self.receiver.data().is_empty() && !self.receiver.is_over()
+    }
+
     fn received(&self) -> u64 {
         self.receiver.received + self.sender.sent
     }
