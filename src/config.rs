@@ -23,6 +23,9 @@ pub use problem::{Problem, Problems};
 pub use secret::Secret;
 pub(crate) use values::Authority;
 
+/// `TimeoutStopSec=` of the unit that comes with the gateway.
+const UNIT_STOPS_AFTER: Duration = Duration::from_secs(40);
+
 /// Where `--config` points when it is not given: the first of these that exists.
 pub const DEFAULT_PATHS: [&str; 2] = ["/etc/imis-gateway/config.yaml", "./config.yaml"];
 
@@ -239,6 +242,13 @@ impl Config {
     /// What is allowed and yet not what most operators want.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
+        if self.timeouts.drain >= UNIT_STOPS_AFTER {
+            warnings.push(format!(
+                "timeouts.drain is {} s, and systemd kills the service {} s after it has told it to stop: raise TimeoutStopSec= with it",
+                self.timeouts.drain.as_secs(),
+                UNIT_STOPS_AFTER.as_secs()
+            ));
+        }
         for site in &self.sites {
             for host in site.hosts.iter().filter(|host| !files::covers(&site.certificate, host)) {
                 warnings.push(format!(

@@ -10,22 +10,26 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::activity::Activity;
 use crate::buffers::Buffers;
 
 /// This much goes out without waiting for more: four records of TLS.
 const ENOUGH: usize = 64 * 1024;
 
-#[derive(Debug)]
+/// Bytes of a PING frame (RFC 9113 section 6.7): so much goes out on a connection on which nothing moves.
+const PING: usize = 17;
+
 struct Inner<S> {
     io: S,
     written: BytesMut,
     /// Why sending failed, for the next write to tell.
     failed: Option<io::Error>,
+    /// Is told what goes out.
+    activity: Rc<Activity>,
     buffers: Rc<Buffers>,
 }
 
 /// A connection whose writes are gathered; the copies of it are one and the same connection.
-#[derive(Debug)]
 pub(super) struct Gathered<S>(Rc<RefCell<Inner<S>>>);
 
 impl<S> Clone for Gathered<S> {
@@ -35,8 +39,8 @@ impl<S> Clone for Gathered<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
-    pub(super) fn new(io: S, buffers: Rc<Buffers>) -> Self {
-        Self(Rc::new(RefCell::new(Inner { io, written: BytesMut::new(), failed: None, buffers })))
+    pub(super) fn new(io: S, buffers: Rc<Buffers>, activity: Rc<Activity>) -> Self {
+        Self(Rc::new(RefCell::new(Inner { io, written: BytesMut::new(), failed: None, activity, buffers })))
     }
 
     /// Sends what has been gathered, as far as it goes; the task is woken when more can go. An error shows at the next
@@ -63,6 +67,9 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.written.advance(count);
+            if count > PING {
+                self.activity.moved();
+            }
         }
         if self.written.is_empty() {
             self.buffers.give_back(&mut self.written);

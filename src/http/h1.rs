@@ -34,6 +34,8 @@ use upload::FromBrowser;
 const MOST_BLANK_LINES: usize = 4;
 /// How long a browser that was sent away may go on sending, so that it gets to read why.
 const LINGER: Duration = Duration::from_secs(2);
+/// The same once the worker drains.
+const LINGER_IN_DRAIN: Duration = Duration::from_millis(500);
 /// And how much it may send, in bytes.
 const MOST_DISCARDED: u64 = 16 * 1024 * 1024;
 /// How long the rest of a head may take once the worker drains.
@@ -277,11 +279,7 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
             access.count(if facts.is_head { 0 } else { page.body().len() as u64 });
             access.complete();
         }
-        match (close, unread) {
-            (false, _) => After::Another,
-            (true, false) => After::Close,
-            (true, true) => After::Linger,
-        }
+        if close { self.closing() } else { After::Another }
     }
 
     /// Writes all that waits, as long as the browser takes some of it now and then.
@@ -301,6 +299,11 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
             deadline.poll(cx).map(|()| late())
         })
         .await
+    }
+
+    /// How to close: a browser that has sent more than was answered is perhaps still sending.
+    fn closing(&self) -> After {
+        if self.receiver.is_empty() && self.receiver.is_over() { After::Close } else { After::Linger }
     }
 
     /// Sends what has been held back and says that no more comes. `false`: the browser did not take it.
@@ -325,7 +328,7 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
     /// sends could take the answer away from it.
     async fn linger(&mut self) {
         let mut discarded = 0_u64;
-        self.deadline.set(LINGER);
+        self.deadline.set(if self.draining.is_on() { LINGER_IN_DRAIN } else { LINGER });
         let mut shut = false;
         poll_fn(|cx| {
             if !shut {

@@ -59,7 +59,7 @@ pub(super) async fn serve(stream: Box<TlsStream<Wire>>, connection: Connection) 
         .max_header_list_size(MOST_REQUEST_BYTES as u32)
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW);
-    let gathered = Gathered::new(stream, buffers);
+    let gathered = Gathered::new(stream, buffers, activity.clone());
     let served = Box::pin(builder.serve_connection(TokioIo::new(gathered.clone()), service));
     let served = std::pin::pin!(Served { connection: served, gathered });
     let ended = activity

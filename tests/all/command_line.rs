@@ -287,7 +287,8 @@ fn what_is_allowed_and_seldom_meant_is_warned_of() {
     let yaml = GOOD
         .replace("hosts: [members.example.org]", "hosts: [members.example.org, other.example.org]")
         .replace("imis:\n", "imis:\n      api_url: http://127.0.0.1:9/\n")
-        .replace("https://127.0.0.1:9'", "http://127.0.0.1:9'");
+        .replace("https://127.0.0.1:9'", "http://127.0.0.1:9'")
+        .replace("sites:", "timeouts: {drain: 5m}\nsites:");
     let folder = folder_with(&yaml);
     std::fs::write(folder.path().join("secret"), "short").unwrap();
     let output = run(&["check"], folder.path());
@@ -297,6 +298,7 @@ fn what_is_allowed_and_seldom_meant_is_warned_of() {
         "api_url is plain HTTP",
         "upstream http://127.0.0.1:9 is plain HTTP",
         "shorter than 32",
+        "raise TimeoutStopSec=",
     ] {
         assert_eq!(text(&output.stdout).matches(words).count(), 1, "{words} in {}", text(&output.stdout));
     }

@@ -259,6 +259,29 @@ async fn the_last_answer_has_as_long_as_any_other() {
     assert_eq!(line["end"], "complete");
 }
 
+#[tokio::test]
+async fn the_last_answer_is_not_lost_to_what_lies_unread_behind_its_request() {
+    const LENGTH: usize = 300_000;
+    let proxy = proxy("", "", |mut connection| async move {
+        let _ = read_request(&mut connection).await;
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");
+        let _ = connection.write_all(&[head.as_bytes(), &vec![b'x'; LENGTH]].concat()).await;
+        let _ = connection.read_u8().await;
+    })
+    .await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let stream = socket.connect(proxy.gateway.https).await.unwrap();
+    let mut browser = proxy.client.over(stream, "http/1.1").await.unwrap();
+    let mut requests = format!("GET / HTTP/1.1\r\nHost: {SITE}\r\nConnection: close\r\n\r\n").into_bytes();
+    requests.extend_from_slice(&[b'A'; 150_000]);
+    browser.write_all(&requests).await.unwrap();
+    let mut bytes = Vec::new();
+    // Whatever ends it, the answer has come before.
+    let _ = browser.read_to_end(&mut bytes).await;
+    assert_eq!(bytes.iter().filter(|byte| **byte == b'x').count(), LENGTH);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_may_wait_for_the_upstream_as_long_as_that_may_take() {
     const LENGTH: usize = 20 * 1024 * 1024;

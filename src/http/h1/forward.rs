@@ -174,11 +174,7 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
             }
         }
         self.own = upstream.settle(exchange, keep);
-        match (facts.keep_alive, self.receiver.is_taken()) {
-            (true, true) => After::Another,
-            (_, true) => After::Close,
-            (_, false) => After::Linger,
-        }
+        if facts.keep_alive && self.receiver.is_taken() { After::Another } else { self.closing() }
     }
 
     fn poll_stream(
