@@ -75,13 +75,19 @@ impl Browser {
         self.page.goto(url).await.unwrap();
     }
 
-    /// Waits for an element and returns its text.
+    /// Waits for an element and returns its text. One that goes with its page meanwhile is waited for on the next.
     pub(crate) async fn text_of(&self, css: &str) -> String {
-        let waiting = self.page.wait().at_most(Duration::from_secs(20)).for_element(Locator::Css(css));
-        match waiting.await {
-            Ok(element) => element.text().await.unwrap(),
-            Err(error) => {
-                panic!("no {css} at {}: {error}\n{}", self.url().await, self.page.source().await.unwrap())
+        loop {
+            let waiting = self.page.wait().at_most(Duration::from_secs(20)).for_element(Locator::Css(css));
+            let element = match waiting.await {
+                Ok(element) => element,
+                Err(error) => {
+                    panic!("no {css} at {}: {error}\n{}", self.url().await, self.page.source().await.unwrap())
+                }
+            };
+            match element.text().await {
+                Err(error) if error.is_stale_element_reference() => {}
+                text => return text.unwrap(),
             }
         }
     }
