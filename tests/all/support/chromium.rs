@@ -3,13 +3,16 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fantoccini::{Client, ClientBuilder, Locator};
 use serde_json::json;
 use tempfile::TempDir;
 
 use super::{SITE, Stage, skip};
+
+/// A page is there long before, on however busy a machine.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A browser window that closes with the value.
 pub(crate) struct Browser {
@@ -75,19 +78,22 @@ impl Browser {
         self.page.goto(url).await.unwrap();
     }
 
-    /// Waits for an element and returns its text. One that goes with its page meanwhile is waited for on the next.
+    /// Waits for an element and returns its text. While pages follow each other the driver loses elements and breaks its own
+    /// commands off: then it is asked again.
     pub(crate) async fn text_of(&self, css: &str) -> String {
+        let end = Instant::now() + PATIENCE;
         loop {
-            let waiting = self.page.wait().at_most(Duration::from_secs(20)).for_element(Locator::Css(css));
-            let element = match waiting.await {
-                Ok(element) => element,
-                Err(error) => {
+            let text = match self.page.find(Locator::Css(css)).await {
+                Ok(element) => element.text().await,
+                Err(error) => Err(error),
+            };
+            match text {
+                Ok(text) => return text,
+                Err(error) if Instant::now() > end => {
                     panic!("no {css} at {}: {error}\n{}", self.url().await, self.page.source().await.unwrap())
                 }
-            };
-            match element.text().await {
-                Err(error) if error.is_stale_element_reference() => {}
-                text => return text.unwrap(),
+                // As often as the driver's own waiting asks.
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
     }
