@@ -18,6 +18,7 @@ use ipnet::IpNet;
 use rustls::sign::CertifiedKey;
 use url::Url;
 
+use crate::proxy::headers::Rules;
 use crate::tls::files;
 pub use problem::{Problem, Problems};
 pub use secret::Secret;
@@ -103,6 +104,8 @@ pub(crate) struct Upstream {
     pub(crate) roots: Arc<rustls::RootCertStore>,
     /// The Host that iMIS sees; the visitor's own when absent.
     pub(crate) host: Option<Authority>,
+    /// Which of visitors' headers never reach iMIS, beside those that never do.
+    pub(crate) headers: Rules,
     pub(crate) timeouts: Timeouts,
 }
 

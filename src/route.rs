@@ -5,8 +5,6 @@
 
 use std::sync::Arc;
 
-use percent_encoding::percent_decode;
-
 use crate::config::App;
 
 /// The answer. `Proxy` is everything that is not ours.
@@ -44,9 +42,9 @@ pub(crate) fn route<'a>(apps: &'a [Arc<App>], path: &str) -> Route<'a> {
 }
 
 /// Whether `canonical` could make one of our paths of this one. Nearly every path of a site is told apart here, in a
-/// glance: where nothing is encoded, the last name of our path has to stand in it as it is, but for case.
+/// glance: where nothing is encoded or cut out, the last name of our path has to stand in it as it is, but for case.
 fn could_be_ours(apps: &[Arc<App>], path: &str) -> bool {
-    let encoded = path.bytes().any(|byte| byte == b'%' || !byte.is_ascii());
+    let encoded = path.bytes().any(|byte| matches!(byte, b'%' | b'(') || !byte.is_ascii());
     encoded || apps.iter().any(|app| contains(path, app.path.rsplit('/').next().unwrap_or_default()))
 }
 
@@ -61,31 +59,30 @@ fn contains(path: &str, name: &str) -> bool {
 
 /// The most generous reading of a path: what it could become after every decoding and folding that servers do.
 ///
-/// Percent-encoding undone (repeatedly), `\` as `/`, ASCII case folded (IIS), path parameters and stream names cut off,
-/// cookieless session segments `(S(..))` removed (ASP.NET), slashes collapsed, dots resolved, trailing dots and blanks
-/// stripped (Windows file names).
+/// Percent-encoding undone (repeatedly, IIS's `%u002f` and overlong UTF-8 included), letters that look like ASCII taken for it
+/// (Windows' best fit), `\` as `/`, ASCII case folded (IIS), path parameters and stream names cut off, cookieless session
+/// tokens `(S(..))` removed (ASP.NET), slashes collapsed, dots resolved, dots and blanks at the ends stripped (Windows file
+/// names).
 fn canonical(path: &str) -> String {
     let mut bytes = path.as_bytes().to_vec();
-    for _ in 0..4 {
-        let decoded: Vec<u8> = percent_decode(&bytes).collect();
+    for _ in 0..MOST_DECODED {
+        let decoded = decoded(&bytes);
         if decoded == bytes {
             break;
         }
         bytes = decoded;
     }
-    let text = String::from_utf8_lossy(&bytes).to_ascii_lowercase().replace('\\', "/");
+    let text: String = generous_utf8(&bytes).into_iter().map(best_fit).collect();
+    let text = without_cookieless(&text.to_ascii_lowercase().replace('\\', "/"));
     let mut segments: Vec<&str> = Vec::new();
     for segment in text.split('/') {
         let segment = segment.split([';', ':', '\0', '?', '#']).next().unwrap_or_default();
-        match segment {
+        match segment.trim_matches(|c: char| c.is_whitespace() || c.is_control()) {
             ".." => {
                 segments.pop();
             }
-            cookieless if cookieless.starts_with('(') && cookieless.ends_with("))") => {}
             other => {
-                let plain = other
-                    .trim_matches(|c: char| c.is_whitespace() || c.is_control())
-                    .trim_end_matches(['.', ' ']);
+                let plain = other.trim_end_matches(|c: char| c == '.' || c.is_whitespace() || c.is_control());
                 if !plain.is_empty() {
                     segments.push(plain);
                 }
@@ -93,6 +90,109 @@ fn canonical(path: &str) -> String {
         }
     }
     format!("/{}", segments.join("/"))
+}
+
+/// Whoever encodes more often than that means nobody's path.
+const MOST_DECODED: usize = 6;
+
+/// One round of percent-decoding, `%uXXXX` included.
+fn decoded(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some((byte, behind)) = rest.split_first() {
+        let wide = |digits: &[u8]| {
+            digits.strip_prefix(b"u").or_else(|| digits.strip_prefix(b"U")).and_then(hex::<4>)
+        };
+        if *byte == b'%'
+            && let Some(number) = wide(behind).and_then(char::from_u32)
+        {
+            out.extend_from_slice(number.encode_utf8(&mut [0; 4]).as_bytes());
+            rest = &behind[5..];
+        } else if *byte == b'%'
+            && let Some(number) = hex::<2>(behind).and_then(|number| u8::try_from(number).ok())
+        {
+            out.push(number);
+            rest = &behind[2..];
+        } else {
+            out.push(*byte);
+            rest = behind;
+        }
+    }
+    out
+}
+
+/// The number that the first `N` bytes write.
+fn hex<const N: usize>(bytes: &[u8]) -> Option<u32> {
+    let digits = bytes.first_chunk::<N>()?;
+    digits.iter().try_fold(0, |number, digit| Some(number * 16 + char::from(*digit).to_digit(16)?))
+}
+
+/// UTF-8 as careless decoders read it: overlong sequences mean what they spell, a byte that belongs to none is a character.
+fn generous_utf8(bytes: &[u8]) -> Vec<char> {
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some((first, behind)) = rest.split_first() {
+        let (length, start) = match first {
+            0xc0..=0xdf => (1, first & 0x1f),
+            0xe0..=0xef => (2, first & 0x0f),
+            0xf0..=0xf7 => (3, first & 0x07),
+            _ => (0, *first),
+        };
+        let following = behind.get(..length).filter(|bytes| bytes.iter().all(|byte| byte & 0xc0 == 0x80));
+        let number = following.map(|bytes| {
+            bytes.iter().fold(u32::from(start), |number, byte| number << 6 | u32::from(byte & 0x3f))
+        });
+        match number.and_then(char::from_u32) {
+            Some(character) => {
+                out.push(character);
+                rest = &behind[length..];
+            }
+            None => {
+                out.push(char::from(*first));
+                rest = behind;
+            }
+        }
+    }
+    out
+}
+
+/// The ASCII character that Windows' code pages and case folding make of another one.
+fn best_fit(character: char) -> char {
+    match character {
+        '\u{ff01}'..='\u{ff5e}' => u8::try_from(u32::from(character) - 0xfee0).map_or(character, char::from),
+        '\u{2215}' | '\u{2044}' | '\u{29f8}' => '/',
+        '\u{2216}' | '\u{29f5}' | '\u{a5}' | '\u{20a9}' => '\\',
+        '\u{2024}' | '\u{3002}' => '.',
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        '\u{130}' | '\u{131}' => 'i',
+        '\u{2010}'..='\u{2015}' | '\u{ad}' | '\u{2212}' => '-',
+        other => other,
+    }
+}
+
+/// Without ASP.NET's cookieless tokens, `(S(..))`, `(A(..)F(..))` and the like, wherever they stand.
+fn without_cookieless(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(open) = rest.find('(') {
+        let token = rest[open..].find("))").filter(|_| {
+            let mut inside = rest[open + 1..].chars();
+            inside.next().is_some_and(|c| c.is_ascii_alphabetic()) && inside.next() == Some('(')
+        });
+        match token {
+            Some(length) => {
+                out.push_str(&rest[..open]);
+                rest = &rest[open + length + 2..];
+            }
+            None => {
+                out.push_str(&rest[..=open]);
+                rest = &rest[open + 1..];
+            }
+        }
+    }
+    out.push_str(rest);
+    out
 }
 
 #[cfg(test)]
@@ -141,8 +241,57 @@ mod tests {
             "/sso/zendesk%00",
             "/sso/zendesk%3f",
             "/sso/zendesk%09",
+            "/sso%u002fzendesk",
+            "/sso%U005Czendesk",
+            "/%u0073so/zendesk",
+            "/sso%25u002fzendesk",
+            "/sso%c0%afzendesk",
+            "/sso%c1%9czendesk",
+            "/sso%e0%80%afzendesk",
+            "/sso%f0%80%80%afzendesk",
+            "/sso%25c0%25afzendesk",
+            "/%c1%b3so/zendesk",
+            "/sso%ef%bc%8fzendesk",
+            "/sso%ef%bc%bczendesk",
+            "/sso%e2%88%95zendesk",
+            "/%ef%bd%93so/zendesk",
+            "/%c5%bfso/zendesk",
+            "/sso/zendes%e2%84%aa",
+            "/sso/%252525257aendesk",
+            "/sso/zendesk%a0",
+            "/sso/zendesk%c2%a0",
+            "/sso/zendesk%20.%20.",
+            "/sso/zendesk%2e",
+            "/sso./zendesk",
+            "/sso%20/zendesk",
+            "/%20sso/zendesk",
+            "/sso/zendesk%3bx",
+            "/sso/zendesk%23",
+            "/sso/zendesk:$i30:$INDEX_ALLOCATION",
+            "/(S(abc)F(def))/sso/zendesk",
+            "/sso/(A(x))/zendesk",
+            "/%28S%28abc%29%29/sso/zendesk",
+            "/(S(abc))sso/zendesk",
+            "/x/%2e%2e/sso/zendesk",
+            "/x/..%5csso/zendesk",
+            "/x\\..\\sso\\zendesk",
+            "/../sso/zendesk",
+            "/.../../sso/zendesk",
+            "/sso/./zendesk/.",
+            "/sso/x/../zendesk",
+            "/sso/zendesk/signed%2dout",
+            "/sso/zendesk/signed%e2%80%90out",
+            "/sso/zendesk//signed-out",
         ] {
             assert_eq!(kind(path), "ambiguous", "{path}");
+        }
+    }
+
+    #[test]
+    fn ordinary_targets_of_an_imis_site_are_forwarded() {
+        let targets = include_str!("../tests/data/imis-urls.txt");
+        for target in targets.lines().filter(|line| !line.starts_with('#')) {
+            assert_eq!(kind(target.split('?').next().unwrap()), "proxy", "{target}");
         }
     }
 
@@ -173,6 +322,11 @@ mod tests {
             "zen",
             "desk",
             "\u{130}",
+            "%u002f",
+            "%c0%af",
+            "%ef%bc%8f",
+            "(",
+            "))",
         ];
         let mut seed = 1_u64;
         let mut ours = 0;

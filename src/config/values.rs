@@ -7,6 +7,7 @@ use std::time::Duration;
 use url::{Host, Url};
 
 use super::Server;
+use crate::proxy::headers::{Pattern, is_ours_alone};
 
 /// A host with the port of its https origin, as it stands in a URL: `support.example.org`, `localhost:8444`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,6 +160,39 @@ pub(super) fn cookie_name(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err(format!("`{text}` is not a cookie name"))
+    }
+}
+
+/// A header that visitors may not send: `Name`, `Name-*` or `*-Name`.
+pub(super) fn header_pattern(text: &str) -> Result<Pattern, String> {
+    let pattern = Pattern::parse(text).ok_or_else(|| {
+        format!("`{text}` is not a header; write it like X-Acme-User, X-Acme-* or *-Verified-By")
+    })?;
+    const NEEDED: [&str; 7] = [
+        "host",
+        "cookie",
+        "authorization",
+        "content-length",
+        "content-type",
+        "transfer-encoding",
+        "user-agent",
+    ];
+    match NEEDED.iter().find(|name| pattern.matches(name)) {
+        Some(name) => Err(format!("`{text}` would remove {name}, without which iMIS does not work")),
+        None => Ok(pattern),
+    }
+}
+
+/// A header that visitors may send although its family may not; in lower case.
+pub(super) fn kept_header(text: &str) -> Result<String, String> {
+    match Pattern::parse(text) {
+        Some(Pattern::Name(name)) if is_ours_alone(&name) => {
+            Err(format!("`{text}` is one of the headers that only the gateway sets"))
+        }
+        Some(Pattern::Name(name)) => Ok(name),
+        Some(Pattern::Beginning(_) | Pattern::Ending(_)) | None => {
+            Err(format!("`{text}` is not the whole name of a header; write it like X-HTTP-Method-Override"))
+        }
     }
 }
 

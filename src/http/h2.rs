@@ -197,7 +197,7 @@ fn outgoing(
         Some(rewritten.as_deref().unwrap_or(host)),
     );
     for (name, value) in pairs(request.headers()) {
-        if headers::fate_in_request(name, &[], true) == Fate::Keep {
+        if headers::fate_in_request(name, &[], true, &upstream.headers) == Fate::Keep {
             for part in [name.as_bytes(), b": ", value, b"\r\n"] {
                 head.extend_from_slice(part);
             }

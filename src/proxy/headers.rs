@@ -1,8 +1,10 @@
 //! Which headers differ between what came in and what goes out. Nothing else is touched.
 //!
 //! Hop-by-hop headers are removed (RFC 9110 section 7.6.1), framing is set again by the connection it goes out on,
-//! and the forwarding headers are ours alone: a client's own are removed in every spelling. There is no `Via`: IIS
-//! gives up NTLM connection reuse when it sees one.
+//! and what servers take a proxy's word for is ours alone: a client's own is removed in every spelling (`untrusted`).
+//! There is no `Via`: IIS gives up NTLM connection reuse when it sees one.
+
+mod untrusted;
 
 use std::net::IpAddr;
 
@@ -11,6 +13,7 @@ use http::header::{COOKIE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValu
 use crate::http1::fields::Fate;
 use crate::http1::{Length, Version, head};
 use crate::incident::Incident;
+pub(crate) use untrusted::{Pattern, Rules, is_ours_alone};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -119,12 +122,13 @@ pub(crate) fn write_request(
     out: &mut Vec<u8>,
     request: &head::Request<'_, '_>,
     own_host: Option<&str>,
+    rules: &Rules,
     tunnel: bool,
     forwarding: &Forwarding<'_>,
 ) {
     let named = &request.named_by_connection;
     write_request_line(out, request.method, request.target, own_host);
-    request.fields.write(out, |name| fate_in_request(name, named, own_host.is_some()));
+    request.fields.write(out, |name| fate_in_request(name, named, own_host.is_some(), rules));
     let framing = RequestFraming::of(request.method, request.length, request.says_length);
     end_request(out, framing, tunnel, forwarding);
 }
@@ -142,9 +146,9 @@ pub(crate) fn write_request_line(out: &mut Vec<u8>, method: &str, target: &str, 
 }
 
 /// Which of a request's headers go on to the upstream. `own_host`: the visitor's is replaced.
-pub(crate) fn fate_in_request(name: &str, named: &[&str], own_host: bool) -> Fate {
+pub(crate) fn fate_in_request(name: &str, named: &[&str], own_host: bool, rules: &Rules) -> Fate {
     let goes = is_hop_by_hop(name)
-        || is_forwarding_header(name)
+        || rules.forbid(name)
         // 100-continue is answered here.
         || name.eq_ignore_ascii_case("expect")
         || (own_host && name.eq_ignore_ascii_case("host"))
@@ -258,29 +262,6 @@ fn is_essential(name: &str) -> bool {
         .any(|essential| name.eq_ignore_ascii_case(essential))
 }
 
-/// Whether a header is one that only a proxy may set, in any spelling: IIS and ASP.NET read `_` as `-` in places.
-fn is_forwarding_header(name: &str) -> bool {
-    const FAMILIES: [&str; 4] = ["x-forwarded", "x-original-", "x-rewrite-", "x-real-"];
-    // Most headers are told apart by their first letter.
-    match name.as_bytes().first() {
-        Some(b'x' | b'X') => {
-            begins_with(name, "x-request-id") && name.len() == "x-request-id".len()
-                || FAMILIES.iter().any(|family| begins_with(name, family))
-        }
-        Some(b'f' | b'F') => name.eq_ignore_ascii_case("forwarded"),
-        Some(_) | None => false,
-    }
-}
-
-/// Without case, and with `_` for `-`.
-fn begins_with(name: &str, family: &str) -> bool {
-    name.len() >= family.len()
-        && name
-            .bytes()
-            .zip(family.bytes())
-            .all(|(byte, wanted)| byte.to_ascii_lowercase() == wanted || (byte == b'_' && wanted == b'-'))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -334,39 +315,13 @@ mod tests {
         let request = Request::of(&Tokens::parse(head.as_bytes(), &mut slots).unwrap()).unwrap();
         let mut out = Vec::new();
         let forwarding = Forwarding { chain: "192.0.2.1", host: "h", incident: Incident::new(1, 2) };
-        write_request(&mut out, &request, None, false, &forwarding);
+        write_request(&mut out, &request, None, &Rules::default(), false, &forwarding);
         assert_eq!(
             String::from_utf8(out).unwrap(),
             "POST /a//b?c HTTP/1.1\r\nHOST: Members.example.org\r\nx-a:1\r\nCookie: a=b\r\nContent-Length: 3\r\n\
              Cookie: c=d\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: h\r\n\
              X-Request-Id: 0000000001-2\r\n\r\n"
         );
-    }
-
-    #[test]
-    fn a_clients_forwarding_headers_go_in_every_spelling() {
-        for name in [
-            "forwarded",
-            "x-forwarded-for",
-            "x_forwarded_for",
-            "X-FORWARDED_HOST",
-            "x-forwarded",
-            "x-real-ip",
-            "x_real_ip",
-            "X-Original-URL",
-            "x_original-url",
-            "x-rewrite-url",
-            "x-request-id",
-            "x_request_id",
-            "x-forwarded-prefix",
-        ] {
-            assert!(is_forwarding_header(name), "{name}");
-        }
-        for name in
-            ["x-requested-with", "x-microsoftajax", "from", "cookie", "x-norefreshsession", "x-csrf-token"]
-        {
-            assert!(!is_forwarding_header(name), "{name}");
-        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod browser;
 mod command_line;
 mod configuration;
 mod failures;
+mod guarding;
 mod faithful;
 mod logs;
 mod patience;

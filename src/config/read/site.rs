@@ -9,6 +9,7 @@ use rustls::sign::CertifiedKey;
 use super::sign_on;
 use crate::config::raw::{Section, Value};
 use crate::config::{SignOn, Site, Timeouts, Upstream, values};
+use crate::proxy::headers::Rules;
 use crate::tls::files;
 
 /// IIS closes idle connections at 120 s, and iMIS runs requests of up to 3,600 s (docs/architecture.md).
@@ -118,6 +119,10 @@ fn upstream(mut section: Section<'_>, base: &Path) -> Option<Upstream> {
         },
         None,
     );
+    let headers = match section.optional("headers") {
+        Some(value) => value.section().and_then(headers),
+        None => Some(Rules::default()),
+    };
     let timeouts = match section.optional("timeouts") {
         Some(value) => value.section().and_then(timeouts),
         None => Some(DEFAULT_TIMEOUTS),
@@ -127,7 +132,20 @@ fn upstream(mut section: Section<'_>, base: &Path) -> Option<Upstream> {
         section.report("the system has no CA certificates; install them (ca-certificates) or set ca_file");
     }
     section.finish();
-    Some(Upstream { servers: servers?, roots: roots?, host: host?, timeouts: timeouts? })
+    Some(Upstream { servers: servers?, roots: roots?, host: host?, headers: headers?, timeouts: timeouts? })
+}
+
+fn headers(mut section: Section<'_>) -> Option<Rules> {
+    let remove = match section.optional("remove") {
+        Some(list) => list.texts(values::header_pattern),
+        None => Some(Vec::new()),
+    };
+    let keep = match section.optional("keep") {
+        Some(list) => list.texts(values::kept_header),
+        None => Some(Vec::new()),
+    };
+    section.finish();
+    Some(Rules { remove: remove?, keep: keep? })
 }
 
 fn timeouts(mut section: Section<'_>) -> Option<Timeouts> {

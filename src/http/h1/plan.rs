@@ -100,14 +100,14 @@ fn step(request: &Request<'_, '_>, connection: &Connection, incident: Incident) 
     let named = &request.named_by_connection;
     headers::removable(named).map_err(|NamesEssential| Failure::BadRequest)?;
     let tunnel = upgrade::is_wanted(request);
-    let rewritten =
-        connection.worker.gateway.sites[site].config.upstream.host.as_ref().map(ToString::to_string);
+    let upstream = &connection.worker.gateway.sites[site].config.upstream;
+    let rewritten = upstream.host.as_ref().map(ToString::to_string);
     // HTTP/1.0 may have no Host; what goes on has one.
     let own_host = rewritten.as_deref().or_else(|| (!request.has_host).then_some(host));
     let mut head = connection.worker.buffers.head();
     let chain = connection.chain(request.fields.pairs());
     let forwarding = Forwarding { chain: &chain, host, incident };
-    headers::write_request(&mut head, request, own_host, tunnel, &forwarding);
+    headers::write_request(&mut head, request, own_host, &upstream.headers, tunnel, &forwarding);
     Ok(Step::Forward(
         site,
         Outgoing {

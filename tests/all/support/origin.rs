@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::{Client, Gateway, SITE, lay_out_certificates};
+use super::{Client, Gateway, SITE, SSO, lay_out_certificates};
 
 pub(crate) type Connection = TlsStream<TcpStream>;
 
@@ -80,8 +80,41 @@ impl Proxy {
         more: &str,
         timeouts: &str,
     ) -> Self {
+        Self::configured(authority, server, origin, (more, timeouts, ""))
+    }
+
+    /// With an app on the SSO path; of its iMIS nothing is asked.
+    pub(crate) async fn with_app<F, R>(serve: F) -> Self
+    where
+        F: Fn(Connection) -> R + Send + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let authority = Authority::new("test CA");
+        let origin = Origin::start(&authority, serve).await;
+        let server = format!("https://{}", origin.address);
+        let app = format!(
+            r#"    imis:
+      recognise: {{method: client_context, page: /imis-gateway-probe}}
+      service_account: {{username: svc-gateway, password: {{file: any-secret}}}}
+    apps:
+      - name: Contoso Helpdesk
+        path: {SSO}
+        zendesk: {{subdomain: contoso, shared_secret: {{file: any-secret}}}}
+"#
+        );
+        let timeouts = "connect: 1s, response_head: 2s, idle: 60s";
+        Self::configured(authority, &server, Some(origin), ("", timeouts, &app))
+    }
+
+    fn configured(
+        authority: Authority,
+        server: &str,
+        origin: Option<Origin>,
+        (more, timeouts, app): (&str, &str, &str),
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         lay_out_certificates(&authority, folder.path());
+        std::fs::write(folder.path().join("any-secret"), "of-no-account-and-long-enough-for-one").unwrap();
         let yaml = format!(
             r#"version: 1
 listen: {{https: ["127.0.0.1:0"], http: ["127.0.0.1:0"], admin: 127.0.0.1:0}}
@@ -95,7 +128,7 @@ sites:
       servers: ["{server}"]
       ca_file: ca.pem
       timeouts: {{{timeouts}}}
-"#
+{app}"#
         );
         let gateway = Gateway::start(folder.path(), &yaml);
         let client = Client::new(&authority, gateway.https);

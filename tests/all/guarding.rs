@@ -1,0 +1,199 @@
+//! What a visitor writes has one meaning, and none of it is taken for a word of ours: spellings of paths, names of headers,
+//! upgrades. The upstream records all that reaches it.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::origin::{Proxy, read_request};
+use crate::support::{SITE, SSO};
+
+/// What reached the upstream, in the order in which it came.
+type Heads = Arc<Mutex<Vec<String>>>;
+
+async fn recording() -> (Proxy, Heads) {
+    let heads = Heads::default();
+    let shared = heads.clone();
+    let proxy = Proxy::with_app(move |mut connection| {
+        let heads = shared.clone();
+        async move {
+            while let Some(request) = read_request(&mut connection).await {
+                heads.lock().unwrap().push(request);
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                if connection.write_all(answer).await.is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    (proxy.await, heads)
+}
+
+/// Sends bytes and reads to the end of the connection.
+async fn answer(proxy: &Proxy, bytes: &str) -> String {
+    let mut stream = proxy.client.connect("http/1.1").await;
+    stream.write_all(bytes.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    // A connection that ends without a word has said all there was.
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn targets() -> Vec<&'static str> {
+    include_str!("../data/imis-urls.txt").lines().filter(|line| !line.starts_with('#')).collect()
+}
+
+#[tokio::test]
+async fn three_hundred_targets_of_an_imis_site_pass_byte_for_byte() {
+    let (proxy, heads) = recording().await;
+    let targets = targets();
+    assert!(targets.len() >= 300, "{}", targets.len());
+    // One after the other on one connection: an answer behind each, and no request more or less than was sent.
+    let mut stream = proxy.client.connect("http/1.1").await;
+    for target in &targets {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: {SITE}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\nok") {
+            let count = stream.read_buf(&mut answer).await.unwrap();
+            assert!(count > 0, "{target}: {}", String::from_utf8_lossy(&answer));
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 200 "), "{target}: {}", String::from_utf8_lossy(&answer));
+    }
+    let seen = heads.lock().unwrap();
+    let seen: Vec<&str> = seen.iter().map(|head| head.split(' ').nth(1).unwrap()).collect();
+    assert_eq!(seen, targets);
+}
+
+#[tokio::test]
+async fn the_same_targets_pass_over_http2_as_far_as_its_uris_can_hold_them() {
+    let (proxy, heads) = recording().await;
+    let mut sent = Vec::new();
+    for target in targets() {
+        // The client's own library takes no other.
+        if format!("https://{SITE}{target}").parse::<http::Uri>().is_ok() {
+            let reply = proxy.client.send_h2(http::Method::GET, target, &[], "").await;
+            assert_eq!(reply.status, 200, "{target}");
+            sent.push(target);
+        }
+    }
+    assert!(sent.len() > 280, "{}", sent.len());
+    let seen = heads.lock().unwrap();
+    let seen: Vec<&str> = seen.iter().map(|head| head.split(' ').nth(1).unwrap()).collect();
+    assert_eq!(seen, sent);
+}
+
+#[tokio::test]
+async fn another_spelling_of_an_sso_path_is_refused_and_reaches_nobody() {
+    let (proxy, heads) = recording().await;
+    let spellings = [
+        "/SSO/zendesk",
+        "/sso/zendesk/",
+        "//sso/zendesk",
+        "/sso/%7aendesk",
+        "/sso%2fzendesk",
+        "/sso%252fzendesk",
+        "/sso%5czendesk",
+        "/sso\\zendesk",
+        "/sso/zendesk;x=1",
+        "/sso/zendesk::$DATA",
+        "/sso/zendesk.",
+        "/sso/zendesk%20",
+        "/(S(abc))/sso/zendesk",
+        "/x/../sso/zendesk",
+        "/x/%2e%2e/sso/zendesk",
+        "/sso%u002fzendesk",
+        "/sso%c0%afzendesk",
+        "/sso%ef%bc%8fzendesk",
+        "/sso/zendesk/Signed-Out",
+        "/sso/zendesk/signed-out/",
+    ];
+    for spelling in spellings {
+        for target in
+            [spelling.to_owned(), format!("{spelling}?return_to=%2Fhc"), format!("https://{SITE}{spelling}")]
+        {
+            let request = format!("GET {target} HTTP/1.1\r\nHost: {SITE}\r\nConnection: close\r\n\r\n");
+            let answer = answer(&proxy, &request).await;
+            assert!(answer.starts_with("HTTP/1.1 400 "), "{target}: {answer}");
+        }
+        if spelling.parse::<http::Uri>().is_ok() {
+            let reply = proxy.client.send_h2(http::Method::GET, spelling, &[], "").await;
+            assert_eq!(reply.status, 400, "{spelling}");
+        }
+    }
+    assert_eq!(*heads.lock().unwrap(), Vec::<String>::new());
+    let exact =
+        answer(&proxy, &format!("GET {SSO} HTTP/1.1\r\nHost: {SITE}\r\nConnection: close\r\n\r\n")).await;
+    assert!(!exact.starts_with("HTTP/1.1 400 "), "{exact}");
+}
+
+/// Names that some server takes a proxy's word from.
+const SPOOFED: [&str; 24] = [
+    "Forwarded",
+    "X-Forwarded-For",
+    "X-Forwarded-Host",
+    "X-Forwarded-User",
+    "X-Real-IP",
+    "X-Original-URL",
+    "X-Rewrite-URL",
+    "X-Client-IP",
+    "X-Cluster-Client-IP",
+    "CF-Connecting-IP",
+    "True-Client-IP",
+    "Client-IP",
+    "X-HTTP-Method-Override",
+    "X-Host",
+    "Remote-User",
+    "X-Remote-User",
+    "X-Auth-Request-User",
+    "X-MS-Client-Principal-Name",
+    "X-ARR-SSL",
+    "Front-End-Https",
+    "X-Azure-ClientIP",
+    "Proxy",
+    "X-Request-Id",
+    "Content_Length",
+];
+
+#[tokio::test]
+async fn no_header_that_a_proxys_word_is_taken_from_reaches_the_upstream_in_any_spelling() {
+    let (proxy, heads) = recording().await;
+    for name in SPOOFED {
+        let spellings = [
+            name.to_owned(),
+            name.to_lowercase(),
+            name.to_uppercase().replace('-', "_"),
+            name.replacen('-', "_", 1),
+        ];
+        for spelling in spellings {
+            let request = format!(
+                "GET /spoofed HTTP/1.1\r\nHost: {SITE}\r\n{spelling}: spoof-1\r\nX-Kept: 1\r\n{spelling}: spoof-2\r\nConnection: close\r\n\r\n"
+            );
+            assert!(answer(&proxy, &request).await.starts_with("HTTP/1.1 200 "), "{spelling}");
+            let named = request.replace("Connection: close", &format!("Connection: close, {name}"));
+            assert!(answer(&proxy, &named).await.starts_with("HTTP/1.1 200 "), "{spelling}");
+            let lower = spelling.to_lowercase();
+            let fields = [(lower.as_str(), "spoof-3"), ("x-kept", "1"), (lower.as_str(), "spoof-4")];
+            assert_eq!(proxy.client.send_h2(http::Method::GET, "/spoofed", &fields, "").await.status, 200);
+        }
+    }
+    let heads = heads.lock().unwrap();
+    assert_eq!(heads.len(), SPOOFED.len() * 4 * 3);
+    for head in heads.iter() {
+        assert!(!head.contains("spoof-"), "{head}");
+        assert!(head.to_lowercase().contains("x-kept: 1"), "{head}");
+    }
+}
+
+#[tokio::test]
+async fn connection_cannot_take_away_what_makes_a_request() {
+    let (proxy, heads) = recording().await;
+    for name in ["cookie", "Host", "content-length", "Authorization", "content-type"] {
+        let request = format!(
+            "POST / HTTP/1.1\r\nHost: {SITE}\r\nCookie: a=b\r\nAuthorization: Basic eDp5\r\nContent-Type: text/plain\r\nContent-Length: 1\r\nConnection: close, {name}\r\n\r\nx"
+        );
+        let answer = answer(&proxy, &request).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{name}: {answer}");
+    }
+    assert_eq!(*heads.lock().unwrap(), Vec::<String>::new());
+}
