@@ -39,6 +39,7 @@ pub struct Config {
     pub(crate) trusted_proxies: Vec<IpNet>,
     pub(crate) workers: usize,
     pub(crate) timeouts: BrowserTimeouts,
+    pub(crate) limits: Limits,
     /// How to log.
     pub log: Log,
     pub(crate) sites: Vec<Site>,
@@ -147,8 +148,21 @@ pub(crate) struct BrowserTimeouts {
     pub(crate) gap: Duration,
     /// How long a connection without a request is kept.
     pub(crate) idle: Duration,
+    /// How long a connection takes new requests up.
+    pub(crate) age: Duration,
     /// How long requests under way may take to finish once the gateway stops.
     pub(crate) drain: Duration,
+}
+
+/// What browsers may take and have to give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Connections of browsers at a time.
+    pub(crate) connections: usize,
+    /// The same for one address, which is a network (/64) in IPv6.
+    pub(crate) connections_per_address: usize,
+    /// Bytes a second that a browser has to move of a body while it is waited for; 0 = as few as it likes.
+    pub(crate) body_rate: u64,
 }
 
 /// Deadlines towards the upstream. There is no limit on the whole of a request.

@@ -24,7 +24,12 @@ impl Deadline {
 
     /// Moves the deadline.
     pub(crate) fn set(&mut self, limit: Duration) {
-        self.at = Instant::now() + limit;
+        self.set_from(Instant::now(), limit);
+    }
+
+    /// The same, counted from a time that is at hand.
+    pub(crate) fn set_from(&mut self, now: Instant, limit: Duration) {
+        self.at = now + limit;
         if self.at < self.timer.deadline() {
             self.timer.as_mut().reset(self.at);
         }

@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 
 use crate::config::{self, App, BrowserTimeouts, Config};
 use crate::imis::Imis;
+use crate::pace::Limits;
 use crate::pages::Pages;
 use crate::tls;
 
@@ -22,6 +23,8 @@ pub(crate) struct Gateway {
     pub(crate) tls: Arc<rustls::ServerConfig>,
     pub(crate) access_log: bool,
     pub(crate) timeouts: BrowserTimeouts,
+    /// How slow browsers may be within a body.
+    pub(crate) limits: Limits,
     /// Where the redirect from http leads.
     pub(crate) https_port: u16,
 }
@@ -70,6 +73,7 @@ impl Gateway {
             tls: tls::server_config(&config.sites)?,
             access_log: config.log.access,
             timeouts: config.timeouts,
+            limits: Limits { gap: config.timeouts.gap, rate: config.limits.body_rate },
             https_port,
         })
     }

@@ -2,9 +2,6 @@
 //! becomes one here, what fails inside it in `sso`.
 
 pub(crate) mod access;
-mod activity;
-mod body;
-mod gather;
 mod h1;
 mod h2;
 

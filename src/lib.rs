@@ -13,6 +13,7 @@ mod balance;
 mod drain;
 mod buffers;
 mod deadline;
+mod pace;
 mod tls;
 mod http;
 mod http1;

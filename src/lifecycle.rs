@@ -61,6 +61,8 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub fn start(config: &Config) -> Result<Self, StartError> {
+        // Where this fails, the limit stays as it is.
+        let _ = rlimit::increase_nofile_limit(u64::MAX);
         let mut https = open_all(&config.listen.https, config.workers)?;
         let mut http = open_all(&config.listen.http, config.workers)?;
         let admin = match config.listen.admin {

@@ -97,7 +97,7 @@ async fn run(start: Start, incident_prefix: u64, started: mpsc::Sender<std::io::
         upstreams: gateway
             .sites
             .iter()
-            .map(|site| Upstream::new(site, buffers.clone(), gateway.timeouts.gap))
+            .map(|site| Upstream::new(site, buffers.clone(), gateway.limits))
             .collect(),
         buffers,
         control,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::raw::{self, Reader, Section, Value};
-use super::{BrowserTimeouts, Config, Listen, Log, LogFormat, Problem, values};
+use super::{BrowserTimeouts, Config, Limits, Listen, Log, LogFormat, Problem, values};
 
 /// Reads the whole file; `file` gives relative paths their folder.
 pub(super) fn config(file: &Path, text: &str) -> Result<Config, Vec<Problem>> {
@@ -51,6 +51,10 @@ fn root(mut root: Section<'_>, file: &Path, base: &Path) -> Option<Config> {
         Some(value) => value.section().and_then(timeouts),
         None => Some(DEFAULT_TIMEOUTS),
     };
+    let limits = match root.optional("limits") {
+        Some(value) => value.section().and_then(|section| limits(Some(section))),
+        None => limits(None),
+    };
     let log = match root.optional("log") {
         Some(value) => value.section().and_then(log),
         None => Some(default_log()),
@@ -63,6 +67,7 @@ fn root(mut root: Section<'_>, file: &Path, base: &Path) -> Option<Config> {
         trusted_proxies: trusted_proxies?,
         workers: workers?,
         timeouts: timeouts?,
+        limits: limits?,
         log: log?,
         sites: sites?,
     })
@@ -129,12 +134,13 @@ fn workers(value: &Value<'_>) -> Option<usize> {
     value.number(1..=1024).and_then(|number| usize::try_from(number).ok())
 }
 
-/// As patient as nginx, whose defaults members and their networks are used to.
+/// Members' networks are used to nginx's defaults; whoever attacks is used to them, too.
 const DEFAULT_TIMEOUTS: BrowserTimeouts = BrowserTimeouts {
     handshake: Duration::from_secs(10),
-    request_head: Duration::from_secs(60),
-    gap: Duration::from_secs(60),
+    request_head: Duration::from_secs(30),
+    gap: Duration::from_secs(30),
     idle: Duration::from_secs(75),
+    age: Duration::from_secs(3600),
     drain: Duration::from_secs(30),
 };
 
@@ -145,6 +151,7 @@ fn timeouts(mut section: Section<'_>) -> Option<BrowserTimeouts> {
     let request_head = read("request_head", default.request_head);
     let gap = read("gap", default.gap);
     let idle = read("idle", default.idle);
+    let age = read("age", default.age);
     let drain = read("drain", default.drain);
     section.finish();
     Some(BrowserTimeouts {
@@ -152,8 +159,47 @@ fn timeouts(mut section: Section<'_>) -> Option<BrowserTimeouts> {
         request_head: request_head?,
         gap: gap?,
         idle: idle?,
+        age: age?,
         drain: drain?,
     })
+}
+
+/// http.sys lets go of whoever takes less (`minBytesPerSecond`).
+const DEFAULT_BODY_RATE: u64 = 240;
+/// With `auto`: no more connections than this, whatever the system allows.
+const MOST_CONNECTIONS: usize = 16_384;
+
+fn limits(section: Option<Section<'_>>) -> Option<Limits> {
+    let (mut connections, mut per_address, mut body_rate) = (None, None, None);
+    if let Some(mut section) = section {
+        connections = section.optional("connections").map(|value| count(&value));
+        per_address = section.optional("connections_per_address").map(|value| count(&value));
+        body_rate = section.optional("body_rate").map(|value| value.number(0..=1_000_000));
+        section.finish();
+    }
+    let connections = connections.unwrap_or(Some(None))?.unwrap_or_else(most_connections);
+    let per_address = per_address.unwrap_or(Some(None))?.unwrap_or(connections.div_ceil(2));
+    Some(Limits {
+        connections,
+        connections_per_address: per_address,
+        body_rate: body_rate.unwrap_or(Some(DEFAULT_BODY_RATE))?,
+    })
+}
+
+/// A number, or none for `auto`.
+fn count(value: &Value<'_>) -> Option<Option<usize>> {
+    if value.is_word("auto") {
+        return Some(None);
+    }
+    value.number(1..=1_000_000).and_then(|number| usize::try_from(number).ok()).map(Some)
+}
+
+/// A browser's connection may need one to iMIS beside it. The gateway raises its own limit to the hard one at its start.
+fn most_connections() -> usize {
+    const OTHERS: usize = 128;
+    let files =
+        rlimit::Resource::NOFILE.get().map_or(1024, |(_, hard)| usize::try_from(hard).unwrap_or(usize::MAX));
+    (files.saturating_sub(OTHERS) / 2).clamp(64, MOST_CONNECTIONS)
 }
 
 fn default_log() -> Log {

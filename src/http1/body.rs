@@ -54,15 +54,6 @@ impl Decoder {
         matches!(self, Self::Over)
     }
 
-    /// Bytes of the body still to come, if that is known.
-    pub(super) fn left(&self) -> Option<u64> {
-        match self {
-            Self::Over => Some(0),
-            Self::Known(left) => Some(*left),
-            Self::Chunked(_) | Self::UntilClose => None,
-        }
-    }
-
     /// Takes what `bytes` hold of the body.
     pub(super) fn decode(&mut self, bytes: &mut [u8]) -> Result<Piece, BodyError> {
         let piece = match self {

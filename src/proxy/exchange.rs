@@ -3,8 +3,10 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::Outgoing;
 use super::connection::{Connection, Stream};
@@ -12,6 +14,7 @@ use super::upstream::UpstreamError;
 use crate::http1::Length;
 use crate::http1::head::{MOST_RESPONSE_BYTES, Scanner};
 use crate::http1::transfer::{ReceiveError, SendError, Sender};
+use crate::pace::{Limits, Pace};
 
 /// Where the body of a request comes from.
 pub(crate) trait Upload {
@@ -30,7 +33,7 @@ pub(crate) trait Upload {
     fn wants_data(&self) -> bool;
 
     /// Grows with everything that passes between the browser and here.
-    fn received(&self) -> u64;
+    fn passed(&self) -> u64;
 }
 
 /// Why a request does not arrive whole.
@@ -41,7 +44,7 @@ pub(crate) enum UploadError {
     Browser(#[source] ReceiveError),
     /// The browser's HTTP/2 stream ended before its body did.
     #[error("the browser")]
-    Stream(#[source] hyper::Error),
+    Stream(#[source] h2::Error),
     #[error("the upstream")]
     Upstream(#[source] SendError),
 }
@@ -52,7 +55,7 @@ pub(crate) struct Patience {
     /// From the end of the request to the head of the response.
     pub(crate) response_head: Duration,
     /// Within a body, when it is the browser that is waited for.
-    pub(crate) browser: Duration,
+    pub(crate) browser: Limits,
     /// Within a body, when it is the upstream.
     pub(crate) upstream: Duration,
 }
@@ -75,8 +78,16 @@ pub(crate) struct Exchange {
     pub(crate) head: usize,
     /// The connection serves this browser alone.
     pub(crate) exclusive: bool,
-    /// Progress when it was last looked at.
-    seen: u64,
+    pace: Pace,
+    /// Whose turn it was when this was last looked at, what had moved, and when it last had.
+    seen: (Turn, u64, Instant),
+}
+
+/// Who has to do something for an exchange to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    Browser,
+    Upstream,
 }
 
 impl Exchange {
@@ -87,7 +98,8 @@ impl Exchange {
         connection.sender.sent = 0;
         connection.receiver.received = 0;
         connection.scanner = Scanner::default();
-        Self { connection, sending: Sending::UnderWay, head: 0, exclusive, seen: 0 }
+        let seen = (Turn::Upstream, 0, Instant::now());
+        Self { connection, sending: Sending::UnderWay, head: 0, exclusive, pace: Pace::default(), seen }
     }
 
     /// Whether no byte of the request has been sent.
@@ -105,10 +117,9 @@ impl Exchange {
         upload: &mut impl Upload,
         patience: Patience,
     ) -> Result<(), UpstreamError> {
-        self.connection.deadline.set(match self.sending {
-            Sending::UnderWay => patience.upstream,
-            Sending::Done | Sending::Refused => patience.response_head,
-        });
+        if self.sending != Sending::UnderWay {
+            self.connection.deadline.set(patience.response_head);
+        }
         self.head = poll_fn(|cx| self.poll_head(cx, upload, patience)).await?;
         Ok(())
     }
@@ -146,17 +157,17 @@ impl Exchange {
                 Poll::Pending => break,
             }
         }
-        if self.sending == Sending::UnderWay && self.progressed(upload) {
-            let gap = if self.waits_for_browser(upload) { patience.browser } else { patience.upstream };
-            self.connection.deadline.set(gap);
+        if self.sending == Sending::UnderWay {
+            let turn = if self.waits_for_browser(upload) { Turn::Browser } else { Turn::Upstream };
+            return self.poll_patience(cx, upload, turn, patience).map(|()| match turn {
+                Turn::Browser => Err(UpstreamError::UploadStalled),
+                Turn::Upstream => Err(UpstreamError::Silent),
+            });
         }
-        if self.sending != Sending::UnderWay && upload.poll_gone(cx).is_ready() {
+        if upload.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(UpstreamError::BrowserGone));
         }
-        match self.connection.deadline.poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(self.too_slow(upload))),
-            Poll::Pending => Poll::Pending,
-        }
+        self.connection.deadline.poll(cx).map(|()| Err(UpstreamError::Silent))
     }
 
     /// Sends on, while the response may already be on its way.
@@ -181,23 +192,37 @@ impl Exchange {
         }
     }
 
-    /// Whether anything has moved since this was last asked.
-    pub(crate) fn progressed(&mut self, upload: &impl Upload) -> bool {
-        let Connection { sender, receiver, .. } = &*self.connection;
-        let now = sender.sent + receiver.received + upload.received();
-        let moved = now != self.seen;
-        self.seen = now;
-        moved
+    /// Ready when whoever's turn it is within a body has stood still for too long, or dripped.
+    pub(crate) fn poll_patience(
+        &mut self,
+        cx: &mut Context<'_>,
+        upload: &impl Upload,
+        turn: Turn,
+        patience: Patience,
+    ) -> Poll<()> {
+        loop {
+            let now = Instant::now();
+            let Connection { sender, receiver, .. } = &*self.connection;
+            let moved = sender.sent + receiver.received + upload.passed();
+            if (turn, moved) != (self.seen.0, self.seen.1) {
+                self.seen = (turn, moved, now);
+            }
+            let left = match turn {
+                Turn::Browser => self.pace.left(upload.passed(), patience.browser, now),
+                Turn::Upstream => {
+                    self.pace.rests();
+                    Some(patience.upstream.saturating_sub(now - self.seen.2)).filter(|left| !left.is_zero())
+                }
+            };
+            let Some(left) = left else { return Poll::Ready(()) };
+            self.connection.deadline.set_from(now, left);
+            ready!(self.connection.deadline.poll(cx));
+        }
     }
 
     /// Whether the upload stands still because nothing comes.
     pub(crate) fn waits_for_browser(&self, upload: &impl Upload) -> bool {
         self.sending == Sending::UnderWay && self.connection.sender.is_empty() && upload.wants_data()
-    }
-
-    /// Whose fault a silence is.
-    fn too_slow(&self, upload: &impl Upload) -> UpstreamError {
-        if self.waits_for_browser(upload) { UpstreamError::UploadStalled } else { UpstreamError::Silent }
     }
 
     /// Whether the connection is good for another request once `keep_alive` has been said.

@@ -21,6 +21,7 @@ use crate::config::{Server, Timeouts};
 use crate::gateway::Site;
 use crate::http1::head::HeadError;
 use crate::http1::transfer::ReceiveError;
+use crate::pace::Limits;
 use crate::tls::wire::Wire;
 
 /// Why iMIS gave no response, or not all of one.
@@ -86,8 +87,8 @@ pub(crate) struct Upstream {
 }
 
 impl Upstream {
-    /// `browser_gap`: how long browsers may stand still within a body.
-    pub(crate) fn new(site: &Site, buffers: Rc<Buffers>, browser_gap: Duration) -> Self {
+    /// `browser`: how slow browsers may be within a body.
+    pub(crate) fn new(site: &Site, buffers: Rc<Buffers>, browser: Limits) -> Self {
         let upstream = &site.config.upstream;
         Self {
             servers: upstream.servers.clone(),
@@ -96,7 +97,7 @@ impl Upstream {
             timeouts: upstream.timeouts,
             patience: Patience {
                 response_head: upstream.timeouts.response_head,
-                browser: browser_gap,
+                browser,
                 upstream: upstream.timeouts.gap,
             },
             pool: Pool::new(upstream.timeouts.idle),

@@ -14,7 +14,7 @@ use crate::http1::head::{self, slots};
 use crate::http1::transfer::{PipeError, poll_pipe};
 use crate::http1::{Length, Version};
 use crate::pages::Failure;
-use crate::proxy::exchange::{Exchange, Patience, Sending, Upload};
+use crate::proxy::exchange::{Exchange, Patience, Sending, Turn, Upload};
 use crate::proxy::headers::{self, ResponseFraming};
 use crate::proxy::upgrade::{self, End};
 use crate::proxy::upstream::UpstreamError;
@@ -147,7 +147,6 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
         let upstream = &connection.worker.upstreams[site];
         let before = exchange.connection.receiver.taken;
         let patience = upstream.patience;
-        exchange.connection.deadline.set(patience.upstream);
         let last = !facts.keep_alive && self.receiver.is_taken() && exchange.connection.receiver.is_over();
         if last {
             self.io.hold_back();
@@ -198,22 +197,17 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
             }));
         }
         // Either it does not read what there is, or it does not send what is asked for.
-        let silent = || StreamError::Upstream(UpstreamError::SilentWithin);
         let unread = !from.receiver.data().is_empty() || from.receiver.is_taken() || !self.sender.is_empty();
         let mut upload = self.upload(false);
-        let waits_for_browser = unread || exchange.waits_for_browser(&upload);
-        if exchange.progressed(&upload) {
-            let gap = if waits_for_browser { patience.browser } else { patience.upstream };
-            exchange.connection.deadline.set(gap);
-        }
+        let browser = unread || exchange.waits_for_browser(&upload);
+        let turn = if browser { Turn::Browser } else { Turn::Upstream };
         if exchange.sending != Sending::UnderWay && upload.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(StreamError::Browser));
         }
-        exchange
-            .connection
-            .deadline
-            .poll(cx)
-            .map(|()| Err(if waits_for_browser { StreamError::Browser } else { silent() }))
+        exchange.poll_patience(cx, &upload, turn, patience).map(|()| match turn {
+            Turn::Browser => Err(StreamError::Browser),
+            Turn::Upstream => Err(StreamError::Upstream(UpstreamError::SilentWithin)),
+        })
     }
 
     async fn tunnel(

@@ -71,7 +71,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Upload for FromBrowser<'_, S> {
         self.receiver.data().is_empty() && !self.receiver.is_over()
     }
 
-    fn received(&self) -> u64 {
+    fn passed(&self) -> u64 {
         self.receiver.received + self.sender.sent
     }
 }

@@ -174,11 +174,6 @@ impl Receiver {
         self.is_over() && self.ready == 0
     }
 
-    /// Bytes of the body still to be taken, if that is known.
-    pub(crate) fn left(&self) -> Option<u64> {
-        self.decoder.left().map(|left| left + self.ready as u64)
-    }
-
     /// Whether nothing is here that has not been dealt with.
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes.is_empty()

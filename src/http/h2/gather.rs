@@ -1,5 +1,5 @@
-//! What HTTP/2 writes, gathered: hyper writes and flushes frame by frame, each of which would be a TLS record and a system
-//! call of its own. Here they are put together and go out once each time the connection has been polled.
+//! What HTTP/2 writes, gathered: h2 writes and flushes frame by frame, each of which would be a TLS record and a system call of
+//! its own. Here they are put together and go out once each time the connection has been polled. Both directions are watched.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -10,22 +10,20 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::activity::Activity;
+use super::watch::Watch;
 use crate::buffers::Buffers;
 
 /// This much goes out without waiting for more: four records of TLS.
 const ENOUGH: usize = 64 * 1024;
-
-/// Bytes of a PING frame (RFC 9113 section 6.7): so much goes out on a connection on which nothing moves.
-const PING: usize = 17;
 
 struct Inner<S> {
     io: S,
     written: BytesMut,
     /// Why sending failed, for the next write to tell.
     failed: Option<io::Error>,
-    /// Is told what goes out.
-    activity: Rc<Activity>,
+    /// Bytes that have gone out, all in all.
+    sent: u64,
+    watch: Rc<Watch>,
     buffers: Rc<Buffers>,
 }
 
@@ -39,8 +37,15 @@ impl<S> Clone for Gathered<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
-    pub(super) fn new(io: S, buffers: Rc<Buffers>, activity: Rc<Activity>) -> Self {
-        Self(Rc::new(RefCell::new(Inner { io, written: BytesMut::new(), failed: None, activity, buffers })))
+    pub(super) fn new(io: S, buffers: Rc<Buffers>, watch: Rc<Watch>) -> Self {
+        let written = BytesMut::new();
+        Self(Rc::new(RefCell::new(Inner { io, written, failed: None, sent: 0, watch, buffers })))
+    }
+
+    /// Whether everything has gone out, and how much that was.
+    pub(super) fn progress(&self) -> (bool, u64) {
+        let inner = self.0.borrow();
+        (inner.written.is_empty(), inner.sent)
     }
 
     /// Sends what has been gathered, as far as it goes; the task is woken when more can go. An error shows at the next
@@ -67,9 +72,7 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.written.advance(count);
-            if count > PING {
-                self.activity.moved();
-            }
+            self.sent += count as u64;
         }
         if self.written.is_empty() {
             self.buffers.give_back(&mut self.written);
@@ -90,6 +93,7 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
         for slice in slices {
             let count = slice.len().min(room);
             self.written.extend_from_slice(&slice[..count]);
+            self.watch.sent(&slice[..count]);
             room -= count;
             taken += count;
         }
@@ -103,7 +107,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathered<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0.borrow_mut().io).poll_read(cx, buffer)
+        let inner = &mut *self.0.borrow_mut();
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut inner.io).poll_read(cx, buffer))?;
+        inner.watch.received(&buffer.filled()[before..]);
+        Poll::Ready(Ok(()))
     }
 }
 

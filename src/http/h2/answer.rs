@@ -1,0 +1,415 @@
+//! One request over HTTP/2 and its answer: never without one, always one line in the access log.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Request, Response, StatusCode, Version};
+use tracing::warn;
+
+use super::super::access::{Access, Seen};
+use super::super::{Asked, Connection, Verdict};
+use super::request::{self, FromStream};
+use super::watch::Watch;
+use crate::http1::Length;
+use crate::http1::fields::Fate;
+use crate::http1::head::{self, HeadError, MOST_FIELDS, slots};
+use crate::incident::Incident;
+use crate::pages::Failure;
+use crate::proxy::exchange::{Exchange, Patience, Sending, Turn};
+use crate::proxy::headers::{self, pairs};
+use crate::proxy::upstream::UpstreamError;
+use crate::proxy::{Kind, MOST_INTERIM, windows};
+use crate::telemetry::Chain;
+
+/// What it takes of a connection's patience when one of its streams has stood still for too long.
+const A_STALL: u32 = 400;
+
+/// What is kept of a request while it is answered.
+struct Answering {
+    connection: Rc<Connection>,
+    watch: Rc<Watch>,
+    incident: Incident,
+    access: Option<Access>,
+    is_head: bool,
+    reply: SendResponse<Bytes>,
+    upload: FromStream,
+}
+
+/// What a request is answered with.
+enum Answer {
+    /// A page of ours.
+    Page(Response<Bytes>),
+    /// What the upstream says. `keep`: it keeps its connection.
+    Upstream { response: Response<()>, exchange: Exchange, keep: bool, site: usize },
+}
+
+/// Why there is none.
+enum NoAnswer {
+    Failed(Failure),
+    /// Nobody waits for one.
+    Gone,
+}
+
+impl From<Failure> for NoAnswer {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<UpstreamError> for NoAnswer {
+    fn from(error: UpstreamError) -> Self {
+        Self::Failed(Failure::Upstream(error))
+    }
+}
+
+/// Answers one request.
+pub(super) async fn answer(
+    request: Request<RecvStream>,
+    reply: SendResponse<Bytes>,
+    connection: Rc<Connection>,
+    watch: Rc<Watch>,
+) {
+    let (mut head, body) = request.into_parts();
+    let fields = head.headers.len();
+    headers::join_cookie_crumbs(&mut head.headers);
+    let incident = connection.worker.next_incident();
+    let seen = Seen {
+        method: head.method.as_str(),
+        host: head.uri.host().unwrap_or_default(),
+        path: head.uri.path(),
+        version: "HTTP/2.0",
+    };
+    let client = connection.visitor(pairs(&head.headers));
+    let access = connection.access(&seen, client, incident);
+    let is_head = head.method == http::Method::HEAD;
+    let upload = FromStream::new(body);
+    let mut answering = Answering { connection, watch, incident, access, is_head, reply, upload };
+    let answer = if fields > MOST_FIELDS {
+        Err(Failure::Malformed(HeadError::TooLarge).into())
+    } else {
+        answering.respond(head).await
+    };
+    match answer {
+        Ok(Answer::Page(page)) => answering.send(page).await,
+        Ok(Answer::Upstream { response, exchange, keep, site }) => {
+            answering.stream(response, exchange, keep, site).await;
+        }
+        Err(NoAnswer::Failed(failure)) => {
+            // Whoever lets an upload stand still gets a connection anew for the next request.
+            let stalled = matches!(failure, Failure::Upstream(UpstreamError::UploadStalled));
+            let page = answering.connection.failed(&failure, incident);
+            answering.send(page).await;
+            if stalled {
+                answering.watch.retire.set(true);
+            }
+        }
+        Err(NoAnswer::Gone) => {}
+    }
+}
+
+impl Answering {
+    async fn respond(&mut self, request: Parts) -> Result<Answer, NoAnswer> {
+        let Self { connection, incident, reply, upload, .. } = self;
+        let (connection, incident) = (&**connection, *incident);
+        let authority = request::authority_of(&request)?;
+        let target = request.uri.path_and_query().map_or("/", |target| target.as_str());
+        let asked = Asked {
+            method: request.method.as_str(),
+            target,
+            authority: Some((authority.host(), authority.as_str())),
+        };
+        let (site, host) = match super::super::decide(&asked, connection)? {
+            // Only the plain-HTTP port redirects, and that speaks HTTP/1 alone.
+            Verdict::Redirect(_) => return Err(Failure::Internal.into()),
+            Verdict::Forward { site, host } => (site, host),
+            Verdict::Visit { site, host, visit } => {
+                let headers = request.headers.clone();
+                let visited =
+                    super::super::visited(connection, &asked, (site, host), visit, headers, incident)?;
+                let page = super::super::visit(&connection.worker, *visited, incident);
+                return match while_there(reply, page).await {
+                    Some(page) => Ok(Answer::Page(page?)),
+                    None => Err(NoAnswer::Gone),
+                };
+            }
+        };
+        let has_body = upload.has_body();
+        let outgoing = request::outgoing(&request, has_body, &asked, connection, (site, host), incident)?;
+        if has_body && request::expects_continue(&request) {
+            // Whoever is not there any more is noticed soon enough.
+            let _ = reply.send_informational(interim(StatusCode::CONTINUE));
+        }
+        drop(request);
+        let kind = outgoing.method;
+        let upstream = &connection.worker.upstreams[site];
+        let sent = while_there(reply, upstream.send(&outgoing, upload, None)).await;
+        connection.worker.buffers.keep_head(&mut { outgoing.head });
+        let mut exchange = sent.ok_or(NoAnswer::Gone)??;
+        for _ in 0..MOST_INTERIM {
+            match take_head(&mut exchange, kind)? {
+                Taken::Response { response, keep } => {
+                    return Ok(Answer::Upstream { response, exchange, keep, site });
+                }
+                Taken::Interim(response) => {
+                    if response.status() != StatusCode::CONTINUE {
+                        let _ = reply.send_informational(response);
+                    }
+                }
+            }
+            let head = exchange.response_head(upload, upstream.patience);
+            while_there(reply, head).await.ok_or(NoAnswer::Gone)??;
+        }
+        match take_head(&mut exchange, kind)? {
+            Taken::Response { response, keep } => Ok(Answer::Upstream { response, exchange, keep, site }),
+            Taken::Interim(_) => Err(UpstreamError::EndlessInterim.into()),
+        }
+    }
+
+    /// Sends a page of ours.
+    async fn send(&mut self, page: Response<Bytes>) {
+        let status = page.status();
+        let (mut head, bytes) = page.into_parts();
+        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+        let bytes = if self.is_head { Bytes::new() } else { bytes };
+        if let Some(access) = &mut self.access {
+            access.answered(status);
+        }
+        let Ok(mut body) = self.reply.send_response(Response::from_parts(head, ()), bytes.is_empty()) else {
+            return;
+        };
+        let length = bytes.len() as u64;
+        let gap = self.connection.worker.gateway.limits.gap;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match tokio::time::timeout(gap, poll_fn(|cx| poll_room(cx, &mut body, rest.len()))).await {
+                Ok(Some(room)) => {
+                    let piece = rest.split_to(room);
+                    if body.send_data(piece, rest.is_empty()).is_err() {
+                        return;
+                    }
+                }
+                Ok(None) => return,
+                // It has let a page stand for longer than anybody takes to read it.
+                Err(_) => return self.watch.hang_up.set(true),
+            }
+        }
+        if let Some(access) = &mut self.access {
+            access.count(length);
+            access.complete();
+        }
+    }
+
+    /// Passes the upstream's response on.
+    async fn stream(&mut self, response: Response<()>, exchange: Exchange, keep: bool, site: usize) {
+        if let Some(access) = &mut self.access {
+            access.answered(response.status());
+        }
+        let end = exchange.connection.receiver.is_taken();
+        let Ok(body) = self.reply.send_response(response, end) else { return };
+        let worker = self.connection.worker.clone();
+        let upstream = &worker.upstreams[site];
+        let mut passing = Passing {
+            body,
+            piece: Bytes::new(),
+            ended: end,
+            exchange,
+            upload: &mut self.upload,
+            counted: 0,
+            delivered: self.watch.delivered.get(),
+            watch: &self.watch,
+            patience: upstream.patience,
+        };
+        let passed = poll_fn(|cx| passing.poll(cx)).await;
+        if let Some(access) = &mut self.access {
+            access.count(passing.counted);
+            match &passed {
+                Ok(()) => access.complete(),
+                Err(Broke::Upstream(_)) => access.upstream_broke(),
+                Err(Broke::Gone | Broke::Stalled) => {}
+            }
+        }
+        match passed {
+            // An upload that nobody waits for any more is given up with its connection. Over HTTP/2 none is a browser's alone.
+            Ok(()) => drop(upstream.settle(passing.exchange, keep)),
+            Err(Broke::Gone) => {}
+            Err(Broke::Upstream(error)) => {
+                passing.body.send_reset(Reason::INTERNAL_ERROR);
+                warn!(incident = %self.incident, error = %Chain(&error), "the upstream broke a response off");
+            }
+            Err(Broke::Stalled) => {
+                passing.body.send_reset(Reason::CANCEL);
+                let others = self.watch.delivered.get() - passing.delivered;
+                if others < passing.patience.browser.least() {
+                    // Nothing else is taken either.
+                    self.watch.hang_up.set(true);
+                } else {
+                    self.watch.spend(A_STALL);
+                }
+            }
+        }
+    }
+}
+
+/// A response on its way, and perhaps the upload that is still going the other way.
+struct Passing<'a> {
+    body: SendStream<Bytes>,
+    /// Of the body, what waits for the browser.
+    piece: Bytes,
+    /// The browser has been told that no more comes.
+    ended: bool,
+    exchange: Exchange,
+    upload: &'a mut FromStream,
+    counted: u64,
+    /// What the whole connection had delivered when this stream last moved.
+    delivered: u64,
+    watch: &'a Watch,
+    patience: Patience,
+}
+
+/// Why a body breaks off.
+enum Broke {
+    Upstream(UpstreamError),
+    /// The browser does not take it, or does not send what it has to.
+    Stalled,
+    /// The browser has reset the stream.
+    Gone,
+}
+
+impl Passing<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broke>> {
+        if self.exchange.sending == Sending::UnderWay
+            && let Poll::Ready(Err(_)) = self.exchange.poll_send(cx, self.upload)
+        {
+            return Poll::Ready(Err(Broke::Gone));
+        }
+        let mut waits_for_browser = false;
+        while !self.ended {
+            let receiver = &mut self.exchange.connection.receiver;
+            if self.piece.is_empty() {
+                match receiver.poll_body(cx, &mut self.exchange.connection.stream) {
+                    Poll::Ready(Ok(())) => self.piece = receiver.take(),
+                    Poll::Ready(Err(error)) => {
+                        return Poll::Ready(Err(Broke::Upstream(UpstreamError::BodyBroke(error))));
+                    }
+                    Poll::Pending => break,
+                }
+            }
+            let over = receiver.is_taken();
+            if !self.piece.is_empty() || !over {
+                match poll_room(cx, &mut self.body, self.piece.len()) {
+                    Poll::Ready(Some(room)) => {
+                        let piece = self.piece.split_to(room);
+                        self.counted += piece.len() as u64;
+                        self.upload.passed += piece.len() as u64;
+                        self.delivered = self.watch.delivered.get();
+                        self.ended = over && self.piece.is_empty();
+                        if self.body.send_data(piece, self.ended).is_err() {
+                            return Poll::Ready(Err(Broke::Gone));
+                        }
+                    }
+                    Poll::Ready(None) => return Poll::Ready(Err(Broke::Gone)),
+                    Poll::Pending => {
+                        waits_for_browser = true;
+                        break;
+                    }
+                }
+            } else {
+                self.ended = true;
+                if self.body.send_data(Bytes::new(), true).is_err() {
+                    return Poll::Ready(Err(Broke::Gone));
+                }
+            }
+        }
+        if self.ended {
+            return Poll::Ready(Ok(()));
+        }
+        if self.body.poll_reset(cx).is_ready() {
+            return Poll::Ready(Err(Broke::Gone));
+        }
+        let browser = waits_for_browser || self.exchange.waits_for_browser(self.upload);
+        let turn = if browser { Turn::Browser } else { Turn::Upstream };
+        self.exchange.poll_patience(cx, self.upload, turn, self.patience).map(|()| match turn {
+            Turn::Browser => Err(Broke::Stalled),
+            Turn::Upstream => Err(Broke::Upstream(UpstreamError::SilentWithin)),
+        })
+    }
+}
+
+/// Room for some of `wanted` bytes in the browser's windows and in what may wait here; none when the stream is gone.
+fn poll_room(cx: &mut Context<'_>, body: &mut SendStream<Bytes>, wanted: usize) -> Poll<Option<usize>> {
+    body.reserve_capacity(wanted);
+    loop {
+        match body.capacity() {
+            0 => {}
+            room => return Poll::Ready(Some(room.min(wanted))),
+        }
+        match body.poll_capacity(cx) {
+            Poll::Ready(Some(Ok(_))) => {}
+            Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(None),
+            Poll::Pending => return Poll::Pending,
+        }
+    }
+}
+
+/// What comes of something that takes its time, unless the browser resets its stream before.
+async fn while_there<T>(reply: &mut SendResponse<Bytes>, something: impl Future<Output = T>) -> Option<T> {
+    let mut something = std::pin::pin!(something);
+    poll_fn(|cx| match something.as_mut().poll(cx) {
+        Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+        Poll::Pending => reply.poll_reset(cx).map(|_| None),
+    })
+    .await
+}
+
+fn interim(status: StatusCode) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    *response.version_mut() = Version::HTTP_2;
+    response
+}
+
+/// What a head from the upstream was.
+enum Taken {
+    /// `keep`: the upstream keeps its connection.
+    Response {
+        response: Response<()>,
+        keep: bool,
+    },
+    Interim(Response<()>),
+}
+
+/// Takes a head from the upstream.
+fn take_head(exchange: &mut Exchange, method: Kind) -> Result<Taken, UpstreamError> {
+    let head = Bytes::copy_from_slice(&exchange.connection.receiver.head()[..exchange.head]);
+    let mut slots = slots();
+    let read =
+        head::Response::parse(&head, &mut slots, method == Kind::Head).map_err(UpstreamError::Malformed)?;
+    if read.status == 101 {
+        return Err(UpstreamError::UnexpectedUpgrade);
+    }
+    let malformed = |what| UpstreamError::Malformed(HeadError::Malformed(what));
+    let mut response = interim(StatusCode::from_u16(read.status).map_err(|_| malformed("the status"))?);
+    let headers = response.headers_mut();
+    headers.reserve(read.fields.len());
+    for (name, value) in read.fields.pairs() {
+        if headers::fate_in_response(name, &read.named_by_connection, read.status) == Fate::Keep {
+            let value =
+                HeaderValue::from_maybe_shared(head.slice_ref(value)).map_err(|_| malformed("a field"))?;
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| malformed("a field name"))?;
+            headers.append(name, value);
+        }
+    }
+    if read.status < 200 {
+        exchange.begin_body(Length::Known(0))?;
+        return Ok(Taken::Interim(response));
+    }
+    exchange.exclusive |= windows::asked_for_by(read.fields.pairs());
+    exchange.begin_body(read.length)?;
+    Ok(Taken::Response { response, keep: read.keep_alive })
+}

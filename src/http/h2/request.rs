@@ -1,0 +1,173 @@
+//! A request that came over HTTP/2: whom it is for, and how the upstream gets it.
+
+use bytes::Bytes;
+use h2::RecvStream;
+use http::header::{CONTENT_LENGTH, EXPECT, HOST};
+use http::request::Parts;
+use http::uri::Authority;
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Buf;
+
+use super::super::{Asked, Connection};
+use crate::http1::Length;
+use crate::http1::fields::{Fate, decimal};
+use crate::http1::head;
+use crate::http1::transfer::Sender;
+use crate::incident::Incident;
+use crate::pages::Failure;
+use crate::proxy::connection::Stream;
+use crate::proxy::exchange::{Upload, UploadError};
+use crate::proxy::headers::{self, Forwarding, RequestFraming, pairs};
+use crate::proxy::{Kind, Outgoing, windows};
+
+/// The authority of the target or of Host; both must agree when both are there (RFC 9113 section 8.3.1).
+pub(super) fn authority_of(request: &Parts) -> Result<Authority, Failure> {
+    let mut lines = request.headers.get_all(HOST).iter();
+    let from_host = match (lines.next(), lines.next()) {
+        (None, _) => None,
+        (Some(host), None) => Some(Authority::try_from(host.as_bytes()).map_err(|_| Failure::BadRequest)?),
+        (Some(_), Some(_)) => return Err(Failure::BadRequest),
+    };
+    let authority = match (request.uri.authority(), from_host) {
+        (Some(target), Some(host)) if *target != host => return Err(Failure::BadRequest),
+        (Some(target), _) => target.clone(),
+        (None, Some(host)) => host,
+        (None, None) => return Err(Failure::BadRequest),
+    };
+    match head::Authority::parse(authority.as_str().as_bytes()) {
+        Some(_) => Ok(authority),
+        None => Err(Failure::BadRequest),
+    }
+}
+
+/// The request as the upstream gets it.
+pub(super) fn outgoing(
+    request: &Parts,
+    has_body: bool,
+    asked: &Asked<'_>,
+    connection: &Connection,
+    (site, host): (usize, &str),
+    incident: Incident,
+) -> Result<Outgoing, Failure> {
+    let said = said_length(request)?;
+    let length = match (said, has_body) {
+        (Some(bytes), true) => Length::Known(bytes),
+        (None, true) => Length::Chunked,
+        (Some(0) | None, false) => Length::Known(0),
+        (Some(_), false) => return Err(Failure::BadRequest),
+    };
+    let upstream = &connection.worker.gateway.sites[site].config.upstream;
+    let rewritten = upstream.host.as_ref().map(ToString::to_string);
+    let mut head = connection.worker.buffers.head();
+    headers::write_request_line(
+        &mut head,
+        asked.method,
+        asked.target,
+        Some(rewritten.as_deref().unwrap_or(host)),
+    );
+    for (name, value) in pairs(&request.headers) {
+        if headers::fate_in_request(name, &[], true, &upstream.headers) == Fate::Keep {
+            for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+                head.extend_from_slice(part);
+            }
+        }
+    }
+    let framing = RequestFraming::of(asked.method, length, said.is_some());
+    let chain = connection.chain(pairs(&request.headers));
+    headers::end_request(&mut head, framing, false, &Forwarding { chain: &chain, host, incident });
+    Ok(Outgoing {
+        head,
+        length,
+        method: Kind::of(asked.method),
+        tunnel: false,
+        signs_in: windows::used_by(pairs(&request.headers)),
+    })
+}
+
+fn said_length(request: &Parts) -> Result<Option<u64>, Failure> {
+    let mut lines = request.headers.get_all(CONTENT_LENGTH).iter();
+    match (lines.next(), lines.next()) {
+        (None, _) => Ok(None),
+        (Some(digits), None) => decimal(digits.as_bytes()).map(Some).ok_or(Failure::BadRequest),
+        (Some(_), Some(_)) => Err(Failure::BadRequest),
+    }
+}
+
+/// Whether the client waits to be told to send its body (RFC 9110 section 10.1.1).
+pub(super) fn expects_continue(request: &Parts) -> bool {
+    request.headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// The body of a request, from a stream of HTTP/2.
+pub(super) struct FromStream {
+    /// None: there is no more.
+    body: Option<RecvStream>,
+    frame: Bytes,
+    /// Bytes that have passed between the browser and here, in both directions.
+    pub(super) passed: u64,
+}
+
+impl FromStream {
+    pub(super) fn new(body: RecvStream) -> Self {
+        let body = (!body.is_end_stream()).then_some(body);
+        Self { body, frame: Bytes::new(), passed: 0 }
+    }
+
+    pub(super) fn has_body(&self) -> bool {
+        self.body.is_some()
+    }
+}
+
+impl Upload for FromStream {
+    fn poll_upload(
+        &mut self,
+        cx: &mut Context<'_>,
+        sender: &mut Sender,
+        stream: &mut Stream,
+    ) -> Poll<Result<(), UploadError>> {
+        loop {
+            let last = self.body.is_none();
+            while !self.frame.is_empty() || !sender.is_over(last) {
+                let sent = ready!(sender.poll_send(cx, stream, &self.frame, last));
+                let sent = sent.map_err(UploadError::Upstream)?;
+                self.frame.advance(sent);
+                if let Some(body) = &mut self.body {
+                    // The client may send as much again. Fails only when nobody is there to be told.
+                    let _ = body.flow_control().release_capacity(sent);
+                }
+            }
+            let Some(body) = &mut self.body else {
+                return sender.poll_flush(cx, stream).map_err(UploadError::Upstream);
+            };
+            match Pin::new(body).poll_data(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.passed += frame.len() as u64;
+                    self.frame = frame;
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(UploadError::Stream(error))),
+                // Trailers are not forwarded (RFC 9110 section 6.5.1 lets an intermediary drop them).
+                Poll::Ready(None) => self.body = None,
+                Poll::Pending => {
+                    ready!(sender.poll_flush(cx, stream)).map_err(UploadError::Upstream)?;
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// Whether the stream has been reset is asked beside the exchange.
+    fn poll_gone(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+
+    fn wants_data(&self) -> bool {
+        self.frame.is_empty() && self.body.is_some()
+    }
+
+    fn passed(&self) -> u64 {
+        self.passed
+    }
+}

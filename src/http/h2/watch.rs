@@ -1,0 +1,330 @@
+//! What a peer does with its HTTP/2 connection, told by the frames that pass: which cost something and bring nothing.
+//!
+//! Every frame is allowed, and any of them can be sent without end. So each connection has a stock of patience. Frames that
+//! bring nothing take from it, what is useful gives some back, and so does time; when there is none left, the connection is
+//! closed with ENHANCE_YOUR_CALM. `docs/hardening.md` has the prices.
+
+use std::cell::{Cell, RefCell};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// What a connection begins with, and never has more than.
+const STOCK: u32 = 2_000;
+/// What comes back each second.
+const A_SECOND: u32 = 20;
+/// A body in smaller frames than this (and not the last) brings nothing worth a frame.
+const SMALL: u32 = 64;
+
+/// RFC 9113 section 6.
+mod kind {
+    pub(super) const DATA: u8 = 0;
+    pub(super) const HEADERS: u8 = 1;
+    pub(super) const PRIORITY: u8 = 2;
+    pub(super) const RST_STREAM: u8 = 3;
+    pub(super) const SETTINGS: u8 = 4;
+    pub(super) const PING: u8 = 6;
+    pub(super) const WINDOW_UPDATE: u8 = 8;
+    pub(super) const CONTINUATION: u8 = 9;
+}
+
+const END_STREAM: u8 = 0x1;
+const END_HEADERS: u8 = 0x4;
+const HEADER: usize = 9;
+/// What a client says before its first frame (RFC 9113 section 3.4).
+const PREFACE: usize = 24;
+
+/// The frames of one direction, whose headers are picked out of the bytes as they come.
+#[derive(Debug)]
+struct Frames {
+    header: [u8; HEADER],
+    /// Bytes of the next header that are here.
+    filled: usize,
+    /// Bytes before the next header.
+    skip: usize,
+    /// Of the frame that they belong to.
+    kind: u8,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Frame {
+    kind: u8,
+    flags: u8,
+    length: u32,
+}
+
+impl Frame {
+    fn has(self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+impl Frames {
+    fn new(skip: usize) -> Self {
+        Self { header: [0; HEADER], filled: 0, skip, kind: kind::DATA }
+    }
+
+    /// Calls `each` with every frame whose header ends in `bytes`.
+    fn look(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame)) {
+        loop {
+            let skipped = self.skip.min(bytes.len());
+            self.skip -= skipped;
+            bytes = &bytes[skipped..];
+            let here = (HEADER - self.filled).min(bytes.len());
+            if here == 0 {
+                return;
+            }
+            self.header[self.filled..self.filled + here].copy_from_slice(&bytes[..here]);
+            self.filled += here;
+            bytes = &bytes[here..];
+            if self.filled < HEADER {
+                return;
+            }
+            let [a, b, c, kind, flags, ..] = self.header;
+            let length = u32::from_be_bytes([0, a, b, c]);
+            (self.filled, self.skip, self.kind) = (0, length as usize, kind);
+            each(Frame { kind, flags, length });
+        }
+    }
+
+    /// Whether something other than a body is here in part.
+    fn is_within_head(&self) -> bool {
+        self.filled > 0 || (self.skip > 0 && matches!(self.kind, kind::HEADERS | kind::CONTINUATION))
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Watch {
+    received: RefCell<Frames>,
+    sent: RefCell<Frames>,
+    patience: Cell<u32>,
+    /// When time last gave some back.
+    refilled: Cell<Instant>,
+    /// Since when a header block has been under way.
+    unfinished: Cell<Option<Instant>>,
+    in_headers: Cell<bool>,
+    /// Bytes of bodies that have gone out.
+    pub(super) delivered: Cell<u64>,
+    /// Somebody has seen that this peer only costs.
+    pub(super) hang_up: Cell<bool>,
+    /// The connection is to end once what is under way has been answered.
+    pub(super) retire: Cell<bool>,
+}
+
+impl Watch {
+    pub(super) fn new() -> Self {
+        Self {
+            received: RefCell::new(Frames::new(PREFACE)),
+            sent: RefCell::new(Frames::new(0)),
+            patience: Cell::new(STOCK),
+            refilled: Cell::new(Instant::now()),
+            unfinished: Cell::new(None),
+            in_headers: Cell::new(false),
+            delivered: Cell::new(0),
+            hang_up: Cell::new(false),
+            retire: Cell::new(false),
+        }
+    }
+
+    /// Bytes have come.
+    pub(super) fn received(&self, bytes: &[u8]) {
+        let mut frames = self.received.borrow_mut();
+        frames.look(bytes, |frame| self.price(frame));
+        // A header block that is not whole waits for the rest, and nothing else can come meanwhile.
+        let within = self.in_headers.get() || frames.is_within_head();
+        match (within, self.unfinished.get()) {
+            (true, None) => self.unfinished.set(Some(Instant::now())),
+            (false, Some(_)) => self.unfinished.set(None),
+            (true, Some(_)) | (false, None) => {}
+        }
+    }
+
+    /// Bytes go out.
+    pub(super) fn sent(&self, bytes: &[u8]) {
+        self.sent.borrow_mut().look(bytes, |frame| match frame.kind {
+            kind::DATA => {
+                self.delivered.set(self.delivered.get() + u64::from(frame.length));
+                // For one piece a client may open its windows twice.
+                self.restore(if frame.has(END_STREAM) { 6 } else { 2 });
+            }
+            kind::HEADERS if frame.has(END_STREAM) => self.restore(6),
+            // An error of the peer's, or of ours.
+            kind::RST_STREAM => self.spend(8),
+            _ => {}
+        });
+    }
+
+    fn price(&self, frame: Frame) {
+        match frame.kind {
+            kind::DATA if frame.has(END_STREAM) => {}
+            kind::DATA if frame.length == 0 => self.spend(20),
+            kind::DATA if frame.length < SMALL => self.spend(1),
+            kind::DATA => self.restore(1),
+            kind::HEADERS => {
+                self.in_headers.set(!frame.has(END_HEADERS));
+                // What goes with a request: a priority, a window.
+                self.restore(2);
+            }
+            kind::CONTINUATION => {
+                self.in_headers.set(!frame.has(END_HEADERS));
+                self.spend(if frame.length < SMALL { 40 } else { 4 });
+            }
+            kind::PRIORITY | kind::WINDOW_UPDATE => self.spend(1),
+            // Requests that were given up after we had begun with them.
+            kind::RST_STREAM => self.spend(8),
+            kind::SETTINGS => self.spend(40),
+            kind::PING => self.spend(10),
+            _ => self.spend(4),
+        }
+    }
+
+    pub(super) fn spend(&self, points: u32) {
+        if self.patience.get() < points {
+            // Only now is it asked what time has given back.
+            let now = Instant::now();
+            let passed = now - self.refilled.get();
+            self.refilled.set(now);
+            self.restore(u32::try_from(passed.as_millis() * u128::from(A_SECOND) / 1000).unwrap_or(STOCK));
+        }
+        match self.patience.get().checked_sub(points) {
+            Some(left) => self.patience.set(left),
+            None => self.hang_up.set(true),
+        }
+    }
+
+    fn restore(&self, points: u32) {
+        self.patience.set(self.patience.get().saturating_add(points).min(STOCK));
+    }
+
+    /// How long a header block has been under way.
+    pub(super) fn unfinished_for(&self, now: Instant) -> Duration {
+        self.unfinished.get().map_or(Duration::ZERO, |since| now - since)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, length: usize) -> Vec<u8> {
+        let size = u32::try_from(length).unwrap().to_be_bytes();
+        let mut bytes = vec![size[1], size[2], size[3], kind, flags, 0, 0, 0, 1];
+        bytes.resize(HEADER + length, b'x');
+        bytes
+    }
+
+    /// A watch behind the preface.
+    fn watch() -> Watch {
+        let watch = Watch::new();
+        watch.received(&[0; PREFACE]);
+        watch
+    }
+
+    #[test]
+    fn frames_are_told_however_they_are_cut() {
+        let mut bytes = Vec::new();
+        for (kind, length) in [(kind::DATA, 100), (kind::PING, 8), (kind::DATA, 0), (kind::SETTINGS, 6)] {
+            bytes.extend(frame(kind, 0, length));
+        }
+        for size in 1..bytes.len() {
+            let mut frames = Frames::new(0);
+            let mut seen = Vec::new();
+            for piece in bytes.chunks(size) {
+                frames.look(piece, |frame| seen.push((frame.kind, frame.length)));
+            }
+            assert_eq!(seen, [(0, 100), (6, 8), (0, 0), (4, 6)], "{size}");
+            assert!(!frames.is_within_head());
+        }
+    }
+
+    #[test]
+    fn floods_of_any_kind_end_and_within_little() {
+        for (name, bytes) in [
+            ("PING", frame(kind::PING, 0, 8)),
+            ("PING that answers none", frame(kind::PING, 1, 8)),
+            ("SETTINGS", frame(kind::SETTINGS, 0, 0)),
+            ("empty DATA", frame(kind::DATA, 0, 0)),
+            ("small DATA", frame(kind::DATA, 0, 1)),
+            ("empty CONTINUATION", frame(kind::CONTINUATION, 0, 0)),
+            ("CONTINUATION", frame(kind::CONTINUATION, 0, 1000)),
+            ("PRIORITY", frame(kind::PRIORITY, 0, 5)),
+            ("WINDOW_UPDATE", frame(kind::WINDOW_UPDATE, 0, 4)),
+            ("unknown", frame(0xbe, 0, 3)),
+        ] {
+            let watch = watch();
+            let count = (0..10_000).find(|_| {
+                watch.received(&bytes);
+                watch.hang_up.get()
+            });
+            assert!(count.is_some_and(|count| (40..2_500).contains(&count)), "{name}: {count:?}");
+        }
+    }
+
+    #[test]
+    fn requests_that_are_reset_run_out_of_patience() {
+        let watch = watch();
+        let both =
+            [frame(kind::HEADERS, END_HEADERS | END_STREAM, 30), frame(kind::RST_STREAM, 0, 4)].concat();
+        let count = (0..10_000).find(|_| {
+            watch.received(&both);
+            watch.hang_up.get()
+        });
+        assert!(count.is_some_and(|count| (300..400).contains(&count)), "{count:?}");
+        // The same when it is made to be us who resets.
+        let watch = self::watch();
+        let count = (0..10_000).find(|_| {
+            watch.received(&frame(kind::HEADERS, END_HEADERS | END_STREAM, 30));
+            watch.received(&frame(kind::WINDOW_UPDATE, 0, 4));
+            watch.sent(&frame(kind::RST_STREAM, 0, 4));
+            watch.hang_up.get()
+        });
+        assert!(count.is_some_and(|count| (250..400).contains(&count)), "{count:?}");
+    }
+
+    #[test]
+    fn whoever_uses_a_connection_is_never_hung_up_on() {
+        let watch = watch();
+        for _ in 0..10_000 {
+            watch.received(&frame(kind::HEADERS, END_HEADERS, 100));
+            watch.received(&frame(kind::DATA, 0, 1000));
+            watch.received(&frame(kind::DATA, END_STREAM, 10));
+            watch.sent(&frame(kind::HEADERS, END_HEADERS, 100));
+            for _ in 0..3 {
+                watch.sent(&frame(kind::DATA, 0, 20));
+                watch.received(&frame(kind::WINDOW_UPDATE, 0, 4));
+                watch.received(&frame(kind::WINDOW_UPDATE, 0, 4));
+            }
+            watch.sent(&frame(kind::DATA, END_STREAM, 0));
+        }
+        // A page with two hundred pictures that is left before any has come.
+        for _ in 0..200 {
+            watch.received(&frame(kind::HEADERS, END_HEADERS | END_STREAM, 100));
+            watch.received(&frame(kind::RST_STREAM, 0, 4));
+        }
+        assert!(!watch.hang_up.get());
+        assert_eq!(watch.delivered.get(), 600_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_gives_patience_back() {
+        let watch = watch();
+        for _ in 0..3_000 {
+            watch.received(&frame(kind::PING, 0, 8));
+            tokio::time::advance(Duration::from_millis(600)).await;
+        }
+        assert!(!watch.hang_up.get());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_header_block_under_way_is_known() {
+        let watch = watch();
+        let later = || Instant::now() + Duration::from_secs(5);
+        watch.received(&frame(kind::HEADERS, 0, 10));
+        assert_eq!(watch.unfinished_for(later()).as_secs(), 5);
+        watch.received(&frame(kind::CONTINUATION, END_HEADERS, 10));
+        assert_eq!(watch.unfinished_for(later()).as_secs(), 0);
+        watch.received(&[0, 0]);
+        assert_eq!(watch.unfinished_for(later()).as_secs(), 5, "a frame header that does not come");
+    }
+}

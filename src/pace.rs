@@ -1,0 +1,116 @@
+//! How fast a browser has to move while it is waited for: silence is told by a gap, dripping by a rate.
+//!
+//! A gap alone would be started again by every byte, so one byte now and then would keep a connection for ever. Only time in
+//! which it is the browser's turn counts; while iMIS is waited for, nobody is asked to hurry.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// What browsers are allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// They may move nothing for so long.
+    pub(crate) gap: Duration,
+    /// And have to move so many bytes a second, on average over a gap of waiting; 0 = as few as they like.
+    pub(crate) rate: u64,
+}
+
+impl Limits {
+    /// Bytes that have to move in one gap.
+    pub(crate) fn least(self) -> u64 {
+        u64::try_from(u128::from(self.rate) * self.gap.as_millis() / 1000).unwrap_or(u64::MAX)
+    }
+}
+
+/// One body on its way to or from a browser.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    /// Since the waiting was last looked at; none while nobody waits.
+    looked: Option<Instant>,
+    waited: Duration,
+    /// Bytes that had moved when `waited` began to be counted.
+    mark: Option<u64>,
+    moved: u64,
+    /// When `moved` last changed.
+    last_moved: Option<Instant>,
+}
+
+impl Pace {
+    /// The browser is waited for, and so many bytes have moved, all in all: how long it may go on like this until it is looked
+    /// at again. None when it has been too slow.
+    pub(crate) fn left(&mut self, moved: u64, limits: Limits, now: Instant) -> Option<Duration> {
+        if let Some(looked) = self.looked {
+            self.waited += now - looked;
+        }
+        let last_moved = match self.last_moved {
+            Some(last) if self.looked.is_some() && moved == self.moved => last,
+            Some(_) | None => now,
+        };
+        (self.moved, self.last_moved, self.looked) = (moved, Some(last_moved), Some(now));
+        let mark = *self.mark.get_or_insert(moved);
+        if self.waited >= limits.gap {
+            if moved - mark < limits.least() {
+                return None;
+            }
+            (self.waited, self.mark) = (Duration::ZERO, Some(moved));
+        }
+        let left = limits.gap.saturating_sub(now - last_moved).min(limits.gap - self.waited);
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// Somebody else is waited for.
+    pub(crate) fn rests(&mut self) {
+        self.looked = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { gap: Duration::from_secs(30), rate: 240 };
+
+    /// Seconds until a browser that moves `bytes` every `every` seconds is too slow; none when it is not within an hour.
+    fn given_up(bytes: u64, every: u64, limits: Limits) -> Option<u64> {
+        let (mut pace, begun) = (Pace::default(), Instant::now());
+        (0..3600).find(|second| {
+            let now = begun + Duration::from_secs(*second);
+            pace.left(second / every * bytes, limits, now).is_none()
+        })
+    }
+
+    #[test]
+    fn silence_ends_after_the_gap_and_dripping_does_not_begin_it_again() {
+        assert_eq!(given_up(0, 1, LIMITS), Some(30));
+        assert_eq!(given_up(1, 2, LIMITS), Some(30));
+        assert_eq!(given_up(239, 1, LIMITS), Some(30));
+        assert_eq!(given_up(240, 1, LIMITS), None);
+        assert_eq!(given_up(10_000, 29, LIMITS), None);
+        assert_eq!(given_up(1, 2, Limits { rate: 0, ..LIMITS }), None, "as slow as they like");
+        assert_eq!(given_up(1, 31, Limits { rate: 0, ..LIMITS }), Some(30));
+    }
+
+    #[test]
+    fn after_a_burst_silence_is_not_allowed_for_longer() {
+        let (mut pace, begun) = (Pace::default(), Instant::now());
+        let mut at = |second: u64, moved| pace.left(moved, LIMITS, begun + Duration::from_secs(second));
+        assert!(at(0, 0).is_some());
+        assert!(at(20, 10_000_000).is_some());
+        assert_eq!(at(49, 10_000_000), Some(Duration::from_secs(1)));
+        assert_eq!(at(50, 10_000_000), None);
+    }
+
+    #[test]
+    fn time_in_which_somebody_else_is_waited_for_does_not_count() {
+        let (mut pace, mut now) = (Pace::default(), Instant::now());
+        for round in 0..100 {
+            // One byte a round, and an answer that takes a minute.
+            assert!(pace.left(round, LIMITS, now).is_some(), "{round}");
+            now += Duration::from_millis(100);
+            assert!(pace.left(round, LIMITS, now).is_some(), "{round}");
+            pace.rests();
+            now += Duration::from_secs(60);
+        }
+    }
+}
