@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::admission::Admitted;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// A connection on its way to another worker.
@@ -16,6 +17,7 @@ pub(crate) struct HandedOn {
     pub(crate) stream: TcpStream,
     pub(crate) peer: SocketAddr,
     pub(crate) tls: bool,
+    pub(crate) admitted: Admitted,
 }
 
 /// All workers, as each of them sees the others.
@@ -103,6 +105,8 @@ impl Drop for Occupied {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admission::Admission;
+    use crate::config::Limits;
 
     fn seats(workers: usize) -> Vec<Seat> {
         Table::set(workers).into_iter().map(|(seat, _)| seat).collect()
@@ -144,7 +148,9 @@ mod tests {
         let peer = listener.local_addr().unwrap();
         let stream = TcpStream::connect(peer).unwrap();
         let other = seats[0].elsewhere().unwrap();
-        assert!(other.take_over(HandedOn { stream, peer, tls: true }).is_err());
+        let limits = Limits { connections: 1, connections_per_address: 1, body_rate: 0 };
+        let admitted = Admission::new(limits).admit(peer.ip(), false).unwrap();
+        assert!(other.take_over(HandedOn { stream, peer, tls: true, admitted }).is_err());
         assert_eq!(better(&seats[0]), None);
     }
 }

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use rustls_pki_types::ServerName;
 use tokio::sync::Semaphore;
 
+use crate::admission::Admission;
 use crate::config::{self, App, BrowserTimeouts, Config};
 use crate::imis::Imis;
 use crate::pace::Limits;
@@ -20,6 +21,7 @@ pub(crate) struct Gateway {
     by_host: HashMap<String, usize>,
     trusted_proxies: Vec<IpNet>,
     pub(crate) pages: Pages,
+    pub(crate) admission: Arc<Admission>,
     pub(crate) tls: Arc<rustls::ServerConfig>,
     pub(crate) access_log: bool,
     pub(crate) timeouts: BrowserTimeouts,
@@ -70,6 +72,7 @@ impl Gateway {
             by_host,
             trusted_proxies: config.trusted_proxies.clone(),
             pages: Pages::new(),
+            admission: Admission::new(config.limits),
             tls: tls::server_config(&config.sites)?,
             access_log: config.log.access,
             timeouts: config.timeouts,

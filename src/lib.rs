@@ -9,6 +9,7 @@ mod gateway;
 pub mod lifecycle;
 mod worker;
 mod listener;
+mod admission;
 mod balance;
 mod drain;
 mod buffers;

@@ -63,8 +63,8 @@ impl Server {
     pub fn start(config: &Config) -> Result<Self, StartError> {
         // Where this fails, the limit stays as it is.
         let _ = rlimit::increase_nofile_limit(u64::MAX);
-        let mut https = open_all(&config.listen.https, config.workers)?;
-        let mut http = open_all(&config.listen.http, config.workers)?;
+        let mut https = open_all(&config.listen.https, config)?;
+        let mut http = open_all(&config.listen.http, config)?;
         let admin = match config.listen.admin {
             Some(address) => {
                 Some(admin::open(address).map_err(|source| StartError::Listen { address, source })?)
@@ -209,9 +209,10 @@ async fn received(signal: &mut Option<Signal>) {
     }
 }
 
-fn open_all(addresses: &[SocketAddr], workers: usize) -> Result<Vec<Vec<TcpListener>>, StartError> {
+fn open_all(addresses: &[SocketAddr], config: &Config) -> Result<Vec<Vec<TcpListener>>, StartError> {
     let open = |address: &SocketAddr| {
-        listener::open(*address, workers).map_err(|source| StartError::Listen { address: *address, source })
+        listener::open(*address, config.workers, config.timeouts.gap)
+            .map_err(|source| StartError::Listen { address: *address, source })
     };
     addresses.iter().map(open).collect()
 }

@@ -4,13 +4,14 @@ use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::admission::{Admitted, Full};
 use crate::balance::{HandedOn, Occupied, Seat};
 use crate::drain::Watching;
 use crate::http;
@@ -22,26 +23,37 @@ const REST_AFTER_ERROR: Duration = Duration::from_millis(100);
 /// How long a handshake may go on once the worker drains.
 const HANDSHAKE_IN_DRAIN: Duration = Duration::from_secs(2);
 const BACKLOG: i32 = 4096;
+/// How many connections that only wait make room at once, when there is none.
+const EVICTED_AT_ONCE: usize = 16;
+/// After so much silence the system asks whether a peer is still there, every `KEEPALIVE_EVERY`, `KEEPALIVE_TIMES` times.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMES: u32 = 3;
 
-/// Opens one listening socket per worker on `address`. Port 0 is chosen once and shared by all.
-pub(crate) fn open(address: SocketAddr, workers: usize) -> std::io::Result<Vec<TcpListener>> {
+/// Opens one listening socket per worker on `address`. Port 0 is chosen once and shared by all. `gap`: how long a peer may
+/// take nothing of what is sent to it.
+pub(crate) fn open(address: SocketAddr, workers: usize, gap: Duration) -> std::io::Result<Vec<TcpListener>> {
     if address.port() != 0 {
         // SO_REUSEPORT would let two gateways share a port by mistake; a plain bind tells whether it is free.
         drop(bound(address, false)?);
     }
-    let first = open_one(address)?;
+    let first = open_one(address, gap)?;
     let chosen = first.local_addr()?;
     let mut sockets = vec![first];
     for _ in 1..workers {
-        sockets.push(open_one(chosen)?);
+        sockets.push(open_one(chosen, gap)?);
     }
     Ok(sockets)
 }
 
-fn open_one(address: SocketAddr) -> std::io::Result<TcpListener> {
+fn open_one(address: SocketAddr, gap: Duration) -> std::io::Result<TcpListener> {
     let socket = bound(address, true)?;
-    // Linux gives it on to accepted connections, which saves a system call for each.
+    // Linux gives these on to accepted connections, which saves system calls for each.
     socket.set_tcp_nodelay(true)?;
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);
+    socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_TIMES))?;
+    // A peer that keeps its window shut, or is gone, is let go by the system itself.
+    socket.set_tcp_user_timeout(Some(gap))?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
@@ -77,10 +89,10 @@ pub(crate) async fn accept_http(
 
 /// Serves what other workers hand on, as long as the worker runs.
 pub(crate) async fn take_over(mut incoming: UnboundedReceiver<HandedOn>, worker: Rc<Worker>) {
-    while let Some(HandedOn { stream, peer, tls }) = incoming.recv().await {
+    while let Some(HandedOn { stream, peer, tls, admitted }) = incoming.recv().await {
         let occupied = worker.seat.occupied();
         match TcpStream::from_std(stream) {
-            Ok(stream) => serve(stream, peer, &worker, tls, occupied),
+            Ok(stream) => serve(stream, peer, &worker, tls, (admitted, occupied)),
             Err(error) => warn!(%error, "cannot take a connection over"),
         }
     }
@@ -103,39 +115,77 @@ async fn accept(
         match accepted {
             Ok((stream, peer)) => {
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                let Some(admitted) = admitted(peer, worker) else { continue };
                 match worker.seat.elsewhere() {
-                    None => serve(stream, peer, worker, tls, worker.seat.occupy()),
-                    Some(other) => hand_on(stream, peer, worker, tls, &other),
+                    None => serve(stream, peer, worker, tls, (admitted, worker.seat.occupy())),
+                    Some(other) => hand_on(stream, peer, (tls, admitted), worker, &other),
                 }
             }
             // The client gave up between its handshake and our accept.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                warn!(%error, "cannot accept connections");
+                // Out of descriptors or memory, most likely: whoever only waits gives some back.
+                let evicted = worker.drain.evict(EVICTED_AT_ONCE);
+                warn!(%error, evicted, "cannot accept connections");
                 tokio::time::sleep(REST_AFTER_ERROR).await;
             }
         }
     }
 }
 
+/// A place for a connection, if there is one or another connection gives up its own.
+fn admitted(peer: SocketAddr, worker: &Rc<Worker>) -> Option<Admitted> {
+    let admission = &worker.gateway.admission;
+    let trusted = worker.gateway.trusts(peer.ip());
+    let admitted = match admission.admit(peer.ip(), trusted) {
+        Err(Full::All) if worker.drain.evict(EVICTED_AT_ONCE) > 0 => {
+            admission.admit_beyond(peer.ip(), trusted)
+        }
+        admitted => admitted,
+    };
+    admitted
+        .inspect_err(|full| {
+            debug!(client = %peer.ip(), limit = full.name(), "a connection was turned away");
+            let before = worker.turned_away.replace(worker.turned_away.get() + 1);
+            if before == 0 {
+                // The first of a second speaks for all.
+                tokio::task::spawn_local(tell_turned_away(worker.clone(), *full));
+            }
+        })
+        .ok()
+}
+
+async fn tell_turned_away(worker: Rc<Worker>, full: Full) {
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let count = worker.turned_away.take();
+    warn!(count, limit = full.name(), "connections were turned away");
+}
+
 /// Hands a connection on to another worker, or serves it here when that has ended.
-fn hand_on(stream: TcpStream, peer: SocketAddr, worker: &Rc<Worker>, tls: bool, other: &Seat) {
-    let returned =
-        stream.into_std().and_then(|stream| match other.take_over(HandedOn { stream, peer, tls }) {
+fn hand_on(
+    stream: TcpStream,
+    peer: SocketAddr,
+    (tls, admitted): (bool, Admitted),
+    worker: &Rc<Worker>,
+    other: &Seat,
+) {
+    let returned = stream.into_std().and_then(|stream| {
+        match other.take_over(HandedOn { stream, peer, tls, admitted }) {
             Ok(()) => Ok(None),
-            Err(returned) => TcpStream::from_std(returned.stream).map(Some),
-        });
+            Err(HandedOn { stream, admitted, .. }) => Ok(Some((TcpStream::from_std(stream)?, admitted))),
+        }
+    });
     match returned {
         Ok(None) => {}
-        Ok(Some(stream)) => serve(stream, peer, worker, tls, worker.seat.occupy()),
+        Ok(Some((stream, admitted))) => serve(stream, peer, worker, tls, (admitted, worker.seat.occupy())),
         Err(error) => warn!(%error, "cannot hand a connection on"),
     }
 }
 
-fn serve(stream: TcpStream, peer: SocketAddr, worker: &Rc<Worker>, tls: bool, occupied: Occupied) {
+fn serve(stream: TcpStream, peer: SocketAddr, worker: &Rc<Worker>, tls: bool, counted: (Admitted, Occupied)) {
     let connection_worker = worker.clone();
     worker.connections.spawn_local(async move {
-        let _occupied = occupied;
+        let _counted = counted;
         if !tls {
             return http::serve_redirects(stream, peer, connection_worker).await;
         }

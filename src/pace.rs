@@ -3,9 +3,12 @@
 //! A gap alone would be started again by every byte, so one byte now and then would keep a connection for ever. Only time in
 //! which it is the browser's turn counts; while iMIS is waited for, nobody is asked to hurry.
 
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::deadline::Deadline;
 
 /// What browsers are allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +60,22 @@ impl Pace {
         }
         let left = limits.gap.saturating_sub(now - last_moved).min(limits.gap - self.waited);
         (!left.is_zero()).then_some(left)
+    }
+
+    /// The same with a deadline: ready when the browser has been too slow.
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        deadline: &mut Deadline,
+        moved: u64,
+        limits: Limits,
+    ) -> Poll<()> {
+        loop {
+            let now = Instant::now();
+            let Some(left) = self.left(moved, limits, now) else { return Poll::Ready(()) };
+            deadline.set_from(now, left);
+            ready!(deadline.poll(cx));
+        }
     }
 
     /// Somebody else is waited for.

@@ -39,6 +39,8 @@ pub(crate) struct Worker {
     pub(crate) connections: TaskTracker,
     /// Its place among the others.
     pub(crate) seat: Seat,
+    /// Connections that were turned away since somebody was last told.
+    pub(crate) turned_away: Cell<u64>,
     incident_prefix: u64,
     incident_counter: Cell<u64>,
 }
@@ -104,6 +106,7 @@ async fn run(start: Start, incident_prefix: u64, started: mpsc::Sender<std::io::
         drain: Rc::default(),
         connections: TaskTracker::new(),
         seat,
+        turned_away: Cell::new(0),
         incident_prefix,
         incident_counter: Cell::new(0),
         gateway,

@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
 use super::access::Seen;
 use super::{Connection, Ending};
@@ -22,6 +23,7 @@ use crate::drain::Watching;
 use crate::http1::head::{self, HeadError, Scanner, Tokens, slots};
 use crate::http1::transfer::{Receiver, SendError, Sender};
 use crate::http1::{Length, Version};
+use crate::pace::{Limits, Pace};
 use crate::pages::{self, Failure};
 use crate::proxy::connection;
 use crate::proxy::exchange::{Upload, UploadError};
@@ -99,8 +101,9 @@ struct Browser<S> {
     sender: Sender,
     scanner: Scanner,
     deadline: Deadline,
-    /// How long it may move nothing.
-    gap: Duration,
+    /// How slow it may be.
+    limits: Limits,
+    begun: Instant,
     draining: Watching,
     /// A head that was under way when the worker began to drain has been given its last time.
     hurried: bool,
@@ -117,7 +120,8 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
             sender: Sender::default(),
             scanner: Scanner::default(),
             deadline: Deadline::after(worker.gateway.timeouts.request_head),
-            gap: worker.gateway.timeouts.gap,
+            limits: worker.gateway.limits,
+            begun: Instant::now(),
             draining: Watching::new(worker.drain.clone()),
             hurried: false,
             own: None,
@@ -135,7 +139,9 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
         if waiting.begun {
             self.deadline.set(connection.worker.gateway.timeouts.request_head);
         }
-        poll_fn(|cx| self.poll_next_head(cx, connection, &mut waiting)).await
+        let next = poll_fn(|cx| self.poll_next_head(cx, connection, &mut waiting)).await;
+        self.draining.works();
+        next
     }
 
     fn poll_next_head(
@@ -170,7 +176,11 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
             }
         }
         let idle = self.receiver.is_empty();
-        if self.draining.poll(cx) && !self.hurried {
+        let draining = self.draining.poll_waiting(cx);
+        if self.draining.is_evicted() {
+            return Poll::Ready(Next::Idle);
+        }
+        if draining && !self.hurried {
             if idle {
                 return Poll::Ready(Next::Idle);
             }
@@ -193,6 +203,8 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
             Ok(planned) => planned,
             Err(error) => return self.refuse(Failure::Malformed(error), connection).await,
         };
+        // A connection that is old enough ends with this answer.
+        facts.keep_alive &= self.begun.elapsed() < connection.worker.gateway.timeouts.age;
         // What cannot be judged has no body that could be told from a next request.
         let malformed = matches!(step, Err(Failure::Malformed(_)));
         let step = match self.receiver.begin_body(head, facts.length) {
@@ -285,18 +297,13 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
     /// Writes all that waits, as long as the browser takes some of it now and then.
     async fn flush(&mut self) -> Result<(), SendError> {
         let (sender, io, deadline) = (&mut self.sender, &mut self.io, &mut self.deadline);
-        let (gap, mut sent) = (self.gap, sender.sent);
-        deadline.set(gap);
+        let (limits, mut pace) = (self.limits, Pace::default());
         poll_fn(|cx| {
             if let Poll::Ready(outcome) = sender.poll_flush(cx, io) {
                 return Poll::Ready(outcome);
             }
-            if sender.sent != sent {
-                sent = sender.sent;
-                deadline.set(gap);
-            }
             let late = || Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
-            deadline.poll(cx).map(|()| late())
+            pace.poll(cx, deadline, sender.sent, limits).map(|()| late())
         })
         .await
     }
@@ -308,18 +315,14 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
 
     /// Sends what has been held back and says that no more comes. `false`: the browser did not take it.
     async fn end(&mut self) -> bool {
-        let (io, deadline, gap) = (&mut self.io, &mut self.deadline, self.gap);
-        deadline.set(gap);
-        let mut held = io.held();
+        let (io, deadline, limits) = (&mut self.io, &mut self.deadline, self.limits);
+        let (held, mut pace) = (io.held(), Pace::default());
         poll_fn(|cx| {
             if let Poll::Ready(ended) = io.poll_end(cx) {
                 return Poll::Ready(ended.is_ok());
             }
-            if io.held() != held {
-                held = io.held();
-                deadline.set(gap);
-            }
-            deadline.poll(cx).map(|()| false)
+            let gone = held.saturating_sub(io.held()) as u64;
+            pace.poll(cx, deadline, gone, limits).map(|()| false)
         })
         .await
     }

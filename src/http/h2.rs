@@ -213,8 +213,10 @@ impl Kept {
             return Look::HangUp("the rest of a head does not come");
         }
         let busy = matches!(&self.stage, Stage::Open(connection) if connection.has_streams());
-        if busy {
+        let draining = if busy {
             self.idle_since = None;
+            self.draining.works();
+            self.draining.poll(cx)
         } else {
             let since = *self.idle_since.get_or_insert(now);
             let (since, allowed) = match (self.ending, self.used) {
@@ -230,9 +232,13 @@ impl Kept {
                 }
                 Some(_) | None => return Look::Tell,
             }
+            self.draining.poll_waiting(cx)
+        };
+        if self.draining.is_evicted() {
+            return Look::GiveUp("it makes room for another");
         }
         let old = self.begun.elapsed() >= self.timeouts.age;
-        if self.ending == Ending::No && (self.draining.poll(cx) || old || self.watch.retire.get()) {
+        if self.ending == Ending::No && (draining || old || self.watch.retire.get()) {
             return Look::Tell;
         }
         Look::Again(left)

@@ -1,0 +1,140 @@
+//! Who may connect: so many connections in all, and so many from one address.
+//!
+//! Shared by all workers and touched once when a connection begins and once when it ends, never by a request.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::config::Limits;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    limits: Limits,
+    open: AtomicUsize,
+    by_address: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// A connection that counts until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    admission: Arc<Admission>,
+    /// None: its address may have as many as it likes.
+    address: Option<IpAddr>,
+}
+
+/// Why a connection has to wait for another to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// There are as many as there may be.
+    All,
+    /// This address has as many as it may have.
+    Address,
+}
+
+impl Full {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::All => "limits.connections",
+            Self::Address => "limits.connections_per_address",
+        }
+    }
+}
+
+impl Admission {
+    pub(crate) fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self { limits, open: AtomicUsize::new(0), by_address: Mutex::default() })
+    }
+
+    /// Takes a connection in. `trusted`: many visitors come from this address.
+    pub(crate) fn admit(self: &Arc<Self>, peer: IpAddr, trusted: bool) -> Result<Admitted, Full> {
+        if self.open.load(Ordering::Relaxed) >= self.limits.connections {
+            return Err(Full::All);
+        }
+        self.admit_beyond(peer, trusted)
+    }
+
+    /// The same, when another connection is about to end for it.
+    pub(crate) fn admit_beyond(self: &Arc<Self>, peer: IpAddr, trusted: bool) -> Result<Admitted, Full> {
+        let address = (!trusted).then(|| counted(peer));
+        if let Some(address) = address {
+            let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = by_address.entry(address).or_insert(0);
+            if *count >= self.limits.connections_per_address {
+                return Err(Full::Address);
+            }
+            *count += 1;
+        }
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Ok(Admitted { admission: self.clone(), address })
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.admission.open.fetch_sub(1, Ordering::Relaxed);
+        let Some(address) = self.address else { return };
+        let mut by_address = self.admission.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = by_address.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                by_address.remove(&address);
+            }
+        }
+    }
+}
+
+/// Whose connections are counted together: one household or office has a /64 of IPv6 at its disposal.
+fn counted(peer: IpAddr) -> IpAddr {
+    match peer {
+        IpAddr::V4(_) => peer,
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admission(connections: usize, connections_per_address: usize) -> Arc<Admission> {
+        Admission::new(Limits { connections, connections_per_address, body_rate: 0 })
+    }
+
+    #[test]
+    fn connections_count_until_they_end() {
+        let admission = admission(3, 2);
+        let [one, two] = ["192.0.2.1", "192.0.2.2"].map(|text| text.parse().unwrap());
+        let first = admission.admit(one, false).unwrap();
+        let _second = admission.admit(one, false).unwrap();
+        assert_eq!(admission.admit(one, false).unwrap_err(), Full::Address);
+        let _third = admission.admit(two, false).unwrap();
+        assert_eq!(admission.admit(two, false).unwrap_err(), Full::All);
+        let beyond = admission.admit_beyond(two, false).unwrap();
+        drop((first, beyond));
+        admission.admit(one, false).unwrap();
+        assert_eq!(admission.by_address.lock().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_trusted_proxy_has_as_many_as_there_are() {
+        let admission = admission(10, 1);
+        let proxy = "10.0.0.1".parse().unwrap();
+        let all: Vec<_> = (0..10).map(|_| admission.admit(proxy, true).unwrap()).collect();
+        assert_eq!(admission.admit(proxy, true).unwrap_err(), Full::All);
+        drop(all);
+        assert_eq!(admission.open.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn ipv6_counts_by_network() {
+        let admission = admission(10, 1);
+        let _first = admission.admit("2001:db8:1:2:3:4:5:6".parse().unwrap(), false).unwrap();
+        assert!(admission.admit("2001:db8:1:2:ffff::1".parse().unwrap(), false).is_err());
+        assert!(admission.admit("2001:db8:1:3::1".parse().unwrap(), false).is_ok());
+    }
+}
