@@ -21,7 +21,7 @@ pub(crate) struct Limits {
 
 impl Limits {
     /// Bytes that have to move in one gap.
-    pub(crate) fn least(self) -> u64 {
+    fn least(self) -> u64 {
         u64::try_from(u128::from(self.rate) * self.gap.as_millis() / 1000).unwrap_or(u64::MAX)
     }
 }

@@ -5,6 +5,7 @@
 mod support;
 
 mod answers;
+mod attacks;
 mod balance;
 mod browser;
 mod command_line;

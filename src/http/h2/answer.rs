@@ -27,9 +27,6 @@ use crate::proxy::upstream::UpstreamError;
 use crate::proxy::{Kind, MOST_INTERIM, windows};
 use crate::telemetry::Chain;
 
-/// What it takes of a connection's patience when one of its streams has stood still for too long.
-const A_STALL: u32 = 400;
-
 /// What is kept of a request while it is answered.
 struct Answering {
     connection: Rc<Connection>,
@@ -101,7 +98,6 @@ pub(super) async fn answer(
             answering.stream(response, exchange, keep, site).await;
         }
         Err(NoAnswer::Failed(failure)) => {
-            // Whoever lets an upload stand still gets a connection anew for the next request.
             let stalled = matches!(failure, Failure::Upstream(UpstreamError::UploadStalled));
             let page = answering.connection.failed(&failure, incident);
             answering.send(page).await;
@@ -196,7 +192,10 @@ impl Answering {
                 }
                 Ok(None) => return,
                 // It has let a page stand for longer than anybody takes to read it.
-                Err(_) => return self.watch.hang_up.set(true),
+                Err(_) => {
+                    body.send_reset(Reason::CANCEL);
+                    return self.watch.retire.set(true);
+                }
             }
         }
         if let Some(access) = &mut self.access {
@@ -221,8 +220,6 @@ impl Answering {
             exchange,
             upload: &mut self.upload,
             counted: 0,
-            delivered: self.watch.delivered.get(),
-            watch: &self.watch,
             patience: upstream.patience,
         };
         let passed = poll_fn(|cx| passing.poll(cx)).await;
@@ -244,13 +241,7 @@ impl Answering {
             }
             Err(Broke::Stalled) => {
                 passing.body.send_reset(Reason::CANCEL);
-                let others = self.watch.delivered.get() - passing.delivered;
-                if others < passing.patience.browser.least() {
-                    // Nothing else is taken either.
-                    self.watch.hang_up.set(true);
-                } else {
-                    self.watch.spend(A_STALL);
-                }
+                self.watch.retire.set(true);
             }
         }
     }
@@ -266,9 +257,6 @@ struct Passing<'a> {
     exchange: Exchange,
     upload: &'a mut FromStream,
     counted: u64,
-    /// What the whole connection had delivered when this stream last moved.
-    delivered: u64,
-    watch: &'a Watch,
     patience: Patience,
 }
 
@@ -307,7 +295,6 @@ impl Passing<'_> {
                         let piece = self.piece.split_to(room);
                         self.counted += piece.len() as u64;
                         self.upload.passed += piece.len() as u64;
-                        self.delivered = self.watch.delivered.get();
                         self.ended = over && self.piece.is_empty();
                         if self.body.send_data(piece, self.ended).is_err() {
                             return Poll::Ready(Err(Broke::Gone));

@@ -104,11 +104,10 @@ pub(super) struct Watch {
     /// Since when a header block has been under way.
     unfinished: Cell<Option<Instant>>,
     in_headers: Cell<bool>,
-    /// Bytes of bodies that have gone out.
-    pub(super) delivered: Cell<u64>,
     /// Somebody has seen that this peer only costs.
     pub(super) hang_up: Cell<bool>,
-    /// The connection is to end once what is under way has been answered.
+    /// One of its requests has stood still for too long: the connection ends once the others have been answered. A browser that
+    /// meant no harm opens another.
     pub(super) retire: Cell<bool>,
 }
 
@@ -121,7 +120,6 @@ impl Watch {
             refilled: Cell::new(Instant::now()),
             unfinished: Cell::new(None),
             in_headers: Cell::new(false),
-            delivered: Cell::new(0),
             hang_up: Cell::new(false),
             retire: Cell::new(false),
         }
@@ -144,7 +142,6 @@ impl Watch {
     pub(super) fn sent(&self, bytes: &[u8]) {
         self.sent.borrow_mut().look(bytes, |frame| match frame.kind {
             kind::DATA => {
-                self.delivered.set(self.delivered.get() + u64::from(frame.length));
                 // For one piece a client may open its windows twice.
                 self.restore(if frame.has(END_STREAM) { 6 } else { 2 });
             }
@@ -179,7 +176,7 @@ impl Watch {
         }
     }
 
-    pub(super) fn spend(&self, points: u32) {
+    fn spend(&self, points: u32) {
         if self.patience.get() < points {
             // Only now is it asked what time has given back.
             let now = Instant::now();
@@ -303,7 +300,6 @@ mod tests {
             watch.received(&frame(kind::RST_STREAM, 0, 4));
         }
         assert!(!watch.hang_up.get());
-        assert_eq!(watch.delivered.get(), 600_000);
     }
 
     #[tokio::test(start_paused = true)]

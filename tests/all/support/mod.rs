@@ -2,6 +2,7 @@
 
 pub(crate) mod chromium;
 pub(crate) mod client;
+pub(crate) mod frames;
 pub(crate) mod gateway;
 pub(crate) mod origin;
 
