@@ -45,11 +45,11 @@ fn main() -> Result<(), Failure> {
     let file = folder.path().join("config.yaml");
     std::fs::write(&file, configuration(gateway_port, zendesk_port, &imis))?;
     let config = Config::load(Path::new(&file))?;
-    imis_gateway::telemetry::init(&config.log);
+    let log = imis_gateway::telemetry::init(&config.log);
     let server = Server::start(&config)?;
 
     tell(&site, &options.origin, &imis)?;
-    server.run_until_signal();
+    server.run_until_signal(&log);
     drop((imis, zendesk));
     Ok(())
 }

@@ -107,7 +107,17 @@ pub(crate) struct Upstream {
     pub(crate) host: Option<Authority>,
     /// Which of visitors' headers never reach iMIS, beside those that never do.
     pub(crate) headers: Rules,
+    pub(crate) limits: UpstreamLimits,
     pub(crate) timeouts: Timeouts,
+}
+
+/// What iMIS is given to do at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct UpstreamLimits {
+    /// Requests that have arrived whole and are not answered yet. As many again may wait for a place.
+    pub(crate) requests: usize,
+    /// How long they wait.
+    pub(crate) wait: Duration,
 }
 
 impl Upstream {

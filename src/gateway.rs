@@ -13,6 +13,7 @@ use crate::config::{self, App, BrowserTimeouts, Config};
 use crate::imis::Imis;
 use crate::pace::Limits;
 use crate::pages::Pages;
+use crate::proxy::places::Places;
 use crate::tls;
 
 /// What all workers share, read-only.
@@ -35,6 +36,7 @@ pub(crate) struct Gateway {
 pub(crate) struct Site {
     pub(crate) config: config::Site,
     pub(crate) upstream_tls: Arc<rustls::ClientConfig>,
+    pub(crate) places: Arc<Places>,
     /// Present when the site has apps to sign in to.
     pub(crate) sign_on: Option<Arc<SignOn>>,
 }
@@ -111,7 +113,8 @@ impl Site {
             })),
             None => None,
         };
-        Ok(Self { config: config.clone(), upstream_tls, sign_on })
+        let places = Arc::new(Places::new(config.upstream.limits));
+        Ok(Self { config: config.clone(), upstream_tls, places, sign_on })
     }
 }
 

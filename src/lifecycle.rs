@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use crate::balance::Table;
 use crate::config::Config;
 use crate::gateway::Gateway;
+use crate::telemetry::Writing;
 use crate::worker::{Sockets, Start};
 use crate::{admin, listener, worker};
 
@@ -131,7 +132,8 @@ impl Server {
     }
 
     /// Runs until SIGTERM or SIGINT, then drains; a second signal ends the drain. `true`: nothing was cut off.
-    pub fn run_until_signal(self) -> bool {
+    pub fn run_until_signal(self, log: &Writing) -> bool {
+        self.control.spawn(log.tell_of_lost_lines());
         // Listened for once and for all: a signal that comes between two others is not lost.
         let mut signals = {
             let _context = self.control.enter();
@@ -145,6 +147,8 @@ impl Server {
         self.control.spawn(async move {
             let name = signals.next_to_stop().await;
             warn!(signal = name, "second signal: ending at once");
+            // Time for that line.
+            tokio::time::sleep(Duration::from_millis(100)).await;
             std::process::exit(UNCLEAN);
         });
         let grace = self.grace;

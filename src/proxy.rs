@@ -5,6 +5,7 @@
 pub(crate) mod connection;
 pub(crate) mod exchange;
 pub(crate) mod headers;
+pub(crate) mod places;
 mod pool;
 pub(crate) mod upgrade;
 pub(crate) mod upstream;
@@ -22,6 +23,8 @@ pub(crate) struct Outgoing {
     pub(crate) head: Vec<u8>,
     pub(crate) length: Length,
     pub(crate) method: Kind,
+    /// All of it is here: iMIS can work on it as soon as it has it.
+    pub(crate) whole: bool,
     /// It asks for a WebSocket.
     pub(crate) tunnel: bool,
     /// It signs its connection in (Windows authentication).

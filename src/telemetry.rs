@@ -6,21 +6,58 @@
 use std::error::Error;
 use std::fmt;
 use std::io::IsTerminal;
+use std::time::Duration;
 
 use tracing::Level;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Log, LogFormat};
 
-/// Sends the log to standard error. Called once, by the program and not by the library.
-pub fn init(log: &Log) {
+/// Lines that wait for whoever reads the log. More are dropped: a reader that stands still must not stop requests.
+const MOST_WAITING: usize = 8192;
+/// How often lines that were dropped are told of.
+const TELL_EVERY: Duration = Duration::from_secs(5);
+
+/// The log while it is written; what still waits is written when this is dropped.
+#[derive(Debug)]
+pub struct Writing {
+    _worker: WorkerGuard,
+    dropped: ErrorCounter,
+}
+
+impl Writing {
+    /// Tells now and then how many lines nobody took, for ever.
+    pub(crate) fn tell_of_lost_lines(&self) -> impl Future<Output = ()> + use<> {
+        let dropped = self.dropped.clone();
+        async move {
+            let mut told = 0;
+            loop {
+                tokio::time::sleep(TELL_EVERY).await;
+                let all = dropped.dropped_lines();
+                if all > told {
+                    tracing::warn!(lines = all - told, "the log was not read in time; lines are missing");
+                    told = all;
+                }
+            }
+        }
+    }
+}
+
+/// Sends the log to standard error, by a thread of its own. Called once, by the program and not by the library.
+pub fn init(log: &Log) -> Writing {
+    let (writer, worker) = NonBlockingBuilder::default()
+        .buffered_lines_limit(MOST_WAITING)
+        .thread_name("log")
+        .finish(std::io::stderr());
+    let writing = Writing { _worker: worker, dropped: writer.error_counter() };
     let own = log.level;
     let others = own.min(Level::INFO);
     let filter = Targets::new().with_default(others).with_target("imis_gateway", own);
     let registry = tracing_subscriber::registry().with(filter);
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer).log_internal_errors(false);
     let started = match log.format {
         LogFormat::Json => {
             registry.with(layer.json().flatten_event(true).with_current_span(false)).try_init()
@@ -36,6 +73,7 @@ pub fn init(log: &Log) {
     }));
     // A second call keeps the first log, which is what an embedding program (the demo) wants.
     drop(started);
+    writing
 }
 
 /// An error with its causes: `outer: cause: root`.

@@ -9,13 +9,13 @@ pub(super) fn run(with_config: &WithConfig) -> i32 {
         Ok(config) => config,
         Err(problems) => return report(&problems),
     };
-    telemetry::init(&config.log);
+    let log = telemetry::init(&config.log);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %config.file.display(), "{}", config.summary());
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
     match Server::start(&config) {
-        Ok(server) => match server.run_until_signal() {
+        Ok(server) => match server.run_until_signal(&log) {
             true => GOOD,
             false => UNCLEAN,
         },

@@ -6,6 +6,9 @@ use super::{Link, Message};
 use crate::http1::head::HeadError;
 use crate::proxy::upstream::{ConnectError, UpstreamError};
 
+/// Seconds; the queue is a second long.
+const RETRY_AFTER_BUSY: u32 = 5;
+
 /// Why a request outside the sign-in gets a page of ours instead of iMIS's.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -34,6 +37,7 @@ enum Looks {
     Slow(StatusCode),
     Unreachable,
     TakesTooLong,
+    Busy,
 }
 
 impl Failure {
@@ -48,7 +52,7 @@ impl Failure {
             | Self::MethodNotAllowed => true,
             Self::Upstream(error) => match looks(error) {
                 Looks::Wrong(_) | Looks::Slow(_) => true,
-                Looks::Unreachable | Looks::TakesTooLong => false,
+                Looks::Unreachable | Looks::TakesTooLong | Looks::Busy => false,
             },
             Self::Internal => false,
         }
@@ -88,6 +92,9 @@ fn like(looks: Looks) -> Message {
             .text("The rest of the request did not come, so it was not passed on. Please try again."),
         Looks::Unreachable => Message::new(StatusCode::BAD_GATEWAY, "The site cannot be reached")
             .text("The membership site does not answer at the moment. Please try again in a minute."),
+        Looks::Busy => Message::new(StatusCode::SERVICE_UNAVAILABLE, "The site is very busy")
+            .text("More people are using the site than it can serve at once. Please try again in a moment.")
+            .retry_after(RETRY_AFTER_BUSY),
         Looks::TakesTooLong => Message::new(StatusCode::GATEWAY_TIMEOUT, "The site takes too long to answer")
             .text("The membership site did not answer in time. Please try again in a minute."),
     }
@@ -107,6 +114,7 @@ fn looks(error: &UpstreamError) -> Looks {
     match error {
         UpstreamError::Silent | UpstreamError::Unreachable(ConnectError::TimedOut) => Looks::TakesTooLong,
         UpstreamError::UploadBroke(_) | UpstreamError::BrowserGone => Looks::Wrong(StatusCode::BAD_REQUEST),
+        UpstreamError::Busy => Looks::Busy,
         UpstreamError::UploadStalled => Looks::Slow(StatusCode::REQUEST_TIMEOUT),
         UpstreamError::Unreachable(_)
         | UpstreamError::Broken(_)

@@ -15,6 +15,7 @@ use tracing::debug;
 use super::Outgoing;
 use super::connection::{Connection, Stream};
 use super::exchange::{Exchange, Patience, Upload, UploadError};
+use super::places::{Busy, Places};
 use super::pool::Pool;
 use crate::buffers::Buffers;
 use crate::config::{Server, Timeouts};
@@ -57,6 +58,9 @@ pub(crate) enum UpstreamError {
     /// No response head within the time allowed, or the upstream has stopped taking the request.
     #[error("no response head from the upstream in time")]
     Silent,
+    /// iMIS has enough to do.
+    #[error("the upstream has as many requests as it may have")]
+    Busy,
     /// 101 without being asked, or to something else than was asked for.
     #[error("the upstream switched protocols unasked")]
     UnexpectedUpgrade,
@@ -83,6 +87,7 @@ pub(crate) struct Upstream {
     timeouts: Timeouts,
     pub(crate) patience: Patience,
     pool: Pool,
+    places: Arc<Places>,
     buffers: Rc<Buffers>,
 }
 
@@ -101,6 +106,7 @@ impl Upstream {
                 upstream: upstream.timeouts.gap,
             },
             pool: Pool::new(upstream.timeouts.idle),
+            places: site.places.clone(),
             buffers,
         }
     }
@@ -112,6 +118,10 @@ impl Upstream {
         upload: &mut impl Upload,
         own: Option<Box<Connection>>,
     ) -> Result<Exchange, UpstreamError> {
+        let _place = match request.whole {
+            true => Some(self.places.take().await.map_err(|Busy| UpstreamError::Busy)?),
+            false => None,
+        };
         let own = own.and_then(|mut connection| connection.is_silent().then_some(connection));
         let exclusive = own.is_some();
         // A connection that may be signed in starts anew: nobody else has used it, nobody else will.

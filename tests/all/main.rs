@@ -20,4 +20,5 @@ mod recognition;
 mod sign_in;
 mod streaming;
 mod tokens;
+mod walls;
 mod websocket;

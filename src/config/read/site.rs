@@ -8,7 +8,7 @@ use rustls::sign::CertifiedKey;
 
 use super::sign_on;
 use crate::config::raw::{Section, Value};
-use crate::config::{SignOn, Site, Timeouts, Upstream, values};
+use crate::config::{SignOn, Site, Timeouts, Upstream, UpstreamLimits, values};
 use crate::proxy::headers::Rules;
 use crate::tls::files;
 
@@ -20,6 +20,9 @@ const DEFAULT_TIMEOUTS: Timeouts = Timeouts {
     gap: Duration::from_secs(3600),
     idle: Duration::from_secs(60),
 };
+
+/// As many as IIS queues for an application pool before it answers 503 by itself.
+const DEFAULT_LIMITS: UpstreamLimits = UpstreamLimits { requests: 1000, wait: Duration::from_secs(1) };
 
 pub(super) fn sites(list: &Value<'_>, base: &Path) -> Option<Vec<Site>> {
     let items = list.items()?;
@@ -123,6 +126,10 @@ fn upstream(mut section: Section<'_>, base: &Path) -> Option<Upstream> {
         Some(value) => value.section().and_then(headers),
         None => Some(Rules::default()),
     };
+    let limits = match section.optional("limits") {
+        Some(value) => value.section().and_then(limits),
+        None => Some(DEFAULT_LIMITS),
+    };
     let timeouts = match section.optional("timeouts") {
         Some(value) => value.section().and_then(timeouts),
         None => Some(DEFAULT_TIMEOUTS),
@@ -132,7 +139,25 @@ fn upstream(mut section: Section<'_>, base: &Path) -> Option<Upstream> {
         section.report("the system has no CA certificates; install them (ca-certificates) or set ca_file");
     }
     section.finish();
-    Some(Upstream { servers: servers?, roots: roots?, host: host?, headers: headers?, timeouts: timeouts? })
+    Some(Upstream {
+        servers: servers?,
+        roots: roots?,
+        host: host?,
+        headers: headers?,
+        limits: limits?,
+        timeouts: timeouts?,
+    })
+}
+
+fn limits(mut section: Section<'_>) -> Option<UpstreamLimits> {
+    let default = DEFAULT_LIMITS;
+    let requests = match section.optional("requests") {
+        Some(value) => value.number(1..=100_000).and_then(|number| usize::try_from(number).ok()),
+        None => Some(default.requests),
+    };
+    let wait = section.text_or("wait", values::duration, default.wait);
+    section.finish();
+    Some(UpstreamLimits { requests: requests?, wait: wait? })
 }
 
 fn headers(mut section: Section<'_>) -> Option<Rules> {

@@ -25,12 +25,13 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
     pub(super) async fn forward(
         &mut self,
         site: usize,
-        outgoing: Outgoing,
+        mut outgoing: Outgoing,
         facts: &mut Facts,
         connection: &Connection,
     ) -> After {
         let upstream = &connection.worker.upstreams[site];
         let own = self.own.take();
+        outgoing.whole |= self.receiver.is_over();
         let mut upload = self.upload(facts.expects_continue);
         let sent = upstream.send(&outgoing, &mut upload, own).await;
         connection.worker.buffers.keep_head(&mut { outgoing.head });

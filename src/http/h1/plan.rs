@@ -113,6 +113,7 @@ fn step(request: &Request<'_, '_>, connection: &Connection, incident: Incident) 
         Outgoing {
             head,
             length: request.length,
+            whole: request.length == Length::Known(0),
             method: Kind::of(request.method),
             tunnel,
             signs_in: windows::used_by(request.fields.pairs()),

@@ -81,6 +81,7 @@ pub(super) fn outgoing(
     Ok(Outgoing {
         head,
         length,
+        whole: !has_body,
         method: Kind::of(asked.method),
         tunnel: false,
         signs_in: windows::used_by(pairs(&request.headers)),

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -16,6 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Gateway {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
+    /// The log is to be read no more.
+    deaf: Arc<AtomicBool>,
     pub(crate) https: SocketAddr,
     pub(crate) http: SocketAddr,
     pub(crate) admin: SocketAddr,
@@ -34,12 +37,16 @@ impl Gateway {
             .unwrap();
         let (sender, lines) = channel();
         let log = Arc::new(Mutex::new(Vec::new()));
-        let (shared, stderr) = (log.clone(), child.stderr.take().unwrap());
+        let deaf = Arc::new(AtomicBool::new(false));
+        let (shared, stderr, stop) = (log.clone(), child.stderr.take().unwrap(), deaf.clone());
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 // Nobody listens any more once the gateway is up.
                 let _ = sender.send(line.clone());
                 shared.lock().unwrap().push(line);
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
             }
         });
         let wait = |message: &str| {
@@ -48,12 +55,22 @@ impl Gateway {
         let admin = wait("admin listener");
         let https = wait("listening for https");
         let http = wait("listening for http, redirecting to https");
-        Self { child, log, https, http, admin }
+        Self { child, log, deaf, https, http, admin }
     }
 
     /// The log so far, as text.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().join("\n")
+    }
+
+    /// While this is held nobody reads the log's pipe.
+    pub(crate) fn leave_log_unread(&self) -> impl Drop + '_ {
+        self.log.lock().unwrap()
+    }
+
+    /// Closes the log's pipe at its next line.
+    pub(crate) fn close_log(&self) {
+        self.deaf.store(true, Ordering::Relaxed);
     }
 
     /// Waits until the log holds a line for which `wanted` is true.
