@@ -165,6 +165,8 @@ struct Asked<'a> {
     target: &'a str,
     /// Host, and host with port as written; HTTP/1.0 may have none.
     authority: Option<(&'a str, &'a str)>,
+    /// Of an OPTIONS, how much further it may go (RFC 9110 section 7.6.2).
+    max_forwards: Option<u64>,
 }
 
 impl<'a> Asked<'a> {
@@ -185,6 +187,8 @@ enum Verdict<'a> {
     Visit { site: usize, host: &'a str, visit: Visit },
     /// The same on https.
     Redirect(String),
+    /// What can be asked for here; the question may go no further.
+    Options,
 }
 
 /// Which of an app's paths.
@@ -196,9 +200,6 @@ enum Visit {
 /// The order of a request: whose it is, then what it asks for.
 fn decide<'a>(asked: &Asked<'a>, connection: &'a Connection) -> Result<Verdict<'a>, Failure> {
     let gateway = &connection.worker.gateway;
-    if matches!(asked.method, "CONNECT" | "TRACE") {
-        return Err(Failure::MethodNotAllowed);
-    }
     let certified = match connection.door {
         Door::Https { site } => site,
         Door::Http => return https_location(asked, connection).map(Verdict::Redirect),
@@ -212,6 +213,9 @@ fn decide<'a>(asked: &Asked<'a>, connection: &'a Connection) -> Result<Verdict<'
         // HTTP/1.0 has no Host (RFC 1945): the site of the certificate, under its first name.
         None => (certified, gateway.sites[certified].config.hosts[0].as_str()),
     };
+    if asked.max_forwards == Some(0) {
+        return Ok(Verdict::Options);
+    }
     let Some(sign_on) = &gateway.sites[site].sign_on else {
         return Ok(Verdict::Forward { site, host });
     };
@@ -225,7 +229,7 @@ fn decide<'a>(asked: &Asked<'a>, connection: &'a Connection) -> Result<Verdict<'
         }
         Route::Proxy => return Ok(Verdict::Forward { site, host }),
     };
-    if asked.method != "GET" {
+    if !matches!(asked.method, "GET" | "HEAD") {
         return Err(Failure::MethodNotAllowed);
     }
     Ok(Verdict::Visit { site, host, visit })
@@ -278,6 +282,7 @@ fn visited(
         app,
         query: asked.query().to_owned(),
         forwarded,
+        is_head: asked.method == "HEAD",
         authority: Authority::try_from(host).map_err(|_| Failure::BadRequest)?,
         incident: incident.to_string(),
         headers,

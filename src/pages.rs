@@ -124,6 +124,16 @@ pub(crate) fn redirect(status: StatusCode, location: &str) -> Response<Bytes> {
     response
 }
 
+/// What can be done with pages of a site, for whoever asks no further than here.
+pub(crate) fn options() -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+    insert_date(headers);
+    response
+}
+
 /// What iMIS answers has its own date; what we answer has ours (RFC 9110 section 6.6.1).
 fn insert_date(headers: &mut HeaderMap) {
     if let Ok(date) = HeaderValue::try_from(ambient::http_date()) {
@@ -170,7 +180,7 @@ impl Pages {
     pub(crate) fn failure(&self, failure: &Failure, incident: &str) -> Response<Bytes> {
         let mut response = self.message(&failure.message(), incident);
         if let Failure::MethodNotAllowed = failure {
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
         response
     }

@@ -41,7 +41,7 @@ const DEADLINE: Duration = Duration::from_secs(15);
 /// How long a sign-in waits for others to be done when too many are under way.
 const WAIT_FOR_A_PLACE: Duration = Duration::from_secs(5);
 
-/// A GET of one of an app's paths.
+/// A GET or HEAD of one of an app's paths.
 pub(crate) struct Visit {
     pub(crate) gateway: Arc<Gateway>,
     /// Index of the site.
@@ -49,6 +49,8 @@ pub(crate) struct Visit {
     pub(crate) sign_on: Arc<SignOn>,
     pub(crate) app: Arc<App>,
     pub(crate) query: String,
+    /// Only what a GET would begin with is asked for.
+    pub(crate) is_head: bool,
     pub(crate) headers: HeaderMap,
     pub(crate) forwarded: Forwarded,
     pub(crate) authority: Authority,
@@ -88,6 +90,10 @@ pub(crate) async fn sign_in(visit: Visit) -> Response<Bytes> {
 }
 
 async fn mint_for(visit: &Visit, arrival: &Arrival) -> Result<Response<Bytes>, SignInError> {
+    if visit.is_head {
+        // Nobody is shown anything, so nobody is signed in.
+        return Ok(nobody_signed_in(visit, arrival));
+    }
     navigation::require_top_level(&visit.headers)?;
     let (imis, app) = (&visit.sign_on.imis, &visit.app);
     let visitor = visit.as_visitor();

@@ -227,6 +227,7 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
                 let page = pages::redirect(StatusCode::PERMANENT_REDIRECT, &location);
                 self.respond(page, &mut facts).await
             }
+            Ok(Step::Options) => self.respond(pages::options(), &mut facts).await,
             Err(failure) => self.fail(&failure, &mut facts, connection).await,
         };
         self.deadline.set(connection.worker.gateway.timeouts.idle);
@@ -256,7 +257,8 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
             incident,
             version: Version::Http11,
             keep_alive: false,
-            is_head: false,
+            // As far as that can be told.
+            is_head: self.receiver.head().starts_with(b"HEAD "),
             length: Length::Known(0),
             expects_continue: false,
             access: connection.access(&Seen::nothing(), connection.peer, incident),

@@ -14,6 +14,8 @@ enum State {
     /// Before a size.
     Start,
     Size,
+    /// Blanks behind a size, before the `;` that has to follow (RFC 9112 section 7.1.1).
+    SizeBlank,
     /// Behind `;`: a name has to follow.
     ExtensionStart,
     Extension,
@@ -81,7 +83,9 @@ impl Chunked {
         self.state = match (self.state, byte) {
             (State::Start | State::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => self.digit(byte)?,
             (State::Size, b'\r') => State::SizeLf,
-            (State::Size, b';') => State::ExtensionStart,
+            (State::Size | State::SizeBlank, b';') => State::ExtensionStart,
+            (State::Size | State::SizeBlank, b' ' | b'\t') => self.aside(State::SizeBlank)?,
+            (State::ExtensionStart, b' ' | b'\t') => self.aside(State::ExtensionStart)?,
             (State::ExtensionStart, byte) if is_token(byte) => self.aside(State::Extension)?,
             (State::Extension, b'\r') => State::SizeLf,
             (State::Extension, byte) if is_text(byte) => self.aside(State::Extension)?,
@@ -107,6 +111,11 @@ impl Chunked {
     }
 
     fn digit(&mut self, byte: u8) -> Result<State, BodyError> {
+        if self.left == 0 {
+            // Zeros in front mean nothing, and cost as much as an extension.
+            self.digits = 0;
+            self.aside(State::Size)?;
+        }
         if self.digits == MOST_DIGITS {
             return Err(BodyError::Chunks);
         }
@@ -175,6 +184,8 @@ mod tests {
             (b"005\r\nhello\r\n000\r\n\r\n", b"hello", 0),
             (b"A\r\n0123456789\r\na\r\n0123456789\r\n0\r\n\r\n", b"01234567890123456789", 0),
             (b"1;a\r\nx\r\n0;b=c;d=\"e f\"\r\n\r\n", b"x", 0),
+            (b"1 ;a\r\nx\r\n1\t; \ta = b\r\ny\r\n0\r\n\r\n", b"xy", 0),
+            (b"00000000000000000001\r\nx\r\n0000000000000000\r\n\r\n", b"x", 0),
             (b"1\r\nx\r\n0\r\nX-T: 1\r\nY:\r\n\r\n", b"x", 0),
             (b"2\r\n\r\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n", b"\r\n", 16),
         ] {
@@ -189,7 +200,10 @@ mod tests {
             &b"\r\n0\r\n\r\n"[..],
             b" 5\r\nhello\r\n0\r\n\r\n",
             b"5 \r\nhello\r\n0\r\n\r\n",
-            b"5\t;a\r\nhello\r\n0\r\n\r\n",
+            b"5\t\r\nhello\r\n0\r\n\r\n",
+            b"5 0;a\r\nhello\r\n0\r\n\r\n",
+            b" ;a\r\n0\r\n\r\n",
+            b"5; \r\nhello\r\n0\r\n\r\n",
             b"+5\r\nhello\r\n0\r\n\r\n",
             b"-5\r\nhello\r\n0\r\n\r\n",
             b"0x5\r\nhello\r\n0\r\n\r\n",
@@ -212,7 +226,6 @@ mod tests {
             b"0\r\n: 1\r\n\r\n",
             b"0\r\nX: 1\n\r\n",
             b"0\r\nX: \0\r\n\r\n",
-            b"0000000000000000\r\n\r\n",
             b"fffffffffffffffff\r\n",
         ] {
             assert_eq!(decoded(body), Err(BodyError::Chunks), "{:?}", String::from_utf8_lossy(body));

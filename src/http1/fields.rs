@@ -86,9 +86,7 @@ impl<'b> Said<'b> {
                     said.host = Some(value);
                     said.hosts += 1;
                 }
-                6 if name.eq_ignore_ascii_case("expect") => {
-                    said.expects_continue = value.eq_ignore_ascii_case(b"100-continue");
-                }
+                6 if name.eq_ignore_ascii_case("expect") => said.expectations(value)?,
                 7 if name.eq_ignore_ascii_case("upgrade") => said.upgrade = Some(value),
                 10 if name.eq_ignore_ascii_case("connection") => said.options(value)?,
                 14 if name.eq_ignore_ascii_case("content-length") => {
@@ -126,6 +124,18 @@ impl<'b> Said<'b> {
         Ok(())
     }
 
+    /// RFC 9110 section 10.1.1 knows one expectation.
+    fn expectations(&mut self, value: &[u8]) -> Result<(), HeadError> {
+        for expectation in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            if expectation.eq_ignore_ascii_case(b"100-continue") {
+                self.expects_continue = true;
+            } else if !expectation.is_empty() {
+                return Err(HeadError::Expectation);
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn keeps_alive(&self, version: Version) -> bool {
         match version {
             Version::Http11 => !self.close,
@@ -146,7 +156,15 @@ impl<'b> Said<'b> {
                 return Err(HeadError::Malformed("more than one Transfer-Encoding"));
             }
             if !coding.eq_ignore_ascii_case(b"chunked") {
-                return Err(HeadError::Coding);
+                // RFC 9112 section 6.3: where the last coding is not chunked, nobody can tell where the body ends.
+                let mut codings = coding.rsplit(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+                let last = codings.next().is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked"));
+                let again = codings.any(|coding| coding.eq_ignore_ascii_case(b"chunked"));
+                return Err(if last && !again {
+                    HeadError::Coding
+                } else {
+                    HeadError::Malformed("Transfer-Encoding")
+                });
             }
             return Ok(Some(Length::Chunked));
         }

@@ -1,5 +1,6 @@
 //! Heads: where one ends, and what it says. A head is read only when it is whole.
 
+use std::borrow::Cow;
 use std::mem::MaybeUninit;
 
 use super::Version;
@@ -31,6 +32,10 @@ pub(crate) enum HeadError {
     Version,
     #[error("a transfer coding other than chunked")]
     Coding,
+    #[error("an expectation other than 100-continue")]
+    Expectation,
+    #[error("a method that is not for here")]
+    Method,
     #[error("the head is too large")]
     TooLarge,
     #[error("the request target is too long")]
@@ -73,7 +78,7 @@ impl Scanner {
 pub(crate) struct Request<'b, 'h> {
     pub(crate) method: &'b str,
     /// Origin-form or `*`; what stood before the path of an absolute-form is in `authority`.
-    pub(crate) target: &'b str,
+    pub(crate) target: Cow<'b, str>,
     pub(crate) version: Version,
     pub(crate) fields: Fields<'b, 'h>,
     /// Whom the request is for; only HTTP/1.0 may leave it open.
@@ -130,6 +135,18 @@ impl<'b> Authority<'b> {
         }
         Some(Self { text, host })
     }
+
+    /// Whether both name the same, the default port being the same as none (RFC 9110 section 4.2.3).
+    fn is_same(self, other: Self) -> bool {
+        let plain =
+            |text: &'b str| text.strip_suffix(":443").or_else(|| text.strip_suffix(':')).unwrap_or(text);
+        plain(self.text).eq_ignore_ascii_case(plain(other.text))
+    }
+}
+
+/// A tunnel to anywhere, and an echo of cookies: neither is for a web site (RFC 9110 sections 9.3.6, 9.3.8).
+pub(crate) fn is_refused(method: &str) -> bool {
+    matches!(method, "CONNECT" | "TRACE")
 }
 
 /// A request head taken apart and not yet judged: enough for a line in a log.
@@ -165,6 +182,9 @@ impl<'b, 'h> Request<'b, 'h> {
     pub(crate) fn of(tokens: &Tokens<'b, 'h>) -> Result<Self, HeadError> {
         let Tokens { method, target: written, version, fields } = *tokens;
         let said = Said::by(fields)?;
+        if is_refused(method) {
+            return Err(HeadError::Method);
+        }
         let (from_target, target) = target(method, written)?;
         let authority = match (said.host, said.hosts) {
             (None, _) if version == Version::Http11 => return Err(HeadError::Malformed("no Host")),
@@ -173,7 +193,7 @@ impl<'b, 'h> Request<'b, 'h> {
             (Some(_), _) => return Err(HeadError::Malformed("more than one Host")),
         };
         if let Some(of_target) = from_target
-            && authority.is_some_and(|host| !host.text.eq_ignore_ascii_case(of_target.text))
+            && authority.is_some_and(|host| !host.is_same(of_target))
         {
             return Err(HeadError::Malformed("the target and Host name two authorities"));
         }
@@ -196,13 +216,13 @@ impl<'b, 'h> Request<'b, 'h> {
 }
 
 /// Splits a target into its authority, if it has one, and what iMIS is to see (RFC 9112 section 3.2).
-fn target<'b>(method: &str, written: &'b str) -> Result<(Option<Authority<'b>>, &'b str), HeadError> {
+fn target<'b>(method: &str, written: &'b str) -> Result<(Option<Authority<'b>>, Cow<'b, str>), HeadError> {
     // A fragment is no part of a target; bytes beyond ASCII are encoded in one.
     if written.bytes().any(|byte| byte == b'#' || !byte.is_ascii_graphic()) {
         return Err(HeadError::Malformed("the request target"));
     }
-    if written.starts_with('/') || (written == "*" && method == "OPTIONS") || method == "CONNECT" {
-        return Ok((None, written));
+    if written.starts_with('/') || (written == "*" && method == "OPTIONS") {
+        return Ok((None, written.into()));
     }
     let scheme_end = written.find("://").ok_or(HeadError::Malformed("the request target"))?;
     let (scheme, rest) = (&written[..scheme_end], &written[scheme_end + 3..]);
@@ -213,10 +233,10 @@ fn target<'b>(method: &str, written: &'b str) -> Result<(Option<Authority<'b>>, 
     let authority =
         Authority::parse(authority.as_bytes()).ok_or(HeadError::Malformed("the request target"))?;
     match path {
-        "" if method == "OPTIONS" => Ok((Some(authority), "*")),
-        "" => Ok((Some(authority), "/")),
-        path if path.starts_with('/') => Ok((Some(authority), path)),
-        _ => Err(HeadError::Malformed("the request target")),
+        "" if method == "OPTIONS" => Ok((Some(authority), "*".into())),
+        path if path.starts_with('/') => Ok((Some(authority), path.into())),
+        // Nothing, or a query alone: the path is empty, which is `/`.
+        query => Ok((Some(authority), format!("/{query}").into())),
     }
 }
 

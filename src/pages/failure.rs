@@ -104,7 +104,8 @@ fn status(error: HeadError) -> StatusCode {
     match error {
         HeadError::Malformed(_) => StatusCode::BAD_REQUEST,
         HeadError::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-        HeadError::Coding => StatusCode::NOT_IMPLEMENTED,
+        HeadError::Coding | HeadError::Method => StatusCode::NOT_IMPLEMENTED,
+        HeadError::Expectation => StatusCode::EXPECTATION_FAILED,
         HeadError::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         HeadError::TargetTooLong => StatusCode::URI_TOO_LONG,
     }

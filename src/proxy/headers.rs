@@ -10,7 +10,8 @@ use std::net::IpAddr;
 
 use http::header::{COOKIE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue};
 
-use crate::http1::fields::Fate;
+use crate::ambient;
+use crate::http1::fields::{Fate, decimal};
 use crate::http1::{Length, Version, head};
 use crate::incident::Incident;
 pub(crate) use untrusted::{Pattern, Rules, is_ours_alone};
@@ -28,9 +29,16 @@ pub(crate) struct Forwarding<'a> {
     /// `X-Forwarded-Host`: whom the request was for, as written.
     pub(crate) host: &'a str,
     pub(crate) incident: Incident,
+    /// `Max-Forwards` as it came, where it counts.
+    pub(crate) max_forwards: Option<u64>,
 }
 
 impl Forwarding<'_> {
+    /// Whether a header of the visitor's is set anew.
+    pub(crate) fn replaces(&self, name: &str) -> bool {
+        self.max_forwards.is_some() && name.eq_ignore_ascii_case("max-forwards")
+    }
+
     fn write(&self, out: &mut Vec<u8>) {
         for part in [
             "X-Forwarded-For: ",
@@ -43,6 +51,9 @@ impl Forwarding<'_> {
         }
         self.incident.write(out);
         out.extend_from_slice(b"\r\n");
+        if let Some(hops) = self.max_forwards {
+            out.extend_from_slice(format!("Max-Forwards: {}\r\n", hops.saturating_sub(1)).as_bytes());
+        }
     }
 }
 
@@ -127,8 +138,14 @@ pub(crate) fn write_request(
     forwarding: &Forwarding<'_>,
 ) {
     let named = &request.named_by_connection;
-    write_request_line(out, request.method, request.target, own_host);
-    request.fields.write(out, |name| fate_in_request(name, named, own_host.is_some(), rules));
+    write_request_line(out, request.method, &request.target, own_host);
+    request.fields.write(out, |name| {
+        if forwarding.replaces(name) {
+            Fate::Drop
+        } else {
+            fate_in_request(name, named, own_host.is_some(), rules)
+        }
+    });
     let framing = RequestFraming::of(request.method, request.length, request.says_length);
     end_request(out, framing, tunnel, forwarding);
 }
@@ -154,6 +171,17 @@ pub(crate) fn fate_in_request(name: &str, named: &[&str], own_host: bool, rules:
         || (own_host && name.eq_ignore_ascii_case("host"))
         || named.iter().any(|option| name.eq_ignore_ascii_case(option));
     if goes { Fate::Drop } else { Fate::Keep }
+}
+
+/// How much further an OPTIONS may go (RFC 9110 section 7.6.2); for other methods it does not count.
+pub(crate) fn max_forwards<'a>(
+    method: &str,
+    mut fields: impl Iterator<Item = (&'a str, &'a [u8])>,
+) -> Option<u64> {
+    if method != "OPTIONS" {
+        return None;
+    }
+    decimal(fields.find(|(name, _)| name.eq_ignore_ascii_case("max-forwards"))?.1)
 }
 
 /// What ends the head of a request: framing where it is ours to say, the upgrade, the forwarding headers.
@@ -221,7 +249,15 @@ pub(crate) fn write_response(out: &mut Vec<u8>, response: &head::Response<'_, '_
     out.extend_from_slice(response.after_version);
     out.extend_from_slice(b"\r\n");
     let named = &response.named_by_connection;
-    response.fields.write(out, |name| fate_in_response(name, named, response.status));
+    let mut dated = response.status < 200;
+    response.fields.write(out, |name| {
+        dated |= name.eq_ignore_ascii_case("date");
+        fate_in_response(name, named, response.status)
+    });
+    if !dated {
+        // RFC 9110 section 6.6.1: when it came.
+        out.extend_from_slice(format!("Date: {}\r\n", ambient::http_date()).as_bytes());
+    }
     end_response(out, framing);
 }
 
@@ -269,7 +305,8 @@ mod tests {
 
     /// The lines of a response as the browser gets them.
     fn for_browser(lines: &str) -> String {
-        let head = format!("HTTP/1.1 200 OK\r\n{lines}\r\n");
+        const DATE: &str = "Date: Wed, 25 Nov 2026 02:00:00 GMT\r\n";
+        let head = format!("HTTP/1.1 200 OK\r\n{lines}{DATE}\r\n");
         let mut slots = slots();
         let response = Response::parse(head.as_bytes(), &mut slots, false).unwrap();
         let mut out = Vec::new();
@@ -281,7 +318,7 @@ mod tests {
         };
         write_response(&mut out, &response, framing);
         let out = String::from_utf8(out).unwrap();
-        out.strip_prefix("HTTP/1.1 200 OK\r\n").unwrap().strip_suffix("\r\n").unwrap().to_owned()
+        out.strip_prefix("HTTP/1.1 200 OK\r\n").unwrap().strip_suffix("\r\n").unwrap().replace(DATE, "")
     }
 
     #[test]
@@ -314,7 +351,8 @@ mod tests {
         let mut slots = slots();
         let request = Request::of(&Tokens::parse(head.as_bytes(), &mut slots).unwrap()).unwrap();
         let mut out = Vec::new();
-        let forwarding = Forwarding { chain: "192.0.2.1", host: "h", incident: Incident::new(1, 2) };
+        let forwarding =
+            Forwarding { chain: "192.0.2.1", host: "h", incident: Incident::new(1, 2), max_forwards: None };
         write_request(&mut out, &request, None, &Rules::default(), false, &forwarding);
         assert_eq!(
             String::from_utf8(out).unwrap(),

@@ -163,11 +163,11 @@ async fn what_comes_behind_an_answer_is_not_taken_for_the_next() {
 #[tokio::test]
 async fn interim_answers_are_passed_on_to_whoever_knows_them() {
     let (proxy, say, _) = scripted().await;
-    let answer = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let answer = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\nDate: today\r\nContent-Length: 2\r\n\r\nok";
     *say.lock().unwrap() = (answer.to_vec(), false);
     let close = GET.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
     let (text, _) = raw(&proxy, &close).await;
-    let expected = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+    let expected = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\nDate: today\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
     assert_eq!(text, expected, "100 is ours to ask for");
     let (text, _) = raw(&proxy, &close.replace("HTTP/1.1", "HTTP/1.0")).await;
     assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "HTTP/1.0 knows none: {text}");
@@ -343,9 +343,10 @@ async fn a_kept_connection_that_spoke_unasked_is_not_used_however_busy_the_clien
         assert_eq!(proxy.client.get("/", &[]).await.text(), "fresh");
         // What is said unasked is there before the next request; later, nobody could tell it from an answer.
         speaking.recv().await.unwrap();
-        let trace = format!("TRACE / HTTP/1.1\r\nHost: {SITE}\r\n\r\n").repeat(count);
+        // Answered here.
+        let asked = format!("OPTIONS * HTTP/1.1\r\nHost: {SITE}\r\nMax-Forwards: 0\r\n\r\n").repeat(count);
         let last = format!("GET / HTTP/1.1\r\nHost: {SITE}\r\nConnection: close\r\n\r\n");
-        let (text, _) = raw(&proxy, &(trace + &last)).await;
+        let (text, _) = raw(&proxy, &(asked + &last)).await;
         assert!(text.ends_with("fresh") && !text.contains("STALE"), "{count}");
         speaking.recv().await.unwrap();
     }

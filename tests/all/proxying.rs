@@ -170,7 +170,7 @@ async fn read_until(stream: &mut (impl AsyncReadExt + Unpin), end: &str) -> Stri
 
 #[tokio::test]
 async fn response_heads_pass_untouched_but_for_hop_by_hop() {
-    let answer = b"HTTP/1.1 299 Something Odd\r\nServer: Microsoft-IIS/10.0\r\nX-Powered-By: ASP.NET\r\nSet-Cookie: a=1; path=/\r\n\
+    let answer = b"HTTP/1.1 299 Something Odd\r\nDate: Wed, 25 Nov 2026 02:00:00 GMT\r\nServer: Microsoft-IIS/10.0\r\nX-Powered-By: ASP.NET\r\nSet-Cookie: a=1; path=/\r\n\
         Set-Cookie: Login=x; HttpOnly\r\nETag: W/\"1\"\r\nCache-Control: private\r\nWWW-Authenticate: Negotiate\r\nX-Hop: 1\r\n\
         Connection: x-hop\r\nKeep-Alive: timeout=5\r\nContent-Disposition: attachment; filename=\"\xe9.pdf\"\r\nContent-Length: 2\r\n\r\nok";
     let (proxy, _) = Proxy::answering(answer).await;
@@ -180,11 +180,66 @@ async fn response_heads_pass_untouched_but_for_hop_by_hop() {
     while !bytes.ends_with(b"\r\n\r\nok") {
         bytes.push(browser.read_u8().await.unwrap());
     }
-    let expected = b"HTTP/1.1 299 Something Odd\r\nServer: Microsoft-IIS/10.0\r\nX-Powered-By: ASP.NET\r\nSet-Cookie: a=1; path=/\r\n\
+    let expected = b"HTTP/1.1 299 Something Odd\r\nDate: Wed, 25 Nov 2026 02:00:00 GMT\r\nServer: Microsoft-IIS/10.0\r\nX-Powered-By: ASP.NET\r\nSet-Cookie: a=1; path=/\r\n\
         Set-Cookie: Login=x; HttpOnly\r\nETag: W/\"1\"\r\nCache-Control: private\r\nWWW-Authenticate: Negotiate\r\n\
         Content-Disposition: attachment; filename=\"\xe9.pdf\"\r\nContent-Length: 2\r\n\r\nok";
     let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert_eq!(shown(&bytes), shown(expected));
+}
+
+#[tokio::test]
+async fn how_far_an_options_goes_is_counted_and_at_its_end_answered_here() {
+    let (proxy, heads) = Proxy::answering(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    for (hops, seen) in [("0", None), ("1", Some("max-forwards: 0\r\n")), ("10", Some("max-forwards: 9\r\n"))]
+    {
+        for h2 in [false, true] {
+            heads.lock().unwrap().clear();
+            let fields = [("max-forwards", hops)];
+            let reply = if h2 {
+                proxy.client.send_h2(Method::OPTIONS, "/a", &fields, "").await
+            } else {
+                proxy.client.send(Method::OPTIONS, "/a", &fields, "").await
+            };
+            let heads = heads.lock().unwrap().join("").to_lowercase();
+            match seen {
+                None => {
+                    assert_eq!((reply.status.as_u16(), &*heads), (204, ""));
+                    assert!(reply.header("allow").contains("OPTIONS"));
+                }
+                Some(seen) => {
+                    assert!(heads.contains(seen) && heads.matches("max-forwards").count() == 1, "{heads}")
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn tunnels_and_echoes_are_refused_and_nothing_behind_them_is_read() {
+    let (proxy, heads) = Proxy::answering(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    for line in ["CONNECT evil.example:443", "CONNECT /", "TRACE /", "TRACE *"] {
+        let mut browser = proxy.client.connect("http/1.1").await;
+        let behind = format!("GET /smuggled HTTP/1.1\r\nHost: {SITE}\r\n\r\n");
+        let request = format!("{line} HTTP/1.1\r\nHost: {SITE}\r\n\r\n{behind}");
+        browser.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let _ = browser.read_to_string(&mut answer).await;
+        assert!(answer.starts_with("HTTP/1.1 501 ") && answer.matches("HTTP/1.1").count() == 1, "{answer}");
+        assert!(answer.contains("Connection: close\r\n"), "{answer}");
+    }
+    assert_eq!(*heads.lock().unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_head_that_is_malformed_gets_no_body() {
+    let (proxy, _) = Proxy::answering(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    for rest in ["HTTP/1.2\r\nHost: x", "HTTP/1.1\r\nHost: x\r\n fold", "HTTP/1.1\r\nX: \u{1}"] {
+        let mut browser = proxy.client.connect("http/1.1").await;
+        browser.write_all(format!("HEAD / {rest}\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let _ = browser.read_to_string(&mut answer).await;
+        assert!(answer.ends_with("\r\n\r\n") && answer.contains("content-length: "), "{answer}");
+    }
 }
 
 #[tokio::test]

@@ -137,14 +137,21 @@ async fn only_a_top_level_get_can_mint() {
         assert_strict_page(&reply);
     }
     assert_eq!(stage.imis.requests().len(), 0, "iMIS is not even asked");
-    for method in [Method::POST, Method::HEAD, Method::PUT, Method::OPTIONS, Method::DELETE] {
+    for method in [Method::POST, Method::PUT, Method::OPTIONS, Method::DELETE] {
         for path in [SSO.to_owned(), format!("{SSO}/signed-out")] {
             let reply = client.send(method.clone(), &path, &[("cookie", &cookie)], "").await;
             assert_eq!(reply.status, 405, "{method} {path}");
-            assert_eq!(reply.header("allow"), "GET");
+            assert_eq!(reply.header("allow"), "GET, HEAD");
             assert_eq!(reply.token(), None);
         }
     }
+    // A HEAD is answered as if nobody were signed in, and asks nobody.
+    let head = client.send(Method::HEAD, SSO, &[("cookie", &cookie)], "").await;
+    assert_eq!(head.status, 302);
+    assert!(head.header("location").contains("Login.aspx?ReturnUrl="), "{:?}", head.headers);
+    let head = client.send(Method::HEAD, &format!("{SSO}/signed-out"), &[], "").await;
+    assert_eq!((head.status.as_u16(), head.body.len()), (200, 0));
+    assert_eq!(stage.imis.requests().len(), 0, "iMIS is not even asked");
     let headers =
         [("cookie", cookie.as_str()), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
     assert!(client.get(SSO, &headers).await.token().is_some());

@@ -29,6 +29,7 @@ pub(super) enum Step {
     Forward(usize, Outgoing),
     Visit(Box<Visited>),
     Redirect(String),
+    Options,
 }
 
 /// Looks at a request once: what is kept of it, and what is to be done.
@@ -85,11 +86,13 @@ pub(super) fn plan(
 fn step(request: &Request<'_, '_>, connection: &Connection, incident: Incident) -> Result<Step, Failure> {
     let asked = Asked {
         method: request.method,
-        target: request.target,
+        target: &request.target,
         authority: request.authority.map(|authority| (authority.host, authority.text)),
+        max_forwards: headers::max_forwards(request.method, request.fields.pairs()),
     };
     let (site, host, route) = match decide(&asked, connection)? {
         Verdict::Redirect(location) => return Ok(Step::Redirect(location)),
+        Verdict::Options => return Ok(Step::Options),
         Verdict::Forward { site, host } => (site, host, None),
         Verdict::Visit { site, host, visit } => (site, host, Some(visit)),
     };
@@ -106,7 +109,8 @@ fn step(request: &Request<'_, '_>, connection: &Connection, incident: Incident) 
     let own_host = rewritten.as_deref().or_else(|| (!request.has_host).then_some(host));
     let mut head = connection.worker.buffers.head();
     let chain = connection.chain(request.fields.pairs());
-    let forwarding = Forwarding { chain: &chain, host, incident };
+    let max_forwards = asked.max_forwards;
+    let forwarding = Forwarding { chain: &chain, host, incident, max_forwards };
     headers::write_request(&mut head, request, own_host, &upstream.headers, tunnel, &forwarding);
     Ok(Step::Forward(
         site,

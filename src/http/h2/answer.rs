@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, DATE, Entry, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use tracing::warn;
@@ -16,11 +16,12 @@ use super::super::access::{Access, Seen};
 use super::super::{Asked, Connection, Verdict};
 use super::request::{self, FromStream};
 use super::watch::Watch;
+use crate::ambient;
 use crate::http1::Length;
 use crate::http1::fields::Fate;
-use crate::http1::head::{self, HeadError, MOST_FIELDS, slots};
+use crate::http1::head::{self, HeadError, MOST_FIELDS, is_refused, slots};
 use crate::incident::Incident;
-use crate::pages::Failure;
+use crate::pages::{self, Failure};
 use crate::proxy::exchange::{Exchange, Patience, Sending, Turn};
 use crate::proxy::headers::{self, pairs};
 use crate::proxy::upstream::UpstreamError;
@@ -49,6 +50,8 @@ enum Answer {
 /// Why there is none.
 enum NoAnswer {
     Failed(Failure),
+    /// The request is malformed (RFC 9113 section 8.1.1).
+    Malformed,
     /// Nobody waits for one.
     Gone,
 }
@@ -105,6 +108,13 @@ pub(super) async fn answer(
                 answering.watch.retire.set(true);
             }
         }
+        Err(NoAnswer::Malformed) => {
+            if let Some(access) = &mut answering.access {
+                access.answered(StatusCode::BAD_REQUEST);
+                access.complete();
+            }
+            answering.reply.send_reset(Reason::PROTOCOL_ERROR);
+        }
         Err(NoAnswer::Gone) => {}
     }
 }
@@ -113,16 +123,24 @@ impl Answering {
     async fn respond(&mut self, request: Parts) -> Result<Answer, NoAnswer> {
         let Self { connection, incident, reply, upload, .. } = self;
         let (connection, incident) = (&**connection, *incident);
-        let authority = request::authority_of(&request)?;
+        if is_refused(request.method.as_str()) {
+            return Err(Failure::Malformed(HeadError::Method).into());
+        }
+        let authority = request::authority_of(&request).map_err(|_| NoAnswer::Malformed)?;
+        if !request::is_well_formed(&request) {
+            return Err(NoAnswer::Malformed);
+        }
         let target = request.uri.path_and_query().map_or("/", |target| target.as_str());
         let asked = Asked {
             method: request.method.as_str(),
             target,
             authority: Some((authority.host(), authority.as_str())),
+            max_forwards: headers::max_forwards(request.method.as_str(), pairs(&request.headers)),
         };
         let (site, host) = match super::super::decide(&asked, connection)? {
             // Only the plain-HTTP port redirects, and that speaks HTTP/1 alone.
             Verdict::Redirect(_) => return Err(Failure::Internal.into()),
+            Verdict::Options => return Ok(Answer::Page(pages::options())),
             Verdict::Forward { site, host } => (site, host),
             Verdict::Visit { site, host, visit } => {
                 let headers = request.headers.clone();
@@ -395,6 +413,10 @@ fn take_head(exchange: &mut Exchange, method: Kind) -> Result<Taken, UpstreamErr
     if read.status < 200 {
         exchange.begin_body(Length::Known(0))?;
         return Ok(Taken::Interim(response));
+    }
+    if let Entry::Vacant(date) = headers.entry(DATE) {
+        // RFC 9110 section 6.6.1: when it came.
+        date.insert(HeaderValue::try_from(ambient::http_date()).map_err(|_| malformed("the date"))?);
     }
     exchange.exclusive |= windows::asked_for_by(read.fields.pairs());
     exchange.begin_body(read.length)?;

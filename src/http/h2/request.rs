@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use h2::RecvStream;
-use http::header::{CONTENT_LENGTH, EXPECT, HOST};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderValue};
 use http::request::Parts;
 use http::uri::Authority;
 
@@ -43,6 +43,16 @@ pub(super) fn authority_of(request: &Parts) -> Result<Authority, Failure> {
     }
 }
 
+/// RFC 9113 section 8.2.1: no value begins or ends with a blank.
+pub(super) fn is_well_formed(request: &Parts) -> bool {
+    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    request
+        .headers
+        .values()
+        .map(HeaderValue::as_bytes)
+        .all(|value| !blank(value.first()) && !blank(value.last()))
+}
+
 /// The request as the upstream gets it.
 pub(super) fn outgoing(
     request: &Parts,
@@ -68,16 +78,19 @@ pub(super) fn outgoing(
         asked.target,
         Some(rewritten.as_deref().unwrap_or(host)),
     );
+    let chain = connection.chain(pairs(&request.headers));
+    let forwarding = Forwarding { chain: &chain, host, incident, max_forwards: asked.max_forwards };
     for (name, value) in pairs(&request.headers) {
-        if headers::fate_in_request(name, &[], true, &upstream.headers) == Fate::Keep {
+        if !forwarding.replaces(name)
+            && headers::fate_in_request(name, &[], true, &upstream.headers) == Fate::Keep
+        {
             for part in [name.as_bytes(), b": ", value, b"\r\n"] {
                 head.extend_from_slice(part);
             }
         }
     }
     let framing = RequestFraming::of(asked.method, length, said.is_some());
-    let chain = connection.chain(pairs(&request.headers));
-    headers::end_request(&mut head, framing, false, &Forwarding { chain: &chain, host, incident });
+    headers::end_request(&mut head, framing, false, &forwarding);
     Ok(Outgoing {
         head,
         length,

@@ -13,7 +13,7 @@ fn request(head: &str) -> Result<(String, Option<String>, Length, bool), HeadErr
     let tokens = Tokens::parse(bytes, &mut slots)?;
     let request = Request::of(&tokens)?;
     let authority = request.authority.map(|authority| authority.text.to_owned());
-    Ok((request.target.to_owned(), authority, request.length, request.keep_alive))
+    Ok((request.target.into_owned(), authority, request.length, request.keep_alive))
 }
 
 fn response(head: &str, to_head: bool) -> Result<(u16, Length, bool), HeadError> {
@@ -42,6 +42,7 @@ fn requests_are_read() {
         ("OPTIONS * HTTP/1.1\r\n{H}\r\n", "*", Length::Known(0), true),
         ("GET https://h.example/a?b HTTP/1.1\r\n{H}\r\n", "/a?b", Length::Known(0), true),
         ("GET http://H.EXAMPLE HTTP/1.1\r\n{H}\r\n", "/", Length::Known(0), true),
+        ("GET https://h.example:443?a/b HTTP/1.1\r\n{H}\r\n", "/?a/b", Length::Known(0), true),
         ("POST /a HTTP/1.1\r\n{H}Content-Length: 5\r\n\r\n", "/a", Length::Known(5), true),
         ("POST /a HTTP/1.1\r\n{H}content-length:0005\r\n\r\n", "/a", Length::Known(5), true),
         (
@@ -61,7 +62,7 @@ fn requests_are_read() {
         let (read_target, authority, read_length, read_keep_alive) =
             request(&head).unwrap_or_else(|error| panic!("{head:?}: {error}"));
         assert_eq!((&*read_target, read_length, read_keep_alive), (target, length, keep_alive), "{head:?}");
-        assert!(authority.is_some_and(|text| text.eq_ignore_ascii_case("h.example")));
+        assert!(authority.is_some_and(|text| text.to_ascii_lowercase().starts_with("h.example")));
     }
     assert_eq!(request("GET / HTTP/1.0\r\n\r\n").unwrap().1, None, "HTTP/1.0 has no Host");
 }
@@ -83,6 +84,12 @@ fn requests_that_can_be_read_in_two_ways_are_refused() {
         "POST / HTTP/1.1\r\n{H}Content-Length: 99999999999999999999\r\n\r\n",
         "POST / HTTP/1.1\r\n{H}Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
         "POST / HTTP/1.0\r\n{H}Transfer-Encoding: chunked\r\n\r\n",
+        "POST / HTTP/1.1\r\n{H}Transfer-Encoding: identity\r\n\r\n",
+        "POST / HTTP/1.1\r\n{H}Transfer-Encoding: xchunked\r\n\r\n",
+        "POST / HTTP/1.1\r\n{H}Transfer-Encoding:\r\n\r\n",
+        "POST / HTTP/1.1\r\n{H}Transfer-Encoding: chunked, chunked\r\n\r\n",
+        "POST / HTTP/1.1\r\n{H}Transfer-Encoding: chunked, gzip\r\n\r\n",
+        "POST / HTTP/1.1\r\n{H}Transfer-Encoding: chunked;q=1\r\n\r\n",
         // Where a line ends.
         "GET / HTTP/1.1\n{H}\r\n",
         "GET / HTTP/1.1\r\nHost: h.example\n\r\n",
@@ -142,10 +149,10 @@ fn other_refusals_have_a_name_of_their_own() {
         ("GET / HTTP/1.2\r\n{H}\r\n", HeadError::Version),
         ("GET / HTTP/0.9\r\n{H}\r\n", HeadError::Version),
         ("POST / HTTP/1.1\r\n{H}Transfer-Encoding: gzip, chunked\r\n\r\n", HeadError::Coding),
-        ("POST / HTTP/1.1\r\n{H}Transfer-Encoding: identity\r\n\r\n", HeadError::Coding),
-        ("POST / HTTP/1.1\r\n{H}Transfer-Encoding: xchunked\r\n\r\n", HeadError::Coding),
-        ("POST / HTTP/1.1\r\n{H}Transfer-Encoding:\r\n\r\n", HeadError::Coding),
-        ("POST / HTTP/1.1\r\n{H}Transfer-Encoding: chunked, chunked\r\n\r\n", HeadError::Coding),
+        ("CONNECT h.example:443 HTTP/1.1\r\n{H}\r\n", HeadError::Method),
+        ("TRACE / HTTP/1.1\r\n{H}\r\n", HeadError::Method),
+        ("POST / HTTP/1.1\r\n{H}Expect: 100-continue, more\r\n\r\n", HeadError::Expectation),
+        ("POST / HTTP/1.1\r\n{H}Expect: 100-continue\r\nExpect: more\r\n\r\n", HeadError::Expectation),
     ] {
         assert_eq!(request(&head.replace("{H}", HOST)), Err(error), "{head:?}");
     }
