@@ -13,6 +13,7 @@ mod configuration;
 mod failures;
 mod guarding;
 mod faithful;
+mod faults;
 mod logs;
 mod patience;
 mod proxying;

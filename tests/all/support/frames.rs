@@ -99,6 +99,12 @@ impl Raw {
         matches!(sent.await, Ok(Ok(())))
     }
 
+    /// The next frame; none at the end.
+    pub(crate) async fn next(&mut self) -> Option<Frame> {
+        let reader = self.reader.as_mut().unwrap();
+        tokio::time::timeout(Duration::from_secs(20), read(reader)).await.ok()?
+    }
+
     /// Reads on in a task of its own; the frames come when the connection has ended.
     pub(crate) fn read_to_end(&mut self) -> tokio::task::JoinHandle<Vec<Frame>> {
         let mut reader = self.reader.take().unwrap();
