@@ -12,6 +12,7 @@ mod command_line;
 mod configuration;
 mod failures;
 mod guarding;
+mod identities;
 mod faithful;
 mod faults;
 mod logs;

@@ -49,8 +49,12 @@ impl Gateway {
                 }
             }
         });
-        let wait = |message: &str| {
-            address_in(&lines, message).unwrap_or_else(|| panic!("no `{message}`: {:?}", log.lock()))
+        let mut wait = |message: &str| {
+            address_in(&lines, message).unwrap_or_else(|| {
+                // Nobody would end it.
+                let _ = child.kill();
+                panic!("no `{message}`: {:?}", log.lock())
+            })
         };
         let admin = wait("admin listener");
         let https = wait("listening for https");
