@@ -63,7 +63,10 @@ fn relative(text: &str, zendesk: &Zendesk) -> Option<ReturnTo> {
 fn leads_away(path: &str) -> bool {
     let mut reading = path.to_owned();
     for _ in 0..4 {
-        let odd = reading.contains(|c: char| c.is_control() || c == '\\');
+        // Some take what looks like a slash for one.
+        let slashes =
+            ['\\', '\u{2044}', '\u{2215}', '\u{29f8}', '\u{29f5}', '\u{2216}', '\u{ff0f}', '\u{ff3c}'];
+        let odd = reading.contains(|c: char| c.is_control() || slashes.contains(&c));
         let away = odd
             || !reading.starts_with('/')
             || reading.contains("//")
@@ -210,6 +213,9 @@ mod tests {
             "/%C0%AFevil.example",
             "https://contoso.zendesk.com/%2f%2fevil.example",
             "https://contoso.zendesk.com/%5c%5cevil.example",
+            "/\u{ff0f}evil.example",
+            "/hc/\u{2215}\u{2215}evil.example",
+            "/%ef%bc%8fevil.example",
             "https://contoso。zendesk.com/",
             "https://CONTOSO%2Ezendesk.com/",
             "javascript:alert(1)",

@@ -191,3 +191,112 @@ async fn screenshot(browser: &Browser, name: &str) {
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join(format!("{name}.png")), browser.page.screenshot().await.unwrap()).unwrap();
 }
+
+/// Places that somebody could want a member to be sent to: ways to write them, around hosts of the account and of others.
+fn targets() -> Vec<String> {
+    let hosts = [
+        "evil.example",
+        "contoso.zendesk.com",
+        "support.contoso.org",
+        "contoso.zendesk.com.evil.example",
+        "contoso.zendesk.com@evil.example",
+        "evil.example#contoso.zendesk.com",
+        "evil.example\\@contoso.zendesk.com",
+        "contoso.zendesk.com:443@evil.example",
+        "contoso.zendesk.com%2eevil.example",
+        "evil.example%00.contoso.zendesk.com",
+        "contoso。zendesk。com",
+        "ⓒontoso.zendesk.com",
+        "contoso.zendesk.com\u{ad}",
+        "2130706433",
+        "[::1]",
+        "other.zendesk.com",
+    ];
+    let ways = [
+        "https://",
+        "HTTPS://",
+        "http://",
+        "https:/",
+        "https:",
+        "https:///",
+        "https:\\\\",
+        "https:\t//",
+        "\thttps://",
+        "ht\ntps://",
+        "//",
+        "///",
+        "/\\",
+        "\\\\",
+        "/\t/",
+        "/\r\n/",
+        "/%2f",
+        "/%5c",
+        "/%09/",
+        "/.//",
+        "/..//",
+        "/./\\",
+        "/hc/..//",
+        "/%2e%2e//",
+        "/;@",
+        "/:@",
+        "@",
+        ".",
+        "javascript://",
+        "javascript:alert(1)//",
+        "data:text/html,",
+        "/redirect?to=//",
+        "/hc?x=https://",
+        "/hc#//",
+        "//%2f",
+        "/\u{2215}",
+        "/\u{ff0f}",
+        "/https://",
+        "ftp://",
+        "blob:https://",
+        "view-source:https://",
+        "//google.com/%2f..",
+        "/\u{0}/",
+        "x:",
+        "https://evil.example/https://",
+    ];
+    let both = ways.iter().flat_map(|way| hosts.iter().map(move |host| format!("{way}{host}/hc")));
+    both.chain(hosts.iter().map(|host| (*host).to_owned())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_is_taken_as_a_place_to_return_to_is_in_the_account_by_the_browsers_own_rules() {
+    let stage = Stage::new().await;
+    let Some(browser) = Browser::open(&stage, Scripts::On).await else { return };
+    let (cookie, client) = (stage.cookie_of("AMUELLER"), stage.client());
+    let mut taken = Vec::new();
+    let targets = targets();
+    for target in &targets {
+        let query: String =
+            url::form_urlencoded::Serializer::new(String::new()).append_pair("return_to", target).finish();
+        let reply = client.get(&format!("/sso/zendesk?{query}"), &[("cookie", &cookie)]).await;
+        assert!(reply.token().is_some(), "{target}: the sign-in itself goes on");
+        if let Some(taken_as) = reply.field("return_to") {
+            taken.push((target.clone(), taken_as));
+        }
+    }
+    browser.go(&format!("{ZENDESK}/hc")).await;
+    let script = "return arguments[0].map(text => { try { return new URL(text, arguments[1]).origin } catch { return 'none' } })";
+    let allowed = [ZENDESK, MAPPED, "https://contoso-events.zendesk.com"];
+    // Both as it was written and as it is handed on.
+    for texts in
+        [taken.iter().map(|(text, _)| text).collect::<Vec<_>>(), taken.iter().map(|(_, text)| text).collect()]
+    {
+        let arguments = vec![serde_json::json!(texts), serde_json::json!(ZENDESK)];
+        let origins = browser.page.execute(script, arguments).await.unwrap();
+        for (text, origin) in texts.iter().zip(origins.as_array().unwrap()) {
+            assert!(allowed.contains(&origin.as_str().unwrap()), "{text:?} leads to {origin}");
+        }
+    }
+    assert!((4..60).contains(&taken.len()), "{taken:?}");
+    // The list is worth something: the browser would go elsewhere for most of it.
+    let arguments = vec![serde_json::json!(targets), serde_json::json!(ZENDESK)];
+    let origins = browser.page.execute(script, arguments).await.unwrap();
+    let elsewhere =
+        origins.as_array().unwrap().iter().filter(|origin| !allowed.contains(&origin.as_str().unwrap()));
+    assert!(elsewhere.count() > 250);
+}
