@@ -315,6 +315,18 @@ impl Config {
     }
 }
 
+/// Reads a text as a file's, for the workbench.
+#[cfg(any(test, feature = "workbench"))]
+pub(crate) fn read_text(text: &str) {
+    let lines = text.lines().count() as u64;
+    if let Err(problems) = read::config(Path::new("/nowhere/config.yaml"), text) {
+        assert!(!problems.is_empty(), "refused without a reason");
+        for problem in problems {
+            assert!(problem.line <= lines + 1, "{problem:?} of {lines} lines");
+        }
+    }
+}
+
 /// An app of no account, for tests and benchmarks of the modules that take one; none for a path that an app cannot have.
 #[cfg(any(test, feature = "workbench"))]
 pub(crate) fn app_at(path: &str) -> Option<App> {

@@ -32,7 +32,8 @@ use crate::pages::{Link, Message};
 use crate::proxy::headers::Forwarded;
 use crate::telemetry::Chain;
 use policy::Denied;
-use return_to::{Arrival, ReturnTo};
+use return_to::Arrival;
+pub(crate) use return_to::ReturnTo;
 pub(crate) use signed_out::signed_out;
 
 /// A sign-in is over after this time, whatever iMIS does: recognition, token and profile together.

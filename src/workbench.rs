@@ -1,5 +1,7 @@
 //! Doors to inner parts, for `benches/` and `fuzz/`: no API, no promise, and nothing that the program itself uses.
 
+pub mod targets;
+
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;

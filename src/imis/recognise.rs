@@ -45,6 +45,12 @@ pub(crate) enum RecogniseError {
 /// A visitor who has a session cookie.
 pub(crate) struct Session<'a>(&'a Visitor<'a>);
 
+/// Whom a page names, for the workbench.
+#[cfg(any(test, feature = "workbench"))]
+pub(crate) fn read_client_context(page: &[u8]) -> Option<PartyId> {
+    client_context::read(page).ok().flatten()
+}
+
 /// Whether a session cookie is among the cookies, whatever iMIS would say of it.
 #[cfg(any(test, feature = "workbench"))]
 pub(crate) fn has_session(headers: &HeaderMap, names: &[String]) -> bool {
