@@ -5,6 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::support::frames::{
+    END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, Raw, SETTINGS, block, frame,
+};
 use crate::support::origin::{Proxy, read_request};
 use crate::support::{SITE, SSO};
 
@@ -194,6 +197,118 @@ async fn connection_cannot_take_away_what_makes_a_request() {
         );
         let answer = answer(&proxy, &request).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{name}: {answer}");
+    }
+    assert_eq!(*heads.lock().unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_is_malformed_over_http2_is_reset_and_reaches_nobody() {
+    let (proxy, heads) = recording().await;
+    let malformed = [
+        block(&[
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":authority", SITE),
+            (":path", "/"),
+            ("x-a", " leading"),
+        ]),
+        block(&[
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":authority", SITE),
+            (":path", "/"),
+            ("x-a", "trailing\t"),
+        ]),
+        block(&[
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":authority", SITE),
+            (":path", "/"),
+            ("host", "www.example.org"),
+        ]),
+        block(&[(":method", "GET"), (":scheme", "https"), (":path", "/")]),
+        block(&[
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":authority", "a@members.example.org"),
+            (":path", "/"),
+        ]),
+        block(&[
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":authority", SITE),
+            (":path", "/"),
+            ("connection", "close"),
+        ]),
+        block(&[
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":authority", SITE),
+            (":path", "/"),
+            ("transfer-encoding", "chunked"),
+        ]),
+        block(&[
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":authority", SITE),
+            (":path", "/"),
+            ("X-Upper", "1"),
+        ]),
+        block(&[
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":authority", SITE),
+            (":path", "/"),
+            (":path", "/b"),
+        ]),
+        block(&[(":method", "GET"), (":scheme", "https"), (":authority", SITE), (":path", "/a b")]),
+        block(&[(":method", "GET"), (":scheme", "https"), (":authority", SITE), (":path", "/a\r\nX: b")]),
+        block(&[(":method", "GET"), (":scheme", "https"), (":authority", SITE), (":path", "")]),
+        block(&[
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":authority", SITE),
+            (":path", "/"),
+            ("x-a", "1\r\nX-B: 2"),
+        ]),
+        block(&[
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":authority", SITE),
+            (":path", "/"),
+            ("x-a", "1\0"),
+        ]),
+        block(&[
+            (":method", "POST"),
+            (":scheme", "https"),
+            (":authority", SITE),
+            (":path", "/"),
+            ("content-length", "5"),
+        ]),
+        block(&[
+            (":method", "POST"),
+            (":scheme", "https"),
+            (":authority", SITE),
+            (":path", "/"),
+            ("content-length", "+0"),
+        ]),
+    ];
+    for block in &malformed {
+        let mut raw = Raw::connect(&proxy.client, &frame(SETTINGS, 0, 0, &[])).await;
+        raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, block)).await;
+        let shown = String::from_utf8_lossy(block);
+        loop {
+            let Some(frame) = raw.next().await else { break };
+            assert!(
+                frame.kind != HEADERS || frame.payload[0] != 0x88,
+                "answered as if nothing were: {shown}"
+            );
+            if matches!(frame.kind, RST_STREAM | GOAWAY)
+                || (frame.stream == 1 && frame.flags & END_STREAM != 0)
+            {
+                break;
+            }
+        }
     }
     assert_eq!(*heads.lock().unwrap(), Vec::<String>::new());
 }
