@@ -391,3 +391,49 @@ async fn without_descriptors_the_gateway_waits_and_recovers() {
     limit(1000);
     assert_eq!(proxy.client.get("/", &[]).await.status, 200);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn four_thousand_slow_connections_keep_nobody_waiting() {
+    // One descriptor for each, here as there.
+    let _ = rlimit::increase_nofile_limit(20_000);
+    let proxy = proxy("limits: {connections: 10000, connections_per_address: 10000}").await;
+    let mut silent = Vec::new();
+    for _ in 0..3_000 {
+        silent.push(tokio::net::TcpStream::connect(proxy.gateway.https).await.unwrap());
+    }
+    let slow = async {
+        let mut slow = Vec::new();
+        for number in 0..1_000 {
+            let mut stream = proxy.client.connect("http/1.1").await;
+            let begun = match number % 4 {
+                0 => String::new(),
+                1 => "GET /".to_owned(),
+                2 => format!("GET / HTTP/1.1\r\nHost: {SITE}\r\nX: "),
+                _ => format!("POST / HTTP/1.1\r\nHost: {SITE}\r\nContent-Length: 100000\r\n\r\nx"),
+            };
+            let _ = stream.write_all(begun.as_bytes()).await;
+            slow.push(stream);
+        }
+        slow
+    };
+    let good = async {
+        let mut worst = Duration::ZERO;
+        for number in 0..60 {
+            let began = Instant::now();
+            let reply = if number % 2 == 0 {
+                proxy.client.get("/", &[]).await
+            } else {
+                proxy.client.send_h2(Method::GET, "/", &[], "").await
+            };
+            assert_eq!(reply.status, 200);
+            worst = worst.max(began.elapsed());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        worst
+    };
+    let (held, worst) = tokio::join!(slow, good);
+    // No measurement: whoever waited for one of them would have waited for its deadline.
+    assert!(worst < Duration::from_secs(5), "{worst:?}");
+    drop((held, silent));
+    assert_eq!(proxy.client.get("/", &[]).await.status, 200);
+}

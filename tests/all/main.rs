@@ -21,6 +21,7 @@ mod proxying;
 mod recognition;
 mod sign_in;
 mod streaming;
+mod tls;
 mod tokens;
 mod walls;
 mod websocket;
