@@ -145,3 +145,29 @@ async fn prune(worker: Rc<Worker>) {
 fn adopt(sockets: Vec<TcpListener>) -> std::io::Result<Vec<tokio::net::TcpListener>> {
     sockets.into_iter().map(tokio::net::TcpListener::from_std).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::rc::Rc;
+
+    #[test]
+    fn a_panic_ends_what_panicked_and_nothing_else() {
+        let runtime = Builder::new_current_thread().enable_all().build_local(Default::default()).unwrap();
+        let connections = TaskTracker::new();
+        let served = Rc::new(Cell::new(0));
+        runtime.block_on(async {
+            for number in 0..10 {
+                let served = served.clone();
+                connections.spawn_local(async move {
+                    tokio::task::yield_now().await;
+                    assert_ne!(number, 3, "as a request might");
+                    served.set(served.get() + 1);
+                });
+            }
+            connections.close();
+            connections.wait().await;
+        });
+        assert_eq!(served.get(), 9);
+    }
+}
