@@ -215,7 +215,7 @@ async fn received(signal: &mut Option<Signal>) {
 
 fn open_all(addresses: &[SocketAddr], config: &Config) -> Result<Vec<Vec<TcpListener>>, StartError> {
     let open = |address: &SocketAddr| {
-        listener::open(*address, config.workers, config.timeouts.gap)
+        listener::open(*address, config.workers)
             .map_err(|source| StartError::Listen { address: *address, source })
     };
     addresses.iter().map(open).collect()

@@ -25,35 +25,36 @@ const HANDSHAKE_IN_DRAIN: Duration = Duration::from_secs(2);
 const BACKLOG: i32 = 4096;
 /// How many connections that only wait make room at once, when there is none.
 const EVICTED_AT_ONCE: usize = 16;
+/// Bytes that a socket takes beyond what is on its way.
+const MOST_NOT_SENT: u32 = 32 * 1024;
 /// After so much silence the system asks whether a peer is still there, every `KEEPALIVE_EVERY`, `KEEPALIVE_TIMES` times.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMES: u32 = 3;
 
-/// Opens one listening socket per worker on `address`. Port 0 is chosen once and shared by all. `gap`: how long a peer may
-/// take nothing of what is sent to it.
-pub(crate) fn open(address: SocketAddr, workers: usize, gap: Duration) -> std::io::Result<Vec<TcpListener>> {
+/// Opens one listening socket per worker on `address`. Port 0 is chosen once and shared by all.
+pub(crate) fn open(address: SocketAddr, workers: usize) -> std::io::Result<Vec<TcpListener>> {
     if address.port() != 0 {
         // SO_REUSEPORT would let two gateways share a port by mistake; a plain bind tells whether it is free.
         drop(bound(address, false)?);
     }
-    let first = open_one(address, gap)?;
+    let first = open_one(address)?;
     let chosen = first.local_addr()?;
     let mut sockets = vec![first];
     for _ in 1..workers {
-        sockets.push(open_one(chosen, gap)?);
+        sockets.push(open_one(chosen)?);
     }
     Ok(sockets)
 }
 
-fn open_one(address: SocketAddr, gap: Duration) -> std::io::Result<TcpListener> {
+fn open_one(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = bound(address, true)?;
     // Linux gives these on to accepted connections, which saves system calls for each.
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);
     socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_TIMES))?;
-    // A peer that keeps its window shut, or is gone, is let go by the system itself.
-    socket.set_tcp_user_timeout(Some(gap))?;
+    // The system takes from us what the peer can take soon, and no more: what waits there would hide how slow it is.
+    socket.set_tcp_notsent_lowat(MOST_NOT_SENT)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }

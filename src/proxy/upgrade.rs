@@ -3,14 +3,14 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Patience};
 use crate::http1::head::{Request, Response};
 use crate::http1::transfer::{PipeError, Receiver, Sender, poll_pipe};
 use crate::http1::{Length, Version};
+use crate::pace::Pace;
 
 /// Whether a request asks for a WebSocket (RFC 6455 section 4.1): GET, HTTP/1.1, both headers, no body.
 pub(crate) fn is_wanted(request: &Request<'_, '_>) -> bool {
@@ -46,14 +46,16 @@ pub(crate) enum TunnelError {
     Down(#[source] PipeError),
     #[error("silent for too long")]
     Silent,
+    #[error("the browser takes nothing")]
+    Unread,
 }
 
-/// Moves bytes both ways until both sides have ended, or nothing has come for `gap`. What was read behind the two heads
+/// Moves bytes both ways until both sides have ended, or nothing has come for too long, or been taken by the browser. What was read behind the two heads
 /// goes first.
 pub(crate) async fn tunnel<S: AsyncRead + AsyncWrite + Unpin>(
     browser: End<'_, S>,
     exchange: &mut Exchange,
-    gap: Duration,
+    patience: Patience,
 ) -> Result<(), TunnelError> {
     let upstream = &mut *exchange.connection;
     // Until its connection ends, everything is data.
@@ -64,8 +66,8 @@ pub(crate) async fn tunnel<S: AsyncRead + AsyncWrite + Unpin>(
     upstream.sender.begin_body(Length::UntilClose);
     browser.sender.begin_body(Length::UntilClose);
     let (mut up, mut down) = (Half::Open, Half::Open);
-    let mut seen = 0;
-    upstream.deadline.set(gap);
+    let (mut seen, mut pace) = (0, Pace::default());
+    upstream.deadline.set(patience.upstream);
     poll_fn(|cx| {
         let to_upstream = (&mut upstream.sender, &mut upstream.stream);
         up.poll(cx, (browser.receiver, browser.io), to_upstream).map_err(TunnelError::Up)?;
@@ -74,13 +76,20 @@ pub(crate) async fn tunnel<S: AsyncRead + AsyncWrite + Unpin>(
         if up == Half::Closed && down == Half::Closed {
             return Poll::Ready(Ok(()));
         }
+        // What waits for the browser waits only so long.
+        if !upstream.receiver.data().is_empty() || !browser.sender.is_empty() {
+            return pace
+                .poll(cx, &mut upstream.deadline, browser.sender.sent, patience.browser)
+                .map(|()| Err(TunnelError::Unread));
+        }
+        pace.rests();
         let moved = browser.receiver.received
             + upstream.receiver.received
             + browser.sender.sent
             + upstream.sender.sent;
         if moved != seen {
             seen = moved;
-            upstream.deadline.set(gap);
+            upstream.deadline.set(patience.upstream);
         }
         upstream.deadline.poll(cx).map(|()| Err(TunnelError::Silent))
     })

@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::support::SITE;
+use crate::support::frames::{END_HEADERS, END_STREAM, HEADERS, WINDOW_UPDATE, frame, request, setting};
 use crate::support::origin::{Origin, Proxy, read_request};
 
 /// A gateway with the given deadlines towards browsers and the upstream.
@@ -308,5 +309,46 @@ async fn an_upload_may_wait_for_the_upstream_as_long_as_that_may_take() {
         assert_eq!(reply.status, status, "{upstream}, HTTP/1");
         let reply = proxy.client.send_h2(http::Method::POST, "/", &[], body()).await;
         assert_eq!(reply.status, status, "{upstream}, HTTP/2");
+    }
+}
+
+#[tokio::test]
+async fn whoever_reads_slowly_but_steadily_is_not_taken_for_silent() {
+    const LENGTH: usize = 6 << 20;
+    // What a system keeps for a slow reader must not hide that he reads: with megabytes of it, he would seem silent for seconds.
+    let proxy = proxy("gap: 2s", "", |mut connection| async move {
+        let _ = read_request(&mut connection).await;
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");
+        let _ = connection.write_all(&[head.as_bytes(), &vec![b'x'; LENGTH]].concat()).await;
+        let _ = connection.read_u8().await;
+    })
+    .await;
+    for alpn in ["http/1.1", "h2"] {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(16 * 1024).unwrap();
+        // Segments as on a real network.
+        socket2::SockRef::from(&socket).set_tcp_mss(1400).unwrap();
+        let stream = socket.connect(proxy.gateway.https).await.unwrap();
+        let mut browser = proxy.client.over(stream, alpn).await.unwrap();
+        let asked = if alpn == "h2" {
+            // Windows as wide as they can be: only the socket holds the answer back.
+            let window = frame(WINDOW_UPDATE, 0, 0, &[0x3f, 0, 0, 0]);
+            let get = frame(HEADERS, END_HEADERS | END_STREAM, 1, &request("GET", "/", &[]));
+            [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), setting(4, 0x3fff_ffff), window, get].concat()
+        } else {
+            format!("GET / HTTP/1.1\r\nHost: {SITE}\r\nConnection: close\r\n\r\n").into_bytes()
+        };
+        browser.write_all(&asked).await.unwrap();
+        // 32 KiB a second, for four times as long as the gap.
+        let (started, mut bytes, mut piece) = (Instant::now(), 0, vec![0; 8 * 1024]);
+        while started.elapsed() < Duration::from_secs(8) {
+            let count = browser
+                .read_exact(&mut piece)
+                .await
+                .unwrap_or_else(|error| panic!("{alpn} after {bytes}: {error}"));
+            bytes += count;
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+        assert!(bytes < LENGTH / 2, "{alpn}: it was to be slow");
     }
 }

@@ -86,3 +86,32 @@ async fn a_switch_to_another_protocol_than_asked_for_is_a_502() {
     let head = head(&mut browser).await;
     assert!(head.starts_with("HTTP/1.1 502"), "{head}");
 }
+
+#[tokio::test]
+async fn whoever_takes_nothing_of_a_websocket_is_let_go_and_whoever_is_only_silent_is_not() {
+    use imis_gateway_simulators::certificates::Authority;
+    let authority = Authority::new("test CA");
+    let origin = crate::support::origin::Origin::start(&authority, |mut connection| async move {
+        let request = read_request(&mut connection).await.unwrap_or_default();
+        let agreed = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+        let _ = connection.write_all(agreed.as_bytes()).await;
+        if request.contains("room=1") {
+            while connection.write_all(&[7; 16 * 1024]).await.is_ok() {}
+        } else {
+            let _ = connection.read_u8().await;
+            let _ = connection.write_all(b"!").await;
+        }
+    })
+    .await;
+    let server = format!("https://{}", origin.address);
+    let proxy = Proxy::with_timeouts(authority, &server, Some(origin), "timeouts: {gap: 1s}", "gap: 60s");
+    let mut deaf = proxy.client.connect("http/1.1").await;
+    deaf.write_all(ASK.as_bytes()).await.unwrap();
+    let mut silent = proxy.client.connect("http/1.1").await;
+    silent.write_all(ASK.replace("room=1", "room=2").as_bytes()).await.unwrap();
+    assert!(head(&mut silent).await.starts_with("HTTP/1.1 101"));
+    proxy.gateway.logged(|line| line["error"] == "the browser takes nothing").await;
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    silent.write_all(b"?").await.unwrap();
+    assert_eq!(silent.read_u8().await.unwrap(), b'!');
+}

@@ -221,10 +221,10 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
         if let Some(access) = &mut facts.access {
             access.answered(StatusCode::SWITCHING_PROTOCOLS);
         }
-        let gap = connection.worker.upstreams[site].patience.upstream;
+        let patience = connection.worker.upstreams[site].patience;
         let before = exchange.connection.receiver.taken;
         let end = End { receiver: &mut self.receiver, sender: &mut self.sender, io: &mut self.io };
-        let ended = Box::pin(upgrade::tunnel(end, &mut exchange, gap)).await;
+        let ended = Box::pin(upgrade::tunnel(end, &mut exchange, patience)).await;
         if let Some(access) = &mut facts.access {
             access.count(exchange.connection.receiver.taken - before);
         }
