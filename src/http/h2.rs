@@ -153,9 +153,10 @@ impl Kept {
                 return self.deadline.poll(cx).map(|()| End::GivenUp(why));
             }
             let told = self.ending == Ending::Told;
-            match self.look(cx) {
+            let now = Instant::now();
+            match self.look(cx, now) {
                 Look::Again(left) => {
-                    self.deadline.set(left);
+                    self.deadline.set_from(now, left);
                     if self.deadline.poll(cx).is_pending() {
                         return Poll::Pending;
                     }
@@ -196,11 +197,10 @@ impl Kept {
     }
 
     /// Looks the connection over.
-    fn look(&mut self, cx: &mut Context<'_>) -> Look {
+    fn look(&mut self, cx: &mut Context<'_>, now: Instant) -> Look {
         if self.watch.hang_up.get() {
             return Look::HangUp("it costs and brings nothing");
         }
-        let now = Instant::now();
         let mut left = LOOK_EVERY;
         match self.io.progress() {
             (true, _) => self.pace.rests(),
@@ -237,7 +237,7 @@ impl Kept {
         if self.draining.is_evicted() {
             return Look::GiveUp("it makes room for another");
         }
-        let old = self.begun.elapsed() >= self.timeouts.age;
+        let old = now - self.begun >= self.timeouts.age;
         if self.ending == Ending::No && (draining || old || self.watch.retire.get()) {
             return Look::Tell;
         }
