@@ -114,9 +114,9 @@ pub(crate) struct Upstream {
 /// What iMIS is given to do at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct UpstreamLimits {
-    /// Requests that have arrived whole and are not answered yet. As many again may wait for a place.
+    /// Requests that have arrived whole and are not answered yet. Others wait for a place.
     pub(crate) requests: usize,
-    /// How long they wait.
+    /// For so long.
     pub(crate) wait: Duration,
 }
 

@@ -22,8 +22,9 @@ use crate::incident::Incident;
 use crate::proxy::upstream::Upstream;
 use crate::{ambient, listener};
 
-/// How often idle upstream connections are looked over.
-const PRUNE_EVERY: Duration = Duration::from_secs(5);
+/// How often what is under way at iMIS is looked over, and every so many times what is idle.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const PRUNE_EVERY: u32 = 5;
 
 /// What the connections of one worker have at hand.
 pub(crate) struct Worker {
@@ -136,9 +137,12 @@ async fn run(start: Start, incident_prefix: u64, started: mpsc::Sender<std::io::
 }
 
 async fn prune(worker: Rc<Worker>) {
-    loop {
-        tokio::time::sleep(PRUNE_EVERY).await;
-        worker.upstreams.iter().for_each(Upstream::prune);
+    for look in (1..=PRUNE_EVERY).cycle() {
+        tokio::time::sleep(LOOK_EVERY).await;
+        worker.upstreams.iter().for_each(Upstream::release_long);
+        if look == PRUNE_EVERY {
+            worker.upstreams.iter().for_each(Upstream::prune);
+        }
     }
 }
 

@@ -1,85 +1,249 @@
-//! How much iMIS is given to do at a time: what is beyond that waits a little, and what cannot wait is answered at once.
+//! How much iMIS is given to do at a time: what is beyond that waits a little, and what cannot be served in time is answered at
+//! once.
 //!
-//! Only requests that have arrived whole take a place, and they give it back with the head of the response: a slow browser
-//! holds none.
+//! Only requests that have arrived whole take a place, and they give it back with the head of the response, or after `LONG`: a
+//! slow browser holds none, and neither do reports and long polls.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::cell::{Cell, RefCell};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::config::UpstreamLimits;
+
+/// What iMIS has worked on for so long is no page that somebody waits for.
+pub(crate) const LONG: Duration = Duration::from_secs(5);
+/// So many waiting times after one of those who waited was sent away, the queue is still kept short.
+const REMEMBERED: u32 = 10;
 
 /// The places of one site, shared by all workers.
 #[derive(Debug)]
 pub(crate) struct Places {
     free: Semaphore,
-    waiting: AtomicUsize,
     limits: UpstreamLimits,
+    queue: Mutex<Queue>,
 }
 
-/// There is none, and none has become free in time.
+/// Those who wait, and how it went for others before them.
+#[derive(Debug)]
+struct Queue {
+    waiting: usize,
+    /// Who have got a place, in the waiting time that has begun at `since`, and in the one before.
+    served: usize,
+    served_before: usize,
+    since: Instant,
+    /// When somebody was last sent away.
+    sent_away: Option<Instant>,
+}
+
+/// There is no place, and none will become free in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Busy;
 
 impl Places {
     pub(crate) fn new(limits: UpstreamLimits) -> Self {
-        Self { free: Semaphore::new(limits.requests), waiting: AtomicUsize::new(0), limits }
+        let queue = Queue { waiting: 0, served: 0, served_before: 0, since: Instant::now(), sent_away: None };
+        Self { free: Semaphore::new(limits.requests), limits, queue: Mutex::new(queue) }
     }
 
-    /// A place, until it is dropped.
-    pub(crate) async fn take(&self) -> Result<SemaphorePermit<'_>, Busy> {
+    /// Takes a place, to be given back.
+    async fn take(&self) -> Result<(), Busy> {
         match self.free.try_acquire() {
-            Ok(place) => Ok(place),
-            Err(_) => Box::pin(self.wait()).await,
+            Ok(place) => place.forget(),
+            Err(_) => Box::pin(self.wait()).await?,
         }
+        Ok(())
     }
 
-    async fn wait(&self) -> Result<SemaphorePermit<'_>, Busy> {
-        let waiting = Waiting::begin(&self.waiting);
-        if waiting.before >= self.limits.requests {
+    async fn wait(&self) -> Result<(), Busy> {
+        let waiting = Waiting::begin(self)?;
+        let place = tokio::time::timeout(self.limits.wait, self.free.acquire()).await;
+        let Ok(Ok(place)) = place else {
+            self.with_queue(|queue| queue.sent_away = Some(Instant::now()));
             return Err(Busy);
+        };
+        place.forget();
+        self.with_queue(|queue| queue.served += 1);
+        drop(waiting);
+        Ok(())
+    }
+
+    fn give_back(&self) {
+        self.free.add_permits(1);
+    }
+
+    fn with_queue<T>(&self, change: impl FnOnce(&mut Queue) -> T) -> T {
+        change(&mut self.queue.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Queue {
+    /// How many may wait: as many as were lately served in the time that one waits, once somebody has waited in vain.
+    fn most(&mut self, limits: UpstreamLimits, now: Instant) -> usize {
+        if now - self.since >= limits.wait {
+            let lately = now - self.since < limits.wait * 2;
+            self.served_before = if lately { self.served } else { 0 };
+            (self.served, self.since) = (0, now);
         }
-        match tokio::time::timeout(self.limits.wait, self.free.acquire()).await {
-            Ok(Ok(place)) => Ok(place),
-            Ok(Err(_)) | Err(_) => Err(Busy),
+        match self.sent_away {
+            Some(at) if now - at < limits.wait * REMEMBERED => {
+                self.served.max(self.served_before).max(limits.requests / 4).max(1)
+            }
+            Some(_) | None => usize::MAX,
         }
     }
 }
 
 /// Counts somebody who waits.
-struct Waiting<'a> {
-    count: &'a AtomicUsize,
-    before: usize,
-}
+struct Waiting<'a>(&'a Places);
 
 impl<'a> Waiting<'a> {
-    fn begin(count: &'a AtomicUsize) -> Self {
-        Self { count, before: count.fetch_add(1, Ordering::Relaxed) }
+    fn begin(places: &'a Places) -> Result<Self, Busy> {
+        places.with_queue(|queue| {
+            if queue.waiting >= queue.most(places.limits, Instant::now()) {
+                return Err(Busy);
+            }
+            queue.waiting += 1;
+            Ok(Self(places))
+        })
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
+        self.0.with_queue(|queue| queue.waiting -= 1);
+    }
+}
+
+/// The places that the requests of one worker hold.
+#[derive(Debug)]
+pub(super) struct Held {
+    places: Arc<Places>,
+    since: RefCell<Vec<Option<Instant>>>,
+    /// Of the entries of `since`, those that nobody uses.
+    free: RefCell<Vec<usize>>,
+}
+
+/// A place, until it is dropped, or held for too long.
+#[derive(Debug)]
+pub(super) struct Place<'a> {
+    held: &'a Held,
+    index: Cell<usize>,
+}
+
+impl Held {
+    pub(super) fn new(places: Arc<Places>) -> Self {
+        Self { places, since: RefCell::default(), free: RefCell::default() }
+    }
+
+    pub(super) async fn take(&self) -> Result<Place<'_>, Busy> {
+        self.places.take().await?;
+        let (mut all, now) = (self.since.borrow_mut(), Some(Instant::now()));
+        let index = match self.free.borrow_mut().pop() {
+            Some(index) => index,
+            None => {
+                all.push(None);
+                all.len() - 1
+            }
+        };
+        all[index] = now;
+        Ok(Place { held: self, index: Cell::new(index) })
+    }
+
+    /// Gives back what has been held for too long.
+    pub(super) fn release_long(&self) {
+        let now = Instant::now();
+        for since in self.since.borrow_mut().iter_mut() {
+            if since.is_some_and(|since| now - since >= LONG) {
+                *since = None;
+                self.places.give_back();
+            }
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let index = self.index.get();
+        if self.held.since.borrow_mut()[index].take().is_some() {
+            self.held.places.give_back();
+        }
+        self.held.free.borrow_mut().push(index);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
-    use tokio::time::Instant;
+    use futures_util::future::join_all;
+
+    fn held(requests: usize) -> Held {
+        Held::new(Arc::new(Places::new(UpstreamLimits { requests, wait: Duration::from_secs(1) })))
+    }
 
     #[tokio::test(start_paused = true)]
-    async fn who_finds_no_place_waits_a_little_and_who_finds_a_queue_does_not() {
-        let places = Places::new(UpstreamLimits { requests: 1, wait: Duration::from_secs(1) });
-        let place = places.take().await.unwrap();
+    async fn who_finds_no_place_waits_and_gets_one_or_is_sent_away() {
+        let held = held(1);
+        let place = held.take().await.unwrap();
         let begun = Instant::now();
-        let (second, third) = tokio::join!(places.take(), places.take());
-        assert_eq!((second.unwrap_err(), third.unwrap_err()), (Busy, Busy));
-        assert_eq!(begun.elapsed().as_secs(), 1, "one of them has waited");
-        let (fourth, ()) = tokio::join!(places.take(), async { drop(place) });
-        assert!(fourth.is_ok());
-        assert_eq!(places.waiting.load(Ordering::Relaxed), 0);
+        assert_eq!(held.take().await.unwrap_err(), Busy);
+        assert_eq!(begun.elapsed().as_secs(), 1);
+        let (second, ()) = tokio::join!(held.take(), async { drop(place) });
+        assert!(second.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn once_somebody_has_waited_in_vain_only_so_many_wait_as_are_served() {
+        let held = held(4);
+        // Everybody is served after a second: four a second. Twenty come.
+        let ask = |number: u32| {
+            let held = &held;
+            async move {
+                tokio::time::sleep(Duration::from_millis(50) * number).await;
+                let begun = Instant::now();
+                let Ok(_place) = held.take().await else { return Some(begun.elapsed().as_millis()) };
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                None
+            }
+        };
+        let (mut good, mut quick, mut slow) = (0, 0, 0);
+        for outcome in join_all((0..400).map(ask)).await {
+            match outcome {
+                None => good += 1,
+                Some(0..=10) => quick += 1,
+                Some(_) => slow += 1,
+            }
+        }
+        // Twenty seconds: four a second, and of those that are sent away most at once.
+        assert!((76..=88).contains(&good), "{good}");
+        assert!(quick > slow, "{quick} at once, {slow} after a while");
+        assert_eq!(held.places.with_queue(|queue| queue.waiting), 0);
+        assert_eq!(held.places.free.available_permits(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_wait_as_long_as_all_of_them_are_served() {
+        let held = held(2);
+        let ask = || async {
+            let _place = held.take().await?;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            Ok::<_, Busy>(())
+        };
+        assert!(join_all((0..1_000).map(|_| ask())).await.iter().all(Result::is_ok));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_takes_long_gives_its_place_back() {
+        let held = held(1);
+        let report = held.take().await.unwrap();
+        tokio::time::advance(LONG).await;
+        held.release_long();
+        let page = held.take().await.unwrap();
+        drop(report);
+        assert_eq!(held.places.free.available_permits(), 0, "it had none left to give back");
+        drop(page);
+        assert_eq!(held.places.free.available_permits(), 1);
     }
 }

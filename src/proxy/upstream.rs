@@ -15,7 +15,7 @@ use tracing::debug;
 use super::Outgoing;
 use super::connection::{Connection, Stream};
 use super::exchange::{Exchange, Patience, Upload, UploadError};
-use super::places::{Busy, Places};
+use super::places::{Busy, Held};
 use super::pool::Pool;
 use crate::buffers::Buffers;
 use crate::config::{Server, Timeouts};
@@ -87,7 +87,7 @@ pub(crate) struct Upstream {
     timeouts: Timeouts,
     pub(crate) patience: Patience,
     pool: Pool,
-    places: Arc<Places>,
+    held: Held,
     buffers: Rc<Buffers>,
 }
 
@@ -106,7 +106,7 @@ impl Upstream {
                 upstream: upstream.timeouts.gap,
             },
             pool: Pool::new(upstream.timeouts.idle),
-            places: site.places.clone(),
+            held: Held::new(site.places.clone()),
             buffers,
         }
     }
@@ -119,7 +119,7 @@ impl Upstream {
         own: Option<Box<Connection>>,
     ) -> Result<Exchange, UpstreamError> {
         let _place = match request.whole {
-            true => Some(self.places.take().await.map_err(|Busy| UpstreamError::Busy)?),
+            true => Some(self.held.take().await.map_err(|Busy| UpstreamError::Busy)?),
             false => None,
         };
         let own = own.and_then(|mut connection| connection.is_silent().then_some(connection));
@@ -161,6 +161,11 @@ impl Upstream {
         }
         self.pool.put(connection);
         None
+    }
+
+    /// Gives back the places of what iMIS has worked on for long.
+    pub(crate) fn release_long(&self) {
+        self.held.release_long();
     }
 
     /// Closes connections that have been idle for too long.
