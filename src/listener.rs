@@ -25,8 +25,6 @@ const HANDSHAKE_IN_DRAIN: Duration = Duration::from_secs(2);
 const BACKLOG: i32 = 4096;
 /// How many connections that only wait make room at once, when there is none.
 const EVICTED_AT_ONCE: usize = 16;
-/// Bytes that a socket takes beyond what is on its way.
-const MOST_NOT_SENT: u32 = 32 * 1024;
 /// After so much silence the system asks whether a peer is still there, every `KEEPALIVE_EVERY`, `KEEPALIVE_TIMES` times.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
@@ -53,8 +51,6 @@ fn open_one(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);
     socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_TIMES))?;
-    // The system takes from us what the peer can take soon, and no more: what waits there would hide how slow it is.
-    socket.set_tcp_notsent_lowat(MOST_NOT_SENT)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
