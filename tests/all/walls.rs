@@ -93,3 +93,48 @@ async fn a_log_that_nobody_can_read_any_more_stops_nothing() {
     proxy.gateway.close_log();
     ask(&proxy, 2_000).await;
 }
+
+/// A process that ends with the value.
+struct Ended(std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // Already ended is as good.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_under_the_log_stops_nothing() {
+    // `/dev/full` refuses every write as a full disk does.
+    let Ok(full) = std::fs::OpenOptions::new().write(true).open("/dev/full") else {
+        return crate::support::skip("/dev/full");
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new("test CA");
+    crate::support::lay_out_certificates(&authority, folder.path());
+    let origin = Origin::start(&authority, quick).await;
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let yaml = format!(
+        "version: 1\nlisten: {{https: [\"127.0.0.1:{port}\"], http: [], admin: null}}\nlog: {{level: debug}}\nsites:\n  - hosts: [{SITE}]\n    certificate: {{chain: members.pem, key: members.key}}\n    upstream: {{servers: [\"https://{}\"], ca_file: ca.pem}}\n",
+        origin.address
+    );
+    std::fs::write(folder.path().join("config.yaml"), yaml).unwrap();
+    let gateway = std::process::Command::new(env!("CARGO_BIN_EXE_imis-gateway"))
+        .args(["run", "--config"])
+        .arg(folder.path().join("config.yaml"))
+        .stderr(full)
+        .spawn()
+        .unwrap();
+    let _gateway = Ended(gateway);
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    let end = Instant::now() + Duration::from_secs(20);
+    while tokio::net::TcpStream::connect(address).await.is_err() {
+        assert!(Instant::now() < end, "it does not start");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let client = crate::support::Client::new(&authority, address);
+    let replies = futures_util::future::join_all((0..50).map(|_| client.get("/", &[]))).await;
+    assert!(replies.iter().all(|reply| reply.status == 200));
+}
