@@ -10,9 +10,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// What a connection begins with, and never has more than.
-const STOCK: u32 = 2_000;
+const STOCK: u32 = 10_000;
 /// What comes back each second.
-const A_SECOND: u32 = 20;
+const A_SECOND: u32 = 100;
 /// A body in smaller frames than this (and not the last) brings nothing worth a frame.
 const SMALL: u32 = 64;
 
@@ -143,11 +143,11 @@ impl Watch {
         self.sent.borrow_mut().look(bytes, |frame| match frame.kind {
             kind::DATA => {
                 // For one piece a client may open its windows twice.
-                self.restore(if frame.has(END_STREAM) { 6 } else { 2 });
+                self.restore(if frame.has(END_STREAM) { 30 } else { 2 });
             }
-            kind::HEADERS if frame.has(END_STREAM) => self.restore(6),
+            kind::HEADERS if frame.has(END_STREAM) => self.restore(30),
             // An error of the peer's, or of ours.
-            kind::RST_STREAM => self.spend(8),
+            kind::RST_STREAM => self.spend(40),
             _ => {}
         });
     }
@@ -155,24 +155,24 @@ impl Watch {
     fn price(&self, frame: Frame) {
         match frame.kind {
             kind::DATA if frame.has(END_STREAM) => {}
-            kind::DATA if frame.length == 0 => self.spend(20),
+            kind::DATA if frame.length == 0 => self.spend(100),
             kind::DATA if frame.length < SMALL => self.spend(1),
             kind::DATA => self.restore(1),
             kind::HEADERS => {
                 self.in_headers.set(!frame.has(END_HEADERS));
                 // What goes with a request: a priority, a window.
-                self.restore(2);
+                self.restore(10);
             }
             kind::CONTINUATION => {
                 self.in_headers.set(!frame.has(END_HEADERS));
-                self.spend(if frame.length < SMALL { 40 } else { 4 });
+                self.spend(if frame.length < SMALL { 200 } else { 20 });
             }
             kind::PRIORITY | kind::WINDOW_UPDATE => self.spend(1),
             // Requests that were given up after we had begun with them.
-            kind::RST_STREAM => self.spend(8),
-            kind::SETTINGS => self.spend(40),
-            kind::PING => self.spend(10),
-            _ => self.spend(4),
+            kind::RST_STREAM => self.spend(40),
+            kind::SETTINGS => self.spend(200),
+            kind::PING => self.spend(50),
+            _ => self.spend(20),
         }
     }
 
@@ -250,11 +250,11 @@ mod tests {
             ("unknown", frame(0xbe, 0, 3)),
         ] {
             let watch = watch();
-            let count = (0..10_000).find(|_| {
+            let count = (0..20_000).find(|_| {
                 watch.received(&bytes);
                 watch.hang_up.get()
             });
-            assert!(count.is_some_and(|count| (40..2_500).contains(&count)), "{name}: {count:?}");
+            assert!(count.is_some_and(|count| (40..10_500).contains(&count)), "{name}: {count:?}");
         }
     }
 
@@ -263,14 +263,14 @@ mod tests {
         let watch = watch();
         let both =
             [frame(kind::HEADERS, END_HEADERS | END_STREAM, 30), frame(kind::RST_STREAM, 0, 4)].concat();
-        let count = (0..10_000).find(|_| {
+        let count = (0..20_000).find(|_| {
             watch.received(&both);
             watch.hang_up.get()
         });
         assert!(count.is_some_and(|count| (300..400).contains(&count)), "{count:?}");
         // The same when it is made to be us who resets.
         let watch = self::watch();
-        let count = (0..10_000).find(|_| {
+        let count = (0..20_000).find(|_| {
             watch.received(&frame(kind::HEADERS, END_HEADERS | END_STREAM, 30));
             watch.received(&frame(kind::WINDOW_UPDATE, 0, 4));
             watch.sent(&frame(kind::RST_STREAM, 0, 4));
