@@ -76,12 +76,14 @@ fn meant(apps: &[Arc<App>], path: &str) -> Option<String> {
     let mut bytes = path.as_bytes().to_vec();
     let mut climbs = false;
     for _ in 0..=MOST_DECODED {
-        let reading = Reading::of(&bytes);
-        climbs |= reading.climbs;
-        for app in apps {
-            for ours in [app.signed_out_path(), app.path.clone()] {
-                if reading.could_be(&ours, climbs) {
-                    return Some(ours);
+        for care in [Care::Some, Care::None] {
+            let reading = Reading::of(&bytes, care);
+            climbs |= reading.climbs;
+            for app in apps {
+                for ours in [app.signed_out_path(), app.path.clone()] {
+                    if reading.could_be(&ours, climbs) {
+                        return Some(ours);
+                    }
                 }
             }
         }
@@ -97,6 +99,8 @@ fn meant(apps: &[Arc<App>], path: &str) -> Option<String> {
 /// The names that a path consists of, at one depth of decoding.
 struct Reading {
     names: Vec<String>,
+    /// The same for readers who know nothing of cookieless tokens.
+    literal: Vec<String>,
     /// The same for readers for whom the path ends where something else begins.
     cut: Vec<String>,
     /// There is a `..`, or what somebody could make one of.
@@ -104,14 +108,14 @@ struct Reading {
 }
 
 impl Reading {
-    fn of(bytes: &[u8]) -> Self {
-        let text: String = generous_utf8(bytes).into_iter().map(best_fit).collect();
+    fn of(bytes: &[u8], care: Care) -> Self {
+        let text: String = generous_utf8(bytes, care).into_iter().map(best_fit).collect();
         let text = text.to_ascii_lowercase();
         let ends = |c: char| matches!(c, '\0' | '?' | '#' | ';');
         let whole = without_cookieless(&text);
         let cut = without_cookieless(text.split(ends).next().unwrap_or_default());
         let climbs = text.split(['/', '\\']).any(|segment| segment.trim_matches(is_blank).starts_with(".."));
-        Self { names: names(&whole), cut: names(&cut), climbs }
+        Self { names: names(&whole), literal: names(&text), cut: names(&cut), climbs }
     }
 
     fn could_be(&self, ours: &str, climbs: bool) -> bool {
@@ -124,7 +128,8 @@ impl Reading {
             let mut names = names.iter();
             wanted.iter().all(|wanted| names.any(|name| is_like(name, wanted)))
         };
-        same(&self.names) || same(&self.cut) || (climbs && in_order(&self.names))
+        [&self.names, &self.literal, &self.cut].into_iter().any(|names| same(names))
+            || (climbs && (in_order(&self.names) || in_order(&self.literal)))
     }
 }
 
@@ -184,8 +189,17 @@ fn hex<const N: usize>(bytes: &[u8]) -> Option<u32> {
     digits.iter().try_fold(0, |number, digit| Some(number * 16 + char::from(*digit).to_digit(16)?))
 }
 
+/// How carefully UTF-8 is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Care {
+    /// What follows a first byte has to look like it.
+    Some,
+    /// Whatever follows is taken for it, as old versions of IIS did.
+    None,
+}
+
 /// UTF-8 as careless decoders read it: overlong sequences mean what they spell, a byte that belongs to none is a character.
-fn generous_utf8(bytes: &[u8]) -> Vec<char> {
+fn generous_utf8(bytes: &[u8], care: Care) -> Vec<char> {
     let mut out = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
     while let Some((first, behind)) = rest.split_first() {
@@ -193,9 +207,12 @@ fn generous_utf8(bytes: &[u8]) -> Vec<char> {
             0xc0..=0xdf => (1, first & 0x1f),
             0xe0..=0xef => (2, first & 0x0f),
             0xf0..=0xf7 => (3, first & 0x07),
+            0xf8..=0xfb => (4, first & 0x03),
+            0xfc..=0xfd => (5, first & 0x01),
             _ => (0, *first),
         };
-        let following = behind.get(..length).filter(|bytes| bytes.iter().all(|byte| byte & 0xc0 == 0x80));
+        let continues = |byte: &u8| care == Care::None || byte & 0xc0 == 0x80;
+        let following = behind.get(..length).filter(|bytes| bytes.iter().all(continues));
         let number = following.map(|bytes| {
             bytes.iter().fold(u32::from(start), |number, byte| number << 6 | u32::from(byte & 0x3f))
         });
@@ -233,6 +250,8 @@ fn without_cookieless(path: &str) -> String {
             let mut inside = rest[open + 1..].chars();
             inside.next().is_some_and(|c| c.is_ascii_alphabetic()) && inside.next() == Some('(')
         });
+        // A token stands within one segment.
+        let token = token.filter(|length| !rest[open..open + length].contains(['/', '\\']));
         match token {
             Some(length) => {
                 out.push_str(&rest[..open]);
@@ -303,6 +322,8 @@ mod tests {
             "/sso%e0%80%afzendesk",
             "/sso%f0%80%80%afzendesk",
             "/sso%25c0%25afzendesk",
+            "/sso%c1%1czendesk",
+            "/sso%f8%80%80%80%afzendesk",
             "/%c1%b3so/zendesk",
             "/sso%ef%bc%8fzendesk",
             "/sso%ef%bc%bczendesk",
@@ -359,6 +380,11 @@ mod tests {
             "/sso/zendesk:x/%20/%2E.",
             "/sso/zendesk/a%252fb/..",
             "/sso/zendesk/a%2fb/..",
+            // Hidden in what only looks like a token.
+            "/(a(/../sso/zendesk/))/..",
+            "/(S(/../sso/zendesk/x))/..",
+            "/(S(/sso/zendesk/))/..",
+            "/%28S%28/../sso/zendesk/%29%29/..",
             // The whole path ends, or only its segment.
             "/sso/zendesk%3f/x",
             "/sso/zendesk%00/x",

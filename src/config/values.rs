@@ -7,7 +7,7 @@ use std::time::Duration;
 use url::{Host, Url};
 
 use super::Server;
-use crate::proxy::headers::{Pattern, is_ours_alone};
+use crate::proxy::headers::{Pattern, is_decisive, is_ours_alone};
 
 /// A host with the port of its https origin, as it stands in a URL: `support.example.org`, `localhost:8444`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -188,6 +188,9 @@ pub(super) fn kept_header(text: &str) -> Result<String, String> {
     match Pattern::parse(text) {
         Some(Pattern::Name(name)) if is_ours_alone(&name) => {
             Err(format!("`{text}` is one of the headers that only the gateway sets"))
+        }
+        Some(Pattern::Name(name)) if is_decisive(&name) => {
+            Err(format!("`{text}` decides what a request is; another spelling of it must not pass"))
         }
         Some(Pattern::Name(name)) => Ok(name),
         Some(Pattern::Beginning(_) | Pattern::Ending(_)) | None => {

@@ -215,13 +215,26 @@ impl<'b, 'h> Request<'b, 'h> {
     }
 }
 
+/// A fragment is no part of a target; bytes beyond ASCII are encoded in one.
+fn is_plain(target: &str) -> bool {
+    target.bytes().all(|byte| byte != b'#' && byte.is_ascii_graphic())
+}
+
+fn is_origin_form(method: &str, target: &str) -> bool {
+    target.starts_with('/') || (target == "*" && method == "OPTIONS")
+}
+
+/// Whether a `:path` of HTTP/2 can go on as a target (RFC 9113 section 8.3.1).
+pub(crate) fn is_path(method: &str, target: &str) -> bool {
+    is_plain(target) && is_origin_form(method, target)
+}
+
 /// Splits a target into its authority, if it has one, and what iMIS is to see (RFC 9112 section 3.2).
 fn target<'b>(method: &str, written: &'b str) -> Result<(Option<Authority<'b>>, Cow<'b, str>), HeadError> {
-    // A fragment is no part of a target; bytes beyond ASCII are encoded in one.
-    if written.bytes().any(|byte| byte == b'#' || !byte.is_ascii_graphic()) {
+    if !is_plain(written) {
         return Err(HeadError::Malformed("the request target"));
     }
-    if written.starts_with('/') || (written == "*" && method == "OPTIONS") {
+    if is_origin_form(method, written) {
         return Ok((None, written.into()));
     }
     let scheme_end = written.find("://").ok_or(HeadError::Malformed("the request target"))?;

@@ -14,7 +14,7 @@ use crate::ambient;
 use crate::http1::fields::{Fate, decimal};
 use crate::http1::{Length, Version, head};
 use crate::incident::Incident;
-pub(crate) use untrusted::{Pattern, Rules, is_ours_alone};
+pub(crate) use untrusted::{Pattern, Rules, is_decisive, is_ours_alone};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");

@@ -108,6 +108,7 @@ async fn another_spelling_of_an_sso_path_is_refused_and_reaches_nobody() {
         "/sso%u002fzendesk",
         "/sso%c0%afzendesk",
         "/sso%ef%bc%8fzendesk",
+        "/(a(/../sso/zendesk/))/..",
         "/sso/zendesk/Signed-Out",
         "/sso/zendesk/signed-out/",
     ];
@@ -264,6 +265,15 @@ async fn what_is_malformed_over_http2_is_reset_and_reaches_nobody() {
         block(&[(":method", "GET"), (":scheme", "https"), (":authority", SITE), (":path", "/a b")]),
         block(&[(":method", "GET"), (":scheme", "https"), (":authority", SITE), (":path", "/a\r\nX: b")]),
         block(&[(":method", "GET"), (":scheme", "https"), (":authority", SITE), (":path", "")]),
+        block(&[
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":authority", SITE),
+            (":path", "http://x/sso/zendesk"),
+        ]),
+        block(&[(":method", "GET"), (":scheme", "https"), (":authority", SITE), (":path", "x")]),
+        block(&[(":method", "GET"), (":scheme", "https"), (":authority", SITE), (":path", "*")]),
+        block(&[(":method", "GET"), (":scheme", "https"), (":authority", SITE), (":path", "/caf\u{e9}")]),
         block(&[
             (":method", "GET"),
             (":scheme", "https"),

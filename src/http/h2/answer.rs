@@ -131,6 +131,9 @@ impl Answering {
             return Err(NoAnswer::Malformed);
         }
         let target = request.uri.path_and_query().map_or("/", |target| target.as_str());
+        if !head::is_path(request.method.as_str(), target) {
+            return Err(NoAnswer::Malformed);
+        }
         let asked = Asked {
             method: request.method.as_str(),
             target,

@@ -6,7 +6,7 @@
 //! families, and the configuration can add to them (`upstream.headers.remove`) and make exceptions (`keep`).
 
 /// How names of a family begin. In lower case, sorted by their first letter.
-const BEGINNINGS: [&str; 99] = [
+const BEGINNINGS: [&str; 101] = [
     "akamai-",
     "auth-",
     "base-url",
@@ -75,6 +75,7 @@ const BEGINNINGS: [&str; 99] = [
     "x-invoke-",
     "x-ip-",
     "x-lb-",
+    "x-logon-",
     "x-method-",
     "x-middleware-",
     "x-ms-client-principal",
@@ -102,6 +103,7 @@ const BEGINNINGS: [&str; 99] = [
     "x-true-",
     "x-trusted-",
     "x-url-scheme",
+    "x-user-",
     "x-vouch-",
     "x-waws-",
     "x-webauth-",
@@ -126,7 +128,7 @@ const ENDINGS: [&str; 13] = [
 ];
 
 /// Names that stand for themselves.
-const NAMES: [&str; 17] = [
+const NAMES: [&str; 12] = [
     "https",
     "user-id",
     "x-groups",
@@ -137,14 +139,12 @@ const NAMES: [&str; 17] = [
     "x-roles",
     "x-uri",
     "x-user",
-    "x-user-email",
-    "x-user-groups",
-    "x-user-id",
-    "x-user-name",
-    "x-user-roles",
     "x-userid",
     "x-username",
 ];
+
+/// What looks like one of a family and says nothing about anybody.
+const HARMLESS: [&str; 1] = ["x-user-agent"];
 
 /// Headers that decide what a message is; another spelling of one could be taken for it further on.
 const DECISIVE: [&str; 8] = [
@@ -215,13 +215,18 @@ pub(crate) fn is_ours_alone(name: &str) -> bool {
         || is(name, "x-request-id")
 }
 
+/// Whether another spelling of this name could be taken for a header that decides what a message is.
+pub(crate) fn is_decisive(name: &str) -> bool {
+    DECISIVE.iter().any(|whole| is(name, whole))
+}
+
 fn is_untrusted(name: &str) -> bool {
     let bytes = name.as_bytes();
     let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return false };
     // Most names are told apart by their ends.
     let (first, last) = (first.to_ascii_lowercase(), last.to_ascii_lowercase());
     let odd = bytes.iter().any(|byte| !byte.is_ascii_alphanumeric() && *byte != b'-');
-    BEGINNINGS
+    let of_a_family = BEGINNINGS
         .iter()
         .skip_while(|family| family.as_bytes()[0] < first)
         .take_while(|family| family.as_bytes()[0] == first)
@@ -229,9 +234,10 @@ fn is_untrusted(name: &str) -> bool {
         || ENDINGS
             .iter()
             .filter(|family| family.as_bytes()[family.len() - 1] == last)
-            .any(|family| ends_with(name, family))
+            .any(|family| ends_with(name, family));
+    (of_a_family && !HARMLESS.iter().any(|harmless| is(name, harmless)))
         || NAMES.iter().filter(|whole| whole.len() == name.len()).any(|whole| is(name, whole))
-        || (odd && DECISIVE.iter().any(|whole| is(name, whole)))
+        || (odd && is_decisive(name))
 }
 
 fn folds_to(byte: u8, wanted: u8) -> bool {
@@ -284,7 +290,7 @@ mod tests {
             X-ARR-ClientCert X-ARR-LOG-ID X-SSL-Client-DN SSL-Client-Verify X-MS-Client-Principal X-MS-Client-Principal-Name \
             X-MS-Token-AAD-Id-Token X-WAWS-Unencoded-URL Disguised-Host Was-Default-Hostname X-Original-URL X-Original-URI \
             X-Original-Host X-Original-Method X-Original-Remote-Addr X-Rewrite-URL Unencoded-URL X-Custom-IP-Authorization \
-            X-Authenticated-User X-Authenticated-Groups X-User X-User-Id X-Remote-Groups X-WebAuth-User Remote-User \
+            X-Authenticated-User X-Authenticated-Groups X-User X-User-Id X-User-Principal-Name X-Logon-User X-Remote-Groups X-WebAuth-User Remote-User \
             Remote-Groups Remote-Addr X-Auth-Request-User X-Auth-User X-Auth-Token Auth-User X-Iisnode-Auth_User \
             X-Goog-Authenticated-User-Email X-Goog-IAP-JWT-Assertion X-Amzn-Oidc-Identity Tailscale-User-Login X-Vouch-User \
             X-Pomerium-Jwt-Assertion X-Authentik-Username OIDC_CLAIM_email Mellon_NameID Shib-Identity-Provider SM_USER \
