@@ -48,24 +48,25 @@ impl Admission {
         Arc::new(Self { limits, open: AtomicUsize::new(0), by_address: Mutex::default() })
     }
 
-    /// Takes a connection in. `trusted`: many visitors come from this address.
-    pub(crate) fn admit(self: &Arc<Self>, peer: IpAddr, trusted: bool) -> Result<Admitted, Full> {
-        if self.open.load(Ordering::Relaxed) >= self.limits.connections {
+    /// Takes a connection in. `trusted`: many visitors come from this address. `leaving`: so many others are about to end.
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        peer: IpAddr,
+        trusted: bool,
+        leaving: usize,
+    ) -> Result<Admitted, Full> {
+        let address = (!trusted).then(|| counted(peer));
+        let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = address.map(|address| by_address.get(&address).copied().unwrap_or(0));
+        // Its own limit first: nobody makes room for an address that has enough.
+        if count.is_some_and(|count| count >= self.limits.connections_per_address) {
+            return Err(Full::Address);
+        }
+        if self.open.load(Ordering::Relaxed) >= self.limits.connections + leaving {
             return Err(Full::All);
         }
-        self.admit_beyond(peer, trusted)
-    }
-
-    /// The same, when another connection is about to end for it.
-    pub(crate) fn admit_beyond(self: &Arc<Self>, peer: IpAddr, trusted: bool) -> Result<Admitted, Full> {
-        let address = (!trusted).then(|| counted(peer));
         if let Some(address) = address {
-            let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = by_address.entry(address).or_insert(0);
-            if *count >= self.limits.connections_per_address {
-                return Err(Full::Address);
-            }
-            *count += 1;
+            *by_address.entry(address).or_insert(0) += 1;
         }
         self.open.fetch_add(1, Ordering::Relaxed);
         Ok(Admitted { admission: self.clone(), address })
@@ -109,14 +110,20 @@ mod tests {
     fn connections_count_until_they_end() {
         let admission = admission(3, 2);
         let [one, two] = ["192.0.2.1", "192.0.2.2"].map(|text| text.parse().unwrap());
-        let first = admission.admit(one, false).unwrap();
-        let _second = admission.admit(one, false).unwrap();
-        assert_eq!(admission.admit(one, false).unwrap_err(), Full::Address);
-        let _third = admission.admit(two, false).unwrap();
-        assert_eq!(admission.admit(two, false).unwrap_err(), Full::All);
-        let beyond = admission.admit_beyond(two, false).unwrap();
+        let first = admission.admit(one, false, 0).unwrap();
+        let _second = admission.admit(one, false, 0).unwrap();
+        assert_eq!(admission.admit(one, false, 0).unwrap_err(), Full::Address);
+        let _third = admission.admit(two, false, 0).unwrap();
+        assert_eq!(admission.admit(two, false, 0).unwrap_err(), Full::All);
+        assert_eq!(admission.admit(one, false, 9).unwrap_err(), Full::Address, "others make room in vain");
+        let beyond = admission.admit(two, false, 1).unwrap();
+        assert_eq!(
+            admission.admit("192.0.2.3".parse().unwrap(), false, 1).unwrap_err(),
+            Full::All,
+            "one leaves for one"
+        );
         drop((first, beyond));
-        admission.admit(one, false).unwrap();
+        admission.admit(one, false, 0).unwrap();
         assert_eq!(admission.by_address.lock().unwrap().len(), 2);
     }
 
@@ -124,8 +131,8 @@ mod tests {
     fn a_trusted_proxy_has_as_many_as_there_are() {
         let admission = admission(10, 1);
         let proxy = "10.0.0.1".parse().unwrap();
-        let all: Vec<_> = (0..10).map(|_| admission.admit(proxy, true).unwrap()).collect();
-        assert_eq!(admission.admit(proxy, true).unwrap_err(), Full::All);
+        let all: Vec<_> = (0..10).map(|_| admission.admit(proxy, true, 0).unwrap()).collect();
+        assert_eq!(admission.admit(proxy, true, 0).unwrap_err(), Full::All);
         drop(all);
         assert_eq!(admission.open.load(Ordering::Relaxed), 0);
     }
@@ -133,8 +140,8 @@ mod tests {
     #[test]
     fn ipv6_counts_by_network() {
         let admission = admission(10, 1);
-        let _first = admission.admit("2001:db8:1:2:3:4:5:6".parse().unwrap(), false).unwrap();
-        assert!(admission.admit("2001:db8:1:2:ffff::1".parse().unwrap(), false).is_err());
-        assert!(admission.admit("2001:db8:1:3::1".parse().unwrap(), false).is_ok());
+        let _first = admission.admit("2001:db8:1:2:3:4:5:6".parse().unwrap(), false, 0).unwrap();
+        assert!(admission.admit("2001:db8:1:2:ffff::1".parse().unwrap(), false, 0).is_err());
+        assert!(admission.admit("2001:db8:1:3::1".parse().unwrap(), false, 0).is_ok());
     }
 }

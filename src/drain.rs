@@ -36,6 +36,11 @@ impl Drain {
         }
     }
 
+    /// How many connections are about to end for others.
+    pub(crate) fn leaving(&self) -> usize {
+        self.places.borrow().iter().flatten().filter(|place| place.evicted).count()
+    }
+
     /// Ends the connections that have waited longest for their browsers, at most so many; returns how many.
     pub(crate) fn evict(&self, most: usize) -> usize {
         let mut places = self.places.borrow_mut();
@@ -158,7 +163,7 @@ mod tests {
             tokio::time::advance(Duration::from_secs(1)).await;
         }
         all[0].works();
-        assert_eq!(drain.evict(2), 2);
+        assert_eq!((drain.evict(2), drain.leaving()), (2, 2));
         let evicted = |all: &[Watching]| all.iter().map(Watching::is_evicted).collect::<Vec<_>>();
         assert_eq!(evicted(&all), [false, true, true, false, false]);
         assert_eq!(drain.evict(10), 2, "those that are left and wait");

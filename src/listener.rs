@@ -134,10 +134,17 @@ async fn accept(
 fn admitted(peer: SocketAddr, worker: &Rc<Worker>) -> Option<Admitted> {
     let admission = &worker.gateway.admission;
     let trusted = worker.gateway.trusts(peer.ip());
-    let admitted = match admission.admit(peer.ip(), trusted) {
-        Err(Full::All) if worker.drain.evict(EVICTED_AT_ONCE) > 0 => {
-            admission.admit_beyond(peer.ip(), trusted)
-        }
+    let admit = |leaving| admission.admit(peer.ip(), trusted, leaving);
+    let admitted = match admit(0) {
+        // Only when none is about to end are others asked to.
+        Err(Full::All) => admit(worker.drain.leaving()).or_else(|full| {
+            if full == Full::All {
+                worker.drain.evict(EVICTED_AT_ONCE)
+            } else {
+                0
+            };
+            admit(worker.drain.leaving())
+        }),
         admitted => admitted,
     };
     admitted

@@ -38,7 +38,11 @@ impl Writing {
                 tokio::time::sleep(TELL_EVERY).await;
                 let all = dropped.dropped_lines();
                 if all > told {
-                    tracing::warn!(lines = all - told, "the log was not read in time; lines are missing");
+                    tracing::warn!(
+                        lines = all - told,
+                        in_all = all,
+                        "the log was not read in time; lines are missing"
+                    );
                     told = all;
                 }
             }

@@ -1,6 +1,6 @@
 //! One worker a core: a thread with its own runtime, its own listening sockets and its own upstream connections.
 //!
-//! Workers share nothing that is locked. What waits on iMIS for a sign-in runs on the control runtime instead.
+//! A request locks nothing but the count of places at iMIS (`proxy/places.rs`), a connection the count of connections. What waits on iMIS for a sign-in runs on the control runtime instead.
 
 use std::cell::Cell;
 use std::net::TcpListener;

@@ -4,6 +4,7 @@
 
 mod answer;
 mod gather;
+mod passing;
 mod request;
 mod watch;
 
@@ -16,6 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::Reason;
 use h2::server::{Builder, Handshake};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 use tracing::debug;
@@ -32,8 +34,10 @@ use watch::Watch;
 
 /// Requests at a time.
 const STREAMS: u32 = 100;
-/// Of bodies, what browsers may send before it has been passed on, in bytes: a stream, and all of them together.
+/// Of bodies, what browsers may send before it has been passed on, in bytes: all streams together, and one of them, so that one
+/// that stands still leaves room for others.
 const WINDOW: u32 = 1024 * 1024;
+const STREAM_WINDOW: u32 = WINDOW / 4;
 /// Of a response, what waits for the socket.
 const MOST_UNSENT: usize = 128 * 1024;
 /// Streams that were reset before they were looked at, and streams reset for the peer's errors, before it is shown the door.
@@ -44,6 +48,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const UNUSED_GRACE: Duration = Duration::from_secs(2);
 /// What a peer that is hung up on has to take note of that.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long a peer that has been told everything may go on sending, so that it gets to read it; the same once the worker drains.
+const LINGER: Duration = Duration::from_secs(30);
+const LINGER_IN_DRAIN: Duration = Duration::from_secs(5);
 
 type Io = Gathered<Box<TlsStream<Wire>>>;
 
@@ -52,7 +59,7 @@ pub(super) async fn serve(stream: Box<TlsStream<Wire>>, connection: Connection) 
     let peer = connection.peer;
     let mut kept = Box::new(Kept::new(stream, connection));
     match poll_fn(|cx| kept.poll(cx)).await {
-        End::Closed => {}
+        End::Closed => kept.linger().await,
         End::Failed(error) => debug!(client = %peer, %error, "connection ended"),
         End::GivenUp(why) => debug!(client = %peer, why, "connection given up"),
     }
@@ -93,8 +100,8 @@ struct Kept {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
     No,
-    /// What is under way is finished.
-    Told,
+    /// What is under way is finished; since then.
+    Told(Instant),
     /// At once, with a last word.
     HungUp(&'static str),
 }
@@ -117,7 +124,7 @@ impl Kept {
         let greeting = Builder::new()
             .max_concurrent_streams(STREAMS)
             .max_header_list_size(MOST_REQUEST_BYTES as u32)
-            .initial_window_size(WINDOW)
+            .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(WINDOW)
             .max_send_buffer_size(MOST_UNSENT)
             .max_pending_accept_reset_streams(MOST_RESET)
@@ -146,13 +153,14 @@ impl Kept {
         loop {
             let streams = self.poll_streams(cx);
             self.io.send(cx);
+            if let Ending::HungUp(why) = self.ending {
+                let over = streams.is_ready() || self.deadline.poll(cx).is_ready();
+                return if over { Poll::Ready(End::GivenUp(why)) } else { Poll::Pending };
+            }
             if let Poll::Ready(end) = streams {
                 return Poll::Ready(end);
             }
-            if let Ending::HungUp(why) = self.ending {
-                return self.deadline.poll(cx).map(|()| End::GivenUp(why));
-            }
-            let told = self.ending == Ending::Told;
+            let told = self.ending != Ending::No;
             let now = Instant::now();
             match self.look(cx, now) {
                 Look::Again(left) => {
@@ -184,6 +192,10 @@ impl Kept {
                 },
             };
             match connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok((_, mut reply)))) if self.takes_no_more() => {
+                    // It can be sent anew, on another connection (RFC 9113 section 8.7).
+                    reply.send_reset(Reason::REFUSED_STREAM);
+                }
                 Poll::Ready(Some(Ok((request, reply)))) => {
                     self.used = true;
                     let (connection, watch) = (self.connection.clone(), self.watch.clone());
@@ -196,39 +208,53 @@ impl Kept {
         }
     }
 
+    /// Whether what the peer asks for is not taken up any more. h2 names the last stream only when the peer has answered a PING,
+    /// which it need not do.
+    fn takes_no_more(&self) -> bool {
+        match self.ending {
+            Ending::No => false,
+            Ending::Told(since) => since.elapsed() > UNUSED_GRACE,
+            Ending::HungUp(_) => true,
+        }
+    }
+
     /// Looks the connection over.
     fn look(&mut self, cx: &mut Context<'_>, now: Instant) -> Look {
         if self.watch.hang_up.get() {
             return Look::HangUp("it costs and brings nothing");
         }
         let mut left = LOOK_EVERY;
-        match self.io.progress() {
-            (true, _) => self.pace.rests(),
-            (false, sent) => match self.pace.left(sent, self.limits, now) {
+        let has_streams = matches!(&self.stage, Stage::Open(connection) if connection.has_streams());
+        let (flushed, sent) = self.io.progress();
+        // Where no answer is under way any more, what is left of them waits for the peer's windows.
+        let answered = Rc::strong_count(&self.connection) == 1;
+        if flushed && !(has_streams && answered) {
+            self.pace.rests();
+        } else {
+            match self.pace.left(sent, self.limits, now) {
                 Some(time) => left = left.min(time),
                 None => return Look::GiveUp("it does not read"),
-            },
+            }
         }
         if self.watch.unfinished_for(now) >= self.timeouts.request_head {
             return Look::HangUp("the rest of a head does not come");
         }
-        let busy = matches!(&self.stage, Stage::Open(connection) if connection.has_streams());
-        let draining = if busy {
+        // What has not gone out keeps a connection as busy as a request does.
+        let draining = if has_streams || !flushed {
             self.idle_since = None;
             self.draining.works();
             self.draining.poll(cx)
         } else {
             let since = *self.idle_since.get_or_insert(now);
             let (since, allowed) = match (self.ending, self.used) {
-                (Ending::Told, _) => (since, UNUSED_GRACE),
+                (Ending::Told(_), _) => (since, UNUSED_GRACE),
                 (_, true) => (since, self.timeouts.idle),
                 (_, false) => (self.begun, self.timeouts.request_head),
             };
             match allowed.checked_sub(now - since) {
                 Some(time) if !time.is_zero() => {
-                    // Nothing moves that would have to be looked over; a head that has begun is looked for in time.
-                    let within = self.watch.unfinished_for(now) > Duration::ZERO;
-                    left = if within || left < LOOK_EVERY { left.min(time) } else { time };
+                    // Nothing moves that would have to be looked over, unless a head has begun.
+                    left = if self.watch.is_unfinished() { left.min(time) } else { time };
                 }
                 Some(_) | None => return Look::Tell,
             }
@@ -246,14 +272,35 @@ impl Kept {
 
     /// Tells the peer that nothing new is taken up, and finishes what is under way.
     fn tell(&mut self) {
-        self.ending = Ending::Told;
+        self.ending = Ending::Told(Instant::now());
         self.idle_since = None;
         match &mut self.stage {
             Stage::Open(connection) => connection.graceful_shutdown(),
             // Nothing has been said yet.
-            Stage::Greeting(_) => self.ending = Ending::HungUp("no greeting"),
+            Stage::Greeting(_) => self.hang_up("no greeting"),
         }
-        self.deadline.set(LAST_WORDS);
+    }
+
+    /// All has been said: what the peer still sends is thrown away until it has heard. A connection that is closed under what
+    /// it sends could take the end of the answers away from it.
+    async fn linger(&mut self) {
+        let (begun, mut bytes) = (Instant::now(), vec![0; 4096]);
+        self.deadline.set(LINGER);
+        poll_fn(|cx| {
+            loop {
+                let mut buffer = ReadBuf::new(&mut bytes);
+                match Pin::new(&mut self.io).poll_read(cx, &mut buffer) {
+                    Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => break,
+                }
+            }
+            if self.draining.poll_waiting(cx) {
+                self.deadline.set(LINGER_IN_DRAIN.saturating_sub(begun.elapsed()));
+            }
+            if self.draining.is_evicted() { Poll::Ready(()) } else { self.deadline.poll(cx) }
+        })
+        .await;
     }
 
     fn hang_up(&mut self, why: &'static str) {

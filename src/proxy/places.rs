@@ -4,7 +4,7 @@
 //! Only requests that have arrived whole take a place, and they give it back with the head of the response, or after `LONG`: a
 //! slow browser holds none, and neither do reports and long polls.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -130,7 +130,7 @@ pub(super) struct Held {
 #[derive(Debug)]
 pub(super) struct Place<'a> {
     held: &'a Held,
-    index: Cell<usize>,
+    index: usize,
 }
 
 impl Held {
@@ -149,7 +149,7 @@ impl Held {
             }
         };
         all[index] = now;
-        Ok(Place { held: self, index: Cell::new(index) })
+        Ok(Place { held: self, index })
     }
 
     /// Gives back what has been held for too long.
@@ -166,11 +166,10 @@ impl Held {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let index = self.index.get();
-        if self.held.since.borrow_mut()[index].take().is_some() {
+        if self.held.since.borrow_mut()[self.index].take().is_some() {
             self.held.places.give_back();
         }
-        self.held.free.borrow_mut().push(index);
+        self.held.free.borrow_mut().push(self.index);
     }
 }
 

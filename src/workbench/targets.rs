@@ -3,7 +3,6 @@
 //!
 //! Each panics when something does not hold.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -16,7 +15,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Routes, read_message, rewrite_request, rewrite_response};
+use super::{Piece, Routes, read_message, rewrite_request, rewrite_response};
 use crate::config;
 use crate::http1::head::{Request, Tokens, slots};
 use crate::imis::PartyId;
@@ -145,7 +144,7 @@ fn hypers_requests(bytes: &[u8]) -> Vec<Seen> {
             Ok::<_, Infallible>(http::Response::new(Full::new(Bytes::new())))
         }
     });
-    let io = TokioIo::new(Script(bytes.to_vec().into()));
+    let io = TokioIo::new(Script(Piece(bytes)));
     let mut served = std::pin::pin!(hyper::server::conn::http1::Builder::new().serve_connection(io, service));
     let mut cx = Context::from_waker(Waker::noop());
     // Nothing is ever waited for: each round goes as far as it can.
@@ -158,25 +157,19 @@ fn hypers_requests(bytes: &[u8]) -> Vec<Seen> {
 }
 
 /// Says what it has been given and then nothing more, and takes everything.
-struct Script(VecDeque<u8>);
+struct Script<'a>(Piece<'a>);
 
-impl AsyncRead for Script {
+impl AsyncRead for Script<'_> {
     fn poll_read(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        if self.0.is_empty() {
-            return Poll::Pending;
-        }
-        let count = self.0.len().min(buffer.remaining());
-        let piece: Vec<u8> = self.0.drain(..count).collect();
-        buffer.put_slice(&piece);
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.0).poll_read(cx, buffer)
     }
 }
 
-impl AsyncWrite for Script {
+impl AsyncWrite for Script<'_> {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
         Poll::Ready(Ok(bytes.len()))
     }

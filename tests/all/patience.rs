@@ -324,12 +324,7 @@ async fn whoever_reads_slowly_but_steadily_is_not_taken_for_silent() {
     })
     .await;
     for alpn in ["http/1.1", "h2"] {
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.set_recv_buffer_size(16 * 1024).unwrap();
-        // Segments as on a real network.
-        socket2::SockRef::from(&socket).set_tcp_mss(1400).unwrap();
-        let stream = socket.connect(proxy.gateway.https).await.unwrap();
-        let mut browser = proxy.client.over(stream, alpn).await.unwrap();
+        let mut browser = proxy.client.narrow(alpn, 16 * 1024).await;
         let asked = if alpn == "h2" {
             // Windows as wide as they can be: only the socket holds the answer back.
             let window = frame(WINDOW_UPDATE, 0, 0, &[0x3f, 0, 0, 0]);

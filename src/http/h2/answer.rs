@@ -2,18 +2,21 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Reason, RecvStream};
 use http::header::{CONTENT_LENGTH, DATE, Entry, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::super::access::{Access, Seen};
 use super::super::{Asked, Connection, Verdict};
+use super::passing::{Broke, Passing, poll_room};
 use super::request::{self, FromStream};
 use super::watch::Watch;
 use crate::ambient;
@@ -22,11 +25,16 @@ use crate::http1::fields::Fate;
 use crate::http1::head::{self, HeadError, MOST_FIELDS, is_refused, slots};
 use crate::incident::Incident;
 use crate::pages::{self, Failure};
-use crate::proxy::exchange::{Exchange, Patience, Sending, Turn};
+use crate::proxy::exchange::Exchange;
 use crate::proxy::headers::{self, pairs};
 use crate::proxy::upstream::UpstreamError;
 use crate::proxy::{Kind, MOST_INTERIM, windows};
 use crate::telemetry::Chain;
+
+/// What it takes of a connection's patience to be answered with a page that says what was wrong.
+const A_REFUSAL: u32 = 20;
+/// What a browser that has let its upload stand has to take note of that.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What is kept of a request while it is answered.
 struct Answering {
@@ -96,17 +104,18 @@ pub(super) async fn answer(
         answering.respond(head).await
     };
     match answer {
-        Ok(Answer::Page(page)) => answering.send(page).await,
+        Ok(Answer::Page(page)) => answering.send(page, answering.gap()).await,
         Ok(Answer::Upstream { response, exchange, keep, site }) => {
             answering.stream(response, exchange, keep, site).await;
         }
         Err(NoAnswer::Failed(failure)) => {
             let stalled = matches!(failure, Failure::Upstream(UpstreamError::UploadStalled));
             let page = answering.connection.failed(&failure, incident);
-            answering.send(page).await;
-            if stalled {
-                answering.watch.retire.set(true);
-            }
+            // No request of value pays for what costs.
+            answering.watch.spend(A_REFUSAL);
+            answering.watch.retire.set(answering.watch.retire.get() || stalled);
+            let time = if stalled { LAST_WORDS } else { answering.gap() };
+            answering.send(page, time).await;
         }
         Err(NoAnswer::Malformed) => {
             if let Some(access) = &mut answering.access {
@@ -188,8 +197,12 @@ impl Answering {
         }
     }
 
-    /// Sends a page of ours.
-    async fn send(&mut self, page: Response<Bytes>) {
+    fn gap(&self) -> Duration {
+        self.connection.worker.gateway.limits.gap
+    }
+
+    /// Sends a page of ours, which has to be taken within `time`.
+    async fn send(&mut self, page: Response<Bytes>, time: Duration) {
         let status = page.status();
         let (mut head, bytes) = page.into_parts();
         head.headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
@@ -201,10 +214,9 @@ impl Answering {
             return;
         };
         let length = bytes.len() as u64;
-        let gap = self.connection.worker.gateway.limits.gap;
-        let mut rest = bytes;
+        let (end, mut rest) = (Instant::now() + time, bytes);
         while !rest.is_empty() {
-            match tokio::time::timeout(gap, poll_fn(|cx| poll_room(cx, &mut body, rest.len()))).await {
+            match tokio::time::timeout_at(end, poll_fn(|cx| poll_room(cx, &mut body, rest.len()))).await {
                 Ok(Some(room)) => {
                     let piece = rest.split_to(room);
                     if body.send_data(piece, rest.is_empty()).is_err() {
@@ -244,6 +256,9 @@ impl Answering {
             patience: upstream.patience,
         };
         let passed = poll_fn(|cx| passing.poll(cx)).await;
+        if passed.is_ok() {
+            self.watch.answered();
+        }
         if let Some(access) = &mut self.access {
             access.count(passing.counted);
             match &passed {
@@ -268,105 +283,12 @@ impl Answering {
     }
 }
 
-/// A response on its way, and perhaps the upload that is still going the other way.
-struct Passing<'a> {
-    body: SendStream<Bytes>,
-    /// Of the body, what waits for the browser.
-    piece: Bytes,
-    /// The browser has been told that no more comes.
-    ended: bool,
-    exchange: Exchange,
-    upload: &'a mut FromStream,
-    counted: u64,
-    patience: Patience,
-}
-
-/// Why a body breaks off.
-enum Broke {
-    Upstream(UpstreamError),
-    /// The browser does not take it, or does not send what it has to.
-    Stalled,
-    /// The browser has reset the stream.
-    Gone,
-}
-
-impl Passing<'_> {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broke>> {
-        if self.exchange.sending == Sending::UnderWay
-            && let Poll::Ready(Err(_)) = self.exchange.poll_send(cx, self.upload)
-        {
-            return Poll::Ready(Err(Broke::Gone));
-        }
-        let mut waits_for_browser = false;
-        while !self.ended {
-            let receiver = &mut self.exchange.connection.receiver;
-            if self.piece.is_empty() {
-                match receiver.poll_body(cx, &mut self.exchange.connection.stream) {
-                    Poll::Ready(Ok(())) => self.piece = receiver.take(),
-                    Poll::Ready(Err(error)) => {
-                        return Poll::Ready(Err(Broke::Upstream(UpstreamError::BodyBroke(error))));
-                    }
-                    Poll::Pending => break,
-                }
-            }
-            let over = receiver.is_taken();
-            if !self.piece.is_empty() || !over {
-                match poll_room(cx, &mut self.body, self.piece.len()) {
-                    Poll::Ready(Some(room)) => {
-                        let piece = self.piece.split_to(room);
-                        self.counted += piece.len() as u64;
-                        self.upload.passed += piece.len() as u64;
-                        self.ended = over && self.piece.is_empty();
-                        if self.body.send_data(piece, self.ended).is_err() {
-                            return Poll::Ready(Err(Broke::Gone));
-                        }
-                    }
-                    Poll::Ready(None) => return Poll::Ready(Err(Broke::Gone)),
-                    Poll::Pending => {
-                        waits_for_browser = true;
-                        break;
-                    }
-                }
-            } else {
-                self.ended = true;
-                if self.body.send_data(Bytes::new(), true).is_err() {
-                    return Poll::Ready(Err(Broke::Gone));
-                }
-            }
-        }
-        if self.ended {
-            return Poll::Ready(Ok(()));
-        }
-        if self.body.poll_reset(cx).is_ready() {
-            return Poll::Ready(Err(Broke::Gone));
-        }
-        let browser = waits_for_browser || self.exchange.waits_for_browser(self.upload);
-        let turn = if browser { Turn::Browser } else { Turn::Upstream };
-        self.exchange.poll_patience(cx, self.upload, turn, self.patience).map(|()| match turn {
-            Turn::Browser => Err(Broke::Stalled),
-            Turn::Upstream => Err(Broke::Upstream(UpstreamError::SilentWithin)),
-        })
-    }
-}
-
-/// Room for some of `wanted` bytes in the browser's windows and in what may wait here; none when the stream is gone.
-fn poll_room(cx: &mut Context<'_>, body: &mut SendStream<Bytes>, wanted: usize) -> Poll<Option<usize>> {
-    body.reserve_capacity(wanted);
-    loop {
-        match body.capacity() {
-            0 => {}
-            room => return Poll::Ready(Some(room.min(wanted))),
-        }
-        match body.poll_capacity(cx) {
-            Poll::Ready(Some(Ok(_))) => {}
-            Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(None),
-            Poll::Pending => return Poll::Pending,
-        }
-    }
-}
-
 /// What comes of something that takes its time, unless the browser resets its stream before.
 async fn while_there<T>(reply: &mut SendResponse<Bytes>, something: impl Future<Output = T>) -> Option<T> {
+    if poll_fn(|cx| Poll::Ready(reply.poll_reset(cx).is_ready())).await {
+        // Before anything has been begun.
+        return None;
+    }
     let mut something = std::pin::pin!(something);
     poll_fn(|cx| match something.as_mut().poll(cx) {
         Poll::Ready(outcome) => Poll::Ready(Some(outcome)),

@@ -21,6 +21,8 @@ struct Inner<S> {
     written: BytesMut,
     /// Why sending failed, for the next write to tell.
     failed: Option<io::Error>,
+    /// Nothing waits, neither here nor in TLS.
+    flushed: bool,
     /// Bytes that have gone out, all in all.
     sent: u64,
     watch: Rc<Watch>,
@@ -39,13 +41,21 @@ impl<S> Clone for Gathered<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
     pub(super) fn new(io: S, buffers: Rc<Buffers>, watch: Rc<Watch>) -> Self {
         let written = BytesMut::new();
-        Self(Rc::new(RefCell::new(Inner { io, written, failed: None, sent: 0, watch, buffers })))
+        Self(Rc::new(RefCell::new(Inner {
+            io,
+            written,
+            failed: None,
+            flushed: true,
+            sent: 0,
+            watch,
+            buffers,
+        })))
     }
 
     /// Whether everything has gone out, and how much that was.
     pub(super) fn progress(&self) -> (bool, u64) {
         let inner = self.0.borrow();
-        (inner.written.is_empty(), inner.sent)
+        (inner.written.is_empty() && inner.flushed, inner.sent)
     }
 
     /// Sends what has been gathered, as far as it goes; the task is woken when more can go. An error shows at the next
@@ -57,6 +67,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
             Poll::Ready(Ok(())) => Pin::new(&mut inner.io).poll_flush(cx),
             unsent @ (Poll::Ready(Err(_)) | Poll::Pending) => unsent,
         };
+        inner.flushed = sent.is_ready();
         if let Poll::Ready(Err(error)) = sent {
             inner.failed = Some(error);
         }

@@ -1,15 +1,13 @@
 //! A request that came over HTTP/2: whom it is for, and how the upstream gets it.
 
-use bytes::Bytes;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
 use h2::RecvStream;
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderValue};
 use http::request::Parts;
 use http::uri::Authority;
-
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-
-use bytes::Buf;
 
 use super::super::{Asked, Connection};
 use crate::http1::Length;

@@ -143,9 +143,8 @@ impl Watch {
         self.sent.borrow_mut().look(bytes, |frame| match frame.kind {
             kind::DATA => {
                 // For one piece a client may open its windows twice.
-                self.restore(if frame.has(END_STREAM) { 30 } else { 2 });
+                self.restore(2);
             }
-            kind::HEADERS if frame.has(END_STREAM) => self.restore(30),
             // An error of the peer's, or of ours.
             kind::RST_STREAM => self.spend(40),
             _ => {}
@@ -154,17 +153,18 @@ impl Watch {
 
     fn price(&self, frame: Frame) {
         match frame.kind {
-            kind::DATA if frame.has(END_STREAM) => {}
+            // Of a request, which has given more; there is no end of ends on streams that are gone.
+            kind::DATA if frame.has(END_STREAM) => self.spend(if frame.length == 0 { 5 } else { 0 }),
             kind::DATA if frame.length == 0 => self.spend(100),
             kind::DATA if frame.length < SMALL => self.spend(1),
             kind::DATA => self.restore(1),
             kind::HEADERS => {
-                self.in_headers.set(!frame.has(END_HEADERS));
+                self.head(frame);
                 // What goes with a request: a priority, a window.
                 self.restore(10);
             }
             kind::CONTINUATION => {
-                self.in_headers.set(!frame.has(END_HEADERS));
+                self.head(frame);
                 self.spend(if frame.length < SMALL { 200 } else { 20 });
             }
             kind::PRIORITY | kind::WINDOW_UPDATE => self.spend(1),
@@ -176,7 +176,20 @@ impl Watch {
         }
     }
 
-    fn spend(&self, points: u32) {
+    fn head(&self, frame: Frame) {
+        self.in_headers.set(!frame.has(END_HEADERS));
+        if frame.has(END_HEADERS) {
+            // Whatever is in part now has begun later.
+            self.unfinished.set(None);
+        }
+    }
+
+    /// An answer of iMIS's has been handed over whole.
+    pub(super) fn answered(&self) {
+        self.restore(30);
+    }
+
+    pub(super) fn spend(&self, points: u32) {
         if self.patience.get() < points {
             // Only now is it asked what time has given back.
             let now = Instant::now();
@@ -192,6 +205,11 @@ impl Watch {
 
     fn restore(&self, points: u32) {
         self.patience.set(self.patience.get().saturating_add(points).min(STOCK));
+    }
+
+    /// Whether a header block is under way.
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.unfinished.get().is_some()
     }
 
     /// How long a header block has been under way.
@@ -293,6 +311,7 @@ mod tests {
                 watch.received(&frame(kind::WINDOW_UPDATE, 0, 4));
             }
             watch.sent(&frame(kind::DATA, END_STREAM, 0));
+            watch.answered();
         }
         // A page with two hundred pictures that is left before any has come.
         for _ in 0..200 {

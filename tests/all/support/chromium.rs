@@ -120,7 +120,13 @@ impl Browser {
     pub(crate) async fn sign_in(&self, username: &str, password: &str) {
         self.type_into("#signInUserName", username).await;
         self.type_into("#signInPassword", password).await;
+        let form = self.url().await;
         self.click("#SubmitButton").await;
+        // What is looked at next is on the page behind it.
+        let end = Instant::now() + PATIENCE;
+        while self.url().await == form && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 }
 

@@ -81,6 +81,14 @@ impl Client {
         self.handshake(stream, alpn, SITE).await
     }
 
+    /// Over a connection that has room for next to nothing that is not read, with segments as on a real network.
+    pub(crate) async fn narrow(&self, alpn: &str, room: u32) -> TlsStream<TcpStream> {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(room).unwrap();
+        socket2::SockRef::from(&socket).set_tcp_mss(1400).unwrap();
+        self.over(socket.connect(self.address).await.unwrap(), alpn).await.unwrap()
+    }
+
     async fn handshake(
         &self,
         stream: TcpStream,

@@ -84,7 +84,12 @@ pub(crate) struct Raw {
 impl Raw {
     /// Connects and greets, with settings of its own.
     pub(crate) async fn connect(client: &Client, settings: &[u8]) -> Self {
-        let (reader, mut writer) = tokio::io::split(client.connect("h2").await);
+        Self::greet(client.connect("h2").await, settings).await
+    }
+
+    /// The same on a connection that is there.
+    pub(crate) async fn greet(stream: TlsStream<TcpStream>, settings: &[u8]) -> Self {
+        let (reader, mut writer) = tokio::io::split(stream);
         writer.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
         writer.write_all(settings).await.unwrap();
         Self { writer, reader: Some(reader) }
