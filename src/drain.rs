@@ -11,6 +11,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// How long a browser may be waited for within a request before its connection may have to make room.
+const WITHIN: Duration = Duration::from_secs(2);
+
 /// Whether the worker drains, and whom to wake when it begins to.
 #[derive(Debug, Default)]
 pub(crate) struct Drain {
@@ -22,7 +25,7 @@ pub(crate) struct Drain {
 #[derive(Debug)]
 struct Place {
     waker: Waker,
-    /// Since when the connection has had nothing to do but wait for its browser.
+    /// Since when the connection has had nothing to do but wait for its browser; within a request, `WITHIN` later.
     waits_since: Option<Instant>,
     /// It is to make room.
     evicted: bool,
@@ -44,11 +47,12 @@ impl Drain {
     /// Ends the connections that have waited longest for their browsers, at most so many; returns how many.
     pub(crate) fn evict(&self, most: usize) -> usize {
         let mut places = self.places.borrow_mut();
+        let now = Instant::now();
         let mut waiting: Vec<_> = places
             .iter_mut()
             .flatten()
             .filter(|place| !place.evicted)
-            .filter_map(|place| Some((place.waits_since?, place)))
+            .filter_map(|place| Some((place.waits_since.filter(|since| *since <= now)?, place)))
             .collect();
         if waiting.len() > most {
             waiting.select_nth_unstable_by_key(most, |(since, _)| *since);
@@ -123,6 +127,15 @@ impl Watching {
         on
     }
 
+    /// The same within a request, when its browser is waited for and iMIS is not: for a moment that is in order.
+    pub(crate) fn poll_waiting_within(&mut self, cx: &Context<'_>) -> bool {
+        let on = self.poll(cx);
+        if !self.waits {
+            self.set_waits(Some(Instant::now() + WITHIN));
+        }
+        on
+    }
+
     /// There is something to do.
     pub(crate) fn works(&mut self) {
         if self.waits {
@@ -172,5 +185,21 @@ mod tests {
         let mut next = Watching::new(drain.clone());
         next.poll_waiting(&cx);
         assert!(!next.is_evicted(), "the place is another's now");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_slow_within_a_request_makes_room_after_a_moment() {
+        let drain = Rc::new(Drain::default());
+        let cx = Context::from_waker(Waker::noop());
+        let mut slow = Watching::new(drain.clone());
+        slow.poll_waiting_within(&cx);
+        tokio::time::advance(WITHIN - Duration::from_millis(1)).await;
+        assert_eq!(drain.evict(1), 0);
+        slow.works();
+        slow.poll_waiting_within(&cx);
+        tokio::time::advance(Duration::from_millis(2)).await;
+        assert_eq!(drain.evict(1), 0, "it has moved");
+        tokio::time::advance(WITHIN).await;
+        assert_eq!(drain.evict(1), 1);
     }
 }

@@ -22,6 +22,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, warn};
 
+use crate::acknowledged::acknowledged;
 use crate::config::App;
 use crate::incident::Incident;
 use crate::pages::Failure;
@@ -33,9 +34,12 @@ use crate::tls::wire::Wire;
 use crate::worker::Worker;
 use access::{Access, Seen};
 
-/// The connection of a browser, as it ends: said at the TLS level where there is one, and in one packet with the last
-/// response where that is at hand.
-trait Ending {
+/// The socket of a browser: what reaches it, and how it ends: said at the TLS level where there is one, and in one packet with
+/// the last response where that is at hand.
+trait Socket {
+    /// Bytes that its machine has acknowledged, if the system tells.
+    fn acknowledged(&self) -> Option<u64>;
+
     /// What is written from now on is the last, and all of it is at hand: it may wait for `poll_end`.
     fn hold_back(&mut self);
 
@@ -46,7 +50,11 @@ trait Ending {
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
 
-impl Ending for TcpStream {
+impl Socket for TcpStream {
+    fn acknowledged(&self) -> Option<u64> {
+        acknowledged(self)
+    }
+
     fn hold_back(&mut self) {}
 
     fn held(&self) -> usize {
@@ -58,7 +66,11 @@ impl Ending for TcpStream {
     }
 }
 
-impl Ending for Box<TlsStream<Wire>> {
+impl Socket for Box<TlsStream<Wire>> {
+    fn acknowledged(&self) -> Option<u64> {
+        self.get_ref().0.progress().1
+    }
+
     fn hold_back(&mut self) {
         self.get_mut().0.hold_back();
     }

@@ -15,6 +15,7 @@ mod drain;
 mod buffers;
 mod deadline;
 mod pace;
+mod acknowledged;
 mod tls;
 mod http;
 mod http1;

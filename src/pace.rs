@@ -32,34 +32,76 @@ pub(crate) struct Pace {
     /// Since the waiting was last looked at; none while nobody waits.
     looked: Option<Instant>,
     waited: Duration,
-    /// Bytes that had moved when `waited` began to be counted.
-    mark: Option<u64>,
+    /// What had moved when `waited` began to be counted.
+    mark: Option<Moved>,
     moved: u64,
     /// When `moved` last changed.
     last_moved: Option<Instant>,
+    /// What had arrived when that was last asked, and when that was.
+    asked: Option<(Option<u64>, Instant)>,
 }
+
+/// So far.
+#[derive(Debug, Clone, Copy)]
+struct Moved {
+    bytes: u64,
+    /// Of them, what has arrived at the other end, where that is known.
+    arrived: Option<u64>,
+}
+
+/// How often it is asked what has arrived, while bytes move.
+const ASK_EVERY: Duration = Duration::from_secs(5);
 
 impl Pace {
     /// The browser is waited for, and so many bytes have moved, all in all: how long it may go on like this until it is looked
-    /// at again. None when it has been too slow.
-    pub(crate) fn left(&mut self, moved: u64, limits: Limits, now: Instant) -> Option<Duration> {
+    /// at again. None when it has been too slow, and what has `arrived` shows nothing else.
+    pub(crate) fn left(
+        &mut self,
+        moved: u64,
+        arrived: impl Fn() -> Option<u64>,
+        limits: Limits,
+        now: Instant,
+    ) -> Option<Duration> {
+        let last_moved = match (self.looked, self.last_moved) {
+            (Some(_), Some(last)) if moved == self.moved => last,
+            _ => now,
+        };
         if let Some(looked) = self.looked {
             self.waited += now - looked;
         }
-        let last_moved = match self.last_moved {
-            Some(last) if self.looked.is_some() && moved == self.moved => last,
-            Some(_) | None => now,
-        };
         (self.moved, self.last_moved, self.looked) = (moved, Some(last_moved), Some(now));
-        let mark = *self.mark.get_or_insert(moved);
-        if self.waited >= limits.gap {
-            if moved - mark < limits.least() {
+        let mark = match self.mark {
+            Some(mark) => mark,
+            None => self.begin(moved, arrived(), now),
+        };
+        if last_moved == now && self.asked.is_none_or(|(_, at)| now - at >= ASK_EVERY) {
+            self.asked = Some((arrived(), now));
+        }
+        if now - last_moved >= limits.gap {
+            let arrives = arrived();
+            if arrives <= self.asked.and_then(|(before, _)| before) {
                 return None;
             }
-            (self.waited, self.mark) = (Duration::ZERO, Some(moved));
+            (self.last_moved, self.asked) = (Some(now), Some((arrives, now)));
         }
-        let left = limits.gap.saturating_sub(now - last_moved).min(limits.gap - self.waited);
+        if self.waited >= limits.gap {
+            let arrives = arrived();
+            let more = arrives.zip(mark.arrived).map_or(0, |(now, before)| now.saturating_sub(before));
+            if (moved - mark.bytes).max(more) < limits.least() {
+                return None;
+            }
+            self.begin(moved, arrives, now);
+        }
+        let still = now - self.last_moved.unwrap_or(now);
+        let left = limits.gap.saturating_sub(still).min(limits.gap - self.waited);
         (!left.is_zero()).then_some(left)
+    }
+
+    /// Begins to count anew.
+    fn begin(&mut self, bytes: u64, arrived: Option<u64>, now: Instant) -> Moved {
+        let mark = Moved { bytes, arrived };
+        (self.waited, self.mark, self.asked) = (Duration::ZERO, Some(mark), Some((arrived, now)));
+        mark
     }
 
     /// The same with a deadline: ready when the browser has been too slow.
@@ -68,11 +110,12 @@ impl Pace {
         cx: &mut Context<'_>,
         deadline: &mut Deadline,
         moved: u64,
+        arrived: impl Fn() -> Option<u64>,
         limits: Limits,
     ) -> Poll<()> {
         loop {
             let now = Instant::now();
-            let Some(left) = self.left(moved, limits, now) else { return Poll::Ready(()) };
+            let Some(left) = self.left(moved, &arrived, limits, now) else { return Poll::Ready(()) };
             deadline.set_from(now, left);
             ready!(deadline.poll(cx));
         }
@@ -95,7 +138,7 @@ mod tests {
         let (mut pace, begun) = (Pace::default(), Instant::now());
         (0..3600).find(|second| {
             let now = begun + Duration::from_secs(*second);
-            pace.left(second / every * bytes, limits, now).is_none()
+            pace.left(second / every * bytes, || None, limits, now).is_none()
         })
     }
 
@@ -113,7 +156,8 @@ mod tests {
     #[test]
     fn after_a_burst_silence_is_not_allowed_for_longer() {
         let (mut pace, begun) = (Pace::default(), Instant::now());
-        let mut at = |second: u64, moved| pace.left(moved, LIMITS, begun + Duration::from_secs(second));
+        let mut at =
+            |second: u64, moved| pace.left(moved, || None, LIMITS, begun + Duration::from_secs(second));
         assert!(at(0, 0).is_some());
         assert!(at(20, 10_000_000).is_some());
         assert_eq!(at(49, 10_000_000), Some(Duration::from_secs(1)));
@@ -125,11 +169,32 @@ mod tests {
         let (mut pace, mut now) = (Pace::default(), Instant::now());
         for round in 0..100 {
             // One byte a round, and an answer that takes a minute.
-            assert!(pace.left(round, LIMITS, now).is_some(), "{round}");
+            assert!(pace.left(round, || None, LIMITS, now).is_some(), "{round}");
             now += Duration::from_millis(100);
-            assert!(pace.left(round, LIMITS, now).is_some(), "{round}");
+            assert!(pace.left(round, || None, LIMITS, now).is_some(), "{round}");
             pace.rests();
             now += Duration::from_secs(60);
         }
+    }
+
+    /// Seconds until a reader is given up that the system took `leap` bytes for every `every` seconds, while so many arrive.
+    fn given_up_reading(leap: u64, every: u64, arrived: impl Fn(u64) -> u64) -> Option<u64> {
+        let (mut pace, begun) = (Pace::default(), Instant::now());
+        (0..3600).find(|second| {
+            let now = begun + Duration::from_secs(*second);
+            pace.left(second / every * leap, || Some(arrived(*second)), LIMITS, now).is_none()
+        })
+    }
+
+    #[test]
+    fn what_arrives_counts_where_the_system_takes_it_in_leaps() {
+        // Two megabytes at a time, of which 2 KB a second arrive.
+        assert_eq!(given_up_reading(2_000_000, 1_000, |second| second * 2_000), None);
+        assert_eq!(given_up_reading(2_000_000, 1_000, |second| second * 240), None);
+        // Dripping, and silence after a while, or after the system took much.
+        assert_eq!(given_up_reading(2_000_000, 1_000, |second| second * 200), Some(30));
+        assert_eq!(given_up_reading(2_000_000, 1_000, |_| 65_536), Some(30));
+        assert_eq!(given_up_reading(2_000_000, 1_000, |second| second.min(100) * 2_000), Some(150));
+        assert_eq!(given_up_reading(100_000, 20, |second| second.min(5) * 2_000), None, "the system says so");
     }
 }

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::access::Seen;
-use super::{Connection, Ending};
+use super::{Connection, Socket};
 use crate::buffers::Buffers;
 use crate::deadline::Deadline;
 use crate::drain::Watching;
@@ -44,7 +44,7 @@ const MOST_DISCARDED: u64 = 16 * 1024 * 1024;
 const HEAD_IN_DRAIN: Duration = Duration::from_secs(2);
 
 /// Serves a browser until it leaves or the worker drains.
-pub(super) async fn serve<S: AsyncRead + AsyncWrite + Ending + Unpin>(io: S, connection: Connection) {
+pub(super) async fn serve<S: AsyncRead + AsyncWrite + Socket + Unpin>(io: S, connection: Connection) {
     let mut browser = Browser::new(io, &connection);
     loop {
         let next = match browser.next_head(&connection).await {
@@ -111,7 +111,7 @@ struct Browser<S> {
     own: Option<Box<connection::Connection>>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
+impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
     fn new(io: S, connection: &Connection) -> Self {
         let worker = &connection.worker;
         Self {
@@ -247,7 +247,8 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
 
     /// The body of its request. `says_continue`: the browser waits to be told to go on.
     fn upload(&mut self, says_continue: bool) -> FromBrowser<'_, S> {
-        FromBrowser::new(&mut self.receiver, &mut self.sender, &mut self.io, says_continue)
+        let sides = (&mut self.receiver, &mut self.sender, &mut self.io);
+        FromBrowser::new(sides, &mut self.draining, says_continue)
     }
 
     /// Answers what is no request at all.
@@ -305,7 +306,7 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
                 return Poll::Ready(outcome);
             }
             let late = || Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
-            pace.poll(cx, deadline, sender.sent, limits).map(|()| late())
+            pace.poll(cx, deadline, sender.sent, || io.acknowledged(), limits).map(|()| late())
         })
         .await
     }
@@ -324,7 +325,7 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
                 return Poll::Ready(ended.is_ok());
             }
             let gone = held.saturating_sub(io.held()) as u64;
-            pace.poll(cx, deadline, gone, limits).map(|()| false)
+            pace.poll(cx, deadline, gone, || io.acknowledged(), limits).map(|()| false)
         })
         .await
     }

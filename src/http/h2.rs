@@ -198,8 +198,9 @@ impl Kept {
                 }
                 Poll::Ready(Some(Ok((request, reply)))) => {
                     self.used = true;
-                    let (connection, watch) = (self.connection.clone(), self.watch.clone());
-                    tokio::task::spawn_local(answer::answer(request, reply, connection, watch));
+                    let peer = (self.watch.clone(), self.io.arrivals());
+                    let answer = answer::answer(request, reply, self.connection.clone(), peer);
+                    tokio::task::spawn_local(answer);
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(End::Failed(error)),
                 Poll::Ready(None) => return Poll::Ready(End::Closed),
@@ -227,11 +228,10 @@ impl Kept {
         let has_streams = matches!(&self.stage, Stage::Open(connection) if connection.has_streams());
         let (flushed, sent) = self.io.progress();
         // Where no answer is under way any more, what is left of them waits for the peer's windows.
-        let answered = Rc::strong_count(&self.connection) == 1;
-        if flushed && !(has_streams && answered) {
+        if flushed && !(has_streams && self.watch.has_answered()) {
             self.pace.rests();
         } else {
-            match self.pace.left(sent, self.limits, now) {
+            match self.pace.left(sent, || self.io.arrived(), self.limits, now) {
                 Some(time) => left = left.min(time),
                 None => return Look::GiveUp("it does not read"),
             }
@@ -242,8 +242,12 @@ impl Kept {
         // What has not gone out keeps a connection as busy as a request does.
         let draining = if has_streams || !flushed {
             self.idle_since = None;
-            self.draining.works();
-            self.draining.poll(cx)
+            if self.watch.all_wait() {
+                self.draining.poll_waiting_within(cx)
+            } else {
+                self.draining.works();
+                self.draining.poll(cx)
+            }
         } else {
             let since = *self.idle_since.get_or_insert(now);
             let (since, allowed) = match (self.ending, self.used) {

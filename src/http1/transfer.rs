@@ -26,11 +26,24 @@ pub(crate) enum PipeError {
 /// Moves a body on; ready when all of it is on the wire.
 pub(crate) fn poll_pipe<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     cx: &mut Context<'_>,
+    from: (&mut Receiver, &mut R),
+    to: (&mut Sender, &mut W),
+) -> Poll<Result<(), PipeError>> {
+    poll_pipe_until(cx, from, to, |_| Poll::Ready(()))
+}
+
+/// The same; what is left once all of the body is at hand waits until `may_end`.
+pub(crate) fn poll_pipe_until<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+    cx: &mut Context<'_>,
     (receiver, from): (&mut Receiver, &mut R),
     (sender, to): (&mut Sender, &mut W),
+    mut may_end: impl FnMut(&mut Context<'_>) -> Poll<()>,
 ) -> Poll<Result<(), PipeError>> {
     loop {
         let over = receiver.is_over();
+        if over {
+            ready!(may_end(cx));
+        }
         while !receiver.data().is_empty() || !sender.is_over(over) {
             let count = ready!(sender.poll_send(cx, to, receiver.data(), over))?;
             receiver.consume(count);

@@ -10,20 +10,21 @@ use tokio::time::Instant;
 
 use super::Outgoing;
 use super::connection::{Connection, Stream};
+use super::places::Gate;
 use super::upstream::UpstreamError;
 use crate::http1::Length;
 use crate::http1::head::{MOST_RESPONSE_BYTES, Scanner};
 use crate::http1::transfer::{ReceiveError, SendError, Sender};
 use crate::pace::{Limits, Pace};
 
-/// Where the body of a request comes from.
+/// The browser's side of an exchange: where the body of a request comes from, and how fast what is sent to it goes.
 pub(crate) trait Upload {
-    /// Moves the body on to the upstream; ready when the whole request is on the wire.
+    /// Moves the body on to the upstream; ready when the whole request is on the wire. The last of it waits until `may_end`.
     fn poll_upload(
         &mut self,
         cx: &mut Context<'_>,
-        sender: &mut Sender,
-        stream: &mut Stream,
+        to: (&mut Sender, &mut Stream),
+        may_end: impl FnMut(&mut Context<'_>) -> Poll<()>,
     ) -> Poll<Result<(), UploadError>>;
 
     /// Ready when the browser has left; asked while only iMIS is waited for.
@@ -32,8 +33,14 @@ pub(crate) trait Upload {
     /// Whether there is more to come and nothing of it is here: it is the browser's turn.
     fn wants_data(&self) -> bool;
 
-    /// Grows with everything that passes between the browser and here.
-    fn passed(&self) -> u64;
+    /// Bytes that it has sent, or that were handed over to be sent to it, all in all; whichever `turn` is about.
+    fn moved(&self, turn: Turn) -> u64;
+
+    /// What of them has arrived, if that is known better. It takes a system call to know it.
+    fn arrived(&self, turn: Turn) -> Option<u64>;
+
+    /// Whether it is waited for, or something else is. Ready when it is to make room for another.
+    fn poll_evicted(&mut self, cx: &mut Context<'_>, is_waited_for: bool) -> Poll<()>;
 }
 
 /// Why a request does not arrive whole.
@@ -78,28 +85,56 @@ pub(crate) struct Exchange {
     pub(crate) head: usize,
     /// The connection serves this browser alone.
     pub(crate) exclusive: bool,
-    pace: Pace,
-    /// Whose turn it was when this was last looked at, what had moved, and when it last had.
-    seen: (Turn, u64, Instant),
+    pub(super) gate: Gate,
+    /// Of the answer to the browser, and of its upload.
+    reading: Option<Box<Pace>>,
+    uploading: Option<Box<Pace>>,
+    /// What had moved when it was last the upstream's turn, and since when it has been that much.
+    seen: Option<(u64, Instant)>,
 }
 
 /// Who has to do something for an exchange to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Turn {
-    Browser,
+    /// The browser has to read.
+    Reads,
+    /// The browser has to send.
+    Sends,
     Upstream,
 }
 
+/// Why an exchange does not go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Impatience {
+    /// Whoever's turn it was has been too slow.
+    Over,
+    /// The browser is to make room for others.
+    Evicted,
+}
+
 impl Exchange {
-    pub(super) fn begin(mut connection: Box<Connection>, request: &Outgoing, exclusive: bool) -> Self {
+    pub(super) fn begin(
+        mut connection: Box<Connection>,
+        request: &Outgoing,
+        gate: Gate,
+        exclusive: bool,
+    ) -> Self {
         connection.sender.wake(&connection.buffers);
         connection.sender.head().extend_from_slice(&request.head);
         connection.sender.begin_body(request.length);
         connection.sender.sent = 0;
         connection.receiver.received = 0;
         connection.scanner = Scanner::default();
-        let seen = (Turn::Upstream, 0, Instant::now());
-        Self { connection, sending: Sending::UnderWay, head: 0, exclusive, pace: Pace::default(), seen }
+        Self {
+            connection,
+            sending: Sending::UnderWay,
+            head: 0,
+            exclusive,
+            gate,
+            reading: None,
+            uploading: None,
+            seen: None,
+        }
     }
 
     /// Whether no byte of the request has been sent.
@@ -158,10 +193,11 @@ impl Exchange {
             }
         }
         if self.sending == Sending::UnderWay {
-            let turn = if self.waits_for_browser(upload) { Turn::Browser } else { Turn::Upstream };
-            return self.poll_patience(cx, upload, turn, patience).map(|()| match turn {
-                Turn::Browser => Err(UpstreamError::UploadStalled),
-                Turn::Upstream => Err(UpstreamError::Silent),
+            let turn = if self.waits_for_browser(upload) { Turn::Sends } else { Turn::Upstream };
+            return self.poll_patience(cx, upload, turn, patience).map(|impatience| match impatience {
+                Impatience::Evicted => Err(UpstreamError::BrowserGone),
+                Impatience::Over if turn == Turn::Upstream => Err(UpstreamError::Silent),
+                Impatience::Over => Err(UpstreamError::UploadStalled),
             });
         }
         if upload.poll_gone(cx).is_ready() {
@@ -176,8 +212,10 @@ impl Exchange {
         cx: &mut Context<'_>,
         upload: &mut impl Upload,
     ) -> Poll<Result<(), UpstreamError>> {
-        let connection = &mut *self.connection;
-        match upload.poll_upload(cx, &mut connection.sender, &mut connection.stream) {
+        let Self { connection, gate, .. } = self;
+        let to = (&mut connection.sender, &mut connection.stream);
+        match upload.poll_upload(cx, to, |cx| gate.poll(cx)) {
+            Poll::Pending if self.gate.is_refused() => Poll::Ready(Err(UpstreamError::Busy)),
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(())) => {
                 self.sending = Sending::Done;
@@ -192,32 +230,53 @@ impl Exchange {
         }
     }
 
-    /// Ready when whoever's turn it is within a body has stood still for too long, or dripped.
+    /// Ready when whoever's turn it is within a body has stood still for too long, or dripped, or has to make room.
     pub(crate) fn poll_patience(
         &mut self,
         cx: &mut Context<'_>,
-        upload: &impl Upload,
+        upload: &mut impl Upload,
         turn: Turn,
         patience: Patience,
-    ) -> Poll<()> {
+    ) -> Poll<Impatience> {
+        if upload.poll_evicted(cx, turn != Turn::Upstream).is_ready() {
+            return Poll::Ready(Impatience::Evicted);
+        }
         loop {
             let now = Instant::now();
-            let Connection { sender, receiver, .. } = &*self.connection;
-            let moved = sender.sent + receiver.received + upload.passed();
-            if (turn, moved) != (self.seen.0, self.seen.1) {
-                self.seen = (turn, moved, now);
-            }
-            let left = match turn {
-                Turn::Browser => self.pace.left(upload.passed(), patience.browser, now),
-                Turn::Upstream => {
-                    self.pace.rests();
-                    Some(patience.upstream.saturating_sub(now - self.seen.2)).filter(|left| !left.is_zero())
-                }
-            };
-            let Some(left) = left else { return Poll::Ready(()) };
+            let left = self.patience_left(upload, turn, patience, now);
+            let Some(left) = left else { return Poll::Ready(Impatience::Over) };
             self.connection.deadline.set_from(now, left);
             ready!(self.connection.deadline.poll(cx));
         }
+    }
+
+    fn patience_left(
+        &mut self,
+        upload: &impl Upload,
+        turn: Turn,
+        patience: Patience,
+        now: Instant,
+    ) -> Option<Duration> {
+        let (pace, other) = match turn {
+            Turn::Reads => (&mut self.reading, &mut self.uploading),
+            Turn::Sends => (&mut self.uploading, &mut self.reading),
+            Turn::Upstream => {
+                [&mut self.reading, &mut self.uploading].into_iter().flatten().for_each(|pace| pace.rests());
+                let Connection { sender, receiver, .. } = &*self.connection;
+                let moved = sender.sent + receiver.received;
+                let since = match self.seen {
+                    Some((before, since)) if before == moved => since,
+                    Some(_) | None => now,
+                };
+                self.seen = Some((moved, since));
+                let left = patience.upstream.saturating_sub(now - since);
+                return Some(left).filter(|left| !left.is_zero());
+            }
+        };
+        other.iter_mut().for_each(|pace| pace.rests());
+        self.seen = None;
+        let pace = pace.get_or_insert_default();
+        pace.left(upload.moved(turn), || upload.arrived(turn), patience.browser, now)
     }
 
     /// Whether the upload stands still because nothing comes.
@@ -231,8 +290,18 @@ impl Exchange {
         keep_alive && self.sending == Sending::Done && receiver.is_taken() && receiver.is_empty()
     }
 
-    /// The response's body begins behind its head.
+    /// Behind an interim response comes another head.
+    pub(crate) fn pass_over_head(&mut self) -> Result<(), UpstreamError> {
+        self.begin_behind_head(Length::Known(0))
+    }
+
+    /// The response's body begins behind its head: iMIS has done its work.
     pub(crate) fn begin_body(&mut self, length: Length) -> Result<(), UpstreamError> {
+        self.gate = Gate::Past;
+        self.begin_behind_head(length)
+    }
+
+    fn begin_behind_head(&mut self, length: Length) -> Result<(), UpstreamError> {
         let head = std::mem::take(&mut self.head);
         let begun = self.connection.receiver.begin_body(head, length);
         begun.map_err(|error| UpstreamError::BodyBroke(error.into()))

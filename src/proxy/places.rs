@@ -1,11 +1,15 @@
 //! How much iMIS is given to do at a time: what is beyond that waits a little, and what cannot be served in time is answered at
 //! once.
 //!
-//! Only requests that have arrived whole take a place, and they give it back with the head of the response, or after `LONG`: a
-//! slow browser holds none, and neither do reports and long polls.
+//! A request takes its place when it is about to be whole, since before that iMIS has nothing to work on, and gives it back with
+//! the head of the response, or after `LONG`: a slow browser holds none, and neither do reports and long polls.
 
 use std::cell::RefCell;
+use std::fmt;
+use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -128,17 +132,17 @@ pub(super) struct Held {
 
 /// A place, until it is dropped, or held for too long.
 #[derive(Debug)]
-pub(super) struct Place<'a> {
-    held: &'a Held,
+pub(super) struct Place {
+    held: Rc<Held>,
     index: usize,
 }
 
 impl Held {
-    pub(super) fn new(places: Arc<Places>) -> Self {
-        Self { places, since: RefCell::default(), free: RefCell::default() }
+    pub(super) fn new(places: Arc<Places>) -> Rc<Self> {
+        Rc::new(Self { places, since: RefCell::default(), free: RefCell::default() })
     }
 
-    pub(super) async fn take(&self) -> Result<Place<'_>, Busy> {
+    async fn take(self: Rc<Self>) -> Result<Place, Busy> {
         self.places.take().await?;
         let (mut all, now) = (self.since.borrow_mut(), Some(Instant::now()));
         let index = match self.free.borrow_mut().pop() {
@@ -149,6 +153,7 @@ impl Held {
             }
         };
         all[index] = now;
+        drop(all);
         Ok(Place { held: self, index })
     }
 
@@ -164,7 +169,65 @@ impl Held {
     }
 }
 
-impl Drop for Place<'_> {
+/// Where a request waits for its place before the last of it goes to iMIS.
+#[derive(Default)]
+pub(super) enum Gate {
+    /// There has been no need for a place yet.
+    Before(Rc<Held>),
+    Asking(Pin<Box<dyn Future<Output = Result<Place, Busy>>>>),
+    /// Until the answer comes.
+    Within(#[expect(dead_code, reason = "held until it is dropped")] Place),
+    /// There was none.
+    Refused,
+    /// iMIS has answered.
+    #[default]
+    Past,
+}
+
+impl Gate {
+    pub(super) fn new(held: &Rc<Held>) -> Self {
+        Self::Before(held.clone())
+    }
+
+    /// Ready when the rest may go. Never when there is no place: see `is_refused`.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match self {
+                Self::Within(_) | Self::Past => return Poll::Ready(()),
+                Self::Refused => return Poll::Pending,
+                Self::Before(held) => *self = Self::Asking(Box::pin(held.clone().take())),
+                Self::Asking(asking) => match asking.as_mut().poll(cx) {
+                    Poll::Ready(Ok(place)) => *self = Self::Within(place),
+                    Poll::Ready(Err(Busy)) => *self = Self::Refused,
+                    Poll::Pending => return Poll::Pending,
+                },
+            }
+        }
+    }
+
+    pub(super) fn is_refused(&self) -> bool {
+        matches!(self, Self::Refused)
+    }
+
+    /// The same at once, for a request that is whole.
+    pub(super) async fn passed(held: &Rc<Held>) -> Result<Self, Busy> {
+        Ok(Self::Within(held.clone().take().await?))
+    }
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Before(_) => "before",
+            Self::Asking(_) => "asking",
+            Self::Within(_) => "within",
+            Self::Refused => "refused",
+            Self::Past => "past",
+        })
+    }
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
         if self.held.since.borrow_mut()[self.index].take().is_some() {
             self.held.places.give_back();
@@ -178,18 +241,18 @@ mod tests {
     use super::*;
     use futures_util::future::join_all;
 
-    fn held(requests: usize) -> Held {
+    fn held(requests: usize) -> Rc<Held> {
         Held::new(Arc::new(Places::new(UpstreamLimits { requests, wait: Duration::from_secs(1) })))
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_finds_no_place_waits_and_gets_one_or_is_sent_away() {
         let held = held(1);
-        let place = held.take().await.unwrap();
+        let place = held.clone().take().await.unwrap();
         let begun = Instant::now();
-        assert_eq!(held.take().await.unwrap_err(), Busy);
+        assert_eq!(held.clone().take().await.unwrap_err(), Busy);
         assert_eq!(begun.elapsed().as_secs(), 1);
-        let (second, ()) = tokio::join!(held.take(), async { drop(place) });
+        let (second, ()) = tokio::join!(held.clone().take(), async { drop(place) });
         assert!(second.is_ok());
     }
 
@@ -202,7 +265,7 @@ mod tests {
             async move {
                 tokio::time::sleep(Duration::from_millis(50) * number).await;
                 let begun = Instant::now();
-                let Ok(_place) = held.take().await else { return Some(begun.elapsed().as_millis()) };
+                let Ok(_place) = held.clone().take().await else { return Some(begun.elapsed().as_millis()) };
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 None
             }
@@ -226,7 +289,7 @@ mod tests {
     async fn many_wait_as_long_as_all_of_them_are_served() {
         let held = held(2);
         let ask = || async {
-            let _place = held.take().await?;
+            let _place = held.clone().take().await?;
             tokio::time::sleep(Duration::from_millis(1)).await;
             Ok::<_, Busy>(())
         };
@@ -236,10 +299,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_takes_long_gives_its_place_back() {
         let held = held(1);
-        let report = held.take().await.unwrap();
+        let report = held.clone().take().await.unwrap();
         tokio::time::advance(LONG).await;
         held.release_long();
-        let page = held.take().await.unwrap();
+        let page = held.clone().take().await.unwrap();
         drop(report);
         assert_eq!(held.places.free.available_permits(), 0, "it had none left to give back");
         drop(page);

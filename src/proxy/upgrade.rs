@@ -50,10 +50,11 @@ pub(crate) enum TunnelError {
     Unread,
 }
 
-/// Moves bytes both ways until both sides have ended, or nothing has come for too long, or been taken by the browser. What was read behind the two heads
-/// goes first.
+/// Moves bytes both ways until both sides have ended, or nothing has come for too long, or been taken by the browser. What was
+/// read behind the two heads goes first. `acknowledged`: what has arrived at the browser.
 pub(crate) async fn tunnel<S: AsyncRead + AsyncWrite + Unpin>(
     browser: End<'_, S>,
+    acknowledged: impl Fn(&S) -> Option<u64>,
     exchange: &mut Exchange,
     patience: Patience,
 ) -> Result<(), TunnelError> {
@@ -78,8 +79,10 @@ pub(crate) async fn tunnel<S: AsyncRead + AsyncWrite + Unpin>(
         }
         // What waits for the browser waits only so long.
         if !upstream.receiver.data().is_empty() || !browser.sender.is_empty() {
+            let io = &*browser.io;
+            let arrived = || acknowledged(io);
             return pace
-                .poll(cx, &mut upstream.deadline, browser.sender.sent, patience.browser)
+                .poll(cx, &mut upstream.deadline, browser.sender.sent, arrived, patience.browser)
                 .map(|()| Err(TunnelError::Unread));
         }
         pace.rests();

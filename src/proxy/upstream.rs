@@ -15,7 +15,7 @@ use tracing::debug;
 use super::Outgoing;
 use super::connection::{Connection, Stream};
 use super::exchange::{Exchange, Patience, Upload, UploadError};
-use super::places::{Busy, Held};
+use super::places::{Busy, Gate, Held};
 use super::pool::Pool;
 use crate::buffers::Buffers;
 use crate::config::{Server, Timeouts};
@@ -87,7 +87,7 @@ pub(crate) struct Upstream {
     timeouts: Timeouts,
     pub(crate) patience: Patience,
     pool: Pool,
-    held: Held,
+    held: Rc<Held>,
     buffers: Rc<Buffers>,
 }
 
@@ -118,16 +118,16 @@ impl Upstream {
         upload: &mut impl Upload,
         own: Option<Box<Connection>>,
     ) -> Result<Exchange, UpstreamError> {
-        let _place = match request.whole {
-            true => Some(self.held.take().await.map_err(|Busy| UpstreamError::Busy)?),
-            false => None,
+        let mut gate = match request.whole {
+            true => Gate::passed(&self.held).await.map_err(|Busy| UpstreamError::Busy)?,
+            false => Gate::new(&self.held),
         };
         let own = own.and_then(|mut connection| connection.is_silent().then_some(connection));
         let exclusive = own.is_some();
         // A connection that may be signed in starts anew: nobody else has used it, nobody else will.
         let kept = own.or_else(|| if request.signs_in { None } else { self.pool.take() });
         if let Some(connection) = kept {
-            let mut exchange = Exchange::begin(connection, request, exclusive);
+            let mut exchange = Exchange::begin(connection, request, gate, exclusive);
             match exchange.response_head(upload, self.patience).await {
                 Ok(()) => return Ok(exchange),
                 // The connection had died idle: once more, on a new one, if nothing of the request has been sent, or if
@@ -136,12 +136,13 @@ impl Upstream {
                     if exchange.is_untouched() || (request.is_repeatable() && exchange.is_unanswered()) =>
                 {
                     debug!(%error, "an idle upstream connection had died; asking once more");
+                    gate = exchange.gate;
                 }
                 Err(error) => return Err(error),
             }
         }
         let connection = Box::pin(self.connect()).await?;
-        let mut exchange = Exchange::begin(connection, request, request.signs_in);
+        let mut exchange = Exchange::begin(connection, request, gate, request.signs_in);
         exchange.response_head(upload, self.patience).await?;
         Ok(exchange)
     }

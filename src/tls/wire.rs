@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
+use crate::acknowledged::acknowledged;
 use crate::buffers::Buffers;
 
 /// See the module.
@@ -22,6 +23,8 @@ pub(crate) struct Wire {
     /// Written and not yet sent.
     held: BytesMut,
     holding: bool,
+    /// Bytes that the system has taken, all in all.
+    sent: u64,
     buffers: Rc<Buffers>,
 }
 
@@ -30,12 +33,24 @@ const MOST_HELD: usize = 64 * 1024;
 
 impl Wire {
     pub(crate) fn new(stream: TcpStream, buffers: Rc<Buffers>) -> Self {
-        Self { stream, ahead: BytesMut::new(), held: BytesMut::new(), holding: false, buffers }
+        Self { stream, ahead: BytesMut::new(), held: BytesMut::new(), holding: false, sent: 0, buffers }
     }
 
     /// Holds back what is written from now on, until it is too much or `release` is called. A flush does nothing meanwhile.
     pub(crate) fn hold_back(&mut self) {
         self.holding = true;
+    }
+
+    /// Bytes that the system has taken from us, and what of them the peer's machine has acknowledged.
+    pub(crate) fn progress(&self) -> (u64, Option<u64>) {
+        (self.sent, acknowledged(&self.stream))
+    }
+
+    fn count(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(count)) = written {
+            self.sent += count as u64;
+        }
+        written
     }
 
     /// Bytes that are held back.
@@ -64,7 +79,8 @@ impl Wire {
             return Poll::Ready(Ok(()));
         }
         while !self.held.is_empty() {
-            let count = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.held))?;
+            let written = Pin::new(&mut self.stream).poll_write(cx, &self.held);
+            let count = ready!(self.count(written))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -107,7 +123,8 @@ impl AsyncWrite for Wire {
             return Poll::Ready(Ok(count));
         }
         ready!(this.poll_send_held(cx))?;
-        Pin::new(&mut this.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        this.count(written)
     }
 
     fn poll_write_vectored(
@@ -120,7 +137,8 @@ impl AsyncWrite for Wire {
             return Poll::Ready(Ok(count));
         }
         ready!(this.poll_send_held(cx))?;
-        Pin::new(&mut this.stream).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
+        this.count(written)
     }
 
     fn is_write_vectored(&self) -> bool {

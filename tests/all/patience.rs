@@ -312,38 +312,78 @@ async fn an_upload_may_wait_for_the_upstream_as_long_as_that_may_take() {
     }
 }
 
-#[tokio::test]
-async fn whoever_reads_slowly_but_steadily_is_not_taken_for_silent() {
-    const LENGTH: usize = 6 << 20;
-    // What a system keeps for a slow reader must not hide that he reads: with megabytes of it, he would seem silent for seconds.
-    let proxy = proxy("gap: 2s", "", |mut connection| async move {
-        let _ = read_request(&mut connection).await;
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");
-        let _ = connection.write_all(&[head.as_bytes(), &vec![b'x'; LENGTH]].concat()).await;
+/// A gateway in front of an answer that is large whatever is asked, with short deadlines.
+async fn large_answers(gap: &str) -> Proxy {
+    proxy(&format!("gap: {gap}"), "", |mut connection| async move {
+        // Whatever body there may be, it is not waited for.
+        let _ = connection.read(&mut [0; 4096]).await;
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n");
+        let _ = connection.write_all(&[head.as_bytes(), &vec![b'x'; LARGE]].concat()).await;
         let _ = connection.read_u8().await;
     })
-    .await;
-    for alpn in ["http/1.1", "h2"] {
-        let mut browser = proxy.client.narrow(alpn, 16 * 1024).await;
-        let asked = if alpn == "h2" {
-            // Windows as wide as they can be: only the socket holds the answer back.
-            let window = frame(WINDOW_UPDATE, 0, 0, &[0x3f, 0, 0, 0]);
-            let get = frame(HEADERS, END_HEADERS | END_STREAM, 1, &request("GET", "/", &[]));
-            [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), setting(4, 0x3fff_ffff), window, get].concat()
-        } else {
-            format!("GET / HTTP/1.1\r\nHost: {SITE}\r\nConnection: close\r\n\r\n").into_bytes()
-        };
-        browser.write_all(&asked).await.unwrap();
-        // 32 KiB a second, for four times as long as the gap.
-        let (started, mut bytes, mut piece) = (Instant::now(), 0, vec![0; 8 * 1024]);
-        while started.elapsed() < Duration::from_secs(8) {
-            let count = browser
-                .read_exact(&mut piece)
-                .await
-                .unwrap_or_else(|error| panic!("{alpn} after {bytes}: {error}"));
-            bytes += count;
-            tokio::time::sleep(Duration::from_millis(250)).await;
+    .await
+}
+
+const LARGE: usize = 6 << 20;
+
+/// Over HTTP/2, so many requests, in windows as wide as they can be: only the socket holds the answers back.
+fn asked_h2(requests: u32) -> Vec<u8> {
+    let window = frame(WINDOW_UPDATE, 0, 0, &[0x3f, 0, 0, 0]);
+    let mut asked = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), setting(4, 0x3fff_ffff), window].concat();
+    for number in 0..requests {
+        asked.extend(frame(HEADERS, END_HEADERS | END_STREAM, number * 2 + 1, &request("GET", "/", &[])));
+    }
+    asked
+}
+
+#[tokio::test]
+async fn whoever_reads_slowly_but_steadily_is_not_taken_for_silent() {
+    // What a system keeps for a slow reader must not hide that he reads: with megabytes of it, he would seem silent for minutes.
+    let proxy = large_answers("8s").await;
+    let one = format!("GET / HTTP/1.1\r\nHost: {SITE}\r\nConnection: close\r\n\r\n").into_bytes();
+    let read = |alpn: &'static str, asked: Vec<u8>| {
+        let client = &proxy.client;
+        async move {
+            let mut browser = client.narrow(alpn, 8 * 1024).await;
+            browser.write_all(&asked).await.unwrap();
+            // 12 KiB a second, for more than twice as long as the gap. The reader's system opens its window in leaps, too.
+            let (started, mut bytes, mut piece) = (Instant::now(), 0, [0; 3072]);
+            while started.elapsed() < Duration::from_secs(20) {
+                let count = browser.read_exact(&mut piece).await;
+                bytes += count.unwrap_or_else(|error| panic!("{alpn} after {bytes}: {error}"));
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+            assert!(bytes < 300 * 1024, "{alpn}: it was to be slow");
+            browser
         }
-        assert!(bytes < LENGTH / 2, "{alpn}: it was to be slow");
+    };
+    let browsers = tokio::join!(read("http/1.1", one), read("h2", asked_h2(1)), read("h2", asked_h2(20)));
+    let log = proxy.gateway.log();
+    assert!(!log.contains("client_gone"), "{log}");
+    drop(browsers);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_read_ends_whatever_is_sent_beside_it() {
+    let proxy = large_answers("1s").await;
+    for (times, length, beside) in [(1, "1000000", "x"), (2, "0", "GET / HTTP/1.1\r\nX: ")] {
+        let started = Instant::now();
+        let mut browser = proxy.client.narrow("http/1.1", 8 * 1024).await;
+        let head = format!("POST / HTTP/1.1\r\nHost: {SITE}\r\nContent-Length: {length}\r\n\r\n");
+        browser.write_all(head.as_bytes()).await.unwrap();
+        // Fast enough for an upload, were it one's turn.
+        let dripping = async {
+            for _ in 0..100 {
+                let _ = browser.write_all(beside.repeat(50).as_bytes()).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::select! {
+            () = dripping => panic!("it goes on: {beside}"),
+            line = proxy.gateway.logged_times(times, |line| line["message"] == "request") => {
+                assert_eq!(line["end"], "client_gone");
+            }
+        }
+        within(started, 0.5, 9.0);
     }
 }

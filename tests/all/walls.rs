@@ -7,6 +7,7 @@ use imis_gateway_simulators::certificates::Authority;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::SITE;
+use crate::support::frames::{DATA, END_HEADERS, END_STREAM, HEADERS, Raw, SETTINGS, frame, request, setting};
 use crate::support::origin::{Connection, Origin, Proxy, read_request};
 
 async fn slow(mut connection: Connection) {
@@ -58,6 +59,121 @@ async fn what_imis_cannot_take_gets_a_quick_503_that_says_when_to_come_back() {
 }
 
 /// Sends so many requests over one connection and expects an answer to each.
+
+#[tokio::test]
+async fn requests_with_bodies_are_no_way_around_the_places() {
+    let (arrived, mut arriving) = tokio::sync::mpsc::unbounded_channel();
+    let authority = Authority::new("test CA");
+    let origin = Origin::start(&authority, move |mut connection| {
+        let arrived = arrived.clone();
+        async move {
+            // Whatever ends in this has come whole.
+            let (mut bytes, mut piece) = (Vec::new(), [0; 4096]);
+            while !bytes.ends_with(b"end") && !bytes.ends_with(b"0\r\n\r\n") {
+                match connection.read(&mut piece).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(count) => bytes.extend_from_slice(&piece[..count]),
+                }
+            }
+            let _ = arrived.send(());
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let _ = connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+        }
+    })
+    .await;
+    let server = format!("https://{}", origin.address);
+    let upstream = "response_head: 20s}\n      limits: {requests: 2, wait: 200ms";
+    let proxy = Proxy::with_timeouts(authority, &server, Some(origin), "", upstream);
+    // The body comes a moment behind the head.
+    let post = |framing: &'static str, rest: &'static str| {
+        let client = &proxy.client;
+        async move {
+            let mut browser = client.connect("http/1.1").await;
+            let head = format!("POST / HTTP/1.1\r\nHost: {SITE}\r\nConnection: close\r\n{framing}\r\n\r\n");
+            browser.write_all(head.as_bytes()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            browser.write_all(rest.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            let _ = browser.read_to_string(&mut answer).await;
+            answer[9..12].to_owned()
+        }
+    };
+    let known = || post("Content-Length: 3", "end");
+    let chunked = || post("Transfer-Encoding: chunked", "3\r\nabc\r\n0\r\n\r\n");
+    let over_h2 = |said: bool| {
+        let client = &proxy.client;
+        async move {
+            let mut browser = Raw::connect(client, &frame(SETTINGS, 0, 0, &[])).await;
+            let said: &[_] = if said { &[("content-length", "3")] } else { &[] };
+            browser.send(&frame(HEADERS, END_HEADERS, 1, &request("POST", "/", said))).await;
+            browser.send(&frame(DATA, 0, 1, b"e")).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            browser.send(&frame(DATA, 0, 1, b"nd")).await;
+            browser.send(&frame(DATA, END_STREAM, 1, b"")).await;
+            loop {
+                let answer = browser.next().await.unwrap();
+                if answer.kind == HEADERS {
+                    // RFC 7541, appendix A: 8 is `:status: 200`.
+                    return if answer.payload.starts_with(&[0x88]) { "200" } else { "503" }.to_owned();
+                }
+            }
+        }
+    };
+    let statuses = tokio::join!(known(), chunked(), over_h2(true), over_h2(false), known(), chunked());
+    let statuses = <[String; 6]>::from(statuses);
+    let good = statuses.iter().filter(|status| *status == "200").count();
+    assert_eq!(good, 2, "{statuses:?}");
+    assert!(statuses.iter().all(|status| status == "200" || status == "503"), "{statuses:?}");
+    let mut whole = 0;
+    while arriving.try_recv().is_ok() {
+        whole += 1;
+    }
+    assert_eq!(whole, 2, "iMIS got no more to work on");
+}
+
+#[tokio::test]
+async fn whoever_does_not_read_or_send_makes_room_for_others() {
+    let authority = Authority::new("test CA");
+    let origin = Origin::start(&authority, |mut connection| async move {
+        let head = read_request(&mut connection).await.unwrap_or_default();
+        let length = if head.starts_with("GET /large") { 8 << 20 } else { 2 };
+        let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+        let _ = connection.write_all(&[head.as_bytes(), &vec![b'x'; length]].concat()).await;
+        let _ = connection.read_u8().await;
+    })
+    .await;
+    let server = format!("https://{}", origin.address);
+    let proxy =
+        Proxy::to(authority, &server, Some(origin), "limits: {connections: 6, connections_per_address: 100}");
+    let mut holding = Vec::new();
+    for number in 0..6 {
+        let alpn = if number % 2 == 0 { "http/1.1" } else { "h2" };
+        let mut browser = proxy.client.narrow(alpn, 8 * 1024).await;
+        let asked = match number {
+            0 | 2 => format!("GET /large HTTP/1.1\r\nHost: {SITE}\r\n\r\n").into_bytes(),
+            4 => format!("POST / HTTP/1.1\r\nHost: {SITE}\r\nContent-Length: 9\r\n\r\n").into_bytes(),
+            _ => [
+                b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+                setting(4, 0),
+                frame(HEADERS, END_HEADERS | END_STREAM, 1, &request("GET", "/large", &[])),
+            ]
+            .concat(),
+        };
+        browser.write_all(&asked).await.unwrap();
+        holding.push(browser);
+    }
+    tokio::time::sleep(Duration::from_millis(3500)).await;
+    // All the places are held, and nobody has been silent for as long as the gap.
+    for alpn in ["http/1.1", "h2"] {
+        let status = if alpn == "h2" {
+            proxy.client.send_h2(http::Method::GET, "/", &[], "").await.status
+        } else {
+            proxy.client.get("/", &[]).await.status
+        };
+        assert_eq!(status, 200, "{alpn}");
+    }
+}
+
 async fn ask(proxy: &Proxy, count: usize) {
     let mut browser = proxy.client.connect("http/1.1").await;
     let get = format!("GET /{} HTTP/1.1\r\nHost: {SITE}\r\n\r\n", "x".repeat(200));

@@ -7,21 +7,21 @@ use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::{debug, warn};
 
-use super::super::{Connection, Ending};
+use super::super::{Connection, Socket};
 use super::plan::Facts;
 use super::{After, Browser};
 use crate::http1::head::{self, slots};
 use crate::http1::transfer::{PipeError, poll_pipe};
 use crate::http1::{Length, Version};
 use crate::pages::Failure;
-use crate::proxy::exchange::{Exchange, Patience, Sending, Turn, Upload};
+use crate::proxy::exchange::{Exchange, Impatience, Patience, Sending, Turn, Upload};
 use crate::proxy::headers::{self, ResponseFraming};
 use crate::proxy::upgrade::{self, End};
 use crate::proxy::upstream::UpstreamError;
 use crate::proxy::{Kind, MOST_INTERIM, Outgoing, windows};
 use crate::telemetry::Chain;
 
-impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
+impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
     pub(super) async fn forward(
         &mut self,
         site: usize,
@@ -107,7 +107,7 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
                 };
                 headers::write_response(out, &response, framing);
             }
-            exchange.begin_body(Length::Known(0))?;
+            exchange.pass_over_head()?;
             return Ok(Taken::Interim);
         }
         exchange.exclusive |= windows::asked_for_by(response.fields.pairs());
@@ -200,14 +200,17 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
         // Either it does not read what there is, or it does not send what is asked for.
         let unread = !from.receiver.data().is_empty() || from.receiver.is_taken() || !self.sender.is_empty();
         let mut upload = self.upload(false);
-        let browser = unread || exchange.waits_for_browser(&upload);
-        let turn = if browser { Turn::Browser } else { Turn::Upstream };
+        let turn = match (unread, exchange.waits_for_browser(&upload)) {
+            (true, _) => Turn::Reads,
+            (false, true) => Turn::Sends,
+            (false, false) => Turn::Upstream,
+        };
         if exchange.sending != Sending::UnderWay && upload.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(StreamError::Browser));
         }
-        exchange.poll_patience(cx, &upload, turn, patience).map(|()| match turn {
-            Turn::Browser => Err(StreamError::Browser),
-            Turn::Upstream => Err(StreamError::Upstream(UpstreamError::SilentWithin)),
+        exchange.poll_patience(cx, &mut upload, turn, patience).map(|impatience| match (impatience, turn) {
+            (Impatience::Over, Turn::Upstream) => Err(StreamError::Upstream(UpstreamError::SilentWithin)),
+            (Impatience::Over | Impatience::Evicted, _) => Err(StreamError::Browser),
         })
     }
 
@@ -224,7 +227,7 @@ impl<S: AsyncRead + AsyncWrite + Ending + Unpin> Browser<S> {
         let patience = connection.worker.upstreams[site].patience;
         let before = exchange.connection.receiver.taken;
         let end = End { receiver: &mut self.receiver, sender: &mut self.sender, io: &mut self.io };
-        let ended = Box::pin(upgrade::tunnel(end, &mut exchange, patience)).await;
+        let ended = Box::pin(upgrade::tunnel(end, Socket::acknowledged, &mut exchange, patience)).await;
         if let Some(access) = &mut facts.access {
             access.count(exchange.connection.receiver.taken - before);
         }

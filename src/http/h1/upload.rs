@@ -4,9 +4,11 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::http1::transfer::{PipeError, Receiver, Sender, poll_pipe};
+use super::super::Socket;
+use crate::drain::Watching;
+use crate::http1::transfer::{PipeError, Receiver, Sender, poll_pipe_until};
 use crate::proxy::connection::Stream;
-use crate::proxy::exchange::{Upload, UploadError};
+use crate::proxy::exchange::{Turn, Upload, UploadError};
 
 /// What a browser may send ahead while it waits for an answer, in bytes, before it is listened to no more.
 const MOST_AHEAD: usize = 16 * 1024;
@@ -17,6 +19,7 @@ pub(super) struct FromBrowser<'a, S> {
     receiver: &'a mut Receiver,
     sender: &'a mut Sender,
     io: &'a mut S,
+    draining: &'a mut Watching,
     /// The browser waits to be told to go on (RFC 9110 section 10.1.1).
     says_continue: bool,
     /// It is being told.
@@ -25,21 +28,20 @@ pub(super) struct FromBrowser<'a, S> {
 
 impl<'a, S> FromBrowser<'a, S> {
     pub(super) fn new(
-        receiver: &'a mut Receiver,
-        sender: &'a mut Sender,
-        io: &'a mut S,
+        (receiver, sender, io): (&'a mut Receiver, &'a mut Sender, &'a mut S),
+        draining: &'a mut Watching,
         says_continue: bool,
     ) -> Self {
-        Self { receiver, sender, io, says_continue, told: false }
+        Self { receiver, sender, io, draining, says_continue, told: false }
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Upload for FromBrowser<'_, S> {
+impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Upload for FromBrowser<'_, S> {
     fn poll_upload(
         &mut self,
         cx: &mut Context<'_>,
-        sender: &mut Sender,
-        stream: &mut Stream,
+        to: (&mut Sender, &mut Stream),
+        may_end: impl FnMut(&mut Context<'_>) -> Poll<()>,
     ) -> Poll<Result<(), UploadError>> {
         if self.says_continue && self.receiver.data().is_empty() && !self.receiver.is_over() {
             self.says_continue = false;
@@ -50,7 +52,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Upload for FromBrowser<'_, S> {
             // Whether it goes is seen when the answer is sent.
             let _ = self.sender.poll_flush(cx, self.io);
         }
-        poll_pipe(cx, (self.receiver, self.io), (sender, stream)).map_err(|error| match error {
+        poll_pipe_until(cx, (self.receiver, self.io), to, may_end).map_err(|error| match error {
             PipeError::Receive(error) => UploadError::Browser(error),
             PipeError::Send(error) => UploadError::Upstream(error),
         })
@@ -71,7 +73,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Upload for FromBrowser<'_, S> {
         self.receiver.data().is_empty() && !self.receiver.is_over()
     }
 
-    fn passed(&self) -> u64 {
-        self.receiver.received + self.sender.sent
+    fn moved(&self, turn: Turn) -> u64 {
+        if turn == Turn::Reads { self.sender.sent } else { self.receiver.received }
+    }
+
+    fn arrived(&self, turn: Turn) -> Option<u64> {
+        if turn == Turn::Reads { self.io.acknowledged() } else { None }
+    }
+
+    fn poll_evicted(&mut self, cx: &mut Context<'_>, is_waited_for: bool) -> Poll<()> {
+        if !is_waited_for {
+            self.draining.works();
+            return Poll::Pending;
+        }
+        self.draining.poll_waiting_within(cx);
+        if self.draining.is_evicted() { Poll::Ready(()) } else { Poll::Pending }
     }
 }

@@ -16,11 +16,11 @@ use tracing::warn;
 
 use super::super::access::{Access, Seen};
 use super::super::{Asked, Connection, Verdict};
+use super::gather::Arrivals;
 use super::passing::{Broke, Passing, poll_room};
 use super::request::{self, FromStream};
 use super::watch::Watch;
 use crate::ambient;
-use crate::http1::Length;
 use crate::http1::fields::Fate;
 use crate::http1::head::{self, HeadError, MOST_FIELDS, is_refused, slots};
 use crate::incident::Incident;
@@ -81,7 +81,7 @@ pub(super) async fn answer(
     request: Request<RecvStream>,
     reply: SendResponse<Bytes>,
     connection: Rc<Connection>,
-    watch: Rc<Watch>,
+    (watch, arrivals): (Rc<Watch>, Arrivals),
 ) {
     let (mut head, body) = request.into_parts();
     let fields = head.headers.len();
@@ -96,7 +96,7 @@ pub(super) async fn answer(
     let client = connection.visitor(pairs(&head.headers));
     let access = connection.access(&seen, client, incident);
     let is_head = head.method == http::Method::HEAD;
-    let upload = FromStream::new(body);
+    let upload = FromStream::new(body, watch.clone(), arrivals);
     let mut answering = Answering { connection, watch, incident, access, is_head, reply, upload };
     let answer = if fields > MOST_FIELDS {
         Err(Failure::Malformed(HeadError::TooLarge).into())
@@ -172,6 +172,7 @@ impl Answering {
             let _ = reply.send_informational(interim(StatusCode::CONTINUE));
         }
         drop(request);
+        upload.expect(outgoing.length);
         let kind = outgoing.method;
         let upstream = &connection.worker.upstreams[site];
         let sent = while_there(reply, upstream.send(&outgoing, upload, None)).await;
@@ -214,6 +215,7 @@ impl Answering {
             return;
         };
         let length = bytes.len() as u64;
+        self.upload.set_waits(true);
         let (end, mut rest) = (Instant::now() + time, bytes);
         while !rest.is_empty() {
             match tokio::time::timeout_at(end, poll_fn(|cx| poll_room(cx, &mut body, rest.len()))).await {
@@ -336,7 +338,7 @@ fn take_head(exchange: &mut Exchange, method: Kind) -> Result<Taken, UpstreamErr
         }
     }
     if read.status < 200 {
-        exchange.begin_body(Length::Known(0))?;
+        exchange.pass_over_head()?;
         return Ok(Taken::Interim(response));
     }
     if let Entry::Vacant(date) = headers.entry(DATE) {

@@ -4,14 +4,16 @@
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::server::TlsStream;
 
 use super::watch::Watch;
 use crate::buffers::Buffers;
+use crate::tls::wire::Wire;
 
 /// This much goes out without waiting for more: four records of TLS.
 const ENOUGH: usize = 64 * 1024;
@@ -71,6 +73,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
         if let Poll::Ready(Err(error)) = sent {
             inner.failed = Some(error);
         }
+    }
+}
+
+/// What reaches the peer, as long as there is a connection.
+pub(super) struct Arrivals(Weak<RefCell<Inner<Box<TlsStream<Wire>>>>>);
+
+impl Gathered<Box<TlsStream<Wire>>> {
+    /// Bytes of bodies that the peer's machine has acknowledged, all in all, up to what never changes; none when that is not
+    /// known. What frames and TLS add does not count: whoever opens its windows byte by byte has a lot of that sent.
+    pub(super) fn arrived(&self) -> Option<u64> {
+        let inner = self.0.borrow();
+        let (sent, acknowledged) = inner.io.get_ref().0.progress();
+        let added = sent.saturating_sub(inner.watch.data_sent.get());
+        Some(acknowledged?.saturating_sub(added))
+    }
+
+    pub(super) fn arrivals(&self) -> Arrivals {
+        Arrivals(Rc::downgrade(&self.0))
+    }
+}
+
+impl Arrivals {
+    pub(super) fn arrived(&self) -> Option<u64> {
+        Gathered(self.0.upgrade()?).arrived()
     }
 }
 

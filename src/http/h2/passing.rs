@@ -56,7 +56,7 @@ impl Passing<'_> {
                     Poll::Ready(Some(room)) => {
                         let piece = self.piece.split_to(room);
                         self.counted += piece.len() as u64;
-                        self.upload.passed += piece.len() as u64;
+                        self.upload.handed_over += piece.len() as u64;
                         self.ended = over && self.piece.is_empty();
                         if self.body.send_data(piece, self.ended).is_err() {
                             return Poll::Ready(Err(Broke::Gone));
@@ -81,10 +81,13 @@ impl Passing<'_> {
         if self.body.poll_reset(cx).is_ready() {
             return Poll::Ready(Err(Broke::Gone));
         }
-        let browser = waits_for_browser || self.exchange.waits_for_browser(self.upload);
-        let turn = if browser { Turn::Browser } else { Turn::Upstream };
-        self.exchange.poll_patience(cx, self.upload, turn, self.patience).map(|()| match turn {
-            Turn::Browser => Err(Broke::Stalled),
+        let turn = match (waits_for_browser, self.exchange.waits_for_browser(self.upload)) {
+            (true, _) => Turn::Reads,
+            (false, true) => Turn::Sends,
+            (false, false) => Turn::Upstream,
+        };
+        self.exchange.poll_patience(cx, self.upload, turn, self.patience).map(|_| match turn {
+            Turn::Reads | Turn::Sends => Err(Broke::Stalled),
             Turn::Upstream => Err(Broke::Upstream(UpstreamError::SilentWithin)),
         })
     }

@@ -1,6 +1,7 @@
 //! A request that came over HTTP/2: whom it is for, and how the upstream gets it.
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -10,6 +11,8 @@ use http::request::Parts;
 use http::uri::Authority;
 
 use super::super::{Asked, Connection};
+use super::gather::Arrivals;
+use super::watch::Watch;
 use crate::http1::Length;
 use crate::http1::fields::{Fate, decimal};
 use crate::http1::head;
@@ -17,7 +20,7 @@ use crate::http1::transfer::Sender;
 use crate::incident::Incident;
 use crate::pages::Failure;
 use crate::proxy::connection::Stream;
-use crate::proxy::exchange::{Upload, UploadError};
+use crate::proxy::exchange::{Turn, Upload, UploadError};
 use crate::proxy::headers::{self, Forwarding, RequestFraming, pairs};
 use crate::proxy::{Kind, Outgoing, windows};
 
@@ -118,14 +121,51 @@ pub(super) struct FromStream {
     /// None: there is no more.
     body: Option<RecvStream>,
     frame: Bytes,
-    /// Bytes that have passed between the browser and here, in both directions.
-    pub(super) passed: u64,
+    /// Of a body whose length was said, what has not come yet.
+    left: Option<u64>,
+    /// Bytes of it that have come.
+    received: u64,
+    /// Bytes that have been handed over to be sent to the browser.
+    pub(super) handed_over: u64,
+    watch: Rc<Watch>,
+    arrivals: Arrivals,
+    waits: bool,
 }
 
 impl FromStream {
-    pub(super) fn new(body: RecvStream) -> Self {
+    pub(super) fn new(body: RecvStream, watch: Rc<Watch>, arrivals: Arrivals) -> Self {
         let body = (!body.is_end_stream()).then_some(body);
-        Self { body, frame: Bytes::new(), passed: 0 }
+        watch.begin();
+        Self {
+            body,
+            frame: Bytes::new(),
+            left: None,
+            received: 0,
+            handed_over: 0,
+            watch,
+            arrivals,
+            waits: false,
+        }
+    }
+
+    /// So many bytes will come, if that was said.
+    pub(super) fn expect(&mut self, length: Length) {
+        if let Length::Known(bytes) = length {
+            self.left = Some(bytes);
+        }
+    }
+
+    /// Whether the browser is waited for.
+    pub(super) fn set_waits(&mut self, waits: bool) {
+        if waits != self.waits {
+            self.waits = waits;
+            self.watch.waits(waits);
+        }
+    }
+
+    /// Whether all of the body that has not gone on is at hand.
+    fn is_at_hand(&self) -> bool {
+        self.left == Some(0) || self.body.as_ref().is_none_or(RecvStream::is_end_stream)
     }
 
     pub(super) fn has_body(&self) -> bool {
@@ -137,10 +177,13 @@ impl Upload for FromStream {
     fn poll_upload(
         &mut self,
         cx: &mut Context<'_>,
-        sender: &mut Sender,
-        stream: &mut Stream,
+        (sender, stream): (&mut Sender, &mut Stream),
+        mut may_end: impl FnMut(&mut Context<'_>) -> Poll<()>,
     ) -> Poll<Result<(), UploadError>> {
         loop {
+            if self.is_at_hand() {
+                ready!(may_end(cx));
+            }
             let last = self.body.is_none();
             while !self.frame.is_empty() || !sender.is_over(last) {
                 let sent = ready!(sender.poll_send(cx, stream, &self.frame, last));
@@ -156,7 +199,8 @@ impl Upload for FromStream {
             };
             match Pin::new(body).poll_data(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    self.passed += frame.len() as u64;
+                    self.received += frame.len() as u64;
+                    self.left = self.left.map(|left| left.saturating_sub(frame.len() as u64));
                     self.frame = frame;
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(UploadError::Stream(error))),
@@ -179,7 +223,25 @@ impl Upload for FromStream {
         self.frame.is_empty() && self.body.is_some()
     }
 
-    fn passed(&self) -> u64 {
-        self.passed
+    fn moved(&self, turn: Turn) -> u64 {
+        if turn == Turn::Reads { self.handed_over } else { self.received }
+    }
+
+    /// A stream is not slower than its connection: what arrives of any of them counts.
+    fn arrived(&self, turn: Turn) -> Option<u64> {
+        if turn == Turn::Reads { self.arrivals.arrived() } else { Some(self.watch.data_received.get()) }
+    }
+
+    /// Connections make room as a whole.
+    fn poll_evicted(&mut self, _: &mut Context<'_>, is_waited_for: bool) -> Poll<()> {
+        self.set_waits(is_waited_for);
+        Poll::Pending
+    }
+}
+
+impl Drop for FromStream {
+    fn drop(&mut self) {
+        self.set_waits(false);
+        self.watch.end();
     }
 }

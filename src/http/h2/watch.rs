@@ -44,6 +44,8 @@ struct Frames {
     skip: usize,
     /// Of the frame that they belong to.
     kind: u8,
+    /// Bytes of DATA, all in all.
+    data: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -61,13 +63,14 @@ impl Frame {
 
 impl Frames {
     fn new(skip: usize) -> Self {
-        Self { header: [0; HEADER], filled: 0, skip, kind: kind::DATA }
+        Self { header: [0; HEADER], filled: 0, skip, kind: kind::SETTINGS, data: 0 }
     }
 
     /// Calls `each` with every frame whose header ends in `bytes`.
     fn look(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame)) {
         loop {
             let skipped = self.skip.min(bytes.len());
+            self.data += if self.kind == kind::DATA { skipped as u64 } else { 0 };
             self.skip -= skipped;
             bytes = &bytes[skipped..];
             let here = (HEADER - self.filled).min(bytes.len());
@@ -104,6 +107,12 @@ pub(super) struct Watch {
     /// Since when a header block has been under way.
     unfinished: Cell<Option<Instant>>,
     in_headers: Cell<bool>,
+    /// Bytes of bodies that came, and that were handed over to be sent, all in all.
+    pub(super) data_received: Cell<u64>,
+    pub(super) data_sent: Cell<u64>,
+    /// Requests that are being answered, and how many of them wait for the browser.
+    answering: Cell<usize>,
+    waiting: Cell<usize>,
     /// Somebody has seen that this peer only costs.
     pub(super) hang_up: Cell<bool>,
     /// One of its requests has stood still for too long: the connection ends once the others have been answered. A browser that
@@ -120,6 +129,10 @@ impl Watch {
             refilled: Cell::new(Instant::now()),
             unfinished: Cell::new(None),
             in_headers: Cell::new(false),
+            data_received: Cell::new(0),
+            data_sent: Cell::new(0),
+            answering: Cell::new(0),
+            waiting: Cell::new(0),
             hang_up: Cell::new(false),
             retire: Cell::new(false),
         }
@@ -129,6 +142,7 @@ impl Watch {
     pub(super) fn received(&self, bytes: &[u8]) {
         let mut frames = self.received.borrow_mut();
         frames.look(bytes, |frame| self.price(frame));
+        self.data_received.set(frames.data);
         // A header block that is not whole waits for the rest, and nothing else can come meanwhile.
         let within = self.in_headers.get() || frames.is_within_head();
         match (within, self.unfinished.get()) {
@@ -140,7 +154,8 @@ impl Watch {
 
     /// Bytes go out.
     pub(super) fn sent(&self, bytes: &[u8]) {
-        self.sent.borrow_mut().look(bytes, |frame| match frame.kind {
+        let mut frames = self.sent.borrow_mut();
+        frames.look(bytes, |frame| match frame.kind {
             kind::DATA => {
                 // For one piece a client may open its windows twice.
                 self.restore(2);
@@ -149,6 +164,32 @@ impl Watch {
             kind::RST_STREAM => self.spend(40),
             _ => {}
         });
+        self.data_sent.set(frames.data);
+    }
+
+    /// A request is begun with.
+    pub(super) fn begin(&self) {
+        self.answering.set(self.answering.get() + 1);
+    }
+
+    /// It is over.
+    pub(super) fn end(&self) {
+        self.answering.set(self.answering.get() - 1);
+    }
+
+    /// One of the requests begins to wait for the browser, or has been waiting.
+    pub(super) fn waits(&self, waits: bool) {
+        self.waiting.set(if waits { self.waiting.get() + 1 } else { self.waiting.get() - 1 });
+    }
+
+    /// Whether no request is being answered any more.
+    pub(super) fn has_answered(&self) -> bool {
+        self.answering.get() == 0
+    }
+
+    /// Whether everything waits for the browser.
+    pub(super) fn all_wait(&self) -> bool {
+        self.answering.get() == self.waiting.get()
     }
 
     fn price(&self, frame: Frame) {

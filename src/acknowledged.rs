@@ -1,0 +1,58 @@
+//! How much of what was sent has arrived, asked of the system: what it has taken from us says little, since it takes megabytes
+//! ahead of a slow reader, and in leaps.
+
+use std::os::fd::AsFd;
+
+use nix::{getsockopt_impl, libc, sockopt_impl};
+
+/// The beginning of Linux's `struct tcp_info` (linux/tcp.h), which only ever grows at its end.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+#[expect(unreachable_pub, reason = "as the macro makes its own")]
+pub struct Begun {
+    before: [u32; 26],
+    rates: [u64; 2],
+    /// RFC 4898, `tcpEStatsAppHCThruOctetsAcked`.
+    bytes_acked: u64,
+}
+
+sockopt_impl!(
+    /// What the system knows of a connection.
+    Info, GetOnly, libc::IPPROTO_TCP, libc::TCP_INFO, Begun
+);
+
+/// Bytes that the peer's machine has acknowledged since the connection began; none when the system does not tell.
+pub(crate) fn acknowledged(socket: &impl AsFd) -> Option<u64> {
+    let info = nix::sys::socket::getsockopt(socket, Info).ok()?;
+    Some(info.bytes_acked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn what_nobody_takes_is_not_acknowledged_however_much_the_system_takes() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        server.write_all(&[b'x'; 1000]).unwrap();
+        client.read_exact(&mut [0; 1000]).unwrap();
+        assert_eq!(acknowledged(&server), Some(1000));
+
+        server.set_nonblocking(true).unwrap();
+        let mut taken = 1000;
+        while let Ok(count) = server.write(&[b'x'; 65_536]) {
+            taken += count as u64;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        let before = acknowledged(&server).unwrap();
+        assert!((1000..taken).contains(&before), "{before} of {taken}");
+        let mut bytes = vec![0; usize::try_from(before).unwrap()];
+        client.read_exact(&mut bytes).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert!(acknowledged(&server).unwrap() > before, "there is room for more");
+    }
+}
