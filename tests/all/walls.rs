@@ -71,7 +71,7 @@ async fn requests_with_bodies_are_no_way_around_the_places() {
         async move {
             // Whatever ends in this has come whole.
             let (mut bytes, mut piece) = (Vec::new(), [0; 4096]);
-            while !bytes.ends_with(b"end") && !bytes.ends_with(b"0\r\n\r\n") {
+            while !bytes.ends_with(b"end") && !bytes.ends_with(b"\r\n0\r\n\r\n") {
                 match connection.read(&mut piece).await {
                     Ok(0) | Err(_) => return,
                     Ok(count) => bytes.extend_from_slice(&piece[..count]),
