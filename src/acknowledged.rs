@@ -40,7 +40,7 @@ mod tests {
         let (mut server, _) = listener.accept().unwrap();
         server.write_all(&[b'x'; 1000]).unwrap();
         client.read_exact(&mut [0; 1000]).unwrap();
-        assert_eq!(acknowledged(&server), Some(1000));
+        until(|| acknowledged(&server) == Some(1000));
 
         server.set_nonblocking(true).unwrap();
         let mut taken = 1000;
@@ -52,7 +52,16 @@ mod tests {
         assert!((1000..taken).contains(&before), "{before} of {taken}");
         let mut bytes = vec![0; usize::try_from(before).unwrap()];
         client.read_exact(&mut bytes).unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(100));
-        assert!(acknowledged(&server).unwrap() > before, "there is room for more");
+        // There is room for more.
+        until(|| acknowledged(&server).unwrap() > before);
+    }
+
+    /// Acknowledgements take their time.
+    fn until(holds: impl Fn() -> bool) {
+        let begun = std::time::Instant::now();
+        while !holds() {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(10));
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
     }
 }

@@ -137,12 +137,8 @@ fn admitted(peer: SocketAddr, worker: &Rc<Worker>) -> Option<Admitted> {
     let admit = |leaving| admission.admit(peer.ip(), trusted, leaving);
     let admitted = match admit(0) {
         // Only when none is about to end are others asked to.
-        Err(Full::All) => admit(worker.drain.leaving()).or_else(|full| {
-            if full == Full::All {
-                worker.drain.evict(EVICTED_AT_ONCE)
-            } else {
-                0
-            };
+        Err(Full::All) => admit(worker.drain.leaving()).or_else(|_| {
+            worker.drain.evict(EVICTED_AT_ONCE);
             admit(worker.drain.leaving())
         }),
         admitted => admitted,

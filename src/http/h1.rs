@@ -135,6 +135,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
     }
 
     async fn next_head(&mut self, connection: &Connection) -> Next {
+        self.draining.works();
         let mut waiting = Waiting { begun: !self.receiver.is_empty(), blank_lines: 0 };
         if waiting.begun {
             self.deadline.set(connection.worker.gateway.timeouts.request_head);

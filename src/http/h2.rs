@@ -30,6 +30,7 @@ use crate::http1::head::MOST_REQUEST_BYTES;
 use crate::pace::{Limits, Pace};
 use crate::tls::wire::Wire;
 use gather::Gathered;
+use request::FromStream;
 use watch::Watch;
 
 /// Requests at a time.
@@ -150,6 +151,7 @@ impl Kept {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        self.watch.is_kept_by(cx.waker());
         loop {
             let streams = self.poll_streams(cx);
             self.io.send(cx);
@@ -198,9 +200,11 @@ impl Kept {
                 }
                 Poll::Ready(Some(Ok((request, reply)))) => {
                     self.used = true;
-                    let peer = (self.watch.clone(), self.io.arrivals());
-                    let answer = answer::answer(request, reply, self.connection.clone(), peer);
-                    tokio::task::spawn_local(answer);
+                    let (head, body) = request.into_parts();
+                    // From now on it counts as being answered.
+                    let upload = FromStream::new(body, self.watch.clone(), self.io.arrivals());
+                    let peer = (self.connection.clone(), self.watch.clone());
+                    tokio::task::spawn_local(answer::answer(head, upload, reply, peer));
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(End::Failed(error)),
                 Poll::Ready(None) => return Poll::Ready(End::Closed),

@@ -214,7 +214,12 @@ impl Exchange {
     ) -> Poll<Result<(), UpstreamError>> {
         let Self { connection, gate, .. } = self;
         let to = (&mut connection.sender, &mut connection.stream);
-        match upload.poll_upload(cx, to, |cx| gate.poll(cx)) {
+        let uploaded = upload.poll_upload(cx, to, |cx| gate.poll(cx));
+        if uploaded.is_ready() {
+            // From here on it is iMIS that is waited for.
+            let _ = upload.poll_evicted(cx, false);
+        }
+        match uploaded {
             Poll::Pending if self.gate.is_refused() => Poll::Ready(Err(UpstreamError::Busy)),
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(())) => {

@@ -134,6 +134,52 @@ async fn requests_with_bodies_are_no_way_around_the_places() {
 }
 
 #[tokio::test]
+async fn whoever_waits_for_imis_behind_an_upload_does_not_make_room() {
+    let authority = Authority::new("test CA");
+    let origin = Origin::start(&authority, |mut connection| async move {
+        let (mut bytes, mut piece) = (Vec::new(), [0; 4096]);
+        while !bytes.ends_with(b"end") {
+            match connection.read(&mut piece).await {
+                Ok(0) | Err(_) => return,
+                Ok(count) => bytes.extend_from_slice(&piece[..count]),
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        let _ = connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    })
+    .await;
+    let server = format!("https://{}", origin.address);
+    let limits = "limits: {connections: 2, connections_per_address: 100}";
+    let proxy = Proxy::with_timeouts(authority, &server, Some(origin), limits, "response_head: 20s");
+    let pause = || tokio::time::sleep(Duration::from_millis(100));
+    let h1 = async {
+        let mut browser = proxy.client.connect("http/1.1").await;
+        let head = format!("POST / HTTP/1.1\r\nHost: {SITE}\r\nContent-Length: 3\r\n\r\n");
+        browser.write_all(head.as_bytes()).await.unwrap();
+        pause().await;
+        browser.write_all(b"end").await.unwrap();
+        let mut status = [0; 12];
+        browser.read_exact(&mut status).await.unwrap();
+        assert_eq!(&status, b"HTTP/1.1 200");
+    };
+    let h2 = async {
+        let mut browser = Raw::connect(&proxy.client, &frame(SETTINGS, 0, 0, &[])).await;
+        let post = request("POST", "/", &[("content-length", "3")]);
+        browser.send(&frame(HEADERS, END_HEADERS, 1, &post)).await;
+        pause().await;
+        browser.send(&frame(DATA, END_STREAM, 1, b"end")).await;
+        while browser.next().await.expect("it is answered").kind != HEADERS {}
+    };
+    let others = async {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        for _ in 0..3 {
+            drop(proxy.client.connect_as("http/1.1", SITE).await);
+        }
+    };
+    tokio::join!(h1, h2, others);
+}
+
+#[tokio::test]
 async fn whoever_does_not_read_or_send_makes_room_for_others() {
     let authority = Authority::new("test CA");
     let origin = Origin::start(&authority, |mut connection| async move {

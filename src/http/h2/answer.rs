@@ -6,17 +6,16 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::Reason;
 use h2::server::SendResponse;
-use h2::{Reason, RecvStream};
 use http::header::{CONTENT_LENGTH, DATE, Entry, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Request, Response, StatusCode, Version};
+use http::{Response, StatusCode, Version};
 use tokio::time::Instant;
 use tracing::warn;
 
 use super::super::access::{Access, Seen};
 use super::super::{Asked, Connection, Verdict};
-use super::gather::Arrivals;
 use super::passing::{Broke, Passing, poll_room};
 use super::request::{self, FromStream};
 use super::watch::Watch;
@@ -78,12 +77,11 @@ impl From<UpstreamError> for NoAnswer {
 
 /// Answers one request.
 pub(super) async fn answer(
-    request: Request<RecvStream>,
+    mut head: Parts,
+    upload: FromStream,
     reply: SendResponse<Bytes>,
-    connection: Rc<Connection>,
-    (watch, arrivals): (Rc<Watch>, Arrivals),
+    (connection, watch): (Rc<Connection>, Rc<Watch>),
 ) {
-    let (mut head, body) = request.into_parts();
     let fields = head.headers.len();
     headers::join_cookie_crumbs(&mut head.headers);
     let incident = connection.worker.next_incident();
@@ -96,7 +94,6 @@ pub(super) async fn answer(
     let client = connection.visitor(pairs(&head.headers));
     let access = connection.access(&seen, client, incident);
     let is_head = head.method == http::Method::HEAD;
-    let upload = FromStream::new(body, watch.clone(), arrivals);
     let mut answering = Answering { connection, watch, incident, access, is_head, reply, upload };
     let answer = if fields > MOST_FIELDS {
         Err(Failure::Malformed(HeadError::TooLarge).into())

@@ -5,6 +5,7 @@
 //! closed with ENHANCE_YOUR_CALM. `docs/hardening.md` has the prices.
 
 use std::cell::{Cell, RefCell};
+use std::task::Waker;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -113,6 +114,8 @@ pub(super) struct Watch {
     /// Requests that are being answered, and how many of them wait for the browser.
     answering: Cell<usize>,
     waiting: Cell<usize>,
+    /// Whoever looks after the connection, to be woken when iMIS is waited for again.
+    keeper: RefCell<Waker>,
     /// Somebody has seen that this peer only costs.
     pub(super) hang_up: Cell<bool>,
     /// One of its requests has stood still for too long: the connection ends once the others have been answered. A browser that
@@ -133,6 +136,7 @@ impl Watch {
             data_sent: Cell::new(0),
             answering: Cell::new(0),
             waiting: Cell::new(0),
+            keeper: RefCell::new(Waker::noop().clone()),
             hang_up: Cell::new(false),
             retire: Cell::new(false),
         }
@@ -179,7 +183,15 @@ impl Watch {
 
     /// One of the requests begins to wait for the browser, or has been waiting.
     pub(super) fn waits(&self, waits: bool) {
+        let all_waited = self.all_wait();
         self.waiting.set(if waits { self.waiting.get() + 1 } else { self.waiting.get() - 1 });
+        if all_waited && !waits {
+            self.keeper.borrow().wake_by_ref();
+        }
+    }
+
+    pub(super) fn is_kept_by(&self, keeper: &Waker) {
+        self.keeper.borrow_mut().clone_from(keeper);
     }
 
     /// Whether no request is being answered any more.
