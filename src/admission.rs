@@ -73,6 +73,22 @@ impl Admission {
     }
 }
 
+impl Admitted {
+    /// A trusted proxy's connection counts as the visitor's, once it is known whose it is.
+    pub(crate) fn belongs_to(&mut self, client: IpAddr) -> Result<(), Full> {
+        debug_assert!(self.address.is_none(), "it was a trusted proxy's");
+        let address = counted(client);
+        let mut by_address = self.admission.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = by_address.entry(address).or_insert(0);
+        if *count >= self.admission.limits.connections_per_address {
+            return Err(Full::Address);
+        }
+        *count += 1;
+        self.address = Some(address);
+        Ok(())
+    }
+}
+
 impl Drop for Admitted {
     fn drop(&mut self) {
         self.admission.open.fetch_sub(1, Ordering::Relaxed);

@@ -37,6 +37,8 @@ pub struct Config {
     pub file: PathBuf,
     pub(crate) listen: Listen,
     pub(crate) trusted_proxies: Vec<IpNet>,
+    /// Whether trusted proxies begin each connection with a PROXY header.
+    pub(crate) proxy_protocol: bool,
     pub(crate) workers: usize,
     pub(crate) timeouts: BrowserTimeouts,
     pub(crate) limits: Limits,

@@ -21,6 +21,8 @@ pub(crate) struct Gateway {
     pub(crate) sites: Vec<Site>,
     by_host: HashMap<String, usize>,
     trusted_proxies: Vec<IpNet>,
+    /// Whether trusted proxies begin each connection with a PROXY header.
+    pub(crate) proxy_protocol: bool,
     pub(crate) pages: Pages,
     pub(crate) admission: Arc<Admission>,
     pub(crate) tls: Arc<rustls::ServerConfig>,
@@ -73,6 +75,7 @@ impl Gateway {
             sites,
             by_host,
             trusted_proxies: config.trusted_proxies.clone(),
+            proxy_protocol: config.proxy_protocol,
             pages: Pages::new(),
             admission: Admission::new(config.limits),
             tls: tls::server_config(&config.sites)?,

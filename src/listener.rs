@@ -1,5 +1,7 @@
 //! Accepting connections: the loop that must never end, the TLS handshake and its deadline, and which worker serves it.
 
+pub(crate) mod proxy_header;
+
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::time::Duration;
@@ -8,6 +10,7 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -15,8 +18,10 @@ use crate::admission::{Admitted, Full};
 use crate::balance::{HandedOn, Occupied, Seat};
 use crate::drain::Watching;
 use crate::http;
+use crate::telemetry::Chain;
 use crate::tls::wire::Wire;
 use crate::worker::Worker;
+use proxy_header::HeaderError;
 
 /// How long the loop rests when the machine has no descriptor or memory for another connection.
 const REST_AFTER_ERROR: Duration = Duration::from_millis(100);
@@ -143,16 +148,16 @@ fn admitted(peer: SocketAddr, worker: &Rc<Worker>) -> Option<Admitted> {
         }),
         admitted => admitted,
     };
-    admitted
-        .inspect_err(|full| {
-            debug!(client = %peer.ip(), limit = full.name(), "a connection was turned away");
-            let before = worker.turned_away.replace(worker.turned_away.get() + 1);
-            if before == 0 {
-                // The first of a second speaks for all.
-                tokio::task::spawn_local(tell_turned_away(worker.clone(), *full));
-            }
-        })
-        .ok()
+    admitted.inspect_err(|full| turned_away(peer, *full, worker)).ok()
+}
+
+fn turned_away(peer: SocketAddr, full: Full, worker: &Rc<Worker>) {
+    debug!(client = %peer.ip(), limit = full.name(), "a connection was turned away");
+    let before = worker.turned_away.replace(worker.turned_away.get() + 1);
+    if before == 0 {
+        // The first of a second speaks for all.
+        tokio::task::spawn_local(tell_turned_away(worker.clone(), full));
+    }
 }
 
 async fn tell_turned_away(worker: Rc<Worker>, full: Full) {
@@ -183,30 +188,80 @@ fn hand_on(
 }
 
 fn serve(stream: TcpStream, peer: SocketAddr, worker: &Rc<Worker>, tls: bool, counted: (Admitted, Occupied)) {
-    let connection_worker = worker.clone();
-    worker.connections.spawn_local(async move {
-        let _counted = counted;
-        if !tls {
-            return http::serve_redirects(stream, peer, connection_worker).await;
-        }
-        let limit = connection_worker.gateway.timeouts.handshake;
-        let acceptor = TlsAcceptor::from(connection_worker.gateway.tls.clone());
-        let stream = Wire::new(stream, connection_worker.buffers.clone());
+    let worker = worker.clone();
+    worker.clone().connections.spawn_local(async move {
+        let (admitted, _occupied) = counted;
+        let limit = worker.gateway.timeouts.handshake;
         // In a box of its own: what a handshake needs is not kept as long as the connection.
-        let handshake = Box::pin(async move {
-            let accepted = tokio::time::timeout(limit, acceptor.accept(stream)).await;
-            accepted.map(|accepted| accepted.map(Box::new))
-        });
-        let mut draining = Watching::new(connection_worker.drain.clone());
-        let accepted = tokio::select! {
-            accepted = handshake => accepted,
+        let opening =
+            Box::pin(tokio::time::timeout(limit, open_up(stream, peer, admitted, worker.clone(), tls)));
+        let mut draining = Watching::new(worker.drain.clone());
+        let opened = tokio::select! {
+            opened = opening => opened,
             () = draining.begun_for(HANDSHAKE_IN_DRAIN) => return,
         };
         drop(draining);
-        match accepted {
-            Ok(Ok(stream)) => http::serve_https(stream, peer, connection_worker).await,
-            Ok(Err(error)) => info!(client = %peer.ip(), %error, "TLS handshake failed"),
+        match opened {
+            Ok(Ok(Opened { stream: Stream::Tls(stream), client, _admitted })) => {
+                http::serve_https(stream, client, worker).await;
+            }
+            Ok(Ok(Opened { stream: Stream::Plain(stream), client, _admitted })) => {
+                http::serve_redirects(stream, client, worker).await;
+            }
+            Ok(Err(OpenError::Tls(error))) => info!(client = %peer.ip(), %error, "TLS handshake failed"),
+            Ok(Err(OpenError::Header(error))) => {
+                warn!(proxy = %peer.ip(), error = %Chain(&error), "a trusted proxy's connection was closed");
+            }
+            Ok(Err(OpenError::Full(full))) => turned_away(peer, full, &worker),
             Err(_) => debug!(client = %peer.ip(), "TLS handshake took too long"),
         }
     });
+}
+
+/// A connection of which it is known whose it is, ready for requests.
+struct Opened {
+    stream: Stream,
+    /// Who connected to us or to the trusted proxy before us.
+    client: SocketAddr,
+    _admitted: Admitted,
+}
+
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<Wire>>),
+}
+
+/// Why a connection comes to nothing before its first request.
+enum OpenError {
+    Header(HeaderError),
+    Full(Full),
+    Tls(std::io::Error),
+}
+
+async fn open_up(
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    mut admitted: Admitted,
+    worker: Rc<Worker>,
+    tls: bool,
+) -> Result<Opened, OpenError> {
+    let gateway = &worker.gateway;
+    let mut client = peer;
+    if gateway.proxy_protocol
+        && gateway.trusts(peer.ip())
+        && let Some(named) = proxy_header::receive(&mut stream).await.map_err(OpenError::Header)?
+    {
+        client = named;
+        if !gateway.trusts(client.ip()) {
+            admitted.belongs_to(client.ip()).map_err(OpenError::Full)?;
+        }
+    }
+    let stream = if tls {
+        let acceptor = TlsAcceptor::from(gateway.tls.clone());
+        let accepted = acceptor.accept(Wire::new(stream, worker.buffers.clone())).await;
+        Stream::Tls(Box::new(accepted.map_err(OpenError::Tls)?))
+    } else {
+        Stream::Plain(stream)
+    };
+    Ok(Opened { stream, client, _admitted: admitted })
 }

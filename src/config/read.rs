@@ -2,6 +2,7 @@
 //!
 //! Every function reads all of its keys before it gives up, so that one run names all problems.
 
+mod machine;
 mod sign_on;
 mod site;
 
@@ -38,11 +39,10 @@ fn root(mut root: Section<'_>, file: &Path, base: &Path) -> Option<Config> {
         Some(list) => list.texts(network),
         None => Some(Vec::new()),
     };
-    if let Some(value) = root.optional("proxy_protocol")
-        && value.boolean() == Some(true)
-    {
-        value.report("the PROXY protocol is not supported by this version of imis-gateway");
-    }
+    let proxy_protocol = match root.optional("proxy_protocol") {
+        Some(value) => proxy_protocol(&value, trusted_proxies.as_deref()),
+        None => Some(false),
+    };
     let workers = match root.optional("workers") {
         Some(value) => workers(&value),
         None => Some(cores()),
@@ -65,6 +65,7 @@ fn root(mut root: Section<'_>, file: &Path, base: &Path) -> Option<Config> {
         file: file.to_owned(),
         listen: listen?,
         trusted_proxies: trusted_proxies?,
+        proxy_protocol: proxy_protocol?,
         workers: workers?,
         timeouts: timeouts?,
         limits: limits?,
@@ -123,6 +124,16 @@ fn network(text: &str) -> Result<IpNet, String> {
         .map_err(|_| format!("`{text}` is not a network; write it like 10.0.0.0/8 or 192.0.2.7"))
 }
 
+/// `trusted`: none when they could not be read.
+fn proxy_protocol(value: &Value<'_>, trusted: Option<&[IpNet]>) -> Option<bool> {
+    let on = value.boolean()?;
+    if on && trusted.is_some_and(<[IpNet]>::is_empty) {
+        value.report("nobody's PROXY header would be believed: list the load balancer in trusted_proxies");
+        return None;
+    }
+    Some(on)
+}
+
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
@@ -166,8 +177,6 @@ fn timeouts(mut section: Section<'_>) -> Option<BrowserTimeouts> {
 
 /// http.sys lets go of whoever takes less (`minBytesPerSecond`).
 const DEFAULT_BODY_RATE: u64 = 240;
-/// With `auto`: no more connections than this, whatever the system allows.
-const MOST_CONNECTIONS: usize = 16_384;
 
 fn limits(section: Option<Section<'_>>) -> Option<Limits> {
     let (mut connections, mut per_address, mut body_rate) = (None, None, None);
@@ -177,7 +186,7 @@ fn limits(section: Option<Section<'_>>) -> Option<Limits> {
         body_rate = section.optional("body_rate").map(|value| value.number(0..=1_000_000));
         section.finish();
     }
-    let connections = connections.unwrap_or(Some(None))?.unwrap_or_else(most_connections);
+    let connections = connections.unwrap_or(Some(None))?.unwrap_or_else(machine::most_connections);
     let per_address = per_address.unwrap_or(Some(None))?.unwrap_or(connections.div_ceil(2));
     Some(Limits {
         connections,
@@ -192,14 +201,6 @@ fn count(value: &Value<'_>) -> Option<Option<usize>> {
         return Some(None);
     }
     value.number(1..=1_000_000).and_then(|number| usize::try_from(number).ok()).map(Some)
-}
-
-/// A browser's connection may need one to iMIS beside it. The gateway raises its own limit to the hard one at its start.
-fn most_connections() -> usize {
-    const OTHERS: usize = 128;
-    let files =
-        rlimit::Resource::NOFILE.get().map_or(1024, |(_, hard)| usize::try_from(hard).unwrap_or(usize::MAX));
-    (files.saturating_sub(OTHERS) / 2).clamp(64, MOST_CONNECTIONS)
 }
 
 fn default_log() -> Log {

@@ -21,6 +21,7 @@ use crate::http1::head::{Request, Tokens, slots};
 use crate::imis::PartyId;
 use crate::imis::party::Party;
 use crate::imis::recognise;
+use crate::listener::proxy_header::read_header;
 use crate::sso::ReturnTo;
 
 const WHOLE: usize = usize::MAX >> 1;
@@ -29,12 +30,13 @@ const WHOLE: usize = usize::MAX >> 1;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const ALL: [Target; 10] = [
+pub const ALL: [Target; 11] = [
     ("request", request),
     ("response", response),
     ("rewrite", rewrite),
     ("guard", guard),
     ("path", path),
+    ("proxy_header", proxy_header),
     ("cookies", cookies),
     ("return_to", return_to),
     ("client_context", client_context),
@@ -293,6 +295,20 @@ pub fn party(json: &[u8]) {
         if party.profile(&id, &phones).is_ok() {
             assert!(json.windows(6).any(|part| part == b"104019") || json.contains(&b'\\'), "whose record?");
         }
+    }
+}
+
+/// A PROXY header ends where it says, whatever follows, and no part of it is one; only addresses of visitors come of it.
+pub fn proxy_header(bytes: &[u8]) {
+    let Some((length, client)) = read_header(bytes) else { return };
+    assert!(length <= bytes.len() && length >= 15, "{length}");
+    assert!(bytes.starts_with(b"PROXY ") || bytes.starts_with(b"\r\n\r\n\0\r\nQUIT\n"));
+    assert_eq!(read_header(&bytes[..length]), Some((length, client)), "depends on what follows");
+    for end in [0, length / 2, length - 1] {
+        assert_eq!(read_header(&bytes[..end]), None, "{end} of {length} bytes");
+    }
+    if let Some(client) = client {
+        assert_eq!(client.ip(), client.ip().to_canonical());
     }
 }
 

@@ -17,6 +17,7 @@ mod faithful;
 mod faults;
 mod logs;
 mod patience;
+mod proxy_protocol;
 mod proxying;
 mod recognition;
 mod sign_in;
