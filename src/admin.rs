@@ -1,7 +1,8 @@
-//! The admin listener: liveness and readiness for whoever supervises the gateway. Loopback only.
+//! The admin listener: liveness, readiness and metrics for whoever supervises the gateway. Loopback only.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
@@ -13,22 +14,25 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use crate::gateway::Gateway;
+
 /// Serves as long as the program runs; once `drain` is cancelled, `/readyz` says so.
-pub(crate) async fn serve(listener: TcpListener, drain: CancellationToken) {
+pub(crate) async fn serve(listener: TcpListener, gateway: Arc<Gateway>, drain: CancellationToken) {
     loop {
         // An error concerns one connection, or descriptors that the workers report about.
         if let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(connection(stream, drain.clone()));
+            tokio::spawn(connection(stream, gateway.clone(), drain.clone()));
         } else {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
     }
 }
 
-async fn connection(stream: TcpStream, drain: CancellationToken) {
+async fn connection(stream: TcpStream, gateway: Arc<Gateway>, drain: CancellationToken) {
     let service = service_fn(move |request: Request<Incoming>| {
         let draining = drain.is_cancelled();
-        async move { Ok::<_, Infallible>(answer(&request, draining)) }
+        let answer = answer(&request, &gateway, draining);
+        async move { Ok::<_, Infallible>(answer) }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(std::time::Duration::from_secs(5));
@@ -36,7 +40,10 @@ async fn connection(stream: TcpStream, drain: CancellationToken) {
     let _ = builder.serve_connection(TokioIo::new(stream), service).await;
 }
 
-fn answer(request: &Request<Incoming>, draining: bool) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, gateway: &Gateway, draining: bool) -> Response<Full<Bytes>> {
+    if matches!(request.method(), &Method::GET | &Method::HEAD) && request.uri().path() == "/metrics" {
+        return metrics(gateway);
+    }
     let verbose = request.uri().query().is_some_and(|query| query.split('&').any(|key| key == "verbose"));
     let (status, text) = match (request.method(), request.uri().path(), draining) {
         (&Method::GET | &Method::HEAD, "/livez", _) => (StatusCode::OK, "ok\n"),
@@ -48,7 +55,7 @@ fn answer(request: &Request<Incoming>, draining: bool) -> Response<Full<Bytes>> 
             (StatusCode::OK, "listeners: accepting\nready\n")
         }
         (&Method::GET | &Method::HEAD, "/readyz", false) => (StatusCode::OK, "ready\n"),
-        (&Method::GET | &Method::HEAD, _, _) => (StatusCode::NOT_FOUND, "there is /livez and /readyz\n"),
+        (&Method::GET | &Method::HEAD, _, _) => (StatusCode::NOT_FOUND, "there is /livez, /readyz and /metrics\n"),
         (_, _, _) => (StatusCode::METHOD_NOT_ALLOWED, "GET only\n"),
     };
     let mut response = Response::new(Full::from(text));
@@ -59,6 +66,22 @@ fn answer(request: &Request<Incoming>, draining: bool) -> Response<Full<Bytes>> 
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
     }
     response
+}
+
+fn metrics(gateway: &Gateway) -> Response<Full<Bytes>> {
+    const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    match gateway.metrics.text() {
+        Ok(text) => {
+            let mut response = Response::new(Full::from(text));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(OPEN_METRICS));
+            response
+        }
+        Err(_) => {
+            let mut response = Response::new(Full::default());
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            response
+        }
+    }
 }
 
 /// Opens the listener.

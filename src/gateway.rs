@@ -10,10 +10,12 @@ use tokio::sync::Semaphore;
 
 use crate::admission::Admission;
 use crate::config::{self, App, BrowserTimeouts, Config};
-use crate::imis::Imis;
+use crate::imis::{self, Imis};
+use crate::metrics::Metrics;
 use crate::pace::Limits;
 use crate::pages::Pages;
 use crate::proxy::places::Places;
+use crate::sso::state::Signer;
 use crate::tls;
 
 /// What all workers share, read-only.
@@ -24,6 +26,9 @@ pub(crate) struct Gateway {
     /// Whether trusted proxies begin each connection with a PROXY header.
     pub(crate) proxy_protocol: bool,
     pub(crate) pages: Pages,
+    /// Makes and reads what browsers carry for us.
+    pub(crate) states: Signer,
+    pub(crate) metrics: Metrics,
     pub(crate) admission: Arc<Admission>,
     pub(crate) tls: Arc<rustls::ServerConfig>,
     pub(crate) access_log: bool,
@@ -59,17 +64,20 @@ const SIGN_INS_AT_A_TIME: usize = 64;
 pub(crate) enum BuildError {
     #[error("TLS cannot be set up")]
     Tls(#[from] rustls::Error),
-    #[error("the HTTP client for iMIS cannot be set up")]
-    Client(#[from] reqwest::Error),
+    #[error("the clients of iMIS cannot be set up")]
+    Imis(#[from] imis::BuildError),
+    #[error("the system has no randomness to give")]
+    Random(#[source] getrandom::Error),
 }
 
 impl Gateway {
     pub(crate) fn build(config: &Config, https_port: u16) -> Result<Self, BuildError> {
+        let metrics = Metrics::new();
         let mut sites = Vec::new();
         let mut by_host = HashMap::new();
         for (index, site) in config.sites.iter().enumerate() {
             by_host.extend(site.hosts.iter().map(|host| (host.clone(), index)));
-            sites.push(Site::build(site)?);
+            sites.push(Site::build(site, &metrics)?);
         }
         Ok(Self {
             sites,
@@ -77,6 +85,8 @@ impl Gateway {
             trusted_proxies: config.trusted_proxies.clone(),
             proxy_protocol: config.proxy_protocol,
             pages: Pages::new(),
+            states: Signer::new(config.state_key.as_deref()).map_err(BuildError::Random)?,
+            metrics,
             admission: Admission::new(config.limits),
             tls: tls::server_config(&config.sites)?,
             access_log: config.log.access,
@@ -105,12 +115,17 @@ impl Gateway {
 }
 
 impl Site {
-    fn build(config: &config::Site) -> Result<Self, BuildError> {
+    fn build(config: &config::Site, metrics: &Metrics) -> Result<Self, BuildError> {
         let names = upstream_names(config);
         let upstream_tls = Arc::new(tls::upstream::client_config(config.upstream.roots.clone(), names)?);
         let sign_on = match &config.sign_on {
             Some(sign_on) => Some(Arc::new(SignOn {
-                imis: Imis::build(&sign_on.imis, config, &upstream_tls)?,
+                imis: Imis::build(
+                    &sign_on.imis,
+                    config,
+                    &upstream_tls,
+                    metrics.recognitions(&config.hosts[0]),
+                )?,
                 apps: sign_on.apps.clone(),
                 places: Semaphore::new(SIGN_INS_AT_A_TIME),
             })),

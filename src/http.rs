@@ -28,6 +28,7 @@ use crate::incident::Incident;
 use crate::pages::Failure;
 use crate::proxy::headers::{Forwarded, forwarded_for};
 use crate::route::{Route, route};
+use crate::sso::single_logout::{self, Departure, Detour};
 use crate::sso;
 use crate::telemetry::Chain;
 use crate::tls::wire::Wire;
@@ -153,6 +154,43 @@ impl Connection {
         }
     }
 
+    /// What a request for a page of iMIS is, if it signs out.
+    fn departure<'a>(
+        &self,
+        site: usize,
+        request: (&str, &str, &str),
+        fields: impl Iterator<Item = (&'a str, &'a [u8])>,
+    ) -> Option<Box<Departure>> {
+        let sign_on = self.worker.gateway.sites[site].sign_on.as_ref()?;
+        Departure::of(sign_on, request, fields).map(Box::new)
+    }
+
+    /// Whether an answer takes a session of the site away.
+    fn ends_session<'a>(&self, site: usize, mut fields: impl Iterator<Item = (&'a str, &'a [u8])>) -> bool {
+        let Some(sign_on) = &self.worker.gateway.sites[site].sign_on else { return false };
+        fields.any(|(name, value)| {
+            name.eq_ignore_ascii_case("set-cookie") && sign_on.imis.deletes_session(value)
+        })
+    }
+
+    /// What is known of the session of a request is forgotten. Whether it had one.
+    async fn forget(&self, site: usize, head: &[u8]) -> bool {
+        let Some(sign_on) = &self.worker.gateway.sites[site].sign_on else { return false };
+        match single_logout::session_cookies(sign_on, head) {
+            Some(cookies) => {
+                sign_on.imis.forget(&cookies).await;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// What becomes of the answer to a sign-out.
+    fn detour(&self, site: usize, departure: &Departure, had_session: bool, answer: (u16, Option<&[u8]>)) -> Option<Detour> {
+        let gateway = &self.worker.gateway;
+        departure.detour((gateway, gateway.sites[site].sign_on.as_ref()?), had_session, answer)
+    }
+
     /// A line for the access log, if there is one.
     fn access(&self, seen: &Seen<'_>, client: IpAddr, incident: Incident) -> Option<Access> {
         self.worker.gateway.access_log.then(|| Access::begin(seen, client, incident))
@@ -195,7 +233,7 @@ impl<'a> Asked<'a> {
 enum Verdict<'a> {
     /// A page of iMIS. `host` is the authority as the visitor wrote it.
     Forward { site: usize, host: &'a str },
-    /// One of an app's two paths.
+    /// One of an app's own paths.
     Visit { site: usize, host: &'a str, visit: Visit },
     /// The same on https.
     Redirect(String),
@@ -203,10 +241,19 @@ enum Verdict<'a> {
     Options,
 }
 
-/// Which of an app's paths.
-enum Visit {
-    SignIn(Arc<App>),
-    SignedOut(Arc<App>),
+/// One of an app's paths.
+struct Visit {
+    app: Arc<App>,
+    what: What,
+}
+
+/// Which of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    SignIn,
+    SignedOut,
+    /// The site's Single Sign-On page posts a form.
+    FromImis,
 }
 
 /// The order of a request: whose it is, then what it asks for.
@@ -231,9 +278,10 @@ fn decide<'a>(asked: &Asked<'a>, connection: &'a Connection) -> Result<Verdict<'
     let Some(sign_on) = &gateway.sites[site].sign_on else {
         return Ok(Verdict::Forward { site, host });
     };
-    let visit = match route(&sign_on.apps, asked.path()) {
-        Route::SignIn(app) => Visit::SignIn(app.clone()),
-        Route::SignedOut(app) => Visit::SignedOut(app.clone()),
+    let (app, what) = match route(&sign_on.apps, asked.path()) {
+        Route::SignIn(app) => (app, What::SignIn),
+        Route::SignedOut(app) => (app, What::SignedOut),
+        Route::FromImis(app) => (app, What::FromImis),
         Route::Ambiguous(meant) => {
             let query = asked.query();
             let mark = if query.is_empty() { "" } else { "?" };
@@ -241,10 +289,12 @@ fn decide<'a>(asked: &Asked<'a>, connection: &'a Connection) -> Result<Verdict<'
         }
         Route::Proxy => return Ok(Verdict::Forward { site, host }),
     };
-    if !matches!(asked.method, "GET" | "HEAD") {
-        return Err(Failure::MethodNotAllowed);
+    match (what, asked.method) {
+        (What::SignIn | What::SignedOut, "GET" | "HEAD") | (What::FromImis, "POST") => {}
+        (What::SignIn | What::SignedOut, _) => return Err(Failure::MethodNotAllowed("GET, HEAD")),
+        (What::FromImis, _) => return Err(Failure::MethodNotAllowed("POST")),
     }
-    Ok(Verdict::Visit { site, host, visit })
+    Ok(Verdict::Visit { site, host, visit: Visit { app: app.clone(), what } })
 }
 
 /// The same target on https, if it is for one of our sites.
@@ -263,8 +313,18 @@ fn https_location(asked: &Asked<'_>, connection: &Connection) -> Result<String, 
 /// A visit with all it needs, independent of its connection.
 struct Visited {
     visit: sso::Visit,
-    signs_in: bool,
+    what: What,
 }
+
+impl Visited {
+    /// Whether a form comes with it.
+    fn has_form(&self) -> bool {
+        self.what == What::FromImis
+    }
+}
+
+/// Forms of more bytes are not for us.
+const MOST_FORM: usize = 16 * 1024;
 
 fn visited(
     connection: &Connection,
@@ -283,10 +343,7 @@ fn visited(
         host: host.to_owned(),
         incident: incident.to_string(),
     };
-    let (app, signs_in) = match visit {
-        Visit::SignIn(app) => (app, true),
-        Visit::SignedOut(app) => (app, false),
-    };
+    let Visit { app, what } = visit;
     let visit = sso::Visit {
         gateway: gateway.clone(),
         site,
@@ -299,18 +356,24 @@ fn visited(
         incident: incident.to_string(),
         headers,
     };
-    Ok(Box::new(Visited { visit, signs_in }))
+    Ok(Box::new(Visited { visit, what }))
 }
 
 /// Waits for a sign-in on the control runtime: iMIS cannot hold up this worker, and a panic ends one sign-in. A browser
 /// that leaves takes its sign-in with it.
-async fn visit(worker: &Worker, visited: Visited, incident: Incident) -> Result<Response<Bytes>, Failure> {
-    let Visited { visit, signs_in } = visited;
-    if !signs_in {
-        return Ok(sso::signed_out(&visit));
-    }
-    let task = AbortOnDropHandle::new(worker.control.spawn(sso::sign_in(visit)));
-    task.await.map_err(|error| {
+async fn visit(
+    worker: &Worker,
+    visited: Visited,
+    form: Bytes,
+    incident: Incident,
+) -> Result<Response<Bytes>, Failure> {
+    let Visited { visit, what } = visited;
+    let task = match what {
+        What::SignIn => worker.control.spawn(sso::sign_in(visit)),
+        What::SignedOut => worker.control.spawn(sso::signed_out(visit)),
+        What::FromImis => worker.control.spawn(sso::posted(visit, form)),
+    };
+    AbortOnDropHandle::new(task).await.map_err(|error| {
         // Not the error itself: a panic's message could quote what it stumbled on.
         error!(%incident, panicked = error.is_panic(), "a sign-in ended abnormally");
         Failure::Internal

@@ -2,25 +2,31 @@
 //!
 //! Three answers are kept apart everywhere: nobody is signed in, this person is, or iMIS could not say.
 
+pub(crate) mod api;
 mod client;
+mod json;
 pub(crate) mod party;
 pub(crate) mod phone;
 pub(crate) mod recognise;
 mod service_account;
+mod token;
+mod users;
 
 use std::sync::Arc;
 
 use http::HeaderMap;
 use http::uri::Authority;
 use rustls::ClientConfig;
-use url::Url;
 
 use crate::config;
+use crate::metrics::Recognitions;
 use crate::proxy::headers::Forwarded;
-use client::ApiError;
-use party::{Party, PartyError, Profile};
-use recognise::{RecogniseError, Recogniser, Session};
-use service_account::ServiceAccount;
+use api::Api;
+pub(crate) use api::ProfileError;
+use party::Profile;
+use recognise::{Answer, Identity, RecogniseError, Recogniser, Seen, Session, SessionCookies};
+pub(crate) use token::TokenError;
+pub(crate) use users::UserError;
 
 /// The iMIS ID of a contact: what `PartyId` holds. Letters, digits and hyphens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,23 +54,34 @@ pub(crate) struct Visitor<'a> {
 /// The clients of one site's iMIS.
 pub(crate) struct Imis {
     recogniser: Recogniser,
-    api: reqwest::Client,
-    api_url: Url,
-    account: ServiceAccount,
+    api: Arc<Api>,
     phones: phone::Preference,
+    columns: Option<config::ProfileColumns>,
+    application: Option<Arc<config::ClientApplication>>,
     /// Path of the sign-in page as the browser sees it.
     pub(crate) sign_in: String,
     /// Path of the sign-out page as the browser sees it.
     pub(crate) sign_out: String,
 }
 
-/// Why a profile could not be read.
+/// Why the clients of a site's iMIS cannot be set up.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ProfileError {
-    #[error("the iMIS API")]
-    Api(#[from] ApiError),
-    #[error("the answer of the iMIS API")]
-    Party(#[from] PartyError),
+pub(crate) enum BuildError {
+    #[error("the HTTP client")]
+    Client(#[from] reqwest::Error),
+    #[error("the system has no randomness to give")]
+    Random(#[from] getrandom::Error),
+}
+
+/// Why a refresh token that the site's Single Sign-On page has posted signs nobody in.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApplicationError {
+    #[error("the refresh token")]
+    Token(#[from] TokenError),
+    #[error("the token endpoint does not tell whose token it is")]
+    NoUserName,
+    #[error("the user name")]
+    User(#[from] UserError),
 }
 
 impl Imis {
@@ -72,14 +89,17 @@ impl Imis {
         imis: &config::Imis,
         site: &config::Site,
         tls: &Arc<ClientConfig>,
-    ) -> Result<Self, reqwest::Error> {
-        let api = client::for_api(tls)?;
+        counts: Recognitions,
+    ) -> Result<Self, BuildError> {
+        let api = Arc::new(Api::new(client::for_api(tls)?, imis));
+        let queries = imis.recognise.iter().filter_map(|method| method.how.query());
+        let applications = imis.recognise.iter().filter_map(|method| method.how.application());
         Ok(Self {
-            recogniser: Recogniser::build(imis, site, tls)?,
-            account: ServiceAccount::new(api.clone(), &imis.api_url, imis.service_account.clone()),
+            recogniser: Recogniser::build(imis, site, (tls, api.clone()), counts)?,
             api,
-            api_url: imis.api_url.clone(),
             phones: phone::Preference { order: imis.phone_order.clone(), region: imis.phone_region },
+            columns: queries.clone().find_map(|query| query.columns.profile.clone()),
+            application: applications.clone().next().cloned(),
             sign_in: imis.sign_in.clone(),
             sign_out: imis.sign_out.clone(),
         })
@@ -90,15 +110,59 @@ impl Imis {
         self.recogniser.session(visitor)
     }
 
-    /// Who a session belongs to; `None` is nobody.
-    pub(crate) async fn recognise(&self, session: &Session<'_>) -> Result<Option<PartyId>, RecogniseError> {
+    /// Who a session belongs to.
+    pub(crate) async fn recognise(&self, session: &Session<'_>) -> Result<Answer, RecogniseError> {
         self.recogniser.recognise(session).await
     }
 
-    /// What iMIS says about a person, read now.
-    pub(crate) async fn profile(&self, id: &PartyId) -> Result<Profile, ProfileError> {
-        let url = self.api_url.join(&format!("api/Party/{}", id.as_str())).map_err(|_| ApiError::Url)?;
-        let json = self.account.get(&self.api, url).await?;
-        Ok(Party::parse(&json)?.profile(id, &self.phones)?)
+    /// Asks by every method, and tells what each saw.
+    pub(crate) async fn examine(
+        &self,
+        visitor: &Visitor<'_>,
+    ) -> Vec<(&'static str, Seen, Result<Option<Identity>, RecogniseError>)> {
+        self.recogniser.examine(visitor).await
+    }
+
+    /// The site's Single Sign-On page, when that is a way to know who somebody is.
+    pub(crate) fn application(&self) -> Option<&Arc<config::ClientApplication>> {
+        self.application.as_ref()
+    }
+
+    /// Who has posted a refresh token that iMIS gave out for our client application.
+    pub(crate) async fn redeem(
+        &self,
+        application: &config::ClientApplication,
+        refresh_token: &str,
+    ) -> Result<Identity, ApplicationError> {
+        let granted = self.api.exchange(application, refresh_token).await?;
+        let name = granted.user_name.ok_or(ApplicationError::NoUserName)?;
+        let id = self.api.user_id(&name, Some(&granted.access_token)).await?;
+        Ok(Identity { token: Some(Arc::new(granted.access_token)), ..Identity::of(id) })
+    }
+
+    /// What iMIS says about a person, read now: of the person who is signed in, or of whom that person acts for.
+    pub(crate) async fn profile(&self, identity: &Identity, of: &PartyId) -> Result<Profile, ProfileError> {
+        if let (Some(row), Some(columns)) = (&identity.row, &self.columns)
+            && *of == identity.id
+        {
+            return Ok(Profile::of_row(row, columns, of, &self.phones)?);
+        }
+        let party = self.api.party(of, identity.token.as_deref()).await?;
+        Ok(party.profile(of, &self.phones)?)
+    }
+
+    /// A request with these Cookie headers has signed out, or its session has been taken away.
+    pub(crate) async fn forget(&self, cookies: &SessionCookies) {
+        self.recogniser.forget(cookies).await;
+    }
+
+    /// The session cookies among the values of Cookie headers.
+    pub(crate) fn session_cookies<'a>(&self, lines: impl Iterator<Item = &'a [u8]>) -> Option<SessionCookies> {
+        self.recogniser.session_cookies(lines)
+    }
+
+    /// Whether a Set-Cookie header takes a session away.
+    pub(crate) fn deletes_session(&self, set_cookie: &[u8]) -> bool {
+        self.recogniser.deletes_session(set_cookie)
     }
 }

@@ -26,6 +26,7 @@ mod imis;
 mod zendesk;
 mod pages;
 mod admin;
+mod metrics;
 pub mod telemetry;
 mod query;
 mod incident;

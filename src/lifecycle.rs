@@ -88,7 +88,7 @@ impl Server {
             let address = admin.local_addr().map_err(StartError::Worker)?;
             let _context = control.enter();
             let listener = tokio::net::TcpListener::from_std(admin).map_err(StartError::Worker)?;
-            control.spawn(admin::serve(listener, drain.clone()));
+            control.spawn(admin::serve(listener, gateway.clone(), drain.clone()));
             info!(%address, "admin listener");
         }
         let mut workers = Vec::new();

@@ -179,8 +179,8 @@ impl Pages {
 
     pub(crate) fn failure(&self, failure: &Failure, incident: &str) -> Response<Bytes> {
         let mut response = self.message(&failure.message(), incident);
-        if let Failure::MethodNotAllowed = failure {
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        if let Failure::MethodNotAllowed(allowed) = failure {
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
         }
         response
     }

@@ -12,6 +12,7 @@ pub(crate) mod upstream;
 pub(crate) mod windows;
 
 use crate::http1::Length;
+use crate::sso::single_logout::Departure;
 
 /// Interim responses to one request; servers send one or two.
 pub(crate) const MOST_INTERIM: usize = 16;
@@ -29,6 +30,8 @@ pub(crate) struct Outgoing {
     pub(crate) tunnel: bool,
     /// It signs its connection in (Windows authentication).
     pub(crate) signs_in: bool,
+    /// It signs its visitor out of iMIS.
+    pub(crate) departure: Option<Box<Departure>>,
 }
 
 /// What the method means for the exchange.

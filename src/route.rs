@@ -14,7 +14,9 @@ pub(crate) enum Route<'a> {
     SignIn(&'a Arc<App>),
     /// The Remote logout URL.
     SignedOut(&'a Arc<App>),
-    /// Another spelling of one of the two above; the path that was probably meant.
+    /// Where the site's Single Sign-On page posts to.
+    FromImis(&'a Arc<App>),
+    /// Another spelling of one of those above; the path that was probably meant.
     Ambiguous(String),
     Proxy,
 }
@@ -28,6 +30,7 @@ pub(crate) fn route<'a>(apps: &'a [Arc<App>], path: &str) -> Route<'a> {
         match path.strip_prefix(app.path.as_str()) {
             Some("") => return Route::SignIn(app),
             Some("/signed-out") => return Route::SignedOut(app),
+            Some("/imis") => return Route::FromImis(app),
             Some(_) | None => {}
         }
     }
@@ -80,7 +83,7 @@ fn meant(apps: &[Arc<App>], path: &str) -> Option<String> {
             let reading = Reading::of(&bytes, care);
             climbs |= reading.climbs;
             for app in apps {
-                for ours in [app.signed_out_path(), app.path.clone()] {
+                for ours in [app.signed_out_path(), app.imis_path(), app.path.clone()] {
                     if reading.could_be(&ours, climbs) {
                         return Some(ours);
                     }
@@ -277,6 +280,7 @@ mod tests {
         match route(&apps, path) {
             Route::SignIn(_) => "sign-in",
             Route::SignedOut(_) => "signed-out",
+            Route::FromImis(_) => "from-imis",
             Route::Ambiguous(_) => "ambiguous",
             Route::Proxy => "proxy",
         }
@@ -286,6 +290,7 @@ mod tests {
     fn the_exact_paths_are_ours() {
         assert_eq!(kind("/sso/zendesk"), "sign-in");
         assert_eq!(kind("/sso/zendesk/signed-out"), "signed-out");
+        assert_eq!(kind("/sso/zendesk/imis"), "from-imis");
     }
 
     #[test]

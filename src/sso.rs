@@ -3,12 +3,15 @@
 //! Nothing is stored between two requests. Not signed in, refused and broken are three different answers, and only the
 //! last line of `mint_for` leads to a token.
 
+mod client_application;
 mod email;
 mod handoff;
 mod navigation;
 mod policy;
 mod return_to;
 mod signed_out;
+pub(crate) mod single_logout;
+pub(crate) mod state;
 mod token;
 #[cfg(any(test, feature = "workbench"))]
 pub(crate) mod minting;
@@ -17,8 +20,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::SET_COOKIE;
 use http::uri::Authority;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 use tracing::{info, warn};
@@ -26,13 +30,14 @@ use tracing::{info, warn};
 use crate::ambient;
 use crate::config::App;
 use crate::gateway::{Gateway, SignOn};
-use crate::imis::recognise::RecogniseError;
-use crate::imis::{ProfileError, Visitor};
+use crate::imis::recognise::{Answer, Identity, RecogniseError};
+use crate::imis::{ApplicationError, PartyId, ProfileError, Visitor};
 use crate::pages::{Link, Message};
 use crate::proxy::headers::Forwarded;
 use crate::telemetry::Chain;
 use policy::Denied;
 use return_to::Arrival;
+pub(crate) use client_application::posted;
 pub(crate) use return_to::ReturnTo;
 pub(crate) use signed_out::signed_out;
 
@@ -42,7 +47,7 @@ const DEADLINE: Duration = Duration::from_secs(15);
 /// How long a sign-in waits for others to be done when too many are under way.
 const WAIT_FOR_A_PLACE: Duration = Duration::from_secs(5);
 
-/// A GET or HEAD of one of an app's paths.
+/// A request for one of an app's paths.
 pub(crate) struct Visit {
     pub(crate) gateway: Arc<Gateway>,
     /// Index of the site.
@@ -65,12 +70,16 @@ enum SignInError {
     NotNavigation,
     #[error("iMIS did not say who the visitor is")]
     Recognise(#[from] RecogniseError),
+    #[error("iMIS did not say whose refresh token it is")]
+    Application(#[from] ApplicationError),
     #[error("iMIS did not give the profile")]
     Profile(#[from] ProfileError),
     #[error("refused")]
     Denied(#[from] Denied),
     #[error("the token cannot be made")]
     Mint(#[from] token::MintError),
+    #[error("the system has no randomness to give")]
+    Random(#[source] getrandom::Error),
     #[error("iMIS took too long in all")]
     TimedOut,
     #[error("too many sign-ins at a time")]
@@ -83,11 +92,16 @@ pub(crate) async fn sign_in(visit: Visit) -> Response<Bytes> {
     if arrival.return_to_dropped {
         warn!(incident = %visit.incident, app = %visit.app.name, "a return_to that leads elsewhere was dropped");
     }
-    let minted = timeout(DEADLINE, mint_for(&visit, &arrival)).await;
-    match minted.unwrap_or(Err(SignInError::TimedOut)) {
+    match within_deadline(mint_for(&visit, &arrival)).await {
         Ok(response) => response,
         Err(error) => answer(&visit, &arrival, &error),
     }
+}
+
+async fn within_deadline(
+    signing_in: impl Future<Output = Result<Response<Bytes>, SignInError>>,
+) -> Result<Response<Bytes>, SignInError> {
+    timeout(DEADLINE, signing_in).await.unwrap_or(Err(SignInError::TimedOut))
 }
 
 async fn mint_for(visit: &Visit, arrival: &Arrival) -> Result<Response<Bytes>, SignInError> {
@@ -96,16 +110,24 @@ async fn mint_for(visit: &Visit, arrival: &Arrival) -> Result<Response<Bytes>, S
         return Ok(nobody_signed_in(visit, arrival));
     }
     navigation::require_top_level(&visit.headers)?;
-    let (imis, app) = (&visit.sign_on.imis, &visit.app);
+    let imis = &visit.sign_on.imis;
     let visitor = visit.as_visitor();
     let Some(session) = imis.session(&visitor) else {
         return Ok(nobody_signed_in(visit, arrival));
     };
     let _place = visit.place().await?;
-    let Some(id) = imis.recognise(&session).await? else {
-        return Ok(nobody_signed_in(visit, arrival));
-    };
-    let profile = imis.profile(&id).await?;
+    match (imis.recognise(&session).await?, imis.application()) {
+        (Answer::Person(identity), _) => admit(visit, arrival, &identity).await,
+        (Answer::AskSite, Some(application)) => client_application::to_page(visit, arrival, application),
+        (Answer::Nobody, _) | (Answer::AskSite, None) => Ok(nobody_signed_in(visit, arrival)),
+    }
+}
+
+/// Lets in whoever iMIS says is there, if the policy allows.
+async fn admit(visit: &Visit, arrival: &Arrival, identity: &Identity) -> Result<Response<Bytes>, SignInError> {
+    let (imis, app) = (&visit.sign_on.imis, &visit.app);
+    let subject = policy::subject(app, identity)?;
+    let profile = imis.profile(identity, subject).await?;
     let permit = policy::authorize(profile)?;
     let jti = ambient::random_hex().map_err(token::MintError::Random)?;
     let token = token::mint(&app.zendesk.shared_secret, &permit, ambient::unix_now(), &jti)?;
@@ -114,6 +136,8 @@ async fn mint_for(visit: &Visit, arrival: &Arrival) -> Result<Response<Bytes>, S
         client = %visit.forwarded.client,
         app = %app.name,
         imis_id = permit.id().as_str(),
+        signed_in_as = identity.id.as_str(),
+        on_behalf_of = identity.on_behalf_of.as_ref().map(PartyId::as_str),
         member = permit.is_member(),
         customer_type = permit.customer_type(),
         "signed in"
@@ -135,6 +159,14 @@ impl Visit {
 
     fn as_visitor(&self) -> Visitor<'_> {
         Visitor { headers: &self.headers, forwarded: &self.forwarded, authority: &self.authority }
+    }
+}
+
+/// Adds a cookie of ours to an answer.
+fn add_cookie(response: &mut Response<Bytes>, set_cookie: &str) {
+    // Made of what was encoded or is part of the program.
+    if let Ok(value) = HeaderValue::try_from(set_cookie) {
+        response.headers_mut().append(SET_COOKIE, value);
     }
 }
 
@@ -166,8 +198,10 @@ fn answer(visit: &Visit, arrival: &Arrival, error: &SignInError) -> Response<Byt
             visit.gateway.pages.message(&message, incident)
         }
         SignInError::Recognise(_)
+        | SignInError::Application(_)
         | SignInError::Profile(_)
         | SignInError::Mint(_)
+        | SignInError::Random(_)
         | SignInError::TimedOut
         | SignInError::Busy => {
             warn!(incident, app, error = %Chain(error), "cannot sign in");

@@ -8,6 +8,11 @@ pub(crate) fn jwt_url(zendesk: &Zendesk) -> String {
     format!("https://{}/access/jwt", zendesk.origin)
 }
 
+/// Where a browser is signed out of the account; it goes on to the Remote logout URL.
+pub(crate) fn sign_out(zendesk: &Zendesk) -> String {
+    format!("https://{}/access/logout", zendesk.origin)
+}
+
 /// Zendesk's own password form, which works when single sign-on does not.
 pub(crate) fn password_sign_in(zendesk: &Zendesk, return_to: Option<&str>) -> String {
     let url = format!("https://{}/access/normal", zendesk.origin);

@@ -3,6 +3,7 @@
 //! Every function reads all of its keys before it gives up, so that one run names all problems.
 
 mod machine;
+mod recognise;
 mod sign_on;
 mod site;
 
@@ -43,6 +44,10 @@ fn root(mut root: Section<'_>, file: &Path, base: &Path) -> Option<Config> {
         Some(value) => proxy_protocol(&value, trusted_proxies.as_deref()),
         None => Some(false),
     };
+    let state_key = match root.optional("state_key") {
+        Some(value) => state_key(&value, base).map(Some),
+        None => Some(None),
+    };
     let workers = match root.optional("workers") {
         Some(value) => workers(&value),
         None => Some(cores()),
@@ -66,6 +71,7 @@ fn root(mut root: Section<'_>, file: &Path, base: &Path) -> Option<Config> {
         listen: listen?,
         trusted_proxies: trusted_proxies?,
         proxy_protocol: proxy_protocol?,
+        state_key: state_key?,
         workers: workers?,
         timeouts: timeouts?,
         limits: limits?,
@@ -132,6 +138,18 @@ fn proxy_protocol(value: &Value<'_>, trusted: Option<&[IpNet]>) -> Option<bool> 
         return None;
     }
     Some(on)
+}
+
+/// Shorter ones can be guessed.
+const SHORTEST_STATE_KEY: usize = 32;
+
+fn state_key(value: &Value<'_>, base: &Path) -> Option<std::sync::Arc<super::Secret>> {
+    let secret = sign_on::secret(value, base)?;
+    if secret.expose().len() < SHORTEST_STATE_KEY {
+        value.report(format!("a key of at least {SHORTEST_STATE_KEY} characters is needed, such as `openssl rand -hex 32` prints"));
+        return None;
+    }
+    Some(std::sync::Arc::new(secret))
 }
 
 fn cores() -> usize {

@@ -33,6 +33,8 @@ pub(crate) enum ApiError {
     SignInRefused(StatusCode),
     #[error("the token endpoint's answer holds no token")]
     NoToken,
+    #[error("there is no service account to ask with")]
+    NoAccount,
     #[error("the URL of the API cannot be formed")]
     Url,
     /// Another caller's attempt, which this one had waited for.

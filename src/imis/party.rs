@@ -9,7 +9,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::PartyId;
+use super::json::{entries, filled, is_true, unwrapped, without_mark};
 use super::phone::{self, Preference};
+use super::recognise::Row;
+use crate::config::ProfileColumns;
 
 /// What the gateway knows of a person at the moment of signing in. It has no Debug: it is personal.
 pub(crate) struct Profile {
@@ -36,6 +39,64 @@ impl Profile {
     }
 }
 
+impl Profile {
+    /// Of a query's row, by the names of its columns.
+    pub(crate) fn of_row(
+        row: &Row,
+        columns: &ProfileColumns,
+        id: &PartyId,
+        phones: &Preference,
+    ) -> Result<Self, PartyError> {
+        let text = |column: &Option<String>| column.as_ref().and_then(|column| filled(row.get(column)?));
+        // A column that has gone must not turn a company into a person, or make somebody active.
+        let there = |column: &Option<String>| match column {
+            None => Ok(None),
+            Some(column) => {
+                row.get(column).map(Some).ok_or_else(|| PartyError::NoColumn(column.clone()))
+            }
+        };
+        let kind = match there(&columns.company)?.map(said) {
+            None | Some(Some(false)) => Kind::Person,
+            Some(Some(true)) => Kind::Company,
+            Some(None) => return Err(PartyError::UnknownKind),
+        };
+        let status = match there(&columns.status)? {
+            None | Some(Value::Null) => None,
+            Some(value @ (Value::String(_) | Value::Number(_))) => filled(value),
+            Some(Value::Bool(_) | Value::Array(_) | Value::Object(_)) => return Err(PartyError::UnknownStatus),
+        };
+        Ok(Self {
+            id: id.clone(),
+            kind,
+            name: row.get(&columns.name).and_then(filled),
+            // As it is: whether it is an address is for the policy to say.
+            email: row.get(&columns.email).and_then(Value::as_str).filter(|text| !text.trim().is_empty()).map(str::to_owned),
+            phone: text(&columns.phone).and_then(|number| phone::e164(&number, phones.region)),
+            status,
+            attributes: row.clone(),
+        })
+    }
+}
+
+/// A truth as queries write it; none when it is neither.
+fn said(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(truth) => Some(*truth),
+        Value::Null => Some(false),
+        Value::Number(number) => match number.as_i64() {
+            Some(0) => Some(false),
+            Some(1) => Some(true),
+            Some(_) | None => None,
+        },
+        Value::String(text) => match text.trim().to_ascii_lowercase().as_str() {
+            "" | "false" | "0" | "no" | "n" => Some(false),
+            "true" | "1" | "yes" | "y" => Some(true),
+            _ => None,
+        },
+        Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
 /// What kind of record it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -54,6 +115,8 @@ pub(crate) enum PartyError {
     UnknownKind,
     #[error("has a status that cannot be read")]
     UnknownStatus,
+    #[error("has no column `{0}`")]
+    NoColumn(String),
 }
 
 /// The record. What tells whose it is and whether it is active has to be as expected, each key once; in what is optional,
@@ -80,8 +143,7 @@ pub(crate) struct Party {
 
 impl Party {
     pub(crate) fn parse(json: &[u8]) -> Result<Self, PartyError> {
-        // Some IIS set-ups put a byte order mark before JSON.
-        let json = json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json);
+        let json = without_mark(json);
         // An object only: a list could otherwise pass for a record by position.
         if json.trim_ascii_start().first() != Some(&b'{') {
             return Err(PartyError::NotAParty);
@@ -181,32 +243,6 @@ impl Party {
             |entry: &Value| Some((entry["Name"].as_str()?.to_owned(), unwrapped(&entry["Value"]).clone()));
         entries(&self.additional_attributes).iter().filter_map(named).collect()
     }
-}
-
-/// The entries of a collection, `{"$values": [..]}`, or of a bare list.
-fn entries(collection: &Value) -> &[Value] {
-    let list = collection.get("$values").unwrap_or(collection).as_array();
-    list.map(Vec::as_slice).unwrap_or_default()
-}
-
-/// A value without the type that iMIS may wrap it in: `{"$type":"System.Boolean","$value":true}`.
-fn unwrapped(value: &Value) -> &Value {
-    value.get("$value").unwrap_or(value)
-}
-
-/// Text that is there and not blank, trimmed; a number as its text.
-fn filled(value: &Value) -> Option<String> {
-    let text = match value {
-        Value::String(text) => text.trim().to_owned(),
-        Value::Number(number) => number.to_string(),
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => return None,
-    };
-    (!text.is_empty()).then_some(text)
-}
-
-/// `true`, or `"true"` in any case.
-fn is_true(value: &Value) -> bool {
-    value.as_bool().unwrap_or_else(|| value.as_str().is_some_and(|text| text.eq_ignore_ascii_case("true")))
 }
 
 #[cfg(test)]

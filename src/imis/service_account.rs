@@ -4,24 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use reqwest::{Client, StatusCode};
-use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
+use reqwest::{Client, Response, StatusCode};
+use secrecy::SecretString;
 use tokio::sync::Mutex;
 use tracing::{debug, warn};
 use url::Url;
 
-use super::client::{self, ApiError};
+use super::client::ApiError;
+use super::token::{self, TokenError};
+use super::api;
 use crate::config;
 
-const MOST_TOKEN_BYTES: usize = 64 * 1024;
-const MOST_PARTY_BYTES: usize = 2 * 1024 * 1024;
 /// A token is not used in its last tenth, or its last minute if that is less.
 const RENEW_BEFORE_END: Duration = Duration::from_secs(60);
-
-/// Whatever the answer says, a token is asked for anew after a day.
-const LONGEST_LIFE: Duration = Duration::from_secs(86_400);
 
 /// See the module.
 pub(super) struct ServiceAccount {
@@ -45,47 +40,22 @@ struct Token {
     renew_at: Instant,
 }
 
-/// The token endpoint's answer (OAuth 2.0, RFC 6749 section 5.1).
-#[derive(Deserialize)]
-struct TokenAnswer {
-    access_token: String,
-    #[serde(default, deserialize_with = "seconds")]
-    expires_in: u64,
-}
-
-/// A number, or a number in quotes; anything else is no time at all.
-fn seconds<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-    let value = serde_json::Value::deserialize(deserializer)?;
-    let number = value.as_f64().or_else(|| value.as_str()?.parse().ok()).unwrap_or_default();
-    // Saturates, and takes what is not a number for zero.
-    Ok(number as u64)
-}
-
 impl ServiceAccount {
     pub(super) fn new(client: Client, api_url: &Url, credentials: Arc<config::ServiceAccount>) -> Self {
-        let mut token_url = api_url.clone();
-        token_url.set_path(&format!("{}token", api_url.path()));
+        let token_url = token::url(api_url);
         Self { client, token_url, credentials, current: Mutex::default(), attempts: AtomicU64::new(0) }
     }
 
     /// GETs `url` with the account's token, once more with a new one when the first is refused.
-    pub(super) async fn get(&self, client: &Client, url: Url) -> Result<Bytes, ApiError> {
+    pub(super) async fn get(&self, client: &Client, url: Url) -> Result<Response, ApiError> {
         let token = self.token(None).await?;
-        let mut response = self.send(client, url.clone(), &token).await?;
-        if response.status() == StatusCode::UNAUTHORIZED {
-            debug!("iMIS refused a token before its end; asking for another");
-            let token = self.token(Some(&token)).await?;
-            response = self.send(client, url, &token).await?;
+        let response = api::get(client, url.clone(), &token.text).await?;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return Ok(response);
         }
-        match response.status() {
-            StatusCode::OK => client::json_body(response, MOST_PARTY_BYTES).await,
-            other => Err(ApiError::Status(other)),
-        }
-    }
-
-    async fn send(&self, client: &Client, url: Url, token: &Token) -> Result<reqwest::Response, ApiError> {
-        let request = client.get(url).bearer_auth(token.text.expose_secret());
-        Ok(request.header(http::header::ACCEPT, "application/json").send().await?)
+        debug!("iMIS refused a token before its end; asking for another");
+        let token = self.token(Some(&token)).await?;
+        api::get(client, url, &token.text).await
     }
 
     /// The current token, or a new one when it is old or the one that was `refused`. Whoever comes while a token is
@@ -131,26 +101,22 @@ impl ServiceAccount {
             ("password", self.credentials.password.expose()),
         ];
         let asked = Instant::now();
-        let response = self.client.post(self.token_url.clone()).form(&form).send().await?;
-        match response.status() {
-            StatusCode::OK => {}
-            refused @ (StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+        let granted = match token::ask(&self.client, self.token_url.clone(), &form).await {
+            Ok(granted) => granted,
+            Err(TokenError::Grant(status) | TokenError::Client(status)) => {
                 warn!(
-                    status = refused.as_u16(),
+                    status = status.as_u16(),
                     "iMIS refuses the service account; has its password been changed?"
                 );
-                return Err(ApiError::SignInRefused(refused));
+                return Err(ApiError::SignInRefused(status));
             }
-            other => return Err(ApiError::Status(other)),
-        }
-        let body = client::json_body(response, MOST_TOKEN_BYTES).await?;
-        let answer: TokenAnswer = serde_json::from_slice(&body).map_err(|_| ApiError::NoToken)?;
-        if answer.access_token.is_empty() || answer.access_token.contains(|c: char| !c.is_ascii_graphic()) {
-            return Err(ApiError::NoToken);
-        }
-        let lifetime = Duration::from_secs(answer.expires_in).min(LONGEST_LIFE);
-        let early = RENEW_BEFORE_END.min(lifetime / 10);
-        debug!(seconds = answer.expires_in, "a new iMIS token");
-        Ok(Token { text: answer.access_token.into(), renew_at: asked + lifetime.saturating_sub(early) })
+            Err(TokenError::Api(error)) => return Err(error),
+        };
+        let early = RENEW_BEFORE_END.min(granted.lifetime / 10);
+        debug!(seconds = granted.lifetime.as_secs(), "a new iMIS token");
+        Ok(Token {
+            text: granted.access_token,
+            renew_at: asked + granted.lifetime.saturating_sub(early),
+        })
     }
 }

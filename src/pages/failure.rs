@@ -23,8 +23,11 @@ pub(crate) enum Failure {
     AmbiguousPath(String),
     #[error("a host that is not served here")]
     UnknownHost,
+    /// Holds those that are.
     #[error("method not allowed")]
-    MethodNotAllowed,
+    MethodNotAllowed(&'static str),
+    #[error("a form that is too large")]
+    FormTooLarge,
     #[error("upstream")]
     Upstream(#[source] UpstreamError),
     #[error("internal error")]
@@ -49,7 +52,8 @@ impl Failure {
             | Self::RequestTimeout
             | Self::AmbiguousPath(_)
             | Self::UnknownHost
-            | Self::MethodNotAllowed => true,
+            | Self::MethodNotAllowed(_)
+            | Self::FormTooLarge => true,
             Self::Upstream(error) => match looks(error) {
                 Looks::Wrong(_) | Looks::Slow(_) => true,
                 Looks::Unreachable | Looks::TakesTooLong | Looks::Busy => false,
@@ -73,10 +77,15 @@ impl Failure {
                 Message::new(StatusCode::MISDIRECTED_REQUEST, "This site is not served here")
                     .text("The name in the address is not one of the sites of this server.")
             }
-            Self::MethodNotAllowed => {
-                Message::new(StatusCode::METHOD_NOT_ALLOWED, "This cannot be done here")
-                    .text("This address can only be opened, nothing can be sent to it.")
+            Self::MethodNotAllowed(allowed) => {
+                let text = if *allowed == "POST" {
+                    "This address is where the site's sign-in page sends people. It cannot be opened by itself."
+                } else {
+                    "This address can only be opened, nothing can be sent to it."
+                };
+                Message::new(StatusCode::METHOD_NOT_ALLOWED, "This cannot be done here").text(text)
             }
+            Self::FormTooLarge => like(Looks::Wrong(StatusCode::PAYLOAD_TOO_LARGE)),
             Self::Upstream(error) => like(looks(error)),
             Self::Internal => Message::new(StatusCode::INTERNAL_SERVER_ERROR, "Something went wrong")
                 .text("This should not have happened. Please try again."),

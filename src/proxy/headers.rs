@@ -243,8 +243,26 @@ pub(crate) struct ResponseFraming {
     pub(crate) tunnel: bool,
 }
 
+/// Where a redirect of iMIS leads instead.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Elsewhere<'a> {
+    pub(crate) location: &'a str,
+    /// Added to the cookies that iMIS sets.
+    pub(crate) set_cookie: &'a str,
+}
+
 /// The head of a response for an HTTP/1 browser.
 pub(crate) fn write_response(out: &mut Vec<u8>, response: &head::Response<'_, '_>, framing: ResponseFraming) {
+    write_response_to(out, response, framing, None);
+}
+
+/// The same, of a redirect that leads elsewhere.
+pub(crate) fn write_response_to(
+    out: &mut Vec<u8>,
+    response: &head::Response<'_, '_>,
+    framing: ResponseFraming,
+    elsewhere: Option<Elsewhere<'_>>,
+) {
     out.extend_from_slice(b"HTTP/1.1");
     out.extend_from_slice(response.after_version);
     out.extend_from_slice(b"\r\n");
@@ -252,8 +270,16 @@ pub(crate) fn write_response(out: &mut Vec<u8>, response: &head::Response<'_, '_
     let mut dated = response.status < 200;
     response.fields.write(out, |name| {
         dated |= name.eq_ignore_ascii_case("date");
+        if elsewhere.is_some() && name.eq_ignore_ascii_case("location") {
+            return Fate::Drop;
+        }
         fate_in_response(name, named, response.status)
     });
+    if let Some(Elsewhere { location, set_cookie }) = elsewhere {
+        for part in ["Location: ", location, "\r\nSet-Cookie: ", set_cookie, "\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
     if !dated {
         // RFC 9110 section 6.6.1: when it came.
         out.extend_from_slice(format!("Date: {}\r\n", ambient::http_date()).as_bytes());

@@ -1,8 +1,10 @@
 //! Who may enter. Only this module makes a `Permit`, and only a `Permit` can be minted.
 
 use super::email::EmailAddress;
+use crate::config::{App, OnBehalfOf};
 use crate::imis::PartyId;
 use crate::imis::party::{Kind, Profile};
+use crate::imis::recognise::Identity;
 
 /// Proof that a person may enter, with all that a token needs.
 pub(super) struct Permit {
@@ -14,6 +16,8 @@ pub(super) struct Permit {
 /// Why a person may not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Denied {
+    #[error("the person is acting on behalf of another contact")]
+    OnBehalfOf,
     #[error("the record is a company's")]
     CompanyRecord,
     #[error("the record is not active")]
@@ -28,6 +32,15 @@ pub(super) enum Denied {
 
 /// Names in Zendesk are at most 255 characters.
 const MOST_NAME_CHARACTERS: usize = 255;
+
+/// Whose profile counts. Somebody who acts for another contact is never taken for that contact unless the app says so in so many words.
+pub(super) fn subject<'a>(app: &App, identity: &'a Identity) -> Result<&'a PartyId, Denied> {
+    match (&identity.on_behalf_of, app.on_behalf_of) {
+        (None, _) | (Some(_), OnBehalfOf::SignInAsStaff) => Ok(&identity.id),
+        (Some(_), OnBehalfOf::Refuse) => Err(Denied::OnBehalfOf),
+        (Some(contact), OnBehalfOf::SignInAsContact) => Ok(contact),
+    }
+}
 
 /// Decides. Without rules, every active person whom iMIS signed in may enter.
 pub(super) fn authorize(profile: Profile) -> Result<Permit, Denied> {
@@ -88,6 +101,7 @@ impl Denied {
     /// For the log.
     pub(super) fn name(self) -> &'static str {
         match self {
+            Self::OnBehalfOf => "on-behalf-of",
             Self::CompanyRecord => "company-record",
             Self::Inactive => "inactive",
             Self::NoEmail => "no-email",
@@ -99,6 +113,7 @@ impl Denied {
     /// For the member.
     pub(super) fn title(self) -> &'static str {
         match self {
+            Self::OnBehalfOf => "You are working on behalf of somebody else",
             Self::CompanyRecord => "This account belongs to an organization",
             Self::Inactive => "This account is not active",
             Self::NoEmail | Self::BadEmail => "Your profile needs an e-mail address",
@@ -109,6 +124,10 @@ impl Denied {
     /// For the member: what to do.
     pub(super) fn advice(self) -> &'static str {
         match self {
+            Self::OnBehalfOf => {
+                "While you act for another contact you cannot be signed in to the help desk, neither as yourself nor as the contact. \
+                 Please end that on this site, then try again."
+            }
             Self::CompanyRecord => {
                 "The help desk is for people. You are signed in with an organization's account; \
                  please sign out and use your own."
@@ -160,6 +179,22 @@ mod tests {
     fn an_active_person_with_an_address_may_enter() {
         assert_eq!(denied(|_| {}), None);
         assert_eq!(denied(|p| p.status = None), None);
+    }
+
+    #[test]
+    fn nobody_becomes_the_contact_they_act_for_unless_the_app_says_so() {
+        let id = |text: &str| PartyId::parse(text).unwrap();
+        let subject = |policy, contact: Option<&str>| {
+            let app = App { on_behalf_of: policy, ..crate::config::test_app() };
+            let identity = Identity { on_behalf_of: contact.map(id), ..Identity::of(id("7")) };
+            subject(&app, &identity).map(|id| id.as_str().to_owned())
+        };
+        for policy in [OnBehalfOf::default(), OnBehalfOf::SignInAsStaff, OnBehalfOf::SignInAsContact] {
+            assert_eq!(subject(policy, None), Ok("7".to_owned()));
+        }
+        assert_eq!(subject(OnBehalfOf::default(), Some("8")), Err(Denied::OnBehalfOf));
+        assert_eq!(subject(OnBehalfOf::SignInAsStaff, Some("8")), Ok("7".to_owned()));
+        assert_eq!(subject(OnBehalfOf::SignInAsContact, Some("8")), Ok("8".to_owned()));
     }
 
     #[test]

@@ -127,6 +127,11 @@ impl Arrival {
         arrival
     }
 
+    /// Of what `sso_target` made: a path of the app with a query.
+    pub(crate) fn of_target(target: &str, app: &App) -> Self {
+        Self::parse(target.split_once('?').map_or("", |(_, query)| query), &app.zendesk)
+    }
+
     /// The app's SSO path with these parameters: what a member comes back to.
     pub(crate) fn sso_target(&self, app: &App) -> String {
         let return_to = self.return_to.as_ref().map(|return_to| return_to.0.as_str());

@@ -1,45 +1,104 @@
-//! The Remote logout URL: a good-bye, or what Zendesk says went wrong. It never signs anybody out of iMIS.
+//! The Remote logout URL: a good-bye, what Zendesk says went wrong, or a stop on the way of a sign-out of iMIS.
+//!
+//! It is an unauthenticated GET. It signs nobody out of iMIS unless the app says so, and then only the person whom Zendesk names, or
+//! whoever clicks.
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use tracing::{info, warn};
 use url::form_urlencoded;
 
-use super::Visit;
 use super::return_to::Arrival;
-use crate::pages::{Link, Message};
+use super::single_logout::{Onward, onward};
+use super::{Visit, add_cookie, navigation};
+use crate::config::FromZendesk;
+use crate::imis::recognise::Answer;
+use crate::pages::{self, Link, Message};
 use crate::zendesk::Refusal;
 
 /// A message that is longer was not written by Zendesk.
 const MOST_MESSAGE_CHARACTERS: usize = 500;
 
-pub(crate) fn signed_out(visit: &Visit) -> Response<Bytes> {
+pub(crate) async fn signed_out(visit: Visit) -> Response<Bytes> {
     let parameter = |wanted: &str| {
         form_urlencoded::parse(visit.query.as_bytes())
             .find(|(name, _)| name == wanted)
             .map(|(_, value)| value)
     };
-    let arrival = Arrival::parse(&visit.query, &visit.app.zendesk);
-    let again = arrival.sso_target(&visit.app);
+    if parameter("kind").as_deref() == Some("error") {
+        return refused(&visit, &parameter("message").unwrap_or_default());
+    }
+    let navigates = !visit.is_head && navigation::require_top_level(&visit.headers).is_ok();
+    if navigates
+        && let Some(onward) = onward(&visit.gateway, &visit.sign_on, &visit.headers)
+    {
+        return led_on(&visit, onward);
+    }
     let (app, incident) = (&visit.app.name, &visit.incident);
-    let message = if parameter("kind").as_deref() == Some("error") {
-        let raw: String =
-            parameter("message").unwrap_or_default().chars().take(MOST_MESSAGE_CHARACTERS).collect();
-        let refusal = Refusal::of(&raw);
-        // The text itself may name an e-mail address and may come from anybody; its kind says enough.
-        warn!(incident, app, kind = refusal.name(), "Zendesk refused a sign-in");
-        Message::new(StatusCode::OK, format!("{app} could not sign you in"))
-            .text(refusal.for_member())
-            .detail("What Zendesk said", raw)
-            .detail("For the administrator", refusal.for_administrator())
-            .link(Link::primary("Try again", again))
-            .link(Link::new("Back to the site", "/"))
+    info!(incident, app, "signed out of Zendesk");
+    let policy = visit.app.single_logout.from_zendesk;
+    let has_session = visit.sign_on.imis.session(&visit.as_visitor()).is_some();
+    if policy == FromZendesk::SignOut && navigates && has_session {
+        let named = parameter("external_id").unwrap_or_default();
+        if is_signed_in_as(&visit, &named).await {
+            info!(incident, app, "the person whom Zendesk names is signed out of iMIS, too");
+            return pages::redirect(StatusCode::FOUND, &visit.sign_on.imis.sign_out);
+        }
+    }
+    let again = Arrival::parse(&visit.query, &visit.app.zendesk).sso_target(&visit.app);
+    let mut message = Message::new(StatusCode::OK, format!("You are signed out of {app}"));
+    if policy != FromZendesk::Off && has_session {
+        message = message
+            .text("You may still be signed in to this site.")
+            .link(Link::primary("Sign out of this site, too", visit.sign_on.imis.sign_out.clone()))
+            .link(Link::new(format!("Sign in to {app} again"), again));
     } else {
-        info!(incident, app, "signed out of Zendesk");
-        Message::new(StatusCode::OK, format!("You are signed out of {app}"))
+        message = message
             .text("Whether you are signed in to this site has not changed.")
-            .link(Link::primary(format!("Sign in to {app} again"), again))
-            .link(Link::new("Back to the site", "/"))
-    };
+            .link(Link::primary(format!("Sign in to {app} again"), again));
+    }
+    visit.gateway.pages.message(&message.link(Link::new("Back to the site", "/")), incident)
+}
+
+fn refused(visit: &Visit, message: &str) -> Response<Bytes> {
+    let raw: String = message.chars().take(MOST_MESSAGE_CHARACTERS).collect();
+    let refusal = Refusal::of(&raw);
+    let (app, incident) = (&visit.app.name, &visit.incident);
+    // The text itself may name an e-mail address and may come from anybody; its kind says enough.
+    warn!(incident, app, kind = refusal.name(), "Zendesk refused a sign-in");
+    let again = Arrival::parse(&visit.query, &visit.app.zendesk).sso_target(&visit.app);
+    let message = Message::new(StatusCode::OK, format!("{app} could not sign you in"))
+        .text(refusal.for_member())
+        .detail("What Zendesk said", raw)
+        .detail("For the administrator", refusal.for_administrator())
+        .link(Link::primary("Try again", again))
+        .link(Link::new("Back to the site", "/"));
     visit.gateway.pages.message(&message, incident)
+}
+
+/// A sign-out of iMIS has been through one Zendesk account.
+fn led_on(visit: &Visit, onward: Onward) -> Response<Bytes> {
+    info!(incident = %visit.incident, app = %visit.app.name, "signed out of Zendesk after iMIS");
+    let (location, cookie) = match onward {
+        Onward::Next(detour) => (detour.location, detour.set_cookie),
+        Onward::Home { location, deletion } => (location, deletion),
+    };
+    let mut response = pages::redirect(StatusCode::FOUND, &location);
+    add_cookie(&mut response, &cookie);
+    response
+}
+
+/// Whether the person whom Zendesk has signed out is the one who is signed in here. Anybody can write such an address, but nobody
+/// who does not know whose browser it is gets anything done with it.
+async fn is_signed_in_as(visit: &Visit, external_id: &str) -> bool {
+    let visitor = visit.as_visitor();
+    let Some(session) = visit.sign_on.imis.session(&visitor) else { return false };
+    let recognised = async {
+        let _place = visit.place().await.ok()?;
+        visit.sign_on.imis.recognise(&session).await.ok()
+    };
+    match tokio::time::timeout(super::DEADLINE, recognised).await {
+        Ok(Some(Answer::Person(identity))) => identity.id.as_str() == external_id,
+        Ok(Some(Answer::Nobody | Answer::AskSite) | None) | Err(_) => false,
+    }
 }

@@ -2,10 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::raw::{Section, Value};
 use crate::config::secret::{Reference, Secret};
-use crate::config::{App, Authority, ClientContext, Imis, ServiceAccount, Upstream, Zendesk, values};
+use super::recognise;
+use crate::config::{
+    App, Authority, FromZendesk, Imis, OnBehalfOf, ServiceAccount, SingleLogout, Upstream, Zendesk, values,
+};
 
 const SIGN_IN: &str = "AsiCommon/Controls/Shared/FormsAuthentication/Login.aspx";
 const SIGN_OUT: &str = "AsiCommon/Controls/Shared/FormsAuthentication/logout.aspx";
@@ -26,9 +30,27 @@ pub(super) fn imis(mut section: Section<'_>, base: &Path, upstream: Option<&Upst
         Some(list) => list.texts(values::cookie_name),
         None => Some(vec!["Login".to_owned()]),
     };
-    let recognise = section.required("recognise").and_then(|value| recognise(value.section()?));
-    let service_account =
-        section.required("service_account").and_then(|value| service_account(value.section()?, base));
+    let recognise_value = section.required("recognise");
+    let base_or_root = base_path.clone().unwrap_or_else(|| "/".to_owned());
+    let recognise =
+        recognise_value.as_ref().and_then(|value| recognise::methods(value, base, &base_or_root));
+    let service_account = match section.optional("service_account") {
+        Some(value) => value.section().and_then(|section| service_account(section, base)).map(Some),
+        None => Some(None),
+    };
+    if let (Some(methods), Some(None)) = (&recognise, &service_account) {
+        for method in methods.iter().filter(|method| method.how.needs_service_account()) {
+            section.report(format!(
+                "{} tells who somebody is and no more: a service_account has to read the profile",
+                method.how.name()
+            ));
+        }
+    }
+    let identity_cache = match section.optional("identity_cache") {
+        Some(value) if value.is_null() => Some(Duration::ZERO),
+        Some(value) => value.text(identity_cache),
+        None => Some(MOST_IDENTITY_CACHE),
+    };
     let phone_order = match section.optional("phone_order") {
         Some(list) => list.texts(values::not_empty),
         None => Some(["Mobile", "_Work Phone", "_Home Phone"].map(str::to_owned).to_vec()),
@@ -45,31 +67,24 @@ pub(super) fn imis(mut section: Section<'_>, base: &Path, upstream: Option<&Upst
         sign_out: sign_out?,
         session_cookies: session_cookies?,
         recognise: recognise?,
-        service_account: Arc::new(service_account?),
+        identity_cache: identity_cache?,
+        service_account: service_account?.map(Arc::new),
         phone_order: phone_order?,
         phone_region: phone_region?,
     })
 }
 
+/// Longer would let somebody in who has left.
+const MOST_IDENTITY_CACHE: Duration = Duration::from_secs(60);
+
+fn identity_cache(text: &str) -> Result<Duration, String> {
+    let time = values::duration(text)?;
+    if time > MOST_IDENTITY_CACHE { Err("must be at most 60s; null = not at all".to_owned()) } else { Ok(time) }
+}
+
 fn region(text: &str) -> Result<phonenumber::country::Id, String> {
     text.parse()
         .map_err(|_| format!("`{text}` is not a region; write its two ISO 3166 letters, like US, CA or GB"))
-}
-
-fn recognise(mut section: Section<'_>) -> Option<ClientContext> {
-    let method = section.required("method").and_then(|value| {
-        value.text(|text| match text {
-            "client_context" => Ok(()),
-            "whoami_query" | "client_application" | "login_status_redirect" | "forms_ticket" => {
-                Err(format!("`{text}` is not supported by this version of imis-gateway; use client_context"))
-            }
-            other => Err(format!("`{other}` is not a method; use client_context")),
-        })
-    });
-    let page = section.required("page").and_then(|value| value.text(values::site_path));
-    section.finish();
-    method?;
-    Some(ClientContext { page: page? })
 }
 
 fn service_account(mut section: Section<'_>, base: &Path) -> Option<ServiceAccount> {
@@ -85,7 +100,7 @@ pub(super) fn apps(list: &Value<'_>, base: &Path) -> Option<Vec<Arc<App>>> {
     let items = list.items()?;
     for item in &items {
         let Some(app) = item.section().and_then(|section| app(section, base)) else { continue };
-        let own = [app.path.clone(), app.signed_out_path()];
+        let own = [app.path.clone(), app.signed_out_path(), app.imis_path()];
         if let Some(taken) = own.iter().find(|path| paths_seen.contains(path)) {
             item.report(format!("`{taken}` already belongs to another app of this site"));
         }
@@ -99,11 +114,51 @@ fn app(mut section: Section<'_>, base: &Path) -> Option<App> {
     let name = section.required("name").and_then(|value| value.text(values::not_empty));
     let path = section.required("path").and_then(|value| value.text(values::app_path));
     let zendesk = section.required("zendesk").and_then(|value| zendesk(value.section()?, base));
+    let on_behalf_of = section.text_or("on_behalf_of", on_behalf_of, OnBehalfOf::default());
+    let single_logout = match section.optional("single_logout") {
+        Some(value) => value.section().and_then(single_logout),
+        None => Some(SingleLogout::default()),
+    };
     for key in ["rules", "claims", "guards"] {
         section.not_yet(key);
     }
     section.finish();
-    Some(App { name: name?, path: path?, zendesk: zendesk? })
+    Some(App {
+        name: name?,
+        path: path?,
+        zendesk: zendesk?,
+        on_behalf_of: on_behalf_of?,
+        single_logout: single_logout?,
+    })
+}
+
+fn on_behalf_of(text: &str) -> Result<OnBehalfOf, String> {
+    match text {
+        "refuse" => Ok(OnBehalfOf::Refuse),
+        "sign_in_as_staff" => Ok(OnBehalfOf::SignInAsStaff),
+        "sign_in_as_contact" => Ok(OnBehalfOf::SignInAsContact),
+        other => {
+            Err(format!("`{other}` is not what can be done; use refuse, sign_in_as_staff or sign_in_as_contact"))
+        }
+    }
+}
+
+fn single_logout(mut section: Section<'_>) -> Option<SingleLogout> {
+    let from_imis = match section.optional("from_imis") {
+        Some(value) => value.boolean(),
+        None => Some(false),
+    };
+    let from_zendesk = match section.optional("from_zendesk") {
+        Some(value) if value.is_null() => Some(FromZendesk::Off),
+        Some(value) => value.text(|text| match text {
+            "offer" => Ok(FromZendesk::Offer),
+            "sign_out" => Ok(FromZendesk::SignOut),
+            other => Err(format!("`{other}` is not what can be done; use offer, sign_out or null")),
+        }),
+        None => Some(FromZendesk::Off),
+    };
+    section.finish();
+    Some(SingleLogout { from_imis: from_imis?, from_zendesk: from_zendesk? })
 }
 
 fn zendesk(mut section: Section<'_>, base: &Path) -> Option<Zendesk> {
@@ -124,7 +179,7 @@ fn zendesk(mut section: Section<'_>, base: &Path) -> Option<Zendesk> {
 }
 
 /// A secret's reference, fetched.
-fn secret(value: &Value<'_>, base: &Path) -> Option<Secret> {
+pub(super) fn secret(value: &Value<'_>, base: &Path) -> Option<Secret> {
     let how = "a secret is given by reference: {file: PATH}, {credential: NAME} or {env: NAME}";
     if !value.is_mapping() {
         // Not the value itself: it may be the secret.

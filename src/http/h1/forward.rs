@@ -15,10 +15,11 @@ use crate::http1::transfer::{PipeError, poll_pipe};
 use crate::http1::{Length, Version};
 use crate::pages::Failure;
 use crate::proxy::exchange::{Exchange, Impatience, Patience, Sending, Turn, Upload};
-use crate::proxy::headers::{self, ResponseFraming};
+use crate::proxy::headers::{self, Elsewhere, ResponseFraming};
 use crate::proxy::upgrade::{self, End};
 use crate::proxy::upstream::UpstreamError;
 use crate::proxy::{Kind, MOST_INTERIM, Outgoing, windows};
+use crate::sso::single_logout::Detour;
 use crate::telemetry::Chain;
 
 impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
@@ -32,19 +33,33 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
         let upstream = &connection.worker.upstreams[site];
         let own = self.own.take();
         outgoing.whole |= self.receiver.is_over();
+        if outgoing.departure.is_some() {
+            connection.forget(site, &outgoing.head).await;
+        }
         let mut upload = self.upload(facts.expects_continue);
         let sent = upstream.send(&outgoing, &mut upload, own).await;
-        connection.worker.buffers.keep_head(&mut { outgoing.head });
         let mut exchange = match sent {
             Ok(exchange) => exchange,
-            Err(error) => return self.no_answer(error, facts, connection).await,
+            Err(error) => {
+                connection.worker.buffers.keep_head(&mut outgoing.head);
+                return self.no_answer(error, facts, connection).await;
+            }
         };
         for interim in 0..=MOST_INTERIM {
-            match self.take_head(&mut exchange, facts, outgoing.method, outgoing.tunnel) {
-                Ok(Taken::Response { keep }) => {
+            let detour = departs(&exchange, &outgoing, connection, site).await;
+            let way = (site, detour.as_ref());
+            match self.take_head(&mut exchange, facts, (outgoing.method, outgoing.tunnel), connection, way) {
+                Ok(Taken::Response { keep, ends_session }) => {
+                    if ends_session {
+                        connection.forget(site, &outgoing.head).await;
+                    }
+                    connection.worker.buffers.keep_head(&mut outgoing.head);
                     return self.stream(exchange, keep, facts, connection, site).await;
                 }
-                Ok(Taken::Agreed) => return self.tunnel(exchange, facts, connection, site).await,
+                Ok(Taken::Agreed) => {
+                    connection.worker.buffers.keep_head(&mut outgoing.head);
+                    return self.tunnel(exchange, facts, connection, site).await;
+                }
                 Ok(Taken::Interim) if self.flush().await.is_ok() => {}
                 Ok(Taken::Interim) => return After::Gone,
                 Err(error) => return self.no_answer(error, facts, connection).await,
@@ -73,8 +88,9 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
         &mut self,
         exchange: &mut Exchange,
         facts: &mut Facts,
-        method: Kind,
-        tunnel: bool,
+        (method, tunnel): (Kind, bool),
+        connection: &Connection,
+        (site, detour): (usize, Option<&Detour>),
     ) -> Result<Taken, UpstreamError> {
         let bytes = &exchange.connection.receiver.head()[..exchange.head];
         let mut slots = slots();
@@ -123,7 +139,9 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
             && !self.draining.is_on();
         let framing =
             ResponseFraming { version: facts.version, length, close: !facts.keep_alive, tunnel: false };
-        headers::write_response(out, &response, framing);
+        let elsewhere = detour.map(|to| Elsewhere { location: &to.location, set_cookie: &to.set_cookie });
+        headers::write_response_to(out, &response, framing, elsewhere);
+        let ends_session = connection.ends_session(site, response.fields.pairs());
         if let Some(access) = &mut facts.access {
             access.answered(StatusCode::from_u16(response.status).unwrap_or(StatusCode::BAD_GATEWAY));
         }
@@ -133,7 +151,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
             // Nothing of it has been sent.
             self.sender.forget();
         })?;
-        Ok(Taken::Response { keep })
+        Ok(Taken::Response { keep, ends_session })
     }
 
     /// Passes the body of a response on.
@@ -245,11 +263,23 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
     }
 }
 
+/// What becomes of the answer that is at the front, if it is to a sign-out.
+async fn departs(exchange: &Exchange, outgoing: &Outgoing, connection: &Connection, site: usize) -> Option<Detour> {
+    let departure = outgoing.departure.as_ref()?;
+    let had_session = connection.forget(site, &outgoing.head).await;
+    let bytes = &exchange.connection.receiver.head()[..exchange.head];
+    let mut slots = slots();
+    let response = head::Response::parse(bytes, &mut slots, outgoing.method == Kind::Head).ok()?;
+    let location = response.fields.pairs().find(|(name, _)| name.eq_ignore_ascii_case("location"));
+    connection.detour(site, departure, had_session, (response.status, location.map(|(_, value)| value)))
+}
+
 /// What a head from the upstream was.
 enum Taken {
-    /// `keep`: the upstream keeps its connection.
+    /// `keep`: the upstream keeps its connection. `ends_session`: a cookie of the visitor's session is taken away.
     Response {
         keep: bool,
+        ends_session: bool,
     },
     Interim,
     /// To a WebSocket.

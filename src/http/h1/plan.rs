@@ -111,6 +111,7 @@ fn step(request: &Request<'_, '_>, connection: &Connection, incident: Incident) 
     let chain = connection.chain(request.fields.pairs());
     let max_forwards = asked.max_forwards;
     let forwarding = Forwarding { chain: &chain, host, incident, max_forwards };
+    let departure = connection.departure(site, (request.method, host, &request.target), request.fields.pairs());
     headers::write_request(&mut head, request, own_host, &upstream.headers, tunnel, &forwarding);
     Ok(Step::Forward(
         site,
@@ -121,6 +122,7 @@ fn step(request: &Request<'_, '_>, connection: &Connection, incident: Incident) 
             method: Kind::of(request.method),
             tunnel,
             signs_in: windows::used_by(request.fields.pairs()),
+            departure,
         },
     ))
 }

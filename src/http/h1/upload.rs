@@ -12,7 +12,7 @@ use crate::proxy::exchange::{Turn, Upload, UploadError};
 
 /// What a browser may send ahead while it waits for an answer, in bytes, before it is listened to no more.
 const MOST_AHEAD: usize = 16 * 1024;
-const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// The body of a request, from the browser's connection.
 pub(super) struct FromBrowser<'a, S> {

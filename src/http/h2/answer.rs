@@ -8,14 +8,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::Reason;
 use h2::server::SendResponse;
-use http::header::{CONTENT_LENGTH, DATE, Entry, HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, DATE, Entry, HeaderName, HeaderValue, LOCATION, SET_COOKIE};
 use http::request::Parts;
 use http::{Response, StatusCode, Version};
 use tokio::time::Instant;
 use tracing::warn;
 
 use super::super::access::{Access, Seen};
-use super::super::{Asked, Connection, Verdict};
+use super::super::{Asked, Connection, MOST_FORM, Verdict};
 use super::passing::{Broke, Passing, poll_room};
 use super::request::{self, FromStream};
 use super::watch::Watch;
@@ -27,7 +27,7 @@ use crate::pages::{self, Failure};
 use crate::proxy::exchange::Exchange;
 use crate::proxy::headers::{self, pairs};
 use crate::proxy::upstream::UpstreamError;
-use crate::proxy::{Kind, MOST_INTERIM, windows};
+use crate::proxy::{Kind, MOST_INTERIM, Outgoing, windows};
 use crate::telemetry::Chain;
 
 /// What it takes of a connection's patience to be answered with a page that says what was wrong.
@@ -155,7 +155,13 @@ impl Answering {
                 let headers = request.headers.clone();
                 let visited =
                     super::super::visited(connection, &asked, (site, host), visit, headers, incident)?;
-                let page = super::super::visit(&connection.worker, *visited, incident);
+                let form = if visited.has_form() {
+                    let time = connection.worker.gateway.timeouts.request_head;
+                    upload.form(MOST_FORM, time).await?
+                } else {
+                    Bytes::new()
+                };
+                let page = super::super::visit(&connection.worker, *visited, form, incident);
                 return match while_there(reply, page).await {
                     Some(page) => Ok(Answer::Page(page?)),
                     None => Err(NoAnswer::Gone),
@@ -163,7 +169,7 @@ impl Answering {
             }
         };
         let has_body = upload.has_body();
-        let outgoing = request::outgoing(&request, has_body, &asked, connection, (site, host), incident)?;
+        let mut outgoing = request::outgoing(&request, has_body, &asked, connection, (site, host), incident)?;
         if has_body && request::expects_continue(&request) {
             // Whoever is not there any more is noticed soon enough.
             let _ = reply.send_informational(interim(StatusCode::CONTINUE));
@@ -172,15 +178,28 @@ impl Answering {
         upload.expect(outgoing.length);
         let kind = outgoing.method;
         let upstream = &connection.worker.upstreams[site];
+        if outgoing.departure.is_some() {
+            connection.forget(site, &outgoing.head).await;
+        }
         let sent = while_there(reply, upstream.send(&outgoing, upload, None)).await;
-        connection.worker.buffers.keep_head(&mut { outgoing.head });
-        let mut exchange = sent.ok_or(NoAnswer::Gone)??;
-        for _ in 0..MOST_INTERIM {
+        let mut exchange = match sent {
+            Some(Ok(exchange)) => exchange,
+            sent => {
+                connection.worker.buffers.keep_head(&mut outgoing.head);
+                return Err(sent.map_or(NoAnswer::Gone, |sent| sent.map_or_else(Into::into, |_| NoAnswer::Gone)));
+            }
+        };
+        for interim in 0..=MOST_INTERIM {
             match take_head(&mut exchange, kind)? {
-                Taken::Response { response, keep } => {
+                Taken::Response { mut response, keep } => {
+                    depart(&mut response, &outgoing, connection, site).await;
+                    connection.worker.buffers.keep_head(&mut outgoing.head);
                     return Ok(Answer::Upstream { response, exchange, keep, site });
                 }
                 Taken::Interim(response) => {
+                    if interim == MOST_INTERIM {
+                        break;
+                    }
                     if response.status() != StatusCode::CONTINUE {
                         let _ = reply.send_informational(response);
                     }
@@ -189,10 +208,7 @@ impl Answering {
             let head = exchange.response_head(upload, upstream.patience);
             while_there(reply, head).await.ok_or(NoAnswer::Gone)??;
         }
-        match take_head(&mut exchange, kind)? {
-            Taken::Response { response, keep } => Ok(Answer::Upstream { response, exchange, keep, site }),
-            Taken::Interim(_) => Err(UpstreamError::EndlessInterim.into()),
-        }
+        Err(UpstreamError::EndlessInterim.into())
     }
 
     fn gap(&self) -> Duration {
@@ -279,6 +295,24 @@ impl Answering {
                 self.watch.retire.set(true);
             }
         }
+    }
+}
+
+/// What an answer may mean for the session: it is forgotten, and the browser led elsewhere.
+async fn depart(response: &mut Response<()>, outgoing: &Outgoing, connection: &Connection, site: usize) {
+    let ends = connection.ends_session(site, pairs(response.headers()));
+    if outgoing.departure.is_none() && !ends {
+        return;
+    }
+    let had_session = connection.forget(site, &outgoing.head).await;
+    let Some(departure) = &outgoing.departure else { return };
+    let location = response.headers().get(LOCATION).map(HeaderValue::as_bytes);
+    let answer = (response.status().as_u16(), location);
+    let Some(to) = connection.detour(site, departure, had_session, answer) else { return };
+    let [location, set_cookie] = [to.location, to.set_cookie].map(HeaderValue::try_from);
+    if let (Ok(location), Ok(set_cookie)) = (location, set_cookie) {
+        response.headers_mut().insert(LOCATION, location);
+        response.headers_mut().append(SET_COOKIE, set_cookie);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use h2::RecvStream;
@@ -21,6 +22,7 @@ use crate::incident::Incident;
 use crate::pages::Failure;
 use crate::proxy::connection::Stream;
 use crate::proxy::exchange::{Turn, Upload, UploadError};
+use crate::proxy::upstream::UpstreamError;
 use crate::proxy::headers::{self, Forwarding, RequestFraming, pairs};
 use crate::proxy::{Kind, Outgoing, windows};
 
@@ -99,6 +101,7 @@ pub(super) fn outgoing(
         method: Kind::of(asked.method),
         tunnel: false,
         signs_in: windows::used_by(pairs(&request.headers)),
+        departure: connection.departure(site, (asked.method, host, asked.target), pairs(&request.headers)),
     })
 }
 
@@ -170,6 +173,34 @@ impl FromStream {
 
     pub(super) fn has_body(&self) -> bool {
         self.body.is_some()
+    }
+
+    /// Collects a form of at most so many bytes, which has to come in time.
+    pub(super) async fn form(&mut self, most: usize, time: Duration) -> Result<Bytes, Failure> {
+        let mut form = Vec::new();
+        self.set_waits(true);
+        let collected = tokio::time::timeout(time, async {
+            while let Some(body) = &mut self.body {
+                match body.data().await {
+                    Some(Ok(frame)) => {
+                        form.extend_from_slice(&frame);
+                        // The client may send as much again. Fails only when nobody is there to be told.
+                        let _ = body.flow_control().release_capacity(frame.len());
+                        if form.len() > most {
+                            return Err(Failure::FormTooLarge);
+                        }
+                    }
+                    Some(Err(error)) => {
+                        return Err(Failure::Upstream(UpstreamError::UploadBroke(UploadError::Stream(error))));
+                    }
+                    None => self.body = None,
+                }
+            }
+            Ok(())
+        });
+        let collected = collected.await.unwrap_or(Err(Failure::RequestTimeout));
+        self.set_waits(false);
+        collected.map(|()| form.into())
     }
 }
 

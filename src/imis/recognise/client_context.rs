@@ -1,17 +1,13 @@
 //! `__ClientContext`, the hidden field of every RiSE page: HTML-encoded JSON that names who is signed in.
 //!
-//! The page is tokenised as a browser would (so that comments, scripts and text areas cannot pass for the field), the
-//! field must be there exactly once, and its answer must not contradict itself. `selectedPartyId`, the contact whose
-//! record is being looked at, is not even read.
+//! The field must be there exactly once, and its answer must not contradict itself. `selectedPartyId`, the contact whose
+//! record is being looked at, is never who is signed in: it only tells that somebody acts on another's behalf.
 
-use html5gum::emitters::default::DefaultEmitter;
-use html5gum::{Token, Tokenizer};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::page::Page;
 use crate::imis::PartyId;
-
-const FIELD_ID: &[u8] = b"__ClientContext";
 
 /// Why a page does not tell who is signed in.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -26,55 +22,58 @@ pub(crate) enum ContextError {
     Contradictory,
 }
 
+/// Who a page was made for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SignedIn {
+    pub(super) id: PartyId,
+    /// The contact that is being looked at, when that is another.
+    pub(super) on_behalf_of: Option<PartyId>,
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Context {
     is_anonymous: Option<bool>,
     logged_in_party_id: Option<Value>,
+    selected_party_id: Option<Value>,
 }
 
 /// Who the page was made for; `None` is an anonymous visitor.
-pub(super) fn read(page: &[u8]) -> Result<Option<PartyId>, ContextError> {
-    let json = field_value(page)?;
+pub(super) fn read(page: &Page) -> Result<Option<SignedIn>, ContextError> {
+    let json = match page.client_contexts.as_slice() {
+        [] => return Err(ContextError::NoField),
+        [None] => return Err(ContextError::NotContext),
+        [Some(json)] => json,
+        [_, _, ..] => return Err(ContextError::SeveralFields),
+    };
     // An object only: a list could otherwise pass for a context by position.
     if json.trim_ascii_start().first() != Some(&b'{') {
         return Err(ContextError::NotContext);
     }
-    let context: Context = serde_json::from_slice(&json).map_err(|_| ContextError::NotContext)?;
-    let id = match context.logged_in_party_id {
-        None | Some(Value::Null) => None,
-        Some(Value::String(text)) if text.is_empty() => None,
-        Some(Value::String(text)) => Some(PartyId::parse(&text).ok_or(ContextError::NotContext)?),
-        Some(Value::Number(number)) if number.is_u64() => PartyId::parse(&number.to_string()),
-        Some(Value::Number(_) | Value::Bool(_) | Value::Array(_) | Value::Object(_)) => {
-            return Err(ContextError::NotContext);
-        }
-    };
+    let context: Context = serde_json::from_slice(json).map_err(|_| ContextError::NotContext)?;
+    let id = party_id(context.logged_in_party_id)?;
     match (context.is_anonymous, id) {
-        (Some(false) | None, Some(id)) => Ok(Some(id)),
+        (Some(false) | None, Some(id)) => {
+            let viewed = party_id(context.selected_party_id)?;
+            let on_behalf_of = viewed.filter(|viewed| *viewed != id && viewed.as_str() != "0");
+            Ok(Some(SignedIn { id, on_behalf_of }))
+        }
         (Some(true) | None, None) => Ok(None),
         (Some(true), Some(_)) | (Some(false), None) => Err(ContextError::Contradictory),
     }
 }
 
-/// The decoded value of the one element with our id.
-fn field_value(page: &[u8]) -> Result<Vec<u8>, ContextError> {
-    let mut emitter = DefaultEmitter::default();
-    // Scripts, styles, titles and text areas hold text, not elements.
-    emitter.naively_switch_states(true);
-    let mut found: Option<Vec<u8>> = None;
-    for token in Tokenizer::new_with_emitter(page, emitter) {
-        let Ok(Token::StartTag(tag)) = token else { continue };
-        if tag.attributes.get(&b"id"[..]).is_none_or(|id| id.as_slice() != FIELD_ID) {
-            continue;
+/// A text or a number; nothing and an empty text are none.
+fn party_id(value: Option<Value>) -> Result<Option<PartyId>, ContextError> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) if text.is_empty() => Ok(None),
+        Some(Value::String(text)) => PartyId::parse(&text).map(Some).ok_or(ContextError::NotContext),
+        Some(Value::Number(number)) if number.is_u64() => Ok(PartyId::parse(&number.to_string())),
+        Some(Value::Number(_) | Value::Bool(_) | Value::Array(_) | Value::Object(_)) => {
+            Err(ContextError::NotContext)
         }
-        if found.is_some() {
-            return Err(ContextError::SeveralFields);
-        }
-        let value = tag.attributes.get(&b"value"[..]).ok_or(ContextError::NotContext)?;
-        found = Some(value.to_vec());
     }
-    found.ok_or(ContextError::NoField)
 }
 
 #[cfg(test)]
@@ -88,8 +87,12 @@ mod tests {
         )
     }
 
+    fn answer_in_full(element: &str) -> Result<Option<SignedIn>, ContextError> {
+        read(&Page::parse(page(element).as_bytes()))
+    }
+
     fn answer(element: &str) -> Result<Option<String>, ContextError> {
-        read(page(element).as_bytes()).map(|id| id.map(|id| id.as_str().to_owned()))
+        answer_in_full(element).map(|person| person.map(|person| person.id.as_str().to_owned()))
     }
 
     fn field(json: &str) -> String {
@@ -105,6 +108,24 @@ mod tests {
         assert_eq!(answer(&field(ANN)), Ok(Some("104019".to_owned())));
         let on_behalf = r#"{"isAnonymous":false,"loggedInPartyId":7,"selectedPartyId":"8"}"#;
         assert_eq!(answer(&field(on_behalf)), Ok(Some("7".to_owned())));
+    }
+
+    #[test]
+    fn acting_for_another_is_told() {
+        let viewing = |selected: &str| {
+            let json = format!(r#"{{"isAnonymous":false,"loggedInPartyId":"7","selectedPartyId":{selected}}}"#);
+            answer_in_full(&field(&json))
+                .map(|person| person.unwrap().on_behalf_of.map(|id| id.as_str().to_owned()))
+        };
+        for other in ["\"8\"", "8"] {
+            assert_eq!(viewing(other), Ok(Some("8".to_owned())), "{other}");
+        }
+        for nobody_else in ["\"7\"", "7", "null", "\"\"", "\"0\"", "0"] {
+            assert_eq!(viewing(nobody_else), Ok(None), "{nobody_else}");
+        }
+        for odd in ["-1", "[8]", "true", "\"8 9\""] {
+            assert_eq!(viewing(odd), Err(ContextError::NotContext), "{odd}");
+        }
     }
 
     #[test]

@@ -1,45 +1,90 @@
 //! Is there a session cookie at all? Names are compared without case, values only with each other.
 
 use cookie::Cookie;
+use http::HeaderValue;
 use http::header::{COOKIE, HeaderMap};
 
-/// What was found.
+use crate::ambient;
+
+/// The session cookies of a request: names as configured, and their values. No Debug: a value is a member's session.
+#[derive(PartialEq, Eq)]
+pub(crate) struct SessionCookies(Vec<(String, String)>);
+
+/// Why a request is nobody's.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum SessionCookies {
+pub(super) enum NoSession {
+    /// There is no session cookie.
     None,
-    Present,
     /// One name with two different values: somebody may have planted one of them. Holds the configured name.
     Contradictory(String),
 }
 
-/// Looks for cookies named as configured. A name may stand twice in one header; that is fine if the values agree.
-pub(super) fn find(headers: &HeaderMap, names: &[String]) -> SessionCookies {
-    let text = |line: &http::HeaderValue| String::from_utf8_lossy(line.as_bytes()).into_owned();
-    let lines: Vec<String> = headers.get_all(COOKIE).iter().map(text).collect();
-    let cookies: Vec<Cookie<'_>> =
-        lines.iter().flat_map(|line| Cookie::split_parse(line.as_str()).flatten()).collect();
-    let mut found = SessionCookies::None;
-    for name in names {
-        let named =
-            |cookie: &&Cookie<'_>| cookie.name().eq_ignore_ascii_case(name) && !cookie.value().is_empty();
-        let mut values = cookies.iter().filter(named).map(Cookie::value);
-        let Some(first) = values.next() else { continue };
-        if values.any(|other| other != first) {
-            return SessionCookies::Contradictory(name.clone());
-        }
-        found = SessionCookies::Present;
+impl SessionCookies {
+    /// Looks for cookies named as configured. A name may stand twice in one header; that is fine if the values agree. With no
+    /// names at all, every request may be a member's.
+    pub(super) fn find(headers: &HeaderMap, names: &[String]) -> Result<Self, NoSession> {
+        Self::among(headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes), names)
     }
-    found
+
+    /// The same of the values of Cookie headers.
+    pub(super) fn among<'a>(
+        lines: impl Iterator<Item = &'a [u8]>,
+        names: &[String],
+    ) -> Result<Self, NoSession> {
+        let lines: Vec<String> = lines.map(|line| String::from_utf8_lossy(line).into_owned()).collect();
+        let cookies: Vec<Cookie<'_>> =
+            lines.iter().flat_map(|line| Cookie::split_parse(line.as_str()).flatten()).collect();
+        let mut found = Vec::new();
+        for name in names {
+            let named =
+                |cookie: &&Cookie<'_>| cookie.name().eq_ignore_ascii_case(name) && !cookie.value().is_empty();
+            let mut values = cookies.iter().filter(named).map(Cookie::value);
+            let Some(first) = values.next() else { continue };
+            if values.any(|other| other != first) {
+                return Err(NoSession::Contradictory(name.clone()));
+            }
+            found.push((name.clone(), first.to_owned()));
+        }
+        if found.is_empty() && !names.is_empty() { Err(NoSession::None) } else { Ok(Self(found)) }
+    }
+
+    /// Names, as configured, and values.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Whether a Set-Cookie header takes a session cookie away (RFC 6265 section 3.1: by an expiry in the past), or leaves nothing in it.
+pub(super) fn deletes_session(set_cookie: &[u8], names: &[String]) -> bool {
+    let text = String::from_utf8_lossy(set_cookie);
+    let (pair, _) = text.split_once(';').unwrap_or((&text, ""));
+    let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+    if !names.iter().any(|own| own.eq_ignore_ascii_case(name.trim())) {
+        return false;
+    }
+    // What cannot be read deletes nothing in a browser; here it only costs one question to iMIS.
+    let Ok(cookie) = Cookie::parse(text.as_ref()) else { return true };
+    let now = i64::try_from(ambient::unix_now()).unwrap_or(i64::MAX);
+    value.trim().is_empty()
+        || cookie.max_age().is_some_and(|age| !age.is_positive())
+        || cookie.expires_datetime().is_some_and(|at| at.unix_timestamp() <= now)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
-    fn found(lines: &[&[u8]]) -> SessionCookies {
+    fn names() -> Vec<String> {
+        vec!["Login".to_owned(), ".ASPXAUTH".to_owned()]
+    }
+
+    fn found(lines: &[&[u8]]) -> Result<Vec<(String, String)>, NoSession> {
         let line = |bytes: &&[u8]| (COOKIE, HeaderValue::from_bytes(bytes).unwrap());
-        find(&lines.iter().map(line).collect(), &["Login".to_owned(), ".ASPXAUTH".to_owned()])
+        SessionCookies::find(&lines.iter().map(line).collect(), &names()).map(|cookies| cookies.0)
     }
 
     #[test]
@@ -51,9 +96,10 @@ mod tests {
             b"x=\xff\xfe; Login=ABC",
             b"  login = ABC ;",
         ] {
-            assert_eq!(found(&[line]), SessionCookies::Present, "{}", String::from_utf8_lossy(line));
+            let one = vec![("Login".to_owned(), "ABC".to_owned())];
+            assert_eq!(found(&[line]), Ok(one), "{}", String::from_utf8_lossy(line));
         }
-        assert_eq!(found(&[b"a=b", b".aspxauth=1"]), SessionCookies::Present);
+        assert_eq!(found(&[b"a=b", b".aspxauth=1"]), Ok(vec![(".ASPXAUTH".to_owned(), "1".to_owned())]));
     }
 
     #[test]
@@ -63,15 +109,45 @@ mod tests {
             b"LoginX=1; XLogin=2; Login=; Lo gin=3; ARRAffinity=Login=4",
             b"",
         ] {
-            assert_eq!(found(&[line]), SessionCookies::None, "{}", String::from_utf8_lossy(line));
+            assert_eq!(found(&[line]), Err(NoSession::None), "{}", String::from_utf8_lossy(line));
         }
     }
 
     #[test]
     fn the_same_name_twice_must_agree() {
-        let contradictory = SessionCookies::Contradictory("Login".to_owned());
-        assert_eq!(found(&[b"Login=A; login=A"]), SessionCookies::Present);
+        let contradictory = Err(NoSession::Contradictory("Login".to_owned()));
+        assert!(found(&[b"Login=A; login=A"]).is_ok());
         assert_eq!(found(&[b"Login=A; login=B"]), contradictory);
         assert_eq!(found(&[b"Login=A", b"Login=B"]), contradictory);
+    }
+
+    #[test]
+    fn without_names_anybody_may_have_a_session() {
+        let cookies = SessionCookies::among([&b"a=b"[..]].into_iter(), &[]);
+        assert!(cookies.is_ok_and(|cookies| cookies.is_empty()));
+    }
+
+    #[test]
+    fn a_cookie_is_deleted_by_its_time_or_by_having_nothing_in_it() {
+        for line in [
+            "Login=; path=/; expires=Tue, 12-Oct-1999 00:00:00 GMT; HttpOnly",
+            "login=x; Expires=Thu, 01 Jan 1970 00:00:00 GMT",
+            "LOGIN=x; max-age=0",
+            "Login=x; Max-Age=-1",
+            "Login",
+            ".ASPXAUTH=;",
+        ] {
+            assert!(deletes_session(line.as_bytes(), &names()), "{line}");
+        }
+        for line in [
+            "Login=ABC; path=/; HttpOnly",
+            "Login=ABC; expires=Fri, 12-Oct-2435 00:00:00 GMT",
+            "Login=ABC; max-age=60",
+            "LoginX=; max-age=0",
+            "ASP.NET_SessionId=; expires=Tue, 12-Oct-1999 00:00:00 GMT",
+            "",
+        ] {
+            assert!(!deletes_session(line.as_bytes(), &names()), "{line}");
+        }
     }
 }

@@ -1,0 +1,84 @@
+//! The REST API: contacts and users, asked for by the service account, or by a member with the member's own token.
+
+use bytes::Bytes;
+use reqwest::{Client, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use super::client::{self, ApiError};
+use super::service_account::ServiceAccount;
+use super::token::{self, Granted, TokenError};
+use super::users::{self, UserError};
+use super::{PartyId, party::Party, party::PartyError};
+use crate::config;
+
+const MOST_RECORD_BYTES: usize = 2 * 1024 * 1024;
+
+/// See the module.
+pub(crate) struct Api {
+    client: Client,
+    url: Url,
+    account: Option<ServiceAccount>,
+}
+
+/// Why a record could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProfileError {
+    #[error("the iMIS API")]
+    Api(#[from] ApiError),
+    #[error("the answer of the iMIS API")]
+    Party(#[from] PartyError),
+}
+
+impl Api {
+    pub(super) fn new(client: Client, imis: &config::Imis) -> Self {
+        let account = imis.service_account.clone();
+        let account = account.map(|account| ServiceAccount::new(client.clone(), &imis.api_url, account));
+        Self { client, url: imis.api_url.clone(), account }
+    }
+
+    /// A contact's record.
+    pub(super) async fn party(&self, id: &PartyId, own: Option<&SecretString>) -> Result<Party, ProfileError> {
+        let url = self.url.join(&format!("api/Party/{}", id.as_str())).map_err(|_| ApiError::Url)?;
+        Ok(Party::parse(&self.get(url, own).await?)?)
+    }
+
+    /// The iMIS ID of a user.
+    pub(super) async fn user_id(&self, name: &str, own: Option<&SecretString>) -> Result<PartyId, UserError> {
+        let url = users::url(&self.url, name)?;
+        users::id_of(name, &self.get(url, own).await?)
+    }
+
+    /// What a member's refresh token is good for.
+    pub(super) async fn exchange(
+        &self,
+        application: &config::ClientApplication,
+        refresh_token: &str,
+    ) -> Result<Granted, TokenError> {
+        let form = [
+            ("grant_type", "refresh_token"),
+            ("client_id", application.client_id.as_str()),
+            ("client_secret", application.client_secret.expose()),
+            ("refresh_token", refresh_token),
+        ];
+        token::ask(&self.client, token::url(&self.url), &form).await
+    }
+
+    /// By the service account, which may see everybody; without one by the member's `own` token.
+    async fn get(&self, url: Url, own: Option<&SecretString>) -> Result<Bytes, ApiError> {
+        let response = match (&self.account, own) {
+            (Some(account), _) => account.get(&self.client, url).await?,
+            (None, Some(own)) => get(&self.client, url, own).await?,
+            (None, None) => return Err(ApiError::NoAccount),
+        };
+        match response.status() {
+            StatusCode::OK => client::json_body(response, MOST_RECORD_BYTES).await,
+            other => Err(ApiError::Status(other)),
+        }
+    }
+}
+
+pub(super) async fn get(client: &Client, url: Url, token: &SecretString) -> Result<reqwest::Response, ApiError> {
+    let request = client.get(url).bearer_auth(token.expose_secret());
+    Ok(request.header(http::header::ACCEPT, "application/json").send().await?)
+}

@@ -1,0 +1,95 @@
+//! `LoginStatusRedirect.aspx` (iMIS 2017): it redirects a signed-in visitor to an address of our choice, with the iMIS ID.
+//!
+//! Anybody can write such an address, so none is ever believed that comes from a browser: the page is asked here, with the
+//! visitor's cookies, the redirect is read and not followed, and it has to carry the random key that was sent along.
+
+use http::uri::Authority;
+use url::Url;
+
+use super::probe::{Probe, Question};
+use super::seen::Seen;
+use super::{Identity, RecogniseError};
+use crate::ambient;
+use crate::imis::client::ApiError;
+use crate::imis::{PartyId, Visitor};
+use crate::query::encoded;
+
+/// A path that nothing has: where the redirect would lead if anybody followed it.
+const NOWHERE: &str = "/imis-gateway-login-status";
+
+pub(super) async fn ask(
+    probe: &Probe,
+    (page, sign_in): (&str, &str),
+    visitor: &Visitor<'_>,
+    seen: &mut Seen,
+) -> Result<Option<Identity>, RecogniseError> {
+    let key = ambient::random_hex().map_err(RecogniseError::Random)?;
+    let separator = if page.contains('?') { '&' } else { '?' };
+    let nowhere = format!("https://{}{NOWHERE}", visitor.authority);
+    let target =
+        format!("{page}{separator}LURL={}&RETURL={}&QKEY={key}", encoded(sign_in), encoded(&nowhere));
+    let response = probe.ask(&Question::page(&target), visitor, seen).await?;
+    if !response.status().is_redirection() {
+        return Err(match response.status() {
+            reqwest::StatusCode::NOT_FOUND => RecogniseError::Missing,
+            reqwest::StatusCode::OK => RecogniseError::NoRedirect,
+            other => ApiError::Status(other).into(),
+        });
+    }
+    let location = probe.location(&response, visitor.authority).ok_or(RecogniseError::Elsewhere)?;
+    if location.path() == NOWHERE {
+        seen.redirects_to("where it was asked to");
+        let id = read(&location, &key, visitor.authority).ok_or(RecogniseError::WrongKey)?;
+        return Ok(Some(Identity::of(id)));
+    }
+    probe.leads_to_sign_in(&response, visitor.authority, seen).map(|()| None)
+}
+
+/// The ID that a redirect to where we asked for carries, together with our key; each exactly once.
+fn read(location: &Url, key: &str, authority: &Authority) -> Option<PartyId> {
+    let port = authority.port_u16().unwrap_or(443);
+    let ours = location.scheme() == "https"
+        && location.host_str().is_some_and(|host| host.eq_ignore_ascii_case(authority.host()))
+        && location.port_or_known_default() == Some(port);
+    let once = |wanted: &str| {
+        let mut values = location.query_pairs().filter(|(name, _)| name.eq_ignore_ascii_case(wanted));
+        let first = values.next()?.1.into_owned();
+        values.next().is_none().then_some(first)
+    };
+    (ours && once("QKEY")? == key).then(|| PartyId::parse(&once("ID")?)).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_address_with_our_own_key_names_anybody() {
+        let authority = Authority::from_static("members.example.org");
+        let id = |location: &str| {
+            let url = Url::parse(location).unwrap();
+            read(&url, "k1", &authority).map(|id| id.as_str().to_owned())
+        };
+        let base = "https://members.example.org/imis-gateway-login-status";
+        assert_eq!(id(&format!("{base}?ID=104019&QKEY=k1")).as_deref(), Some("104019"));
+        assert_eq!(id(&format!("{base}?qkey=k1&id=104019")).as_deref(), Some("104019"));
+        for wrong in [
+            "?ID=104019",
+            "?ID=104019&QKEY=k2",
+            "?ID=104019&QKEY=",
+            "?QKEY=k1",
+            "?ID=&QKEY=k1",
+            "?ID=1&ID=2&QKEY=k1",
+            "?ID=1&QKEY=k2&QKEY=k1",
+            "?ID=1&QKEY=k1&qkey=k2",
+            "?ID=1%2F2&QKEY=k1",
+            "#?ID=1&QKEY=k1",
+            "",
+        ] {
+            assert_eq!(id(&format!("{base}{wrong}")), None, "{wrong}");
+        }
+        assert_eq!(id("https://evil.example/imis-gateway-login-status?ID=1&QKEY=k1"), None);
+        assert_eq!(id("http://members.example.org/imis-gateway-login-status?ID=1&QKEY=k1"), None);
+        assert_eq!(id("https://members.example.org:444/imis-gateway-login-status?ID=1&QKEY=k1"), None);
+    }
+}

@@ -1,0 +1,49 @@
+//! A RiSE page taken apart as a browser would: comments, scripts and text areas cannot pass for a field.
+
+use html5gum::emitters::default::DefaultEmitter;
+use html5gum::{Token, Tokenizer};
+
+const CLIENT_CONTEXT: &[u8] = b"__ClientContext";
+const ANTI_FORGERY: &[u8] = b"__RequestVerificationToken";
+
+/// What recognition needs of a page.
+#[derive(Default)]
+pub(super) struct Page {
+    /// Values of the elements with the id of the client context; none is an element without a value.
+    pub(super) client_contexts: Vec<Option<Vec<u8>>>,
+    /// Values of the hidden fields that carry the anti-forgery token.
+    pub(super) anti_forgery: Vec<Vec<u8>>,
+    /// By what the page can be told to be iMIS's, for whoever looks for a fault.
+    pub(super) markup: Vec<&'static str>,
+}
+
+impl Page {
+    pub(super) fn parse(html: &[u8]) -> Self {
+        let mut emitter = DefaultEmitter::default();
+        // Scripts, styles, titles and text areas hold text, not elements.
+        emitter.naively_switch_states(true);
+        let mut page = Self::default();
+        for token in Tokenizer::new_with_emitter(html, emitter) {
+            let Ok(Token::StartTag(tag)) = token else { continue };
+            let attribute = |name: &[u8]| tag.attributes.get(name).map(|value| value.as_slice());
+            let Some(id) = attribute(b"id") else { continue };
+            match id {
+                CLIENT_CONTEXT => {
+                    page.client_contexts.push(attribute(b"value").map(<[u8]>::to_vec));
+                    page.markup.push("__ClientContext");
+                }
+                ANTI_FORGERY if attribute(b"name") == Some(ANTI_FORGERY) => {
+                    page.anti_forgery.push(attribute(b"value").unwrap_or_default().to_vec());
+                    page.markup.push("__RequestVerificationToken");
+                }
+                b"MainBody" => page.markup.push("MainBody"),
+                b"aspnetForm" => page.markup.push("aspnetForm"),
+                _ => {}
+            }
+        }
+        if memchr::memmem::find(html, b"gWebRoot").is_some() {
+            page.markup.push("gWebRoot");
+        }
+        page
+    }
+}

@@ -1,0 +1,120 @@
+//! What a method of recognition saw, in words without values: so that a wrong cookie name, a wrong page and a firewall can be told
+//! apart by whoever reads the log or runs `doctor`.
+
+use std::fmt;
+
+use http::header::{CONTENT_TYPE, COOKIE, HeaderMap, HeaderValue, LOCATION};
+
+/// No more names of cookies than these are told.
+const MOST_NAMES: usize = 32;
+const MOST_NAME_CHARACTERS: usize = 64;
+
+/// See the module.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Seen {
+    /// Names of the cookies that the visitor sent.
+    pub(crate) cookies: Vec<String>,
+    /// What iMIS answered, one after the other.
+    pub(crate) answers: Vec<Answered>,
+    /// What its page could be told by.
+    pub(crate) markup: Vec<&'static str>,
+    /// Names of the columns that a query has.
+    pub(crate) columns: Vec<String>,
+}
+
+/// One answer of iMIS.
+#[derive(Debug, Clone)]
+pub(crate) struct Answered {
+    /// What was asked for: `page`, `query` ...
+    what: &'static str,
+    status: u16,
+    media_type: String,
+    /// Where a redirect leads, as far as that is known.
+    redirect: Option<&'static str>,
+}
+
+impl Seen {
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let lines = headers.get_all(COOKIE).iter();
+        let names = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).map(|pair| {
+            let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
+            plain(&String::from_utf8_lossy(name))
+        });
+        let mut cookies: Vec<String> = names.filter(|name| !name.is_empty()).take(MOST_NAMES).collect();
+        cookies.dedup();
+        Self { cookies, ..Self::default() }
+    }
+
+    pub(super) fn answered(&mut self, what: &'static str, response: &reqwest::Response) {
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let declared = response.headers().get(CONTENT_TYPE).map(text).unwrap_or_default();
+        self.answers.push(Answered {
+            what,
+            status: response.status().as_u16(),
+            media_type: plain(declared.split(';').next().unwrap_or_default().trim()),
+            redirect: response.headers().contains_key(LOCATION).then_some("elsewhere"),
+        });
+    }
+
+    /// Where the redirect that was just seen leads.
+    pub(super) fn redirects_to(&mut self, place: &'static str) {
+        if let Some(last) = self.answers.last_mut() {
+            last.redirect = Some(place);
+        }
+    }
+
+    pub(super) fn columns<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
+        self.columns = names.take(MOST_NAMES).map(plain).collect();
+    }
+}
+
+/// A name that may stand in a log: what is odd in it is a `?`.
+fn plain(name: &str) -> String {
+    let shown = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
+    name.chars().take(MOST_NAME_CHARACTERS).map(shown).collect()
+}
+
+impl fmt::Display for Answered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.what, self.status, self.media_type)?;
+        self.redirect.map_or(Ok(()), |place| write!(f, " to {place}"))
+    }
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let or_none = |list: String| if list.is_empty() { "none".to_owned() } else { list };
+        write!(f, "cookies: {}", or_none(self.cookies.join(", ")))?;
+        if !self.answers.is_empty() {
+            let answers: Vec<String> = self.answers.iter().map(Answered::to_string).collect();
+            write!(f, "; answers: {}", answers.join(", "))?;
+            let markup = if self.markup.is_empty() && self.answers.iter().any(|a| a.media_type == "text/html") {
+                "; nothing of iMIS in the page".to_owned()
+            } else if self.markup.is_empty() {
+                String::new()
+            } else {
+                format!("; of iMIS in the page: {}", self.markup.join(", "))
+            };
+            f.write_str(&markup)?;
+        }
+        if !self.columns.is_empty() {
+            write!(f, "; columns: {}", self.columns.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_told_and_values_are_not() {
+        let mut headers = HeaderMap::new();
+        headers.append(COOKIE, HeaderValue::from_static("Login=secret; a=b=c;; =x; ASP.NET_SessionId"));
+        headers.append(COOKIE, HeaderValue::from_bytes(b"\xe4=\xff").unwrap());
+        let seen = Seen::of(&headers).to_string();
+        assert_eq!(seen, "cookies: Login, a, ASP.NET_SessionId, ?");
+        assert_eq!(Seen::of(&HeaderMap::new()).to_string(), "cookies: none");
+    }
+}

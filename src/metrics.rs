@@ -1,0 +1,126 @@
+//! Numbers for Prometheus, on the admin listener. Names start with `imis_gateway_`; no label is anything that a visitor can choose.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::imis::recognise::{Identity, RecogniseError};
+
+/// Every number there is.
+pub(crate) struct Metrics {
+    registry: Registry,
+    recognitions: Family<Recognition, Counter>,
+    cache: Family<CacheUse, Counter>,
+    entries: Family<OfSite, Gauge<u64, AtomicU64>>,
+    sign_outs: Family<OfSite, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Recognition {
+    site: Arc<str>,
+    method: &'static str,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CacheUse {
+    site: Arc<str>,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfSite {
+    site: Arc<str>,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("imis_gateway"),
+            recognitions: Family::default(),
+            cache: Family::default(),
+            entries: Family::default(),
+            sign_outs: Family::default(),
+        };
+        let Self { registry, recognitions, cache, entries, sign_outs } = &mut metrics;
+        registry.register(
+            "recognitions",
+            "Answers of iMIS to who a visitor is, by method: person, nobody or broken",
+            recognitions.clone(),
+        );
+        registry.register(
+            "identity_cache",
+            "Identities that were remembered (hit) or had to be asked for (miss)",
+            cache.clone(),
+        );
+        registry.register(
+            "identity_cache_entries",
+            "Sessions whose identity is remembered, about",
+            entries.clone(),
+        );
+        registry.register(
+            "sign_outs_seen",
+            "Sign-outs of iMIS that passed and were taken out of the identity cache",
+            sign_outs.clone(),
+        );
+        metrics
+    }
+
+    /// What a site counts about recognition.
+    pub(crate) fn recognitions(&self, site: &str) -> Recognitions {
+        Recognitions {
+            site: site.into(),
+            recognitions: self.recognitions.clone(),
+            cache: self.cache.clone(),
+            entries: self.entries.clone(),
+            sign_outs: self.sign_outs.clone(),
+        }
+    }
+
+    /// All of them, in the text format of OpenMetrics 1.0.
+    pub(crate) fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut out = String::new();
+        text::encode(&mut out, &self.registry)?;
+        Ok(out)
+    }
+}
+
+/// What a site counts about recognition.
+#[derive(Clone)]
+pub(crate) struct Recognitions {
+    site: Arc<str>,
+    recognitions: Family<Recognition, Counter>,
+    cache: Family<CacheUse, Counter>,
+    entries: Family<OfSite, Gauge<u64, AtomicU64>>,
+    sign_outs: Family<OfSite, Counter>,
+}
+
+impl Recognitions {
+    pub(crate) fn recognition(
+        &self,
+        method: &'static str,
+        answer: &Result<Option<Identity>, RecogniseError>,
+    ) {
+        let result = match answer {
+            Ok(Some(_)) => "person",
+            Ok(None) => "nobody",
+            Err(_) => "broken",
+        };
+        self.recognitions.get_or_create(&Recognition { site: self.site.clone(), method, result }).inc();
+    }
+
+    pub(crate) fn cache(&self, hit: bool, entries: u64) {
+        let result = if hit { "hit" } else { "miss" };
+        self.cache.get_or_create(&CacheUse { site: self.site.clone(), result }).inc();
+        self.entries.get_or_create(&OfSite { site: self.site.clone() }).set(entries);
+    }
+
+    pub(crate) fn sign_out(&self) {
+        self.sign_outs.get_or_create(&OfSite { site: self.site.clone() }).inc();
+    }
+}
