@@ -5,7 +5,9 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use http::HeaderMap;
 use http::header::{COOKIE, HeaderValue};
-use imis_gateway::workbench::{Mint, Routes, has_session, read_message, rewrite_request, rewrite_response};
+use imis_gateway::workbench::{
+    Mint, Routes, Tickets, has_session, read_message, rewrite_request, rewrite_response,
+};
 
 /// As a browser sends them to an ASP.NET site.
 fn cookies() -> String {
@@ -104,5 +106,16 @@ fn sign_in(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(parts, heads, bodies, sign_in);
+fn tickets(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("forms ticket");
+    let tickets = Tickets::all();
+    for (index, name) in tickets.names().into_iter().enumerate() {
+        group.bench_function(format!("{index} {name}"), |bencher| {
+            bencher.iter(|| assert!(tickets.opens(black_box(index))));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(parts, heads, bodies, sign_in, tickets);
 criterion_main!(parts);

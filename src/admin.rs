@@ -55,7 +55,9 @@ fn answer(request: &Request<Incoming>, gateway: &Gateway, draining: bool) -> Res
             (StatusCode::OK, "listeners: accepting\nready\n")
         }
         (&Method::GET | &Method::HEAD, "/readyz", false) => (StatusCode::OK, "ready\n"),
-        (&Method::GET | &Method::HEAD, _, _) => (StatusCode::NOT_FOUND, "there is /livez, /readyz and /metrics\n"),
+        (&Method::GET | &Method::HEAD, _, _) => {
+            (StatusCode::NOT_FOUND, "there is /livez, /readyz and /metrics\n")
+        }
         (_, _, _) => (StatusCode::METHOD_NOT_ALLOWED, "GET only\n"),
     };
     let mut response = Response::new(Full::from(text));

@@ -451,9 +451,9 @@ impl Config {
                 ));
             }
             let tickets = site.sign_on.iter().flat_map(|sign_on| &sign_on.imis.recognise);
-            if tickets.into_iter().any(|method| {
-                matches!(&method.how, How::FormsTicket(ticket) if ticket.session_info.is_none())
-            }) {
+            if tickets.into_iter().any(
+                |method| matches!(&method.how, How::FormsTicket(ticket) if ticket.session_info.is_none()),
+            ) {
                 warnings.push(format!(
                     "{}: forms_ticket without session_info: iMIS revokes no ticket, so whoever has signed out stays recognised \
                      for as long as the ticket is valid",

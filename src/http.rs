@@ -28,8 +28,8 @@ use crate::incident::Incident;
 use crate::pages::Failure;
 use crate::proxy::headers::{Forwarded, forwarded_for};
 use crate::route::{Route, route};
-use crate::sso::single_logout::{self, Departure, Detour};
 use crate::sso;
+use crate::sso::single_logout::{self, Departure, Detour};
 use crate::telemetry::Chain;
 use crate::tls::wire::Wire;
 use crate::worker::Worker;
@@ -186,7 +186,13 @@ impl Connection {
     }
 
     /// What becomes of the answer to a sign-out.
-    fn detour(&self, site: usize, departure: &Departure, had_session: bool, answer: (u16, Option<&[u8]>)) -> Option<Detour> {
+    fn detour(
+        &self,
+        site: usize,
+        departure: &Departure,
+        had_session: bool,
+        answer: (u16, Option<&[u8]>),
+    ) -> Option<Detour> {
         let gateway = &self.worker.gateway;
         departure.detour((gateway, gateway.sites[site].sign_on.as_ref()?), had_session, answer)
     }

@@ -157,7 +157,10 @@ impl Imis {
     }
 
     /// The session cookies among the values of Cookie headers.
-    pub(crate) fn session_cookies<'a>(&self, lines: impl Iterator<Item = &'a [u8]>) -> Option<SessionCookies> {
+    pub(crate) fn session_cookies<'a>(
+        &self,
+        lines: impl Iterator<Item = &'a [u8]>,
+    ) -> Option<SessionCookies> {
         self.recogniser.session_cookies(lines)
     }
 

@@ -35,9 +35,9 @@ use crate::imis::{ApplicationError, PartyId, ProfileError, Visitor};
 use crate::pages::{Link, Message};
 use crate::proxy::headers::Forwarded;
 use crate::telemetry::Chain;
+pub(crate) use client_application::posted;
 use policy::Denied;
 use return_to::Arrival;
-pub(crate) use client_application::posted;
 pub(crate) use return_to::ReturnTo;
 pub(crate) use signed_out::signed_out;
 
@@ -124,7 +124,11 @@ async fn mint_for(visit: &Visit, arrival: &Arrival) -> Result<Response<Bytes>, S
 }
 
 /// Lets in whoever iMIS says is there, if the policy allows.
-async fn admit(visit: &Visit, arrival: &Arrival, identity: &Identity) -> Result<Response<Bytes>, SignInError> {
+async fn admit(
+    visit: &Visit,
+    arrival: &Arrival,
+    identity: &Identity,
+) -> Result<Response<Bytes>, SignInError> {
     let (imis, app) = (&visit.sign_on.imis, &visit.app);
     let subject = policy::subject(app, identity)?;
     let profile = imis.profile(identity, subject).await?;

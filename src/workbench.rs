@@ -135,6 +135,26 @@ pub fn has_session(headers: &HeaderMap, names: &[String]) -> bool {
     imis::recognise::has_session(headers, names)
 }
 
+/// Forms authentication tickets with their keys.
+pub struct Tickets(Vec<imis::recognise::forms_ticket::Vector>);
+
+impl Tickets {
+    /// Those of the tests, one for each format.
+    pub fn all() -> Self {
+        Self(imis::recognise::forms_ticket::Vector::all().collect())
+    }
+
+    /// What each is called.
+    pub fn names(&self) -> Vec<String> {
+        self.0.iter().map(imis::recognise::forms_ticket::Vector::name).collect()
+    }
+
+    /// Opens one of them.
+    pub fn opens(&self, index: usize) -> bool {
+        self.0.get(index).is_some_and(|ticket| ticket.opens(ticket.cookie()))
+    }
+}
+
 /// Everything that a token is minted of, but for time and chance.
 pub struct Mint(sso::minting::Minting);
 

@@ -3,6 +3,7 @@
 mod api;
 pub mod people;
 mod site;
+pub mod ticket;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -13,6 +14,7 @@ use rustls::ServerConfig;
 
 use crate::server::{self, Answer, Received, Running};
 use people::Person;
+use ticket::MachineKey;
 
 /// Which iMIS it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +36,12 @@ pub struct Options {
     pub query_api: bool,
     /// Where the Single Sign-On content item posts its refresh token; none = no such page.
     pub sso_page_target: Option<String>,
+    /// The client application's id and secret.
+    pub client_application: (String, String),
+    /// What seals the authentication cookie on 2017.
+    pub machine_key: MachineKey,
+    /// How long its tickets are good, seconds.
+    pub ticket_seconds: i64,
     /// The service account's user name and password.
     pub service_account: (String, String),
     /// How long access tokens live, seconds.
@@ -53,6 +61,9 @@ impl Options {
             },
             query_api: true,
             sso_page_target: None,
+            client_application: ("zendesk-gateway".to_owned(), server::random_hex(16)),
+            machine_key: MachineKey::random(false),
+            ticket_seconds: 50_000_000 * 60,
             service_account: ("svc-gateway".to_owned(), server::random_hex(16)),
             token_seconds: 1199,
             people: people::sample(),
@@ -120,6 +131,22 @@ pub enum ApiFault {
     Drop,
 }
 
+/// How the stored query misbehaves.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum QueryFault {
+    /// Not at all.
+    #[default]
+    None,
+    /// It is not filtered on who is signed in: everybody is in the answer.
+    Unfiltered,
+    /// The same, and its first row alone is given.
+    FirstOfAll,
+    /// It has lost this column.
+    Without(&'static str),
+    /// It has no row for anybody.
+    Empty,
+}
+
 /// What goes wrong; changed at any time.
 #[derive(Debug, Clone, Default)]
 pub struct Faults {
@@ -133,6 +160,14 @@ pub struct Faults {
     pub delay: Option<Duration>,
     /// Sign-out does not end the session on the server (2017's tickets).
     pub ticket_outlives_sign_out: bool,
+    /// How the stored query misbehaves.
+    pub query: QueryFault,
+    /// What `GetSessionInfoFromCookie` answers instead.
+    pub session_info: Option<(u16, &'static str)>,
+    /// Where `LoginStatusRedirect.aspx` redirects instead.
+    pub login_status: Option<String>,
+    /// Whose refresh token the token endpoint says it is.
+    pub refresh_is_of: Option<String>,
 }
 
 /// A request as it arrived.
@@ -237,6 +272,18 @@ impl Imis {
         self.state.open_session(username)
     }
 
+    /// A refresh token as the Single Sign-On page would post it.
+    pub fn refresh_token(&self, username: &str) -> String {
+        let token = server::random_hex(32);
+        lock(&self.state.refresh_tokens).insert(token.clone(), username.to_owned());
+        token
+    }
+
+    /// Ends a session as if its time had come.
+    pub fn end_session(&self, cookie_value: &str) {
+        lock(&self.state.sessions).remove(cookie_value);
+    }
+
     /// How often requests have extended a session.
     pub fn renewals(&self, cookie_value: &str) -> u32 {
         lock(&self.state.sessions).get(cookie_value).map_or(0, |session| session.renewals)
@@ -294,7 +341,7 @@ impl State {
 
     fn open_session(&self, username: &str) -> String {
         let value = match self.options.generation {
-            Generation::Imis2017 => server::random_hex(168),
+            Generation::Imis2017 => self.options.machine_key.ticket(username, self.options.ticket_seconds),
             Generation::Ems => format!("CfDJ8{}", server::random_hex(80)),
         };
         let session = Session { username: username.to_owned(), renewals: 0 };

@@ -38,7 +38,11 @@ impl Api {
     }
 
     /// A contact's record.
-    pub(super) async fn party(&self, id: &PartyId, own: Option<&SecretString>) -> Result<Party, ProfileError> {
+    pub(super) async fn party(
+        &self,
+        id: &PartyId,
+        own: Option<&SecretString>,
+    ) -> Result<Party, ProfileError> {
         let url = self.url.join(&format!("api/Party/{}", id.as_str())).map_err(|_| ApiError::Url)?;
         Ok(Party::parse(&self.get(url, own).await?)?)
     }
@@ -78,7 +82,11 @@ impl Api {
     }
 }
 
-pub(super) async fn get(client: &Client, url: Url, token: &SecretString) -> Result<reqwest::Response, ApiError> {
+pub(super) async fn get(
+    client: &Client,
+    url: Url,
+    token: &SecretString,
+) -> Result<reqwest::Response, ApiError> {
     let request = client.get(url).bearer_auth(token.expose_secret());
     Ok(request.header(http::header::ACCEPT, "application/json").send().await?)
 }

@@ -51,9 +51,7 @@ impl Profile {
         // A column that has gone must not turn a company into a person, or make somebody active.
         let there = |column: &Option<String>| match column {
             None => Ok(None),
-            Some(column) => {
-                row.get(column).map(Some).ok_or_else(|| PartyError::NoColumn(column.clone()))
-            }
+            Some(column) => row.get(column).map(Some).ok_or_else(|| PartyError::NoColumn(column.clone())),
         };
         let kind = match there(&columns.company)?.map(said) {
             None | Some(Some(false)) => Kind::Person,
@@ -63,14 +61,20 @@ impl Profile {
         let status = match there(&columns.status)? {
             None | Some(Value::Null) => None,
             Some(value @ (Value::String(_) | Value::Number(_))) => filled(value),
-            Some(Value::Bool(_) | Value::Array(_) | Value::Object(_)) => return Err(PartyError::UnknownStatus),
+            Some(Value::Bool(_) | Value::Array(_) | Value::Object(_)) => {
+                return Err(PartyError::UnknownStatus);
+            }
         };
         Ok(Self {
             id: id.clone(),
             kind,
             name: row.get(&columns.name).and_then(filled),
             // As it is: whether it is an address is for the policy to say.
-            email: row.get(&columns.email).and_then(Value::as_str).filter(|text| !text.trim().is_empty()).map(str::to_owned),
+            email: row
+                .get(&columns.email)
+                .and_then(Value::as_str)
+                .filter(|text| !text.trim().is_empty())
+                .map(str::to_owned),
             phone: text(&columns.phone).and_then(|number| phone::e164(&number, phones.region)),
             status,
             attributes: row.clone(),

@@ -22,9 +22,9 @@ use secrecy::SecretString;
 use serde_json::Value;
 use tracing::{debug, warn};
 
+use super::api::Api;
 use super::client::{self, ApiError};
 use super::users::UserError;
-use super::api::Api;
 use super::{PartyId, Visitor};
 use crate::ambient;
 use crate::config::{self, How, IfBroken};
@@ -35,8 +35,8 @@ use client_context::ContextError;
 use forms_ticket::TicketError;
 use probe::{Asked, Probe, Question};
 pub(crate) use seen::Seen;
-pub(crate) use session_cookie::SessionCookies;
 use session_cookie::NoSession;
+pub(crate) use session_cookie::SessionCookies;
 use whoami_query::QueryError;
 pub(crate) use whoami_query::Row;
 
@@ -245,10 +245,8 @@ impl Recogniser {
         match &method.how {
             How::ClientContext { page } => match self.probe.page(page, visitor, seen).await? {
                 Asked::SignIn => Ok(None),
-                Asked::Page { page, .. } => Ok(client_context::read(&page)?.map(|person| Identity {
-                    on_behalf_of: person.on_behalf_of,
-                    ..Identity::of(person.id)
-                })),
+                Asked::Page { page, .. } => Ok(client_context::read(&page)?
+                    .map(|person| Identity { on_behalf_of: person.on_behalf_of, ..Identity::of(person.id) })),
             },
             How::WhoamiQuery(query) => whoami_query::ask(&self.probe, query, visitor, seen).await,
             How::LoginStatusRedirect { page } => {
@@ -314,7 +312,10 @@ impl Recogniser {
     }
 
     /// The session cookies among those of a request.
-    pub(super) fn session_cookies<'a>(&self, lines: impl Iterator<Item = &'a [u8]>) -> Option<SessionCookies> {
+    pub(super) fn session_cookies<'a>(
+        &self,
+        lines: impl Iterator<Item = &'a [u8]>,
+    ) -> Option<SessionCookies> {
         SessionCookies::among(lines, &self.session_cookies).ok().filter(|cookies| !cookies.is_empty())
     }
 

@@ -10,9 +10,9 @@ use tokio::sync::Mutex;
 use tracing::{debug, warn};
 use url::Url;
 
+use super::api;
 use super::client::ApiError;
 use super::token::{self, TokenError};
-use super::api;
 use crate::config;
 
 /// A token is not used in its last tenth, or its last minute if that is less.
@@ -114,9 +114,6 @@ impl ServiceAccount {
         };
         let early = RENEW_BEFORE_END.min(granted.lifetime / 10);
         debug!(seconds = granted.lifetime.as_secs(), "a new iMIS token");
-        Ok(Token {
-            text: granted.access_token,
-            renew_at: asked + granted.lifetime.saturating_sub(early),
-        })
+        Ok(Token { text: granted.access_token, renew_at: asked + granted.lifetime.saturating_sub(early) })
     }
 }

@@ -29,7 +29,9 @@ pub(crate) enum TokenError {
     /// `invalid_grant`: what was shown to it is not, or no longer, good.
     #[error("the token endpoint does not accept the grant (status {0})")]
     Grant(StatusCode),
-    #[error("the token endpoint refuses with status {0}: are client id and secret those of the client application?")]
+    #[error(
+        "the token endpoint refuses with status {0}: are client id and secret those of the client application?"
+    )]
     Client(StatusCode),
 }
 

@@ -30,7 +30,9 @@ pub(super) fn url(api_url: &Url, name: &str) -> Result<Url, ApiError> {
 pub(super) fn id_of(name: &str, json: &[u8]) -> Result<PartyId, UserError> {
     let answer: Object = serde_json::from_slice(without_mark(json)).map_err(|_| UserError::NotRows)?;
     let items = answer.get("Items").ok_or(UserError::NotRows)?;
-    let same = |user: &&Value| user["UserName"].as_str().is_some_and(|own| own.to_lowercase() == name.to_lowercase());
+    let same = |user: &&Value| {
+        user["UserName"].as_str().is_some_and(|own| own.to_lowercase() == name.to_lowercase())
+    };
     let mut users = entries(items).iter().filter(same);
     let (Some(user), None) = (users.next(), users.next()) else { return Err(UserError::NotOne) };
     let id = |value: &Value| value.as_str().and_then(PartyId::parse);
@@ -56,7 +58,11 @@ mod tests {
     fn exactly_one_user_has_exactly_this_name() {
         let user = |name: &str, id: &str| json!({"UserName": name, "UserId": id, "Party": {"PartyId": id}});
         assert_eq!(id(json!([user("JSMITH", "7")])).as_deref(), Some("7"));
-        assert_eq!(id(json!([user("JSMITHERS", "8"), user("jsmith", "7")])).as_deref(), Some("7"), "a search by part");
+        assert_eq!(
+            id(json!([user("JSMITHERS", "8"), user("jsmith", "7")])).as_deref(),
+            Some("7"),
+            "a search by part"
+        );
         assert_eq!(id(json!([{"UserName": "jsmith", "UserId": "7"}])).as_deref(), Some("7"));
         for nobody in [
             json!([]),

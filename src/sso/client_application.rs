@@ -62,7 +62,10 @@ pub(crate) async fn posted(visit: Visit, body: Bytes) -> Response<Bytes> {
     let mut states = visit.gateway.states.states(Purpose::SignIn, &visit.headers, now);
     states.retain(|state| state.apps == [visit.app.path.as_str()]);
     let Some(state) = state_of(&visit.headers, &states) else {
-        return refused(&visit, "the browser was not sent to the Single Sign-On page by us, or keeps no cookies");
+        return refused(
+            &visit,
+            "the browser was not sent to the Single Sign-On page by us, or keeps no cookies",
+        );
     };
     let arrival = Arrival::of_target(&state.target, &visit.app);
     if !visit.gateway.states.consume(state) {
@@ -104,7 +107,11 @@ async fn admit_holder(
 /// Whether a page of this site has posted, as far as browsers say. One that says nothing is let pass: it has to show its cookie.
 fn is_from_this_site(visit: &Visit) -> bool {
     let only = |name: &str, allowed: &[&str]| {
-        visit.headers.get_all(name).iter().all(|value| value.to_str().is_ok_and(|text| allowed.contains(&text)))
+        visit
+            .headers
+            .get_all(name)
+            .iter()
+            .all(|value| value.to_str().is_ok_and(|text| allowed.contains(&text)))
     };
     let own = format!("https://{}", visit.authority);
     // A page that tells nobody where it is (Referrer-Policy) has the origin `null`.

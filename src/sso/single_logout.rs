@@ -55,7 +55,10 @@ impl Departure {
             shows |= name.eq_ignore_ascii_case("sec-fetch-dest") && value == b"document";
         });
         // A script or a frame could not follow.
-        let leads = method == "GET" && navigates && shows && sign_on.apps.iter().any(|app| app.single_logout.from_imis);
+        let leads = method == "GET"
+            && navigates
+            && shows
+            && sign_on.apps.iter().any(|app| app.single_logout.from_imis);
         let leads_from = leads.then(|| Url::parse(&format!("https://{host}{target}")).ok()).flatten();
         Some(Self { leads_from })
     }
@@ -67,7 +70,8 @@ impl Departure {
         had_session: bool,
         (status, location): (u16, Option<&[u8]>),
     ) -> Option<Detour> {
-        let base = self.leads_from.as_ref().filter(|_| had_session && matches!(status, 301..=303 | 307 | 308))?;
+        let base =
+            self.leads_from.as_ref().filter(|_| had_session && matches!(status, 301..=303 | 307 | 308))?;
         let target = base.join(std::str::from_utf8(location?).ok()?).ok()?;
         let apps: Vec<&App> =
             sign_on.apps.iter().map(|app| &**app).filter(|app| app.single_logout.from_imis).collect();

@@ -224,7 +224,10 @@ mod tests {
         assert!(!set.contains("Domain"));
         let states = signer.states(Purpose::SignIn, &sent(&["Login=x", cookie(&set)]), NOW + 5);
         let [state] = states.as_slice() else { panic!("{states:?}") };
-        assert_eq!((state.nonce.as_str(), state.target.as_str()), (nonce.as_str(), "/sso/zendesk?return_to=%2Fhc"));
+        assert_eq!(
+            (state.nonce.as_str(), state.target.as_str()),
+            (nonce.as_str(), "/sso/zendesk?return_to=%2Fhc")
+        );
         assert_eq!(state.apps, ["/sso/zendesk"]);
         assert!(state.is_good && signer.consume(state));
         assert!(!signer.consume(state), "a second time");

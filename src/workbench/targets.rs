@@ -20,7 +20,7 @@ use crate::config;
 use crate::http1::head::{Request, Tokens, slots};
 use crate::imis::PartyId;
 use crate::imis::party::Party;
-use crate::imis::recognise;
+use crate::imis::recognise::{self, forms_ticket};
 use crate::listener::proxy_header::read_header;
 use crate::sso::ReturnTo;
 
@@ -30,7 +30,7 @@ const WHOLE: usize = usize::MAX >> 1;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const ALL: [Target; 11] = [
+pub const ALL: [Target; 13] = [
     ("request", request),
     ("response", response),
     ("rewrite", rewrite),
@@ -41,6 +41,8 @@ pub const ALL: [Target; 11] = [
     ("return_to", return_to),
     ("client_context", client_context),
     ("party", party),
+    ("forms_ticket", forms_ticket),
+    ("whoami_query", whoami_query),
     ("configuration", configuration),
 ];
 
@@ -295,6 +297,25 @@ pub fn party(json: &[u8]) {
         if party.profile(&id, &phones).is_ok() {
             assert!(json.windows(6).any(|part| part == b"104019") || json.contains(&b'\\'), "whose record?");
         }
+    }
+}
+
+/// Whatever is decrypted is read to its last byte or is no ticket; and no text opens but one that was signed.
+pub fn forms_ticket(bytes: &[u8]) {
+    if forms_ticket::reads_as_ticket(bytes) && !bytes.is_empty() {
+        assert!(!forms_ticket::reads_as_ticket(&bytes[..bytes.len() - 1]), "without its end");
+    }
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    for vector in forms_ticket::Vector::all() {
+        assert!(!vector.opens(text) || vector.cookie().eq_ignore_ascii_case(text), "{text}");
+    }
+}
+
+/// A query's answer is one row or none, with or without a byte order mark.
+pub fn whoami_query(bytes: &[u8]) {
+    let columns = recognise::read_rows(bytes);
+    if !bytes.starts_with(b"\xef\xbb\xbf") {
+        assert_eq!(recognise::read_rows(&[b"\xef\xbb\xbf", bytes].concat()), columns);
     }
 }
 

@@ -16,6 +16,7 @@ mod identities;
 mod faithful;
 mod faults;
 mod logs;
+mod methods;
 mod patience;
 mod proxy_protocol;
 mod proxying;

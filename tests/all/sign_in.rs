@@ -117,7 +117,10 @@ async fn those_who_may_not_enter_get_a_page_that_says_what_to_do_and_no_token() 
 
 #[tokio::test]
 async fn staff_on_behalf_of_a_member_enters_as_staff() {
-    let stage = Stage::new().await;
+    let app = "path: /sso/zendesk\n";
+    let setup =
+        Setup::new(Generation::Ems).edit(app, &format!("{app}        on_behalf_of: sign_in_as_staff\n"));
+    let stage = Stage::with(setup).await;
     let reply = stage.sso("", &stage.cookie_of("staff")).await;
     let landed = post_to_zendesk(&stage, form_of(&[("jwt", &reply.token().unwrap())])).await;
     assert!(landed.ends_with("/agent"), "Zendesk knows Sam as an agent: {landed}");

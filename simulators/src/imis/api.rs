@@ -6,7 +6,8 @@ use bytes::Bytes;
 use http::Response;
 use http_body_util::Full;
 
-use super::{ApiFault, Faults, State, TokenFault, lock};
+use super::people::Person;
+use super::{ApiFault, Faults, QueryFault, State, TokenFault, lock};
 use crate::server::{self, Answer, Received, html};
 
 type Reply = Response<Full<Bytes>>;
@@ -16,7 +17,7 @@ const SIGN_IN_HTML: &str = "<html><head><title>Sign In</title></head><body>Pleas
 /// `path` is in lower case and below the API's base.
 pub(super) fn answer(state: &State, request: &Received, path: &str, faults: &Faults) -> Answer {
     if path == "token" {
-        return token(state, request, faults.token);
+        return token(state, request, faults);
     }
     match fault(state, &faults.api) {
         Some(Some(answer)) => return Some(answer),
@@ -27,13 +28,19 @@ pub(super) fn answer(state: &State, request: &Received, path: &str, faults: &Fau
     let spelled = request.head.uri.path().rsplit('/').next().unwrap_or_default();
     let by_cookie = path == "api/query" || path == "api/iqa";
     if by_cookie {
-        return Some(query(state, request));
+        return Some(query(state, request, &faults.query, path == "api/iqa"));
     }
-    if !authorized(state, request) {
+    let Some(caller) = caller(state, request) else {
         return Some(server::json(
             401,
             &json!({"Message": "Authorization has been denied for this request."}),
         ));
+    };
+    // Who is no administrator sees no more than the own record.
+    let own = state.person(&caller).map(|person| person.id.as_str());
+    let is_admin = caller == state.options.service_account.0;
+    if !is_admin && path.starts_with("api/party/") && own != Some(spelled) {
+        return Some(server::json(403, &json!({"Message": "Access is denied."})));
     }
     Some(match path.split('/').skip(1).collect::<Vec<_>>().as_slice() {
         ["party", _] => party(state, spelled, &faults.api),
@@ -64,14 +71,15 @@ fn fault(state: &State, fault: &ApiFault) -> Option<Answer> {
     }
 }
 
-fn authorized(state: &State, request: &Received) -> bool {
-    let token = request.header("authorization").strip_prefix("Bearer ");
-    token.is_some_and(|token| lock(&state.tokens).contains_key(token))
+/// Whose access token comes with a request.
+fn caller(state: &State, request: &Received) -> Option<String> {
+    let token = request.header("authorization").strip_prefix("Bearer ")?;
+    lock(&state.tokens).get(token).cloned()
 }
 
-fn token(state: &State, request: &Received, fault: TokenFault) -> Answer {
+fn token(state: &State, request: &Received, faults: &Faults) -> Answer {
     let field = |name: &str| request.field(name).unwrap_or_default();
-    match fault {
+    match faults.token {
         TokenFault::None | TokenFault::Hangs => {}
         TokenFault::Down => return Some(html(503, "<html><body>Service Unavailable</body></html>")),
         TokenFault::Refuses => return Some(invalid_grant()),
@@ -84,7 +92,14 @@ fn token(state: &State, request: &Received, fault: TokenFault) -> Answer {
             let known = field("username") == *name && field("password") == *password;
             known.then(|| name.clone())
         }
-        "refresh_token" => lock(&state.refresh_tokens).remove(&field("refresh_token")),
+        "refresh_token" => {
+            let (id, secret) = &state.options.client_application;
+            if field("client_id") != *id || field("client_secret") != *secret {
+                return Some(server::json(400, &json!({"error": "invalid_client"})));
+            }
+            let of = lock(&state.refresh_tokens).remove(&field("refresh_token"));
+            of.map(|username| faults.refresh_is_of.clone().unwrap_or(username))
+        }
         _ => None,
     };
     let Some(username) = username else { return Some(invalid_grant()) };
@@ -130,7 +145,7 @@ fn parties(state: &State, request: &Received) -> Reply {
 fn users(state: &State, request: &Received) -> Reply {
     let wanted = request.query("username").or_else(|| request.query("UserName")).unwrap_or_default();
     let found = state.person(wanted.trim_start_matches("eq:"));
-    let row = |person: &super::Person| {
+    let row = |person: &Person| {
         json!({"$type": "Asi.Soa.Membership.DataContracts.UserData, Asi.Contracts", "UserName": person.username,
             "UserId": person.id, "Party": {"PartyId": person.id, "Name": person.party["Name"]}})
     };
@@ -142,7 +157,7 @@ fn group_members(state: &State, request: &Received) -> Reply {
     let (group, party) = (wanted("GroupId"), wanted("PartyId"));
     let people = state.options.people.iter();
     let found = people.filter(|person| person.id == party && person.groups.contains(&group.as_str()));
-    let row = |person: &super::Person| {
+    let row = |person: &Person| {
         json!({"Group": {"GroupId": group}, "Party": {"PartyId": person.id}, "IsActive": true,
             "MembershipDetails": {"$values": [{"EffectiveDate": "2020-01-01T00:00:00"}]}})
     };
@@ -150,7 +165,7 @@ fn group_members(state: &State, request: &Received) -> Reply {
 }
 
 /// A query filtered on "LoggedIn User Key": runs as the visitor, with the anti-forgery token of that visitor.
-fn query(state: &State, request: &Received) -> Reply {
+fn query(state: &State, request: &Received, fault: &QueryFault, properties: bool) -> Reply {
     if !state.options.query_api {
         return server::json(404, &json!({"Message": "No HTTP resource was found."}));
     }
@@ -162,8 +177,46 @@ fn query(state: &State, request: &Received) -> Reply {
         let text = "The provided anti-forgery token was meant for a different claims-based user than the current user.";
         return server::json(400, &json!({"Errors": {"$values": [{"Message": text}]}}));
     }
-    let row = |person: &super::Person| json!({"ID": person.id, "Full Name": person.party["Name"], "Email": person.party["Emails"]["$values"][0]["Address"]});
-    page(visitor.into_iter().map(row).collect())
+    if request.query("QueryName").as_deref() != Some("$/Gateway/WhoAmI") {
+        return server::json(
+            404,
+            &json!({"Errors": {"$values": [{"Message": "The query does not exist."}]}}),
+        );
+    }
+    let row = |person: &Person| row(person, fault, properties);
+    let everybody = state.options.people.iter().map(row);
+    page(match fault {
+        QueryFault::Unfiltered => everybody.collect(),
+        QueryFault::FirstOfAll => everybody.take(1).collect(),
+        QueryFault::Empty => Vec::new(),
+        QueryFault::None | QueryFault::Without(_) => visitor.into_iter().map(row).collect(),
+    })
+}
+
+/// As `api/query` gives it, or with named properties as `api/iqa` does.
+fn row(person: &Person, fault: &QueryFault, properties: bool) -> Value {
+    let party = &person.party;
+    let company = party["$type"].as_str().is_some_and(|name| name.contains("OrganizationData"));
+    let mobile = party["Phones"]["$values"][0]["Number"].clone();
+    let columns = [
+        ("ID", json!(person.id)),
+        ("Full Name", party["Name"].clone()),
+        ("Email", party["Emails"]["$values"][0]["Address"].clone()),
+        ("Mobile Phone", mobile),
+        ("Member Status", party["Status"]["PartyStatusId"].clone()),
+        ("Is Company", json!({"$type": "System.Boolean", "$value": company})),
+        ("Chapter", json!("North")),
+    ];
+    let left = columns.into_iter().filter(|(name, _)| *fault != QueryFault::Without(name));
+    if properties {
+        let named = left.map(|(name, value)| json!({"$type": "Asi.Soa.Core.DataContracts.GenericPropertyData, Asi.Contracts", "Name": name, "Value": value}));
+        json!({"$type": "Asi.Soa.Core.DataContracts.GenericEntityData, Asi.Contracts", "EntityTypeName": "ANY",
+            "Properties": {"$type": "x", "$values": named.collect::<Vec<_>>()}})
+    } else {
+        let mut row = json!({"$type": "System.Dynamic.ExpandoObject, System.Core"});
+        left.for_each(|(name, value)| row[name] = value);
+        row
+    }
 }
 
 fn page(items: Vec<Value>) -> Reply {

@@ -31,15 +31,16 @@ pub(super) fn answer(state: &State, request: &Received, path: &str, faults: &Fau
         ("POST", at) if at == format!("{FORMS}login.aspx") => sign_in(state, request),
         (_, at) if at == format!("{FORMS}logout.aspx") => sign_out(state, request, faults),
         ("GET", at) if at == format!("{FORMS}loginstatusredirect.aspx") => {
-            login_status(state, request, signed_in)
+            login_status(state, request, signed_in, faults)
         }
         ("POST", "/sessioninfo/getsessioninfofromcookie" | "sessioninfo/getsessioninfofromcookie") => {
-            match signed_in {
-                Some(_) => server::json(
+            match (&faults.session_info, signed_in) {
+                (Some((status, body)), _) => respond(*status, "application/json", *body),
+                (None, Some(_)) => server::json(
                     200,
                     &json!({"StillGoodSeconds": 1187.2, "ExpireMinutes": 20, "IsDesktop": false}),
                 ),
-                None => server::json(200, &Value::Null),
+                (None, None) => server::json(200, &Value::Null),
             }
         }
         ("POST", "/sessioninfo/forcesignout" | "sessioninfo/forcesignout") => {
@@ -50,7 +51,7 @@ pub(super) fn answer(state: &State, request: &Received, path: &str, faults: &Fau
             redirect(&format!("{}{}?ReturnUrl={}", state.base(), login_path(), encoded(&own)))
         }
         ("GET" | "HEAD", "members/benefits.aspx") => rise_page(state, request, signed_in, "Members only"),
-        ("GET", "singlesignon") => single_sign_on(state, signed_in),
+        ("GET", "singlesignon") => single_sign_on(state, request, signed_in),
         ("GET" | "HEAD", "404.aspx") => {
             html(404, "<html><body id=\"MainBody\"><h1>Page not found</h1></body></html>")
         }
@@ -190,10 +191,15 @@ fn sign_out(state: &State, request: &Received, faults: &Faults) -> Page {
 }
 
 /// 2017's LoginStatusRedirect.aspx.
-fn login_status(state: &State, request: &Received, visitor: Option<&Person>) -> Page {
+fn login_status(state: &State, request: &Received, visitor: Option<&Person>, faults: &Faults) -> Page {
     let parameter = |name: &str| request.query(name).unwrap_or_default();
     if state.options.generation != Generation::Imis2017 {
         return html(404, "<html><body>404</body></html>");
+    }
+    if let Some(location) = &faults.login_status {
+        return redirect(
+            &location.replace("{QKEY}", &parameter("QKEY")).replace("{RETURL}", &parameter("RETURL")),
+        );
     }
     match visitor {
         Some(person) => {
@@ -204,9 +210,13 @@ fn login_status(state: &State, request: &Received, visitor: Option<&Person>) -> 
 }
 
 /// The page with the content item Contact > Single Sign-On.
-fn single_sign_on(state: &State, visitor: Option<&Person>) -> Page {
-    let (Some(target), Some(person)) = (&state.options.sso_page_target, visitor) else {
-        return redirect(&format!("{}{}?ReturnUrl=%2FSingleSignOn", state.base(), login_path()));
+fn single_sign_on(state: &State, request: &Received, visitor: Option<&Person>) -> Page {
+    let Some(target) = &state.options.sso_page_target else {
+        return redirect(&format!("{}404.aspx?aspxerrorpath=%2FSingleSignOn", state.base()));
+    };
+    let Some(person) = visitor else {
+        let own = request.head.uri.to_string();
+        return redirect(&format!("{}{}?ReturnUrl={}", state.base(), login_path(), encoded(&own)));
     };
     let token = server::random_hex(32);
     lock(&state.refresh_tokens).insert(token.clone(), person.username.clone());

@@ -27,7 +27,9 @@ pub(super) fn methods(value: &Value<'_>, base: &Path, base_path: &str) -> Option
     }
     let mut methods: Vec<Method> = Vec::new();
     for (index, item) in items.iter().enumerate() {
-        let Some(method) = item.section().and_then(|section| method(section, base, base_path)) else { continue };
+        let Some(method) = item.section().and_then(|section| method(section, base, base_path)) else {
+            continue;
+        };
         let is_last = index + 1 == items.len();
         if methods.iter().any(|earlier| earlier.how.name() == method.how.name()) {
             item.report(format!("{} is listed twice", method.how.name()));
@@ -45,9 +47,10 @@ fn method(mut section: Section<'_>, base: &Path, base_path: &str) -> Option<Meth
     let name_value = section.required("method");
     let name = name_value.as_ref().and_then(|value| value.text(|text| Ok(text.to_owned())));
     let how = match name.as_deref() {
-        Some("client_context") => {
-            section.required("page").and_then(|value| value.text(values::site_path)).map(|page| How::ClientContext { page })
-        }
+        Some("client_context") => section
+            .required("page")
+            .and_then(|value| value.text(values::site_path))
+            .map(|page| How::ClientContext { page }),
         Some("whoami_query") => whoami_query(&mut section, &below),
         Some("login_status_redirect") => section
             .text_or("page", values::site_path, below(LOGIN_STATUS))
@@ -100,10 +103,15 @@ fn columns(mut section: Section<'_>) -> Option<Columns> {
     let email = section.optional("email").map(|value| value.text(values::not_empty));
     let phone = section.optional("phone").map(|value| value.text(values::not_empty));
     let mut or_null = |key| {
-        section.optional(key).map(|value| if value.is_null() { Some(None) } else { value.text(values::not_empty).map(Some) })
+        section
+            .optional(key)
+            .map(|value| if value.is_null() { Some(None) } else { value.text(values::not_empty).map(Some) })
     };
     let (status, company) = (or_null("status"), or_null("company"));
-    let profile = if [&name, &email, &phone].iter().any(|column| column.is_some()) || status.is_some() || company.is_some() {
+    let profile = if [&name, &email, &phone].iter().any(|column| column.is_some())
+        || status.is_some()
+        || company.is_some()
+    {
         let missing: Vec<&str> = [
             ("name", name.is_none()),
             ("email", email.is_none()),
@@ -124,7 +132,13 @@ fn columns(mut section: Section<'_>) -> Option<Columns> {
         }
         let phone = phone.map_or(Some(None), |column| column.map(Some));
         let profile = || {
-            Some(ProfileColumns { name: name??, email: email??, phone: phone?, status: status??, company: company?? })
+            Some(ProfileColumns {
+                name: name??,
+                email: email??,
+                phone: phone?,
+                status: status??,
+                company: company??,
+            })
         };
         profile().map(Some)
     } else {

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::recognise;
 use crate::config::raw::{Section, Value};
 use crate::config::secret::{Reference, Secret};
-use super::recognise;
 use crate::config::{
     App, Authority, FromZendesk, Imis, OnBehalfOf, ServiceAccount, SingleLogout, Upstream, Zendesk, values,
 };
@@ -32,8 +32,7 @@ pub(super) fn imis(mut section: Section<'_>, base: &Path, upstream: Option<&Upst
     };
     let recognise_value = section.required("recognise");
     let base_or_root = base_path.clone().unwrap_or_else(|| "/".to_owned());
-    let recognise =
-        recognise_value.as_ref().and_then(|value| recognise::methods(value, base, &base_or_root));
+    let recognise = recognise_value.as_ref().and_then(|value| recognise::methods(value, base, &base_or_root));
     let service_account = match section.optional("service_account") {
         Some(value) => value.section().and_then(|section| service_account(section, base)).map(Some),
         None => Some(None),
@@ -79,7 +78,11 @@ const MOST_IDENTITY_CACHE: Duration = Duration::from_secs(60);
 
 fn identity_cache(text: &str) -> Result<Duration, String> {
     let time = values::duration(text)?;
-    if time > MOST_IDENTITY_CACHE { Err("must be at most 60s; null = not at all".to_owned()) } else { Ok(time) }
+    if time > MOST_IDENTITY_CACHE {
+        Err("must be at most 60s; null = not at all".to_owned())
+    } else {
+        Ok(time)
+    }
 }
 
 fn region(text: &str) -> Result<phonenumber::country::Id, String> {
@@ -137,9 +140,9 @@ fn on_behalf_of(text: &str) -> Result<OnBehalfOf, String> {
         "refuse" => Ok(OnBehalfOf::Refuse),
         "sign_in_as_staff" => Ok(OnBehalfOf::SignInAsStaff),
         "sign_in_as_contact" => Ok(OnBehalfOf::SignInAsContact),
-        other => {
-            Err(format!("`{other}` is not what can be done; use refuse, sign_in_as_staff or sign_in_as_contact"))
-        }
+        other => Err(format!(
+            "`{other}` is not what can be done; use refuse, sign_in_as_staff or sign_in_as_contact"
+        )),
     }
 }
 

@@ -264,7 +264,12 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
 }
 
 /// What becomes of the answer that is at the front, if it is to a sign-out.
-async fn departs(exchange: &Exchange, outgoing: &Outgoing, connection: &Connection, site: usize) -> Option<Detour> {
+async fn departs(
+    exchange: &Exchange,
+    outgoing: &Outgoing,
+    connection: &Connection,
+    site: usize,
+) -> Option<Detour> {
     let departure = outgoing.departure.as_ref()?;
     let had_session = connection.forget(site, &outgoing.head).await;
     let bytes = &exchange.connection.receiver.head()[..exchange.head];

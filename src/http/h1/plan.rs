@@ -111,7 +111,8 @@ fn step(request: &Request<'_, '_>, connection: &Connection, incident: Incident) 
     let chain = connection.chain(request.fields.pairs());
     let max_forwards = asked.max_forwards;
     let forwarding = Forwarding { chain: &chain, host, incident, max_forwards };
-    let departure = connection.departure(site, (request.method, host, &request.target), request.fields.pairs());
+    let departure =
+        connection.departure(site, (request.method, host, &request.target), request.fields.pairs());
     headers::write_request(&mut head, request, own_host, &upstream.headers, tunnel, &forwarding);
     Ok(Step::Forward(
         site,

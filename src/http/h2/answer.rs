@@ -186,7 +186,9 @@ impl Answering {
             Some(Ok(exchange)) => exchange,
             sent => {
                 connection.worker.buffers.keep_head(&mut outgoing.head);
-                return Err(sent.map_or(NoAnswer::Gone, |sent| sent.map_or_else(Into::into, |_| NoAnswer::Gone)));
+                return Err(
+                    sent.map_or(NoAnswer::Gone, |sent| sent.map_or_else(Into::into, |_| NoAnswer::Gone))
+                );
             }
         };
         for interim in 0..=MOST_INTERIM {

@@ -22,8 +22,8 @@ use crate::incident::Incident;
 use crate::pages::Failure;
 use crate::proxy::connection::Stream;
 use crate::proxy::exchange::{Turn, Upload, UploadError};
-use crate::proxy::upstream::UpstreamError;
 use crate::proxy::headers::{self, Forwarding, RequestFraming, pairs};
+use crate::proxy::upstream::UpstreamError;
 use crate::proxy::{Kind, Outgoing, windows};
 
 /// The authority of the target or of Host; both must agree when both are there (RFC 9113 section 8.3.1).
@@ -191,7 +191,9 @@ impl FromStream {
                         }
                     }
                     Some(Err(error)) => {
-                        return Err(Failure::Upstream(UpstreamError::UploadBroke(UploadError::Stream(error))));
+                        return Err(Failure::Upstream(UpstreamError::UploadBroke(UploadError::Stream(
+                            error,
+                        ))));
                     }
                     None => self.body = None,
                 }

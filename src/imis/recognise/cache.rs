@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::hmac;
 use moka::Expiry;
-use moka::policy::EvictionPolicy;
 use moka::future::Cache;
+use moka::policy::EvictionPolicy;
 
 use super::session_cookie::SessionCookies;
 use super::{Identity, RecogniseError};

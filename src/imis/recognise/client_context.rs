@@ -113,7 +113,8 @@ mod tests {
     #[test]
     fn acting_for_another_is_told() {
         let viewing = |selected: &str| {
-            let json = format!(r#"{{"isAnonymous":false,"loggedInPartyId":"7","selectedPartyId":{selected}}}"#);
+            let json =
+                format!(r#"{{"isAnonymous":false,"loggedInPartyId":"7","selectedPartyId":{selected}}}"#);
             answer_in_full(&field(&json))
                 .map(|person| person.unwrap().on_behalf_of.map(|id| id.as_str().to_owned()))
         };

@@ -233,14 +233,16 @@ pub(super) fn with_cookies(own: &HeaderMap, set: &[HeaderValue]) -> Option<Heade
             Some((pair[..at].trim_ascii(), pair.trim_ascii()))
         })
         .collect();
-    let name = |pair: &[u8]| pair.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii().to_vec();
+    let name =
+        |pair: &[u8]| pair.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii().to_vec();
     let lines = own.get_all(COOKIE).iter();
     let kept = lines
         .flat_map(|line| line.as_bytes().split(|byte| *byte == b';'))
         .map(<[u8]>::trim_ascii)
         .filter(|pair| !pair.is_empty() && new.iter().all(|(set, _)| *set != name(pair)));
     // Of several lines for one name the last one counts.
-    let set = new.iter().enumerate().filter(|(at, (name, _))| new[at + 1..].iter().all(|(later, _)| later != name));
+    let set =
+        new.iter().enumerate().filter(|(at, (name, _))| new[at + 1..].iter().all(|(later, _)| later != name));
     let pairs: Vec<&[u8]> = kept.chain(set.map(|(_, (_, pair))| *pair)).collect();
     HeaderValue::from_bytes(&pairs.join(&b"; "[..])).ok()
 }

@@ -88,7 +88,8 @@ impl fmt::Display for Seen {
         if !self.answers.is_empty() {
             let answers: Vec<String> = self.answers.iter().map(Answered::to_string).collect();
             write!(f, "; answers: {}", answers.join(", "))?;
-            let markup = if self.markup.is_empty() && self.answers.iter().any(|a| a.media_type == "text/html") {
+            let markup = if self.markup.is_empty() && self.answers.iter().any(|a| a.media_type == "text/html")
+            {
                 "; nothing of iMIS in the page".to_owned()
             } else if self.markup.is_empty() {
                 String::new()

@@ -33,11 +33,15 @@ pub(crate) enum QueryError {
     NotRows,
     #[error("the query answers with more than one row: it is not filtered on the person who is signed in")]
     SeveralRows,
-    #[error("the query answers with no row for somebody who is signed in: does it select every contact, with \"LoggedIn User Key\"?")]
+    #[error(
+        "the query answers with no row for somebody who is signed in: does it select every contact, with \"LoggedIn User Key\"?"
+    )]
     NoRow,
     #[error("the query has no column `{0}`, or nothing usable in it")]
     Column(String),
-    #[error("the query's row is of another person than the page: it is not filtered on the person who is signed in")]
+    #[error(
+        "the query's row is of another person than the page: it is not filtered on the person who is signed in"
+    )]
     AnotherPerson,
 }
 
@@ -97,7 +101,8 @@ fn target(query: &WhoamiQuery) -> String {
 
 fn anti_forgery_token(page: &Page) -> Result<HeaderValue, QueryError> {
     let [token] = page.anti_forgery.as_slice() else { return Err(QueryError::NoToken) };
-    let plain = token.iter().all(u8::is_ascii_graphic) && !token.is_empty() && token.len() <= MOST_TOKEN_BYTES;
+    let plain =
+        token.iter().all(u8::is_ascii_graphic) && !token.is_empty() && token.len() <= MOST_TOKEN_BYTES;
     let value = HeaderValue::from_bytes(token).ok().filter(|_| plain);
     value.map(sensitive).ok_or(QueryError::NoToken)
 }
@@ -140,7 +145,8 @@ fn columns(row: &Value) -> Result<Row, QueryError> {
     };
     let count = pairs.len();
     let row: Row = pairs.into_iter().filter(|(name, _)| !name.starts_with('$')).collect();
-    let meta = object.keys().filter(|name| name.starts_with('$') && !object.contains_key("Properties")).count();
+    let meta =
+        object.keys().filter(|name| name.starts_with('$') && !object.contains_key("Properties")).count();
     // A column that stands twice could say two things.
     if row.len() + meta == count { Ok(row) } else { Err(QueryError::NotRows) }
 }
@@ -166,13 +172,20 @@ mod tests {
 
     #[test]
     fn both_forms_of_a_row_are_read() {
-        let plain = page(json!([{"$type": "x", "ID": "104019", "Email": "ann@example.org", "Member": {"$type": "System.Boolean", "$value": true}}]));
-        let named = page(json!([{"$type": "GenericEntityData", "EntityTypeName": "x", "Properties": {"$type": "y", "$values": [
+        let plain = page(
+            json!([{"$type": "x", "ID": "104019", "Email": "ann@example.org", "Member": {"$type": "System.Boolean", "$value": true}}]),
+        );
+        let named = page(
+            json!([{"$type": "GenericEntityData", "EntityTypeName": "x", "Properties": {"$type": "y", "$values": [
             {"$type": "z", "Name": "ID", "Value": "104019"}, {"Name": "Email", "Value": "ann@example.org"},
-            {"Name": "Member", "Value": {"$type": "System.Boolean", "$value": true}}]}}]));
+            {"Name": "Member", "Value": {"$type": "System.Boolean", "$value": true}}]}}]),
+        );
         for answer in [plain, named] {
             let row = row(&answer).unwrap().unwrap();
-            assert_eq!((row.len(), &row["ID"], &row["Email"]), (3, &json!("104019"), &json!("ann@example.org")));
+            assert_eq!(
+                (row.len(), &row["ID"], &row["Email"]),
+                (3, &json!("104019"), &json!("ann@example.org"))
+            );
             assert_eq!(row["Member"], json!(true));
         }
         assert_eq!(row(&page(json!([]))), Ok(None));
@@ -190,12 +203,16 @@ mod tests {
 
     #[test]
     fn what_is_no_answer_is_an_error() {
-        for json in ["", "[]", "null", "{}", r#"{"Items":null}"#, r#"{"Items":{}}"#, r#"{"Items":["x"]}"#, "<html>"] {
+        for json in
+            ["", "[]", "null", "{}", r#"{"Items":null}"#, r#"{"Items":{}}"#, r#"{"Items":["x"]}"#, "<html>"]
+        {
             assert_eq!(only_row(json.as_bytes()), Err(QueryError::NotRows), "{json}");
         }
         let twice = r#"{"Items":[{"ID":"1"}],"Items":[{"ID":"2"}]}"#;
         assert_eq!(only_row(twice.as_bytes()), Err(QueryError::NotRows));
-        let named = page(json!([{"Properties": {"$values": [{"Name": "ID", "Value": "1"}, {"Name": "ID", "Value": "2"}]}}]));
+        let named = page(
+            json!([{"Properties": {"$values": [{"Name": "ID", "Value": "1"}, {"Name": "ID", "Value": "2"}]}}]),
+        );
         assert_eq!(row(&named), Err(QueryError::NotRows));
     }
 
@@ -206,7 +223,14 @@ mod tests {
         };
         let token = |html: &str| anti_forgery_token(&Page::parse(html.as_bytes()));
         assert_eq!(token(&field("abc-_=")).unwrap(), "abc-_=");
-        for wrong in [String::new(), field(""), field("a b"), field("a\nb"), field("a") + &field("b"), field(&"a".repeat(5000))] {
+        for wrong in [
+            String::new(),
+            field(""),
+            field("a b"),
+            field("a\nb"),
+            field("a") + &field("b"),
+            field(&"a".repeat(5000)),
+        ] {
             assert_eq!(token(&wrong), Err(QueryError::NoToken));
         }
     }

@@ -4,6 +4,7 @@ pub(crate) mod chromium;
 pub(crate) mod client;
 pub(crate) mod frames;
 pub(crate) mod gateway;
+pub(crate) mod jar;
 pub(crate) mod origin;
 
 use std::io::Write;
@@ -47,6 +48,20 @@ impl Setup {
         Self { imis: ImisOptions::new(generation), log_level: "debug", edits: Vec::new() }
     }
 
+    /// With other methods of recognition, as they stand in the configuration.
+    pub(crate) fn recognised_by(self, methods: &str) -> Self {
+        let base = match self.imis.generation {
+            Generation::Ems => "/",
+            Generation::Imis2017 => "/iMIS/",
+        };
+        self.edit(&format!("{{method: client_context, page: {base}imis-gateway-probe}}"), methods)
+    }
+
+    /// Where profiles come from elsewhere.
+    pub(crate) fn without_service_account(self) -> Self {
+        self.edit("      service_account: {username: svc-gateway, password: {file: imis-password}}\n", "")
+    }
+
     pub(crate) fn edit(mut self, from: &str, to: &str) -> Self {
         self.edits.push((from.to_owned(), to.to_owned()));
         self
@@ -72,6 +87,14 @@ impl Stage {
         let zendesk = Zendesk::start(any, options, Some(identity.server_config())).await.unwrap();
         std::fs::write(folder.path().join("imis-password"), &imis.options().service_account.1).unwrap();
         std::fs::write(folder.path().join("zendesk-jwt"), format!("{secret}\n")).unwrap();
+        let options = imis.options();
+        for (name, text) in [
+            ("client-secret", &options.client_application.1),
+            ("validation-key", &options.machine_key.validation_key),
+            ("decryption-key", &options.machine_key.decryption_key),
+        ] {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
         let mut yaml = configuration(&setup, &imis);
         for (from, to) in &setup.edits {
             assert!(yaml.contains(from), "nothing to replace: {from}");

@@ -1,0 +1,4 @@
+//! See `imis_gateway::workbench::targets::whoami_query`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| imis_gateway::workbench::targets::whoami_query(bytes));
