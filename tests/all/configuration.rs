@@ -17,7 +17,7 @@ fn check(yaml: &str) -> Result<Config, String> {
     let authority = Authority::new("test CA");
     authority.issue(&["members.example.org"]).write(&certs, "members").unwrap();
     std::fs::write(certs.join("imis-ca.pem"), authority.certificate_pem()).unwrap();
-    for name in ["imis-password", "zendesk-jwt"] {
+    for name in ["imis-password", "zendesk-jwt", "gateway-state-key"] {
         std::fs::write(folder.path().join(name), "a-secret-of-more-than-thirty-two-characters").unwrap();
     }
     // The test process has no systemd credentials.
@@ -66,6 +66,7 @@ fn every_key_that_the_code_knows_is_in_the_shipped_file() {
         ("      service_account:\n", "      service_account:\n        zzzzzzzz: 1\n"),
         ("    certificate:\n", "    certificate:\n      zzzzzzzz: 1\n"),
         ("password: {", "password: {zzzzzzzz: 1, "),
+        ("        #~ single_logout:\n", "        single_logout:\n          zzzzzzzz: 1\n"),
         ("        zendesk:\n", "        zendesk:\n          zzzzzzzz: 1\n"),
     ];
     let not_yet = ["acme", "rules", "claims", "guards", "api"];
@@ -83,4 +84,98 @@ fn every_key_that_the_code_knows_is_in_the_shipped_file() {
             assert!(shown.lines().any(shows), "`{key}` is not in config.yaml");
         }
     }
+}
+
+/// A site with these methods, and with or without the account that reads profiles.
+fn recognised_by(methods: &str, service_account: bool) -> Result<Config, String> {
+    let shipped = shipped();
+    let (before, rest) = shipped.split_once("        method: client_context\n").unwrap();
+    let (_, after) = rest.split_once("      # The iMIS user that reads profiles.").unwrap();
+    let before = before.trim_end().strip_suffix("recognise:").unwrap();
+    let mut yaml = format!("{before}recognise: {methods}\n      #{after}");
+    if !service_account {
+        let account = yaml.find("      service_account:").unwrap();
+        let behind = yaml.find("      phone_order:").unwrap();
+        yaml.replace_range(account..behind, "");
+    }
+    check(&yaml)
+}
+
+const TICKET: &str = "method: forms_ticket, validation_key: {file: VK}, decryption_key: {file: DK}";
+
+#[test]
+fn every_method_reads_with_what_it_needs() {
+    let columns = "columns: {id: ID, name: Full Name, email: Email, status: null, company: null}";
+    let query = "method: whoami_query, page: /p, query: $/Gateway/WhoAmI";
+    let application =
+        "method: client_application, page: /sso, client_id: x, client_secret: {file: zendesk-jwt}";
+    for (methods, service_account) in [
+        ("{method: client_context, page: /p}".to_owned(), true),
+        (format!("{{{query}, {columns}}}"), false),
+        (format!("{{{query}, endpoint: /api/iqa, columns: {{id: ID}}}}"), true),
+        ("{method: login_status_redirect}".to_owned(), true),
+        (format!("{{{application}}}"), false),
+        (format!("[{{{query}, {columns}, if_broken: stop}}, {{{application}}}]"), false),
+    ] {
+        let read = recognised_by(&methods, service_account);
+        assert!(read.is_ok(), "{methods}: {:?}", read.err());
+    }
+    for (methods, service_account, problem) in [
+        ("[]".to_owned(), true, "at least one method is needed"),
+        ("{method: client_context, page: /p}".to_owned(), false, "a service_account has to read the profile"),
+        (format!("{{{query}, columns: {{id: ID}}}}"), false, "a service_account has to read the profile"),
+        (
+            format!("{{{query}, columns: {{id: ID, email: E, company: null}}}}"),
+            true,
+            "needs name and status too",
+        ),
+        (format!("{{{query}, columns: {{name: N}}}}"), true, "columns.id: required, but missing"),
+        (
+            "{method: whoami_query, page: /p, query: WhoAmI, columns: {id: ID}}".to_owned(),
+            true,
+            "is not the path of a query",
+        ),
+        (format!("[{{{application}}}, {{method: client_context, page: /p}}]"), true, "has to be the last"),
+        (
+            "[{method: client_context, page: /p}, {method: client_context, page: /q}]".to_owned(),
+            true,
+            "listed twice",
+        ),
+        ("{method: client_context, page: /p, if_broken: maybe}".to_owned(), true, "use next or stop"),
+        ("{method: client_context, page: /p, querry: x}".to_owned(), true, "unknown key"),
+        (
+            format!(
+                "{{{}, validation: MD5}}",
+                TICKET.replace("VK", "zendesk-jwt").replace("DK", "zendesk-jwt")
+            ),
+            true,
+            "not a validation",
+        ),
+        (
+            format!("{{{}}}", TICKET.replace("VK", "zendesk-jwt").replace("DK", "zendesk-jwt")),
+            true,
+            "not hexadecimal digits as in machineKey",
+        ),
+    ] {
+        let found = recognised_by(&methods, service_account).unwrap_err();
+        assert!(found.contains(problem), "{methods}: {found}");
+        assert!(!found.contains("thirty-two"), "a secret is shown: {found}");
+    }
+}
+
+#[test]
+fn keys_and_times_out_of_bounds_are_named() {
+    let changed = |from: &str, to: &str| check(&shipped().replacen(from, to, 1));
+    let cache = |time: &str| changed("#~ identity_cache: 60s", &format!("identity_cache: {time}"));
+    assert!(cache("30s").is_ok() && cache("null").is_ok());
+    assert!(cache("61s").unwrap_err().contains("at most 60s"));
+    let key = changed("#~ state_key: {credential: gateway-state-key}", "state_key: {file: certs/short}");
+    assert!(key.unwrap_err().contains("state_key"));
+    let proxies = "trusted_proxies: []\nproxy_protocol: false";
+    let problem = changed(proxies, "trusted_proxies: []\nproxy_protocol: true").unwrap_err();
+    assert!(problem.contains("list the load balancer in trusted_proxies"), "{problem}");
+    let policy = changed("#~ on_behalf_of: refuse", "on_behalf_of: everybody").unwrap_err();
+    assert!(policy.contains("use refuse, sign_in_as_staff or sign_in_as_contact"), "{policy}");
+    let warned = changed("#~ on_behalf_of: refuse", "on_behalf_of: sign_in_as_contact").unwrap();
+    assert!(warned.warnings().iter().any(|warning| warning.contains("as the contact they act for")));
 }

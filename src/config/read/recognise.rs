@@ -61,7 +61,8 @@ fn method(mut section: Section<'_>, base: &Path, base_path: &str) -> Option<Meth
             if let Some(value) = name_value {
                 value.report(format!("`{other}` is not a method; use {METHODS}"));
             }
-            // Its keys are unknown, too: one problem is enough.
+            // Which other keys it should have nobody knows; most methods have a page.
+            section.optional("page").and_then(|value| value.text(values::site_path));
             return None;
         }
         None => return None,
