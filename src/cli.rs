@@ -3,6 +3,7 @@
 //! Exit codes: 0 good, 1 run-time failure, 2 usage, 3 unclean drain, 78 bad configuration (`EX_CONFIG`).
 
 mod check;
+mod doctor;
 mod run;
 
 use std::io::Write;
@@ -36,6 +37,8 @@ enum Command {
     Run(WithConfig),
     /// Check the configuration, the files and the secrets it names; opens no socket
     Check(WithConfig),
+    /// Ask iMIS as visitors would and say what was seen: how members are recognised, and why not
+    Doctor(doctor::Doctor),
     /// Print the version
     Version,
 }
@@ -66,6 +69,7 @@ pub fn main() -> i32 {
     match Arguments::parse().command {
         Command::Run(with_config) => run::run(&with_config),
         Command::Check(with_config) => check::check(&with_config),
+        Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Version => {
             say(concat!("imis-gateway ", env!("CARGO_PKG_VERSION")));
             GOOD

@@ -24,7 +24,7 @@ use crate::proxy::headers::Forwarded;
 use api::Api;
 pub(crate) use api::ProfileError;
 use party::Profile;
-use recognise::{Answer, Identity, RecogniseError, Recogniser, Seen, Session, SessionCookies};
+use recognise::{Answer, Examined, Identity, RecogniseError, Recogniser, Session, SessionCookies};
 pub(crate) use token::TokenError;
 pub(crate) use users::UserError;
 
@@ -116,10 +116,7 @@ impl Imis {
     }
 
     /// Asks by every method, and tells what each saw.
-    pub(crate) async fn examine(
-        &self,
-        visitor: &Visitor<'_>,
-    ) -> Vec<(&'static str, Seen, Result<Option<Identity>, RecogniseError>)> {
+    pub(crate) async fn examine(&self, visitor: &Visitor<'_>) -> Vec<Examined> {
         self.recogniser.examine(visitor).await
     }
 

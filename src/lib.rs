@@ -25,6 +25,7 @@ mod sso;
 mod imis;
 mod zendesk;
 mod pages;
+mod doctor;
 mod admin;
 mod metrics;
 pub mod telemetry;

@@ -61,6 +61,13 @@ impl Identity {
     }
 }
 
+/// What a method saw and said.
+pub(crate) struct Examined {
+    pub(crate) method: &'static str,
+    pub(crate) seen: Seen,
+    pub(crate) answer: Result<Option<Identity>, RecogniseError>,
+}
+
 /// What is known about a visitor.
 pub(crate) enum Answer {
     Nobody,
@@ -131,7 +138,8 @@ pub(crate) fn has_session(headers: &http::HeaderMap, names: &[String]) -> bool {
 pub(super) struct Recogniser {
     session_cookies: Vec<String>,
     methods: Vec<config::Method>,
-    asks_site: bool,
+    /// Whose answer comes by way of the browser.
+    application: Option<Arc<config::ClientApplication>>,
     probe: Probe,
     sign_in: String,
     api: Arc<Api>,
@@ -146,11 +154,11 @@ impl Recogniser {
         (tls, api): (&Arc<ClientConfig>, Arc<Api>),
         counts: Recognitions,
     ) -> Result<Self, super::BuildError> {
-        let asks_site = |method: &config::Method| matches!(method.how, How::ClientApplication(_));
+        let application = |method: &config::Method| method.how.application().cloned();
         Ok(Self {
             session_cookies: imis.session_cookies.clone(),
-            asks_site: imis.recognise.iter().any(asks_site),
-            methods: imis.recognise.iter().filter(|method| !asks_site(method)).cloned().collect(),
+            application: imis.recognise.iter().find_map(application),
+            methods: imis.recognise.iter().filter(|method| application(method).is_none()).cloned().collect(),
             probe: Probe::build(imis, site, tls)?,
             sign_in: imis.sign_in.clone(),
             api,
@@ -182,7 +190,7 @@ impl Recogniser {
                 self.counts.cache(source == Source::Remembered, self.identities.entries());
                 Ok(identity.map_or(Answer::Nobody, Answer::Person))
             }
-            Err(error) if self.asks_site && !error.stops() => Ok(Answer::AskSite),
+            Err(error) if self.application.is_some() && !error.stops() => Ok(Answer::AskSite),
             Err(error) => Err(error),
         }
     }
@@ -214,25 +222,46 @@ impl Recogniser {
         }
         match last {
             // An old ticket, or somebody's own: the sign-in page is the way on.
-            Some(error) if error.is_the_visitors() && !self.asks_site => Ok(None),
+            Some(error) if error.is_the_visitors() && self.application.is_none() => Ok(None),
             Some(error) => Err(error),
             None => Ok(None),
         }
     }
 
-    /// Asks by every method, for whoever looks for a fault.
-    pub(super) async fn examine(
-        &self,
-        visitor: &Visitor<'_>,
-    ) -> Vec<(&'static str, Seen, Result<Option<Identity>, RecogniseError>)> {
-        let Some(session) = self.session(visitor) else { return Vec::new() };
+    /// Asks by every method, also without a session cookie, for whoever looks for a fault.
+    pub(super) async fn examine(&self, visitor: &Visitor<'_>) -> Vec<Examined> {
+        let cookies = SessionCookies::find(visitor.headers, &self.session_cookies);
+        let session = Session { visitor, cookies: cookies.unwrap_or_default() };
         let mut found = Vec::new();
         for method in &self.methods {
             let mut seen = Seen::of(visitor.headers);
             let answer = self.ask(method, &session, &mut seen).await;
-            found.push((method.how.name(), seen, answer));
+            found.push(Examined { method: method.how.name(), seen, answer });
+        }
+        if let Some(application) = &self.application {
+            let mut seen = Seen::of(visitor.headers);
+            let answer = self.single_sign_on_page(application, visitor, &mut seen).await;
+            found.push(Examined { method: "client_application", seen, answer: answer.map(|()| None) });
         }
         found
+    }
+
+    /// Whether the page is there: for whoever is not signed in it leads to the sign-in page, for others it holds a form.
+    async fn single_sign_on_page(
+        &self,
+        application: &config::ClientApplication,
+        visitor: &Visitor<'_>,
+        seen: &mut Seen,
+    ) -> Result<(), RecogniseError> {
+        let response = self.probe.ask(&Question::page(&application.page), visitor, seen).await?;
+        match response.status() {
+            StatusCode::OK => Ok(()),
+            StatusCode::NOT_FOUND => Err(RecogniseError::Missing),
+            status if status.is_redirection() => {
+                self.probe.leads_to_sign_in(&response, visitor.authority, seen)
+            }
+            other => Err(ApiError::Status(other).into()),
+        }
     }
 
     async fn ask(
@@ -328,6 +357,53 @@ impl RecogniseError {
     /// Whether it is about what the visitor sent, and not about iMIS.
     fn is_the_visitors(&self) -> bool {
         matches!(self, Self::Ticket(_))
+    }
+
+    /// How to mend it, for the operator.
+    pub(crate) fn advice(&self) -> &'static str {
+        match self {
+            Self::Page(ApiError::Status(status)) if status.as_u16() == 403 => {
+                "403 is mostly a firewall's: let the gateway's address through it"
+            }
+            Self::Page(_) => "check upstream.servers, ca_file and the endpoint's path; is iMIS up?",
+            Self::ErrorPage => "open the page in a browser: iMIS itself fails on it",
+            Self::Missing => {
+                "the path is wrong: it is the whole path as on the site, with /iMIS in front on 2017"
+            }
+            Self::Elsewhere => {
+                "open the page in a browser: it has to be public, and sign_in has to be the site's own sign-in page"
+            }
+            Self::NotHtml => "name a RiSE page, not a file or a service",
+            Self::Context(ContextError::NoField) => {
+                "with nothing of iMIS in the page it is a firewall's, or another server's; otherwise name a page that RiSE makes"
+            }
+            Self::Context(_) => {
+                "the page is not as iMIS makes it: name an empty page with nothing of your own in it"
+            }
+            Self::Query(QueryError::NoToken) => {
+                "name a RiSE page: that is where the anti-forgery token comes from"
+            }
+            Self::Query(QueryError::Column(_)) => {
+                "check the columns' names: they are the aliases of the query"
+            }
+            Self::Query(QueryError::NotRows) => "check endpoint: api/query on EMS, api/iqa on older versions",
+            Self::Query(_) => "filter the query on the dynamic value \"LoggedIn User Key\"",
+            Self::NoRedirect | Self::WrongKey => {
+                "LoginStatusRedirect.aspx is a part of iMIS 2017 only; check its path"
+            }
+            Self::Ticket(TicketError::Mac) => {
+                "compare validation, validation_key and compatibility_mode with machineKey in iMIS's web.config"
+            }
+            Self::Ticket(TicketError::Decryption | TicketError::NotATicket) => {
+                "compare decryption_key and compatibility_mode with machineKey in iMIS's web.config"
+            }
+            Self::Ticket(_) => "name the authentication cookie in session_cookies; on EMS it is no ticket",
+            Self::Liveness => "check session_info: it is what iMIS's own scripts ask for",
+            Self::User(_) => "check api_url and the service account: it has to be allowed to read users",
+            Self::Random(_) => "the system gives no randomness",
+            Self::Shared(error) => error.advice(),
+            Self::Stop(error) => error.advice(),
+        }
     }
 
     fn stops(&self) -> bool {

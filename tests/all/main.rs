@@ -11,6 +11,7 @@ mod browser;
 mod client_application;
 mod command_line;
 mod configuration;
+mod doctor;
 mod failures;
 mod guarding;
 mod identities;

@@ -34,7 +34,7 @@ pub(crate) struct Answered {
 }
 
 impl Seen {
-    pub(super) fn of(headers: &HeaderMap) -> Self {
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
         let lines = headers.get_all(COOKIE).iter();
         let names = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).map(|pair| {
             let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();

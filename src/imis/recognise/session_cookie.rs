@@ -7,7 +7,7 @@ use http::header::{COOKIE, HeaderMap};
 use crate::ambient;
 
 /// The session cookies of a request: names as configured, and their values. No Debug: a value is a member's session.
-#[derive(PartialEq, Eq)]
+#[derive(Default, PartialEq, Eq)]
 pub(crate) struct SessionCookies(Vec<(String, String)>);
 
 /// Why a request is nobody's.

@@ -31,7 +31,7 @@ pub(crate) struct Stage {
     pub(crate) zendesk: Zendesk,
     pub(crate) secret: String,
     pub(crate) authority: Authority,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// What a stage may differ in.
@@ -101,7 +101,12 @@ impl Stage {
             yaml = yaml.replace(from, to);
         }
         let gateway = Gateway::start(folder.path(), &yaml);
-        Self { gateway, imis, zendesk, secret, authority, _folder: folder }
+        Self { gateway, imis, zendesk, secret, authority, folder }
+    }
+
+    /// Where its configuration is.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// A client that trusts the test CA and talks to the gateway, whatever the name.

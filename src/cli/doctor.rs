@@ -1,0 +1,94 @@
+//! `imis-gateway doctor`
+
+use std::io::Read;
+
+use serde_json::json;
+
+use super::{FAILED, GOOD, WithConfig, complain, report, say};
+use crate::doctor::{Finding, Severity, examine};
+use crate::telemetry::Chain;
+
+/// More is no Cookie header.
+const MOST_COOKIE_BYTES: u64 = 64 * 1024;
+
+#[derive(clap::Args)]
+pub(super) struct Doctor {
+    #[command(flatten)]
+    with_config: WithConfig,
+    /// Read a Cookie header from standard input and say who it belongs to
+    #[arg(long)]
+    cookies: bool,
+    /// How to print the findings
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+pub(super) fn doctor(arguments: &Doctor) -> i32 {
+    let config = match arguments.with_config.load() {
+        Ok(config) => config,
+        Err(problems) => return report(&problems),
+    };
+    let cookies = match arguments.cookies.then(cookies).transpose() {
+        Ok(cookies) => cookies,
+        Err(error) => {
+            complain(&format!("imis-gateway: cannot read the Cookie header from standard input: {error}"));
+            return FAILED;
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("imis-gateway: {error}"));
+            return FAILED;
+        }
+    };
+    match runtime.block_on(examine(&config, cookies.as_deref())) {
+        Ok(findings) => tell(&findings, arguments.format),
+        Err(error) => {
+            complain(&format!("imis-gateway: {}", Chain(&error)));
+            FAILED
+        }
+    }
+}
+
+fn cookies() -> std::io::Result<String> {
+    let mut text = String::new();
+    std::io::stdin().take(MOST_COOKIE_BYTES).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn tell(findings: &[Finding], format: Format) -> i32 {
+    match format {
+        Format::Json => {
+            let list: Vec<_> = findings
+                .iter()
+                .map(|finding| {
+                    json!({"severity": finding.severity.name().to_lowercase(), "site": finding.site, "check": finding.check,
+                        "result": finding.result, "seen": finding.seen, "advice": finding.advice})
+                })
+                .collect();
+            say(&json!({ "findings": list }).to_string());
+        }
+        Format::Text => findings.iter().for_each(tell_one),
+    }
+    let failed = findings.iter().filter(|finding| finding.severity == Severity::Failed).count();
+    if format == Format::Text {
+        say(&format!("{} checks, {failed} failed", findings.len()));
+    }
+    if failed == 0 { GOOD } else { FAILED }
+}
+
+fn tell_one(finding: &Finding) {
+    let Finding { severity, site, check, result, seen, advice } = finding;
+    say(&format!("{:<8} {site}: {check}: {result}", severity.name()));
+    say(&format!("         seen: {seen}"));
+    if let Some(advice) = advice {
+        say(&format!("         try:  {advice}"));
+    }
+}

@@ -1,0 +1,148 @@
+//! Live checks of what the configuration points at, for whoever sets the gateway up or finds it failing.
+//!
+//! So far: recognition. Each method is asked as a visitor who is not signed in, and, when a Cookie header is given, as the one whose
+//! cookies these are; what was seen is told without values.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use http::header::{COOKIE, HeaderMap, HeaderValue, USER_AGENT};
+use http::uri::Authority;
+
+use crate::config::Config;
+use crate::gateway::{Gateway, Site};
+use crate::imis::Visitor;
+use crate::imis::recognise::{Examined, RecogniseError};
+use crate::proxy::headers::Forwarded;
+use crate::telemetry::Chain;
+
+/// Firewalls turn away what does not look like a browser.
+const AGENT: &str = concat!("Mozilla/5.0 (compatible; imis-gateway doctor ", env!("CARGO_PKG_VERSION"), ")");
+
+/// How well something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Severity {
+    Good,
+    /// It works, and something about it should be looked at.
+    Warning,
+    Failed,
+}
+
+impl Severity {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Good => "ok",
+            Self::Warning => "warning",
+            Self::Failed => "FAILED",
+        }
+    }
+}
+
+/// What came of one check.
+pub(crate) struct Finding {
+    pub(crate) severity: Severity,
+    pub(crate) site: String,
+    /// What was checked.
+    pub(crate) check: String,
+    /// What came of it.
+    pub(crate) result: String,
+    /// What was seen, without values.
+    pub(crate) seen: String,
+    /// How to mend it.
+    pub(crate) advice: Option<String>,
+}
+
+/// Why nothing could be checked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DoctorError {
+    #[error("the clients of iMIS cannot be set up")]
+    Build(#[from] crate::gateway::BuildError),
+    #[error("what was given is not a Cookie header")]
+    Cookie,
+}
+
+/// Runs every check, one site after the other. `cookies`: what somebody's browser sends to the site.
+pub(crate) async fn examine(config: &Config, cookies: Option<&str>) -> Result<Vec<Finding>, DoctorError> {
+    let gateway = Gateway::build(config, 443)?;
+    let cookie = match cookies {
+        Some(text) => {
+            let text = text.trim();
+            let text = text.strip_prefix("Cookie:").or_else(|| text.strip_prefix("cookie:")).unwrap_or(text);
+            let mut value = HeaderValue::from_str(text.trim()).map_err(|_| DoctorError::Cookie)?;
+            value.set_sensitive(true);
+            Some(value)
+        }
+        None => None,
+    };
+    let mut findings = Vec::new();
+    for site in &gateway.sites {
+        recognition(site, None, &mut findings).await;
+        if let Some(cookie) = &cookie {
+            recognition(site, Some(cookie), &mut findings).await;
+        }
+    }
+    Ok(findings)
+}
+
+async fn recognition(site: &Site, cookie: Option<&HeaderValue>, findings: &mut Vec<Finding>) {
+    let host = &site.config.hosts[0];
+    let (Some(sign_on), Ok(authority)) = (&site.sign_on, host.parse::<Authority>()) else { return };
+    let mut headers = HeaderMap::from_iter([(USER_AGENT, HeaderValue::from_static(AGENT))]);
+    headers.extend(cookie.map(|cookie| (COOKIE, cookie.clone())));
+    let forwarded = Forwarded {
+        client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        chain: Ipv4Addr::LOCALHOST.to_string(),
+        host: host.clone(),
+        incident: "doctor".to_owned(),
+    };
+    let visitor = Visitor { headers: &headers, forwarded: &forwarded, authority: &authority };
+    let whose = if cookie.is_some() { "with the cookies given" } else { "not signed in" };
+    if cookie.is_some() && sign_on.imis.session(&visitor).is_none() {
+        findings.push(Finding {
+            severity: Severity::Failed,
+            site: host.clone(),
+            check: "session cookie".to_owned(),
+            result: "none of the cookies given is one, or there are two that differ".to_owned(),
+            seen: crate::imis::recognise::Seen::of(&headers).to_string(),
+            advice: Some(
+                "session_cookies has to name the cookie that iMIS sets at sign-in: Login on 2017, login on Cloud".to_owned(),
+            ),
+        });
+        return;
+    }
+    for Examined { method, seen, answer } in sign_on.imis.examine(&visitor).await {
+        let (severity, result, advice) = match (&answer, cookie) {
+            (Ok(None), None) => (Severity::Good, "nobody, as it should be".to_owned(), None),
+            (Ok(None), Some(_)) => (
+                Severity::Warning,
+                "nobody".to_owned(),
+                Some(
+                    "if these cookies are of somebody who is signed in right now, the session has ended or belongs to another site",
+                ),
+            ),
+            (Ok(Some(identity)), None) => (
+                Severity::Failed,
+                format!("iMIS ID {}, without any cookie", identity.id.as_str()),
+                Some(
+                    "the page or query names somebody to everybody: check that nothing between here and iMIS keeps copies",
+                ),
+            ),
+            (Ok(Some(identity)), Some(_)) => {
+                let contact = identity.on_behalf_of.as_ref();
+                let contact = contact.map(|id| format!(", acting for {}", id.as_str())).unwrap_or_default();
+                (Severity::Good, format!("iMIS ID {}{contact}", identity.id.as_str()), None)
+            }
+            (Err(RecogniseError::Ticket(_)), None) => {
+                (Severity::Good, "cannot be asked without a session cookie".to_owned(), None)
+            }
+            (Err(error), _) => (Severity::Failed, Chain(error).to_string(), Some(error.advice())),
+        };
+        findings.push(Finding {
+            severity,
+            site: host.clone(),
+            check: format!("{method}, {whose}"),
+            result,
+            seen: seen.to_string(),
+            advice: advice.map(str::to_owned),
+        });
+    }
+}

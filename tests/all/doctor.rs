@@ -1,0 +1,105 @@
+//! `imis-gateway doctor`: what is wrong with recognition is told apart, without a value of anybody's.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use imis_gateway_simulators::imis::{Faults, Generation, PageFault, QueryFault};
+
+use crate::support::{Setup, Stage};
+
+/// The program's exit code and what it prints, with this on its standard input.
+async fn doctor(stage: &Stage, arguments: &[&str], input: &str) -> (i32, String) {
+    let config = stage.folder().join("config.yaml");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_imis-gateway"));
+    command.arg("doctor").arg("--config").arg(config).args(arguments);
+    let input = input.to_owned();
+    let run = move || {
+        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = piped.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+    };
+    tokio::task::spawn_blocking(run).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_works_is_said_to_work() {
+    let stage = Stage::new().await;
+    let (code, text) = doctor(&stage, &[], "").await;
+    assert_eq!(code, 0, "{text}");
+    assert!(
+        text.contains("ok       members.example.org: client_context, not signed in: nobody, as it should be"),
+        "{text}"
+    );
+    assert!(
+        text.contains("of iMIS in the page: MainBody, aspnetForm") && text.contains("1 checks, 0 failed"),
+        "{text}"
+    );
+    let value = stage.imis.sign_in("staff");
+    for given in [format!("login={value}; a=secret-of-mine"), format!("Cookie: login={value}\r\n")] {
+        let (code, text) = doctor(&stage, &["--cookies"], &given).await;
+        assert_eq!(code, 0, "{text}");
+        assert!(text.contains("with the cookies given: iMIS ID 300001, acting for 104019"), "{text}");
+        assert!(!text.contains(&value) && !text.contains("secret-of-mine"), "{text}");
+    }
+    let (code, text) = doctor(&stage, &["--cookies", "--format", "json"], &format!("login={value}")).await;
+    let found: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, found["findings"].as_array().unwrap().len()), (0, 2));
+    assert_eq!(found["findings"][1]["severity"], "ok");
+    assert_eq!(stage.imis.renewals(&value), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_cookie_wrong_page_and_firewall_are_told_apart() {
+    let stage = Stage::new().await;
+    let (code, text) = doctor(&stage, &["--cookies"], "LoginX=1; ASP.NET_SessionId=2").await;
+    assert_eq!(code, 1);
+    assert!(
+        text.contains("seen: cookies: LoginX, ASP.NET_SessionId") && text.contains("try:  session_cookies"),
+        "{text}"
+    );
+    for (fault, says) in [
+        (PageFault::Firewall(200), "firewall's"),
+        (PageFault::Firewall(403), "403 is mostly a firewall's"),
+        (PageFault::Missing, "the path is wrong"),
+        (PageFault::ErrorPage, "iMIS itself fails"),
+        (PageFault::Redirect("https://elsewhere.example/".to_owned()), "it has to be public"),
+        (PageFault::Typed("application/json", "{}".to_owned()), "name a RiSE page"),
+        (PageFault::Drop, "is iMIS up?"),
+    ] {
+        stage.imis.set_faults(Faults { pages: fault.clone(), ..Faults::default() });
+        let (code, text) = doctor(&stage, &[], "").await;
+        assert!(code == 1 && text.contains("FAILED") && text.contains(says), "{fault:?}: {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_query_that_is_not_filtered_and_a_missing_page_are_found() {
+    let setup = Setup::new(Generation::Ems).recognised_by(
+        "[{method: whoami_query, page: /imis-gateway-probe, query: $/Gateway/WhoAmI, columns: {id: ID}}, \
+          {method: client_application, page: /SingleSignOn, client_id: x, client_secret: {file: client-secret}}]",
+    );
+    let stage = Stage::with(setup).await;
+    let (code, text) = doctor(&stage, &[], "").await;
+    assert!(
+        code == 1 && text.contains("client_application, not signed in: the recognition page does not exist"),
+        "{text}"
+    );
+    let cookie = stage.cookie_of("AMUELLER");
+    let (_, text) = doctor(&stage, &["--cookies"], &cookie).await;
+    assert!(text.contains("whoami_query, with the cookies given: iMIS ID 104019"), "{text}");
+    assert!(text.contains("columns: Chapter, Email, Full Name, ID, Is Company"), "{text}");
+    stage.imis.set_faults(Faults { query: QueryFault::Unfiltered, ..Faults::default() });
+    let (_, text) = doctor(&stage, &["--cookies"], &cookie).await;
+    assert!(text.contains("not filtered on the person") && text.contains("LoggedIn User Key"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_configuration_is_reported_as_by_check() {
+    let stage = Stage::new().await;
+    std::fs::write(stage.folder().join("config.yaml"), "version: 2\n").unwrap();
+    let (code, text) = doctor(&stage, &[], "").await;
+    assert!(code == 78 && text.contains("config.yaml:1:10: version"), "{code} {text}");
+}
