@@ -300,3 +300,97 @@ async fn whatever_is_taken_as_a_place_to_return_to_is_in_the_account_by_the_brow
         origins.as_array().unwrap().iter().filter(|origin| !allowed.contains(&origin.as_str().unwrap()));
     assert!(elsewhere.count() > 250);
 }
+
+/// iMIS's own Single Sign-On page posts by itself, in a browser that holds cookies as browsers do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_single_sign_on_page_of_imis_leads_to_the_page_asked_for() {
+    for generation in [Generation::Ems, Generation::Imis2017] {
+        let page = if generation == Generation::Ems { "/SingleSignOn" } else { "/iMIS/SingleSignOn" };
+        let mut setup = Setup::new(generation).recognised_by(&format!(
+            "{{method: client_application, page: {page}, client_id: zendesk-gateway, client_secret: {{file: client-secret}}}}"
+        ));
+        setup.imis.sso_page_target = Some("/sso/zendesk/imis".to_owned());
+        let stage = Stage::with(setup).await;
+        let Some(browser) = Browser::open(&stage, Scripts::On).await else { return };
+        browser.go(&format!("{ZENDESK}{WANTED}")).await;
+        browser.sign_in("AMUELLER", PASSWORD).await;
+        assert_eq!(browser.text_of("#email").await, "ann.mueller@example.org");
+        assert_eq!(browser.url().await, format!("{ZENDESK}{WANTED}"));
+        // Once more, signed in to iMIS and not to this brand.
+        browser.go(&format!("{MAPPED}{WANTED}")).await;
+        assert_eq!(browser.text_of("#email").await, "ann.mueller@example.org");
+        assert_eq!(browser.url().await, format!("{MAPPED}{WANTED}"));
+        let cookies = browser.page.get_all_cookies().await.unwrap();
+        assert!(!cookies.iter().any(|cookie| cookie.name().starts_with("__Host-")), "none is left");
+    }
+}
+
+/// A page of an attacker's posts a token of his own into the browser of a member who is on her way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_sites_form_signs_nobody_in() {
+    let mut setup = Setup::new(Generation::Ems).recognised_by(
+        "{method: client_application, page: /SingleSignOn, client_id: zendesk-gateway, client_secret: {file: client-secret}}",
+    );
+    // The page does not post by itself, so that the attacker is first.
+    setup.imis.sso_page_target = Some("/nowhere".to_owned());
+    let stage = Stage::with(setup).await;
+    let Some(browser) = Browser::open(&stage, Scripts::On).await else { return };
+    browser.go(&format!("https://{SITE}/SignIn")).await;
+    browser.sign_in("AMUELLER", PASSWORD).await;
+    browser.text_of("#who").await;
+    browser.go(&format!("https://{SITE}/sso/zendesk")).await;
+    let cookies = browser.page.get_all_cookies().await.unwrap();
+    assert!(cookies.iter().any(|cookie| cookie.name().starts_with("__Host-imis-gateway-sign-in-")));
+    let token = stage.imis.refresh_token("boconnor");
+    let form = format!(
+        "const f = document.createElement('form'); f.method = 'post'; f.action = 'https://{SITE}/sso/zendesk/imis'; \
+         const i = document.createElement('input'); i.name = 'refresh_token'; i.value = '{token}'; f.append(i); \
+         document.body.append(f); f.submit();"
+    );
+    browser.go(&format!("{ZENDESK}/hc/en-us")).await;
+    browser.page.execute(&form, Vec::new()).await.unwrap();
+    assert_eq!(browser.text_of("h1").await, "This sign-in could not be completed");
+    screenshot(&browser, "refused-post").await;
+    assert_eq!(stage.zendesk.posted_tokens().len(), 0);
+    assert_eq!(stage.imis.tokens_given(), 0, "the token was not even exchanged");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn signing_out_of_one_signs_out_of_the_other() {
+    let app = "path: /sso/zendesk\n";
+    let edit = |from_zendesk: &str| {
+        format!("{app}        single_logout: {{from_imis: true, from_zendesk: {from_zendesk}}}\n")
+    };
+    for from_zendesk in ["offer", "sign_out"] {
+        let stage = Stage::with(Setup::new(Generation::Ems).edit(app, &edit(from_zendesk))).await;
+        let Some(browser) = Browser::open(&stage, Scripts::On).await else { return };
+        let sign_in = async || {
+            browser.go(&format!("{ZENDESK}{WANTED}")).await;
+            browser.sign_in("AMUELLER", PASSWORD).await;
+            assert_eq!(browser.text_of("#email").await, "ann.mueller@example.org");
+        };
+        let nobody_anywhere = async || {
+            browser.go(&format!("{ZENDESK}/hc/en-us")).await;
+            assert!(browser.text_of("#nobody").await.starts_with("Not signed in"));
+            browser.go(&format!("https://{SITE}/")).await;
+            assert_eq!(browser.text_of("a").await, "Sign in");
+        };
+        sign_in().await;
+        browser.go(&format!("https://{SITE}/")).await;
+        browser.text_of("#who").await;
+        browser.click("a").await;
+        assert_eq!(browser.text_of("a").await, "Sign in");
+        assert_eq!(browser.url().await, format!("https://{SITE}/"), "where iMIS leads whoever signs out");
+        nobody_anywhere().await;
+
+        sign_in().await;
+        browser.go(&format!("{ZENDESK}/access/logout")).await;
+        if from_zendesk == "offer" {
+            assert_eq!(browser.text_of("h1").await, "You are signed out of Contoso Helpdesk");
+            screenshot(&browser, "signed-out-offer").await;
+            browser.click("a.button").await;
+        }
+        assert_eq!(browser.text_of("a").await, "Sign in");
+        nobody_anywhere().await;
+    }
+}
