@@ -37,10 +37,8 @@ pub(super) fn id_of(name: &str, json: &[u8]) -> Result<PartyId, UserError> {
     let (Some(user), None) = (users.next(), users.next()) else { return Err(UserError::NotOne) };
     let id = |value: &Value| value.as_str().and_then(PartyId::parse);
     let own = id(&user["UserId"]).ok_or(UserError::NoId)?;
-    let agrees = match &user["Party"]["PartyId"] {
-        Value::Null => true,
-        other => id(other).as_ref() == Some(&own),
-    };
+    let of_party = &user["Party"]["PartyId"];
+    let agrees = of_party.is_null() || id(of_party).as_ref() == Some(&own);
     if agrees { Ok(own) } else { Err(UserError::NoId) }
 }
 
