@@ -3,6 +3,7 @@
 mod forward;
 mod plan;
 mod upload;
+mod visit;
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -16,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::access::Seen;
-use super::{Connection, MOST_FORM, Socket, Visited};
+use super::{Connection, Socket};
 use crate::buffers::Buffers;
 use crate::deadline::Deadline;
 use crate::drain::Watching;
@@ -227,63 +228,6 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
         };
         self.deadline.set(connection.worker.gateway.timeouts.idle);
         if malformed && matches!(after, After::Close) { After::Linger } else { after }
-    }
-
-    /// Answers for one of an app's own paths.
-    async fn visit(&mut self, visited: Box<Visited>, facts: &mut Facts, connection: &Connection) -> After {
-        let form = if visited.has_form() { self.form(facts, connection).await } else { Ok(Bytes::new()) };
-        let form = match form {
-            Ok(form) => form,
-            Err(failure) => return self.fail(&failure, facts, connection).await,
-        };
-        let visit = super::visit(&connection.worker, *visited, form, facts.incident);
-        match self.while_there(visit).await {
-            Some(Ok(page)) => self.respond(page, facts).await,
-            Some(Err(failure)) => self.fail(&failure, facts, connection).await,
-            None => After::Gone,
-        }
-    }
-
-    /// Collects a form, which is short and has to come soon.
-    async fn form(&mut self, facts: &Facts, connection: &Connection) -> Result<Bytes, Failure> {
-        if matches!(facts.length, Length::Known(bytes) if bytes > MOST_FORM as u64) {
-            return Err(Failure::FormTooLarge);
-        }
-        if facts.expects_continue && self.receiver.data().is_empty() && !self.receiver.is_over() {
-            self.sender.head().extend_from_slice(upload::CONTINUE);
-            // Whether it goes is seen when the answer is sent.
-            let _ = self.flush().await;
-        }
-        self.deadline.set(connection.worker.gateway.timeouts.request_head);
-        let mut form = Vec::new();
-        let collected = poll_fn(|cx| {
-            loop {
-                form.extend_from_slice(self.receiver.data());
-                self.receiver.consume(self.receiver.data().len());
-                if form.len() > MOST_FORM {
-                    return Poll::Ready(Err(Failure::FormTooLarge));
-                }
-                if self.receiver.is_over() {
-                    return Poll::Ready(Ok(()));
-                }
-                match self.receiver.poll_body(cx, &mut self.io) {
-                    Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(error)) => {
-                        let error = UploadError::Browser(error);
-                        return Poll::Ready(Err(Failure::Upstream(UpstreamError::UploadBroke(error))));
-                    }
-                    Poll::Pending => break,
-                }
-            }
-            self.draining.poll_waiting_within(cx);
-            if self.draining.is_evicted() {
-                return Poll::Ready(Err(Failure::RequestTimeout));
-            }
-            self.deadline.poll(cx).map(|()| Err(Failure::RequestTimeout))
-        })
-        .await;
-        self.draining.works();
-        collected.map(|()| form.into())
     }
 
     /// What comes of something that takes its time, unless the browser leaves before.

@@ -124,8 +124,12 @@ async fn more_sign_ins_than_there_are_places_are_told_to_come_back_and_leaving_f
     let cookie = stage.cookie_of("AMUELLER");
     stage.imis.set_faults(Faults { delay: Some(Duration::from_secs(60)), ..Faults::default() });
     let client = stage.client();
-    let headers = [("cookie", cookie.as_str())];
-    let waiting = (0..64).map(|_| client.get("/sso/zendesk", &headers));
+    // Each with a session of its own: tabs of one would wait together.
+    let sessions: Vec<String> = (0..64).map(|_| stage.cookie_of("boconnor")).collect();
+    let waiting = sessions.iter().map(|cookie| {
+        let client = &client;
+        async move { client.get("/sso/zendesk", &[("cookie", cookie.as_str())]).await }
+    });
     let waiting = futures_util::future::join_all(waiting);
     let one_more = async {
         while stage.imis.requests().len() < 64 {
