@@ -16,6 +16,7 @@ use super::state::{Purpose, State, surplus};
 use super::{SignInError, Visit, add_cookie, admit, answer, navigation};
 use crate::ambient;
 use crate::config::ClientApplication;
+use crate::imis::recognise::Seen;
 use crate::imis::{ApplicationError, TokenError};
 use crate::pages::{self, Link, Message};
 
@@ -136,7 +137,8 @@ fn token(body: &[u8]) -> Option<String> {
 }
 
 fn refused(visit: &Visit, why: &str) -> Response<Bytes> {
-    warn!(incident = %visit.incident, app = %visit.app.name, why, "a post of the Single Sign-On page was refused");
+    let seen = Seen::of(&visit.headers);
+    warn!(incident = %visit.incident, app = %visit.app.name, why, %seen, "a post of the Single Sign-On page was refused");
     let message = Message::new(StatusCode::FORBIDDEN, "This sign-in could not be completed")
         .text("It did not begin in this browser, or was left open for too long. Please start again.")
         .text("If this happens again, check that your browser accepts cookies of this site.")

@@ -10,13 +10,13 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use imis_gateway_simulators::imis::people::Person;
-use imis_gateway_simulators::imis::{ApiFault, Faults, Generation, PageFault, TokenFault};
+use imis_gateway_simulators::imis::{ApiFault, Faults, Generation, PageFault, QueryFault, TokenFault};
 use tokio::io::AsyncWriteExt;
 
 use crate::support::{SITE, SSO, Setup, Stage};
 
 const MEMBERS: usize = 40;
-const FOR: Duration = Duration::from_secs(8);
+const FOR: Duration = Duration::from_secs(6);
 
 /// A member whose every value carries his number.
 fn member(template: &Person, number: usize) -> Person {
@@ -170,6 +170,14 @@ async fn failing(stage: Arc<Stage>, other: String, end: Instant) {
         Faults { pages: PageFault::Firewall(200), ..Faults::default() },
         Faults { api: ApiFault::Drop, ..Faults::default() },
         Faults { delay: Some(Duration::from_millis(30)), ..Faults::default() },
+        Faults { query: QueryFault::FirstOfAll, ..Faults::default() },
+        Faults { query: QueryFault::Unfiltered, ..Faults::default() },
+        Faults { session_info: Some((500, "")), ..Faults::default() },
+        Faults {
+            session_info: Some((500, "")),
+            login_status: Some("{RETURL}?ID=104019&QKEY=0".to_owned()),
+            ..Faults::default()
+        },
     ];
     for fault in faults.iter().cycle() {
         if Instant::now() > end {
@@ -182,7 +190,24 @@ async fn failing(stage: Arc<Stage>, other: String, end: Instant) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forty_members_at_once_are_never_mixed_up_whatever_fails() {
-    let mut setup = Setup::new(Generation::Ems);
+    at_once(Setup::new(Generation::Ems)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_by_a_query() {
+    let query = "{method: whoami_query, page: /imis-gateway-probe, query: $/Gateway/WhoAmI, columns: {id: ID, name: Full Name, \
+                 email: Email, status: Member Status, company: Is Company}}";
+    at_once(Setup::new(Generation::Ems).recognised_by(query).without_service_account()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_by_tickets_and_what_comes_after_them() {
+    let list = "[{method: forms_ticket, validation_key: {file: validation-key}, decryption_key: {file: decryption-key}}, \
+                {method: login_status_redirect}, {method: client_context, page: /iMIS/imis-gateway-probe}]";
+    at_once(Setup::new(Generation::Imis2017).recognised_by(list)).await;
+}
+
+async fn at_once(mut setup: Setup) {
     let template = setup.imis.people.iter().find(|person| person.username == "AMUELLER").unwrap().clone();
     setup.imis.people.extend((0..MEMBERS).map(|number| member(&template, number)));
     setup.log_level = "info";
