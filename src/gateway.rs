@@ -9,7 +9,7 @@ use rustls_pki_types::ServerName;
 use tokio::sync::Semaphore;
 
 use crate::admission::Admission;
-use crate::config::{self, App, BrowserTimeouts, Config};
+use crate::config::{self, App, BrowserTimeouts, Config, Secret};
 use crate::imis::{self, Imis};
 use crate::metrics::Metrics;
 use crate::pace::Limits;
@@ -26,8 +26,6 @@ pub(crate) struct Gateway {
     /// Whether trusted proxies begin each connection with a PROXY header.
     pub(crate) proxy_protocol: bool,
     pub(crate) pages: Pages,
-    /// Makes and reads what browsers carry for us.
-    pub(crate) states: Signer,
     pub(crate) metrics: Metrics,
     pub(crate) admission: Arc<Admission>,
     pub(crate) tls: Arc<rustls::ServerConfig>,
@@ -51,6 +49,8 @@ pub(crate) struct Site {
 /// The apps of a site, with the clients of the iMIS that knows their members.
 pub(crate) struct SignOn {
     pub(crate) imis: Imis,
+    /// Makes and reads what browsers carry for us.
+    pub(crate) states: Signer,
     pub(crate) apps: Vec<Arc<App>>,
     /// A place for each sign-in under way; whoever finds none waits a little, then is told to come back.
     pub(crate) places: Semaphore,
@@ -77,7 +77,7 @@ impl Gateway {
         let mut by_host = HashMap::new();
         for (index, site) in config.sites.iter().enumerate() {
             by_host.extend(site.hosts.iter().map(|host| (host.clone(), index)));
-            sites.push(Site::build(site, &metrics)?);
+            sites.push(Site::build(site, config.state_key.as_deref(), &metrics)?);
         }
         Ok(Self {
             sites,
@@ -85,7 +85,6 @@ impl Gateway {
             trusted_proxies: config.trusted_proxies.clone(),
             proxy_protocol: config.proxy_protocol,
             pages: Pages::new(),
-            states: Signer::new(config.state_key.as_deref()).map_err(BuildError::Random)?,
             metrics,
             admission: Admission::new(config.limits),
             tls: tls::server_config(&config.sites)?,
@@ -115,7 +114,11 @@ impl Gateway {
 }
 
 impl Site {
-    fn build(config: &config::Site, metrics: &Metrics) -> Result<Self, BuildError> {
+    fn build(
+        config: &config::Site,
+        state_key: Option<&Secret>,
+        metrics: &Metrics,
+    ) -> Result<Self, BuildError> {
         let names = upstream_names(config);
         let upstream_tls = Arc::new(tls::upstream::client_config(config.upstream.roots.clone(), names)?);
         let sign_on = match &config.sign_on {
@@ -126,6 +129,7 @@ impl Site {
                     &upstream_tls,
                     metrics.recognitions(&config.hosts[0]),
                 )?,
+                states: Signer::new(state_key, &config.hosts[0]).map_err(BuildError::Random)?,
                 apps: sign_on.apps.clone(),
                 places: Semaphore::new(SIGN_INS_AT_A_TIME),
             })),

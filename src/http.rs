@@ -193,8 +193,8 @@ impl Connection {
         had_session: bool,
         answer: (u16, Option<&[u8]>),
     ) -> Option<Detour> {
-        let gateway = &self.worker.gateway;
-        departure.detour((gateway, gateway.sites[site].sign_on.as_ref()?), had_session, answer)
+        let sign_on = self.worker.gateway.sites[site].sign_on.as_ref()?;
+        departure.detour(sign_on, had_session, answer)
     }
 
     /// A line for the access log, if there is one.

@@ -279,6 +279,12 @@ impl Imis {
         token
     }
 
+    /// Makes a session that has a cookie already somebody's.
+    pub fn begin_session(&self, cookie_value: &str, username: &str) {
+        let session = Session { username: username.to_owned(), renewals: 0 };
+        lock(&self.state.sessions).insert(cookie_value.to_owned(), session);
+    }
+
     /// Ends a session as if its time had come.
     pub fn end_session(&self, cookie_value: &str) {
         lock(&self.state.sessions).remove(cookie_value);

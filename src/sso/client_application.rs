@@ -31,7 +31,7 @@ pub(super) fn to_page(
     application: &ClientApplication,
 ) -> Result<Response<Bytes>, SignInError> {
     let now = ambient::unix_now();
-    let signer = &visit.gateway.states;
+    let signer = &visit.sign_on.states;
     let own = (&[visit.app.path.as_str()][..], &*arrival.sso_target(&visit.app), &*visit.app.path);
     let (nonce, cookie) = signer.issue(Purpose::SignIn, own, now).map_err(SignInError::Random)?;
     let separator = if application.page.contains('?') { '&' } else { '?' };
@@ -60,7 +60,7 @@ pub(crate) async fn posted(visit: Visit, body: Bytes) -> Response<Bytes> {
         return refused(&visit, "it came from another site");
     }
     let now = ambient::unix_now();
-    let mut states = visit.gateway.states.states(Purpose::SignIn, &visit.headers, now);
+    let mut states = visit.sign_on.states.states(Purpose::SignIn, &visit.headers, now);
     states.retain(|state| state.apps == [visit.app.path.as_str()]);
     let Some(state) = state_of(&visit.headers, &states) else {
         return refused(
@@ -69,7 +69,7 @@ pub(crate) async fn posted(visit: Visit, body: Bytes) -> Response<Bytes> {
         );
     };
     let arrival = Arrival::of_target(&state.target, &visit.app);
-    if !visit.gateway.states.consume(state) {
+    if !visit.sign_on.states.consume(state) {
         // Too late, or a second time: the way is still known.
         info!(incident = %visit.incident, app = %visit.app.name, "a sign-in by the Single Sign-On page begins anew: its state was used or too old");
         let mut response = pages::redirect(StatusCode::SEE_OTHER, &arrival.sso_target(&visit.app));

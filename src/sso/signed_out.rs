@@ -29,7 +29,7 @@ pub(crate) async fn signed_out(visit: Visit) -> Response<Bytes> {
         return refused(&visit, &parameter("message").unwrap_or_default());
     }
     let navigates = !visit.is_head && navigation::require_top_level(&visit.headers).is_ok();
-    if navigates && let Some(onward) = onward(&visit.gateway, &visit.sign_on, &visit.headers) {
+    if navigates && let Some(onward) = onward(&visit.sign_on, &visit.headers) {
         return led_on(&visit, onward);
     }
     let (app, incident) = (&visit.app.name, &visit.incident);

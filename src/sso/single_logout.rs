@@ -11,14 +11,14 @@ use url::Url;
 use super::state::{Purpose, State};
 use crate::ambient;
 use crate::config::App;
-use crate::gateway::{Gateway, SignOn};
+use crate::gateway::SignOn;
 use crate::imis::recognise::SessionCookies;
 use crate::zendesk;
 
 /// Where iMIS's own scripts end a session.
 const FORCE_SIGN_OUT: &str = "/sessioninfo/forcesignout";
 
-/// A request that signs out of iMIS.
+/// A request that signs out of iMIS, or in: what was known of its session is no longer so.
 #[derive(Debug)]
 pub(crate) struct Departure {
     /// The page that was asked for, when the browser may be led on from there.
@@ -33,9 +33,13 @@ pub(crate) struct Detour {
 
 /// Whether a path signs out of iMIS.
 fn is_sign_out(sign_on: &SignOn, path: &str) -> bool {
-    let page = sign_on.imis.sign_out.split('?').next().unwrap_or_default();
     let ends = path.len().checked_sub(FORCE_SIGN_OUT.len()).and_then(|at| path.get(at..));
-    path.eq_ignore_ascii_case(page) || ends.is_some_and(|end| end.eq_ignore_ascii_case(FORCE_SIGN_OUT))
+    path.eq_ignore_ascii_case(path_of(&sign_on.imis.sign_out))
+        || ends.is_some_and(|end| end.eq_ignore_ascii_case(FORCE_SIGN_OUT))
+}
+
+fn path_of(target: &str) -> &str {
+    target.split('?').next().unwrap_or_default()
 }
 
 impl Departure {
@@ -45,7 +49,11 @@ impl Departure {
         (method, host, target): (&str, &str, &str),
         mut fields: impl Iterator<Item = (&'a str, &'a [u8])>,
     ) -> Option<Self> {
-        let path = target.split('?').next().unwrap_or_default();
+        let path = path_of(target);
+        // A cookie may stay the same when its session becomes somebody's.
+        if method == "POST" && path.eq_ignore_ascii_case(path_of(&sign_on.imis.sign_in)) {
+            return Some(Self { leads_from: None });
+        }
         if !is_sign_out(sign_on, path) {
             return None;
         }
@@ -66,7 +74,7 @@ impl Departure {
     /// How the answer is changed: a redirect of somebody who had a session.
     pub(crate) fn detour(
         &self,
-        (gateway, sign_on): (&Gateway, &SignOn),
+        sign_on: &SignOn,
         had_session: bool,
         (status, location): (u16, Option<&[u8]>),
     ) -> Option<Detour> {
@@ -75,15 +83,15 @@ impl Departure {
         let target = base.join(std::str::from_utf8(location?).ok()?).ok()?;
         let apps: Vec<&App> =
             sign_on.apps.iter().map(|app| &**app).filter(|app| app.single_logout.from_imis).collect();
-        next(gateway, &apps, target.as_str())
+        next(sign_on, &apps, target.as_str())
     }
 }
 
 /// To the sign-out of the first of `apps`, and from there to the others and to `target`.
-fn next(gateway: &Gateway, apps: &[&App], target: &str) -> Option<Detour> {
+fn next(sign_on: &SignOn, apps: &[&App], target: &str) -> Option<Detour> {
     let (first, rest) = apps.split_first()?;
     let rest: Vec<&str> = rest.iter().map(|app| app.path.as_str()).collect();
-    let issued = gateway.states.issue(Purpose::SignOut, (&rest, target, "/"), ambient::unix_now());
+    let issued = sign_on.states.issue(Purpose::SignOut, (&rest, target, "/"), ambient::unix_now());
     let (_, set_cookie) = issued.ok()?;
     Some(Detour { location: zendesk::sign_out(&first.zendesk), set_cookie })
 }
@@ -94,12 +102,12 @@ pub(super) enum Onward {
     Home { location: String, deletion: String },
 }
 
-pub(super) fn onward(gateway: &Gateway, sign_on: &SignOn, headers: &HeaderMap) -> Option<Onward> {
-    let states = gateway.states.states(Purpose::SignOut, headers, ambient::unix_now());
-    let state: &State = states.first().filter(|state| gateway.states.consume(state))?;
+pub(super) fn onward(sign_on: &SignOn, headers: &HeaderMap) -> Option<Onward> {
+    let states = sign_on.states.states(Purpose::SignOut, headers, ambient::unix_now());
+    let state: &State = states.first().filter(|state| sign_on.states.consume(state))?;
     let of_path = |path: &String| sign_on.apps.iter().map(|app| &**app).find(|app| app.path == *path);
     let apps: Vec<&App> = state.apps.iter().filter_map(of_path).collect();
-    Some(match next(gateway, &apps, &state.target) {
+    Some(match next(sign_on, &apps, &state.target) {
         Some(detour) => Onward::Next(detour),
         None => Onward::Home { location: state.target.clone(), deletion: state.deletion() },
     })

@@ -82,16 +82,19 @@ pub(crate) struct State {
 /// Makes and reads states, and knows which have been used.
 pub(crate) struct Signer {
     key: hmac::Key,
+    /// Whose states they are: a gateway may have several sites, and gateways may share a key.
+    site: String,
     used: Cache<String, ()>,
 }
 
 impl Signer {
     /// With a key that several gateways share, or one of this process's own.
-    pub(crate) fn new(shared: Option<&Secret>) -> Result<Self, getrandom::Error> {
+    pub(crate) fn new(shared: Option<&Secret>, site: &str) -> Result<Self, getrandom::Error> {
         let own = ambient::random_hex()? + &ambient::random_hex()?;
         let key = shared.map_or(own.as_bytes(), |secret| secret.expose().as_bytes());
         Ok(Self {
             key: hmac::Key::new(hmac::HMAC_SHA256, key),
+            site: format!("{site}\n"),
             used: Cache::builder()
                 .max_capacity(MOST_USED)
                 .time_to_live(KEPT)
@@ -112,7 +115,7 @@ impl Signer {
         let carried = target.len() <= MOST_TARGET && !target.contains(char::is_control);
         let target = if carried { target } else { instead };
         let payload = format!("{}\n{now}\n{nonce}\n{}\n{target}", purpose.name(), apps.join(" "));
-        let tag = hmac::sign(&self.key, payload.as_bytes());
+        let tag = hmac::sign(&self.key, &self.signed(payload.as_bytes()));
         let value = format!("{}.{}", URL_SAFE_NO_PAD.encode(&payload), URL_SAFE_NO_PAD.encode(tag));
         let cookie = format!(
             "{}={value}; Path=/; Max-Age={}; Secure; HttpOnly; SameSite=Lax",
@@ -134,11 +137,15 @@ impl Signer {
         states
     }
 
+    fn signed(&self, payload: &[u8]) -> Vec<u8> {
+        [self.site.as_bytes(), payload].concat()
+    }
+
     fn read(&self, purpose: Purpose, name: &str, value: &str, now: u64) -> Option<State> {
         let (payload, tag) = value.split_once('.')?;
         let [payload_bytes, tag] = [payload, tag].map(|part| URL_SAFE_NO_PAD.decode(part).ok());
         let payload_bytes = payload_bytes?;
-        hmac::verify(&self.key, &payload_bytes, &tag?).ok()?;
+        hmac::verify(&self.key, &self.signed(&payload_bytes), &tag?).ok()?;
         let text = String::from_utf8(payload_bytes).ok()?;
         let [of, issued, nonce, apps, target] = text.splitn(5, '\n').collect::<Vec<_>>().try_into().ok()?;
         let issued: u64 = issued.parse().ok()?;
@@ -197,7 +204,11 @@ mod tests {
     use http::HeaderValue;
 
     fn signer() -> Signer {
-        Signer::new(Some(&Secret::new("a key of no account, but a long one."))).unwrap()
+        signer_of("members.example.org")
+    }
+
+    fn signer_of(site: &str) -> Signer {
+        Signer::new(Some(&Secret::new("a key of no account, but a long one.")), site).unwrap()
     }
 
     fn cookie(set_cookie: &str) -> &str {
@@ -249,10 +260,16 @@ mod tests {
 
     #[test]
     fn what_we_did_not_make_or_not_for_this_is_nothing() {
-        let (one, two) = (signer(), Signer::new(None).unwrap());
+        let (one, two) = (signer(), Signer::new(None, "members.example.org").unwrap());
         let (_, set) = issued(&one, "/sso/zendesk");
         let own = cookie(&set);
         assert_eq!(two.states(Purpose::SignIn, &sent(&[own]), NOW), [], "another's key");
+        assert_eq!(
+            signer_of("www.example.org").states(Purpose::SignIn, &sent(&[own]), NOW),
+            [],
+            "another site"
+        );
+        assert_eq!(signer().states(Purpose::SignIn, &sent(&[own]), NOW).len(), 1, "the same key");
         assert_eq!(one.states(Purpose::SignOut, &sent(&[own]), NOW), [], "another purpose");
         let (name, value) = own.split_once('=').unwrap();
         let renamed = format!("__Host-imis-gateway-sign-in-00000000={value}");

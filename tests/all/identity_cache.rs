@@ -129,3 +129,17 @@ async fn what_imis_could_not_say_is_not_remembered() {
     stage.imis.set_faults(Faults::default());
     assert_eq!(who(&stage.sso("", &cookie).await).as_deref(), Some("104019"));
 }
+
+/// A cookie may stay the same when its session becomes somebody's.
+#[tokio::test]
+async fn whoever_has_just_signed_in_is_not_taken_for_nobody() {
+    let stage = Stage::new().await;
+    let value = stage.imis.sign_in("AMUELLER");
+    stage.imis.end_session(&value);
+    let cookie = format!("login={value}");
+    assert_eq!(stage.sso("", &cookie).await.status, 302);
+    stage.imis.begin_session(&value, "AMUELLER");
+    let page = "/AsiCommon/Controls/Shared/FormsAuthentication/Login.aspx?ReturnUrl=%2F";
+    stage.client().send(Method::POST, page, &[("cookie", &cookie)], "x=y").await;
+    assert_eq!(who(&stage.sso("", &cookie).await).as_deref(), Some("104019"));
+}
