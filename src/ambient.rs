@@ -8,6 +8,13 @@ pub(crate) fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+/// Today in UTC, `YYYY-MM-DD`.
+pub(crate) fn today() -> String {
+    let seconds = i64::try_from(unix_now()).unwrap_or(i64::MAX);
+    let now = jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    now.strftime("%Y-%m-%d").to_string()
+}
+
 /// Now, as a `Date` header has it (RFC 9110 section 5.6.7).
 #[expect(clippy::disallowed_methods, reason = "the one home of the clock")]
 pub(crate) fn http_date() -> String {

@@ -2,6 +2,8 @@
 //!
 //! `Config::load` either returns something that can run, or every problem of the file at once. It opens no socket.
 
+mod app;
+mod imis;
 mod problem;
 mod raw;
 mod read;
@@ -16,11 +18,21 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use rustls::sign::CertifiedKey;
-use url::Url;
 
-use crate::imis::recognise::forms_ticket::Keys;
 use crate::proxy::headers::Rules;
 use crate::tls::files;
+#[cfg(any(test, feature = "workbench"))]
+pub(crate) use app::app_at;
+#[cfg(test)]
+pub(crate) use app::test_app;
+pub(crate) use app::{
+    App, Claims, Effect, FromZendesk, Guards, OnBehalfOf, OnDuplicate, Reason, Rule, SingleLogout, Source,
+    Zendesk,
+};
+pub(crate) use imis::{
+    ClientApplication, Columns, FormsTicket, How, IfBroken, Imis, Method, ProfileColumns, ServiceAccount,
+    WhoamiQuery,
+};
 pub use problem::{Problem, Problems};
 pub use secret::Secret;
 pub(crate) use values::Authority;
@@ -195,218 +207,6 @@ pub(crate) struct Timeouts {
     pub(crate) idle: Duration,
 }
 
-/// What is known of the iMIS behind a site.
-#[derive(Debug, Clone)]
-pub(crate) struct Imis {
-    /// Where `token` and `api/` live; ends in `/`.
-    pub(crate) api_url: Url,
-    /// Path of the sign-in page as the browser sees it.
-    pub(crate) sign_in: String,
-    /// Path of the sign-out page as the browser sees it.
-    pub(crate) sign_out: String,
-    /// Names of session cookies, compared without case.
-    pub(crate) session_cookies: Vec<String>,
-    /// By which methods members are known; at least one.
-    pub(crate) recognise: Vec<Method>,
-    /// How long somebody's identity is remembered; zero is not at all.
-    pub(crate) identity_cache: Duration,
-    /// Absent only when no method needs it.
-    pub(crate) service_account: Option<Arc<ServiceAccount>>,
-    /// Phone types in the order in which they are taken.
-    pub(crate) phone_order: Vec<String>,
-    /// Region (ISO 3166) that numbers without a country code belong to; none = such numbers are left out.
-    pub(crate) phone_region: Option<phonenumber::country::Id>,
-}
-
-/// A way to know who a visitor is.
-#[derive(Debug, Clone)]
-pub(crate) struct Method {
-    pub(crate) how: How,
-    pub(crate) if_broken: IfBroken,
-}
-
-/// What happens when a method cannot say who somebody is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum IfBroken {
-    /// The next one is asked; after the last one nobody is signed in.
-    Next,
-    /// Nobody is signed in.
-    Stop,
-}
-
-/// See docs/recognising-members.md.
-#[derive(Debug, Clone)]
-pub(crate) enum How {
-    /// By the hidden field `__ClientContext` of a page.
-    ClientContext {
-        /// Path (and query) of the page that is asked for, as on the site.
-        page: String,
-    },
-    WhoamiQuery(Arc<WhoamiQuery>),
-    LoginStatusRedirect {
-        /// Path of LoginStatusRedirect.aspx.
-        page: String,
-    },
-    FormsTicket(Arc<FormsTicket>),
-    ClientApplication(Arc<ClientApplication>),
-}
-
-impl How {
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::ClientContext { .. } => "client_context",
-            Self::WhoamiQuery(_) => "whoami_query",
-            Self::LoginStatusRedirect { .. } => "login_status_redirect",
-            Self::FormsTicket(_) => "forms_ticket",
-            Self::ClientApplication(_) => "client_application",
-        }
-    }
-
-    pub(crate) fn query(&self) -> Option<&Arc<WhoamiQuery>> {
-        if let Self::WhoamiQuery(query) = self { Some(query) } else { None }
-    }
-
-    pub(crate) fn application(&self) -> Option<&Arc<ClientApplication>> {
-        if let Self::ClientApplication(application) = self { Some(application) } else { None }
-    }
-
-    /// Whether somebody else has to read the profile.
-    fn needs_service_account(&self) -> bool {
-        match self {
-            Self::ClientContext { .. } | Self::LoginStatusRedirect { .. } | Self::FormsTicket(_) => true,
-            Self::WhoamiQuery(query) => query.columns.profile.is_none(),
-            // The member's own token may read the member's own record.
-            Self::ClientApplication(_) => false,
-        }
-    }
-}
-
-/// A stored query (IQA) that is filtered on whoever is signed in.
-#[derive(Debug)]
-pub(crate) struct WhoamiQuery {
-    /// A RiSE page, for its anti-forgery token.
-    pub(crate) page: String,
-    /// `$/Folder/Name`.
-    pub(crate) query: String,
-    /// Path of `api/query` or `api/iqa` as on the site.
-    pub(crate) endpoint: String,
-    pub(crate) columns: Columns,
-}
-
-/// Which columns of a query mean what.
-#[derive(Debug)]
-pub(crate) struct Columns {
-    /// The iMIS ID.
-    pub(crate) id: String,
-    /// When the profile is made of the query, too.
-    pub(crate) profile: Option<ProfileColumns>,
-}
-
-/// The columns of a profile.
-#[derive(Debug, Clone)]
-pub(crate) struct ProfileColumns {
-    pub(crate) name: String,
-    pub(crate) email: String,
-    pub(crate) phone: Option<String>,
-    /// None: the query leaves out who is not active.
-    pub(crate) status: Option<String>,
-    /// None: the query leaves out what is no person.
-    pub(crate) company: Option<String>,
-}
-
-/// What it takes to open ASP.NET's forms authentication ticket.
-#[derive(Debug)]
-pub(crate) struct FormsTicket {
-    pub(crate) keys: Keys,
-    /// Path that tells whether the session lives; none = it is not asked about.
-    pub(crate) session_info: Option<String>,
-}
-
-/// A client application of iMIS, with the page that posts refresh tokens for it.
-#[derive(Debug)]
-pub(crate) struct ClientApplication {
-    /// The page with the Single Sign-On content item.
-    pub(crate) page: String,
-    pub(crate) client_id: String,
-    pub(crate) client_secret: Secret,
-}
-
-/// The iMIS user that reads profiles.
-#[derive(Debug)]
-pub(crate) struct ServiceAccount {
-    pub(crate) username: String,
-    pub(crate) password: Secret,
-}
-
-/// One Zendesk registration.
-#[derive(Debug)]
-pub(crate) struct App {
-    pub(crate) name: String,
-    /// The Remote login URL's path; `<path>/signed-out` is the Remote logout URL's.
-    pub(crate) path: String,
-    pub(crate) zendesk: Zendesk,
-    pub(crate) on_behalf_of: OnBehalfOf,
-    pub(crate) single_logout: SingleLogout,
-}
-
-/// What becomes of somebody who is acting for another contact.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum OnBehalfOf {
-    #[default]
-    Refuse,
-    /// The person who is signed in enters.
-    SignInAsStaff,
-    /// The contact does.
-    SignInAsContact,
-}
-
-/// Which sign-outs lead to others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct SingleLogout {
-    /// A sign-out of iMIS leads through Zendesk's.
-    pub(crate) from_imis: bool,
-    pub(crate) from_zendesk: FromZendesk,
-}
-
-/// What a sign-out of Zendesk does about iMIS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum FromZendesk {
-    #[default]
-    Off,
-    /// It is offered.
-    Offer,
-    /// It is done, for the person that Zendesk names.
-    SignOut,
-}
-
-impl App {
-    /// Where the site's Single Sign-On page posts to.
-    pub(crate) fn imis_path(&self) -> String {
-        format!("{}/imis", self.path)
-    }
-
-    pub(crate) fn signed_out_path(&self) -> String {
-        format!("{}/signed-out", self.path)
-    }
-}
-
-/// The Zendesk account of an app.
-#[derive(Debug)]
-pub(crate) struct Zendesk {
-    /// `https://{subdomain}.zendesk.com`; the default brand, where every token goes.
-    pub(crate) origin: Authority,
-    /// Other brands' hosts and host-mapped domains.
-    pub(crate) brand_hosts: Vec<Authority>,
-    pub(crate) shared_secret: Secret,
-}
-
-impl Zendesk {
-    /// Every authority that a member may be sent back to.
-    pub(crate) fn authorities(&self) -> impl Iterator<Item = &Authority> {
-        std::iter::once(&self.origin).chain(&self.brand_hosts)
-    }
-}
-
 impl Config {
     /// Reads and resolves `file`.
     ///
@@ -460,6 +260,11 @@ impl Config {
                     site.hosts[0]
                 ));
             }
+            for app in site.apps() {
+                for what in app.claims.overwriting() {
+                    warnings.push(format!("{}: `{}`: {what}", site.hosts[0], app.name));
+                }
+            }
             for app in site.apps().filter(|app| app.on_behalf_of == OnBehalfOf::SignInAsContact) {
                 warnings.push(format!(
                     "{}: `{}` signs staff in as the contact they act for: in Zendesk nobody can tell them apart",
@@ -494,27 +299,4 @@ pub(crate) fn read_text(text: &str) {
             assert!(problem.line <= lines + 1, "{problem:?} of {lines} lines");
         }
     }
-}
-
-/// An app of no account, for tests and benchmarks of the modules that take one; none for a path that an app cannot have.
-#[cfg(any(test, feature = "workbench"))]
-pub(crate) fn app_at(path: &str) -> Option<App> {
-    let authority = |text: &str| values::authority(text).ok();
-    Some(App {
-        name: "Contoso Helpdesk".to_owned(),
-        path: values::app_path(path).ok()?,
-        zendesk: Zendesk {
-            origin: authority("contoso.zendesk.com")?,
-            brand_hosts: vec![authority("contoso-events.zendesk.com")?, authority("support.contoso.org")?],
-            shared_secret: Secret::new("not-a-real-secret-but-a-long-one"),
-        },
-        on_behalf_of: OnBehalfOf::default(),
-        single_logout: SingleLogout::default(),
-    })
-}
-
-/// The one of the unit tests.
-#[cfg(test)]
-pub(crate) fn test_app() -> App {
-    app_at("/sso/zendesk").unwrap()
 }

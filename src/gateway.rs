@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 
 use crate::admission::Admission;
 use crate::config::{self, App, BrowserTimeouts, Config, Secret};
+use crate::expression::Language;
 use crate::imis::{self, Imis};
 use crate::metrics::Metrics;
 use crate::pace::Limits;
@@ -27,6 +28,8 @@ pub(crate) struct Gateway {
     pub(crate) proxy_protocol: bool,
     pub(crate) pages: Pages,
     pub(crate) metrics: Metrics,
+    /// In which rules and claims are written.
+    pub(crate) language: Language,
     pub(crate) admission: Arc<Admission>,
     pub(crate) tls: Arc<rustls::ServerConfig>,
     pub(crate) access_log: bool,
@@ -86,6 +89,7 @@ impl Gateway {
             proxy_protocol: config.proxy_protocol,
             pages: Pages::new(),
             metrics,
+            language: Language::new(),
             admission: Admission::new(config.limits),
             tls: tls::server_config(&config.sites)?,
             access_log: config.log.access,

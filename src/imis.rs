@@ -4,6 +4,7 @@
 
 pub(crate) mod api;
 mod client;
+pub(crate) mod groups;
 mod json;
 pub(crate) mod party;
 pub(crate) mod phone;
@@ -23,6 +24,7 @@ use crate::metrics::Recognitions;
 use crate::proxy::headers::Forwarded;
 use api::Api;
 pub(crate) use api::ProfileError;
+use groups::{GroupsError, Membership};
 use party::Profile;
 use recognise::{Answer, Examined, Identity, RecogniseError, Recogniser, Session, SessionCookies};
 pub(crate) use token::TokenError;
@@ -57,6 +59,7 @@ pub(crate) struct Imis {
     api: Arc<Api>,
     phones: phone::Preference,
     columns: Option<config::ProfileColumns>,
+    groups: Option<Vec<String>>,
     application: Option<Arc<config::ClientApplication>>,
     /// Path of the sign-in page as the browser sees it.
     pub(crate) sign_in: String,
@@ -99,6 +102,7 @@ impl Imis {
             api,
             phones: phone::Preference { order: imis.phone_order.clone(), region: imis.phone_region },
             columns: queries.clone().find_map(|query| query.columns.profile.clone()),
+            groups: imis.groups.clone(),
             application: applications.clone().next().cloned(),
             sign_in: imis.sign_in.clone(),
             sign_out: imis.sign_out.clone(),
@@ -146,6 +150,26 @@ impl Imis {
         }
         let party = self.api.party(of, identity.token.as_deref()).await?;
         Ok(party.profile(of, &self.phones)?)
+    }
+
+    /// What a person belongs to, read now.
+    pub(crate) async fn memberships(
+        &self,
+        identity: &Identity,
+        of: &PartyId,
+        today: &str,
+    ) -> Result<Vec<Membership>, GroupsError> {
+        self.api.memberships(of, self.groups.as_deref(), today, identity.token.as_deref()).await
+    }
+
+    /// Whether an active person other than `id` has the same primary e-mail address.
+    pub(crate) async fn is_shared(
+        &self,
+        identity: &Identity,
+        id: &PartyId,
+        email: &str,
+    ) -> Result<bool, ProfileError> {
+        self.api.is_shared(id, email, identity.token.as_deref()).await
     }
 
     /// A request with these Cookie headers has signed out, or its session has been taken away.

@@ -29,6 +29,7 @@ mod doctor;
 mod admin;
 mod metrics;
 pub mod telemetry;
+mod expression;
 mod query;
 mod incident;
 mod ambient;

@@ -3,8 +3,11 @@
 //! Nothing is stored between two requests. Not signed in, refused and broken are three different answers, and only the
 //! last line of `mint_for` leads to a token.
 
+pub(crate) mod claims;
 mod client_application;
+mod denied;
 mod email;
+mod facts;
 mod handoff;
 mod navigation;
 mod policy;
@@ -28,18 +31,21 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::ambient;
-use crate::config::App;
+use crate::config::{App, OnDuplicate};
 use crate::gateway::{Gateway, SignOn};
+use crate::imis::groups::GroupsError;
 use crate::imis::recognise::{Answer, Identity, RecogniseError};
 use crate::imis::{ApplicationError, PartyId, ProfileError, Visitor};
 use crate::pages::{Link, Message};
 use crate::proxy::headers::Forwarded;
 use crate::telemetry::Chain;
 pub(crate) use client_application::posted;
-use policy::Denied;
+use denied::Denied;
+use policy::{Permit, Refused};
 use return_to::Arrival;
 pub(crate) use return_to::ReturnTo;
 pub(crate) use signed_out::signed_out;
+use state::Purpose;
 
 /// A sign-in is over after this time, whatever iMIS does: recognition, token and profile together.
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -80,10 +86,25 @@ enum SignInError {
     Mint(#[from] token::MintError),
     #[error("the system has no randomness to give")]
     Random(#[source] getrandom::Error),
+    #[error("iMIS did not say which groups the person belongs to")]
+    Groups(#[from] GroupsError),
+    #[error("iMIS did not say who else has this e-mail address")]
+    Duplicates(#[source] ProfileError),
+    #[error("the app's own claims")]
+    Claims(#[source] claims::NamedError),
     #[error("iMIS took too long in all")]
     TimedOut,
     #[error("too many sign-ins at a time")]
     Busy,
+}
+
+impl From<Refused> for SignInError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Denied(denied) => Self::Denied(denied),
+            Refused::Claim(error) => Self::Claims(error),
+        }
+    }
 }
 
 /// The Remote login URL.
@@ -132,7 +153,12 @@ async fn admit(
     let (imis, app) = (&visit.sign_on.imis, &visit.app);
     let subject = policy::subject(app, identity)?;
     let profile = imis.profile(identity, subject).await?;
-    let permit = policy::authorize(profile)?;
+    let date = ambient::today();
+    let memberships =
+        if app.asks_groups() { imis.memberships(identity, subject, &date).await? } else { Vec::new() };
+    let facts = facts::of(&profile, (identity, app, arrival), &memberships, &date);
+    let permit = policy::authorize(profile, app, (&visit.gateway.language, &facts))?;
+    guard_email(visit, identity, &permit).await?;
     let jti = ambient::random_hex().map_err(token::MintError::Random)?;
     let token = token::mint(&app.zendesk.shared_secret, &permit, ambient::unix_now(), &jti)?;
     info!(
@@ -142,11 +168,39 @@ async fn admit(
         imis_id = permit.id().as_str(),
         signed_in_as = identity.id.as_str(),
         on_behalf_of = identity.on_behalf_of.as_ref().map(PartyId::as_str),
+        rule = permit.rule(),
         member = permit.is_member(),
         customer_type = permit.customer_type(),
         "signed in"
     );
-    Ok(handoff::page(visit, arrival, &token))
+    let mut response = handoff::page(visit, arrival, &token);
+    // A sign-out that was begun before is none of this visit's.
+    for state in visit.sign_on.states.states(Purpose::SignOut, &visit.headers, ambient::unix_now()) {
+        add_cookie(&mut response, &state.deletion());
+    }
+    Ok(response)
+}
+
+/// An e-mail address that two people have would make one of them the other in Zendesk.
+async fn guard_email(visit: &Visit, identity: &Identity, permit: &Permit) -> Result<(), SignInError> {
+    let (imis, app) = (&visit.sign_on.imis, &visit.app);
+    if app.guards.duplicate_email == OnDuplicate::Off {
+        return Ok(());
+    }
+    let shared = imis.is_shared(identity, permit.id(), permit.email()).await;
+    match (shared.map_err(SignInError::Duplicates)?, app.guards.duplicate_email) {
+        (true, OnDuplicate::Refuse) => Err(Denied::DuplicateEmail.into()),
+        (true, OnDuplicate::Warn | OnDuplicate::Off) => {
+            warn!(
+                incident = %visit.incident,
+                app = %app.name,
+                imis_id = permit.id().as_str(),
+                "another active person has the same primary e-mail address"
+            );
+            Ok(())
+        }
+        (false, _) => Ok(()),
+    }
 }
 
 fn nobody_signed_in(visit: &Visit, arrival: &Arrival) -> Response<Bytes> {
@@ -193,9 +247,11 @@ fn answer(visit: &Visit, arrival: &Arrival, error: &SignInError) -> Response<Byt
             visit.gateway.pages.message(&message.link(again), incident)
         }
         SignInError::Denied(denied) => {
-            info!(incident, app, reason = denied.name(), "refused");
+            info!(incident, app, reason = denied.name(), rule = denied.rule(), error = %Chain(denied), "refused");
+            let languages = visit.headers.get(http::header::ACCEPT_LANGUAGE);
+            let languages = languages.and_then(|value| value.to_str().ok()).unwrap_or_default();
             let message = Message::new(StatusCode::FORBIDDEN, denied.title())
-                .text(denied.advice())
+                .text(denied.advice(&visit.app, languages))
                 .link(Link::primary("Back to the site", "/"))
                 .link(Link::new("Try again", arrival.sso_target(&visit.app)))
                 .link(Link::new("Sign out, to use another account", visit.sign_on.imis.sign_out.clone()));
@@ -204,6 +260,9 @@ fn answer(visit: &Visit, arrival: &Arrival, error: &SignInError) -> Response<Byt
         SignInError::Recognise(_)
         | SignInError::Application(_)
         | SignInError::Profile(_)
+        | SignInError::Groups(_)
+        | SignInError::Duplicates(_)
+        | SignInError::Claims(_)
         | SignInError::Mint(_)
         | SignInError::Random(_)
         | SignInError::TimedOut

@@ -163,6 +163,16 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// A word, where `off` is one: YAML takes it for false.
+    pub(super) fn word<T>(&self, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        if self.is_off() { parse("off").map_err(|reason| self.report(reason)).ok() } else { self.text(parse) }
+    }
+
+    /// `null`, or what YAML takes for false: `false`, `no`, `off`.
+    pub(super) fn is_off(&self) -> bool {
+        matches!(self.node.value, Node::Null | Node::Bool(false))
+    }
+
     /// A whole number within `range`.
     pub(super) fn number(&self, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
         if let Node::Number(text) = &self.node.value
@@ -181,6 +191,21 @@ impl<'a> Value<'a> {
         }
         self.report(format!("expected true or false, found {}", self.node.value.kind()));
         None
+    }
+
+    /// A value that stands for itself: a number, true or false, nothing, or a list of such and of texts.
+    pub(super) fn constant(&self) -> Option<serde_json::Value> {
+        fn json(node: &Node) -> Option<serde_json::Value> {
+            match node {
+                Node::Null => Some(serde_json::Value::Null),
+                Node::Bool(value) => Some((*value).into()),
+                Node::Number(text) => serde_json::from_str(text).ok(),
+                Node::Text(text) => Some(text.as_str().into()),
+                Node::List(list) => list.iter().map(|item| json(&item.value)).collect(),
+                Node::Map(_) => None,
+            }
+        }
+        if matches!(self.node.value, Node::Text(_)) { None } else { json(&self.node.value) }
     }
 
     /// The items of a list; a problem when it is something else.
@@ -260,6 +285,15 @@ impl<'a> Section<'a> {
             Some(value) => value.text(parse),
             None => Some(default),
         }
+    }
+
+    /// All keys and their values, where any key may stand.
+    pub(super) fn entries(self) -> Vec<(&'a str, Value<'a>)> {
+        let value = |(name, node): &'a (Spanned<String>, Spanned<Node>)| {
+            let path = self.key_path(&name.value);
+            (name.value.as_str(), Value { reader: self.reader, node, path })
+        };
+        self.entries.iter().map(value).collect()
     }
 
     /// A key of the contract that this version does not implement: never accepted in silence.

@@ -6,11 +6,14 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::client::{self, ApiError};
+use super::groups::{self, GroupsError, Membership};
+use super::json::{Object, entries, is_true, without_mark};
 use super::service_account::ServiceAccount;
 use super::token::{self, Granted, TokenError};
 use super::users::{self, UserError};
 use super::{PartyId, party::Party, party::PartyError};
 use crate::config;
+use crate::query::encoded;
 
 const MOST_RECORD_BYTES: usize = 2 * 1024 * 1024;
 
@@ -45,6 +48,59 @@ impl Api {
     ) -> Result<Party, ProfileError> {
         let url = self.url.join(&format!("api/Party/{}", id.as_str())).map_err(|_| ApiError::Url)?;
         Ok(Party::parse(&self.get(url, own).await?)?)
+    }
+
+    /// What a contact belongs to: in all groups, or in those that are named.
+    pub(super) async fn memberships(
+        &self,
+        id: &PartyId,
+        named: Option<&[String]>,
+        today: &str,
+        own: Option<&SecretString>,
+    ) -> Result<Vec<Membership>, GroupsError> {
+        let mut all = Vec::new();
+        let which: Vec<Option<&str>> = match named {
+            Some(named) => named.iter().map(|group| Some(group.as_str())).collect(),
+            None => vec![None],
+        };
+        for group in which {
+            let mut offset = 0;
+            for page in 0.. {
+                if page == groups::MOST_PAGES {
+                    return Err(GroupsError::TooMany);
+                }
+                let url = groups::url(&self.url, id, group, offset)?;
+                let (memberships, next) = groups::read(&self.get(url, own).await?, id, today)?;
+                all.extend(memberships);
+                match next {
+                    Some(next) => offset = next,
+                    None => break,
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Whether an active person other than this one has the same primary e-mail address.
+    pub(super) async fn is_shared(
+        &self,
+        id: &PartyId,
+        email: &str,
+        own: Option<&SecretString>,
+    ) -> Result<bool, ProfileError> {
+        let url = self
+            .url
+            .join(&format!("api/Party?email=eq:{}&limit=100", encoded(email)))
+            .map_err(|_| ApiError::Url)?;
+        let json = self.get(url, own).await?;
+        let answer: Object = serde_json::from_slice(without_mark(&json)).map_err(|_| PartyError::NotRows)?;
+        let items = answer.get("Items").filter(|items| items.is_array() || items["$values"].is_array());
+        let mut shared = answer.get("HasNext").is_some_and(is_true);
+        for row in entries(items.ok_or(PartyError::NotRows)?) {
+            let party = Party::parse(row.to_string().as_bytes())?;
+            shared |= party.id().as_ref() != Some(id) && party.is_active_person_with(email);
+        }
+        Ok(shared)
     }
 
     /// The iMIS ID of a user.

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::PartyId;
+use super::groups::date;
 use super::json::{entries, filled, is_true, unwrapped, without_mark};
 use super::phone::{self, Preference};
 use super::recognise::Row;
@@ -25,6 +26,8 @@ pub(crate) struct Profile {
     pub(crate) phone: Option<String>,
     /// `A` is active.
     pub(crate) status: Option<String>,
+    /// The name of the primary organization.
+    pub(crate) organization: Option<String>,
     /// `AdditionalAttributes`: IsMember, CustomerTypeCode, PaidThruDate ...
     pub(crate) attributes: BTreeMap<String, Value>,
 }
@@ -32,6 +35,11 @@ pub(crate) struct Profile {
 impl Profile {
     pub(crate) fn is_member(&self) -> Option<bool> {
         self.attributes.get("IsMember").map(is_true)
+    }
+
+    /// The last day that is paid for, `YYYY-MM-DD`.
+    pub(crate) fn paid_through(&self) -> Option<String> {
+        self.attributes.get("PaidThruDate").and_then(date)
     }
 
     pub(crate) fn customer_type(&self) -> Option<&str> {
@@ -77,9 +85,17 @@ impl Profile {
                 .map(str::to_owned),
             phone: text(&columns.phone).and_then(|number| phone::e164(&number, phones.region)),
             status,
+            organization: None,
             attributes: row.clone(),
         })
     }
+}
+
+/// iMIS's own codes: I = inactive, D = marked for deletion; or the same in words, as queries may give them. Associations add codes of
+/// their own, which say nothing.
+pub(crate) fn is_inactive(status: &str) -> bool {
+    let words = ["i", "d", "inactive", "deleted", "marked for deletion"];
+    words.iter().any(|word| status.trim().eq_ignore_ascii_case(word))
 }
 
 /// A truth as queries write it; none when it is neither.
@@ -119,6 +135,8 @@ pub(crate) enum PartyError {
     UnknownKind,
     #[error("has a status that cannot be read")]
     UnknownStatus,
+    #[error("is not a page of contacts")]
+    NotRows,
     #[error("has no column `{0}`")]
     NoColumn(String),
 }
@@ -135,6 +153,8 @@ pub(crate) struct Party {
     name: Value,
     #[serde(default)]
     person_name: Value,
+    #[serde(default)]
+    primary_organization: Value,
     #[serde(default)]
     emails: Value,
     #[serde(default)]
@@ -157,12 +177,7 @@ impl Party {
 
     /// The profile of `asked`, provided that this is the record of `asked`.
     pub(crate) fn profile(self, asked: &PartyId, phones: &Preference) -> Result<Profile, PartyError> {
-        let id = match &self.party_id {
-            Value::String(text) => PartyId::parse(text),
-            Value::Number(number) => PartyId::parse(&number.to_string()),
-            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
-        };
-        if id.as_ref() != Some(asked) {
+        if self.id().as_ref() != Some(asked) {
             return Err(PartyError::AnotherParty);
         }
         Ok(Profile {
@@ -172,8 +187,26 @@ impl Party {
             email: self.primary_email().map(str::to_owned),
             phone: self.primary_phone(&phones.order).and_then(|number| phone::e164(&number, phones.region)),
             status: self.status()?,
+            organization: filled(&self.primary_organization["Name"]),
             attributes: self.attributes(),
         })
+    }
+
+    /// Whose record it is; none when that cannot be told.
+    pub(crate) fn id(&self) -> Option<PartyId> {
+        match &self.party_id {
+            Value::String(text) => PartyId::parse(text),
+            Value::Number(number) => PartyId::parse(&number.to_string()),
+            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+        }
+    }
+
+    /// Whether it is an active person's with this primary e-mail address. What cannot be told counts as one.
+    pub(crate) fn is_active_person_with(&self, email: &str) -> bool {
+        let person = !matches!(self.kind(), Ok(Kind::Company));
+        let active = !matches!(self.status(), Ok(Some(status)) if is_inactive(&status));
+        let same = self.primary_email().is_none_or(|own| own.trim().eq_ignore_ascii_case(email));
+        person && active && same
     }
 
     /// From the type's name; the assembly after the comma says nothing.

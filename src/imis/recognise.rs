@@ -52,11 +52,13 @@ pub(crate) struct Identity {
     pub(crate) row: Option<Row>,
     /// The person's own access token, when there is one.
     pub(crate) token: Option<Arc<SecretString>>,
+    /// Whether the method would have told if the person acted for another.
+    pub(crate) sees_on_behalf: bool,
 }
 
 impl Identity {
     pub(crate) fn of(id: PartyId) -> Self {
-        Self { id, on_behalf_of: None, row: None, token: None }
+        Self { id, on_behalf_of: None, row: None, token: None, sees_on_behalf: false }
     }
 }
 
@@ -136,6 +138,13 @@ impl Recogniser {
             Err(NoSession::None) => None,
             Err(NoSession::Contradictory(name)) => {
                 warn!(cookie = name, "a session cookie came with two different values; taken as nobody");
+                None
+            }
+            Err(NoSession::Odd(name)) => {
+                warn!(
+                    cookie = name,
+                    "a session cookie came with a value that is no plain text; taken as nobody"
+                );
                 None
             }
         }
@@ -236,8 +245,11 @@ impl Recogniser {
         match &method.how {
             How::ClientContext { page } => match self.probe.page(page, visitor, seen).await? {
                 Asked::SignIn => Ok(None),
-                Asked::Page { page, .. } => Ok(client_context::read(&page)?
-                    .map(|person| Identity { on_behalf_of: person.on_behalf_of, ..Identity::of(person.id) })),
+                Asked::Page { page, .. } => Ok(client_context::read(&page)?.map(|person| Identity {
+                    on_behalf_of: person.on_behalf_of,
+                    sees_on_behalf: true,
+                    ..Identity::of(person.id)
+                })),
             },
             How::WhoamiQuery(query) => whoami_query::ask(&self.probe, query, visitor, seen).await,
             How::LoginStatusRedirect { page } => {
@@ -256,10 +268,12 @@ impl Recogniser {
         cookies: &SessionCookies,
         seen: &mut Seen,
     ) -> Result<Option<Identity>, RecogniseError> {
-        let mut cookies = cookies.iter().map(|(_, value)| config.keys.open(value));
-        let first = cookies.next().ok_or(TicketError::NotEncoded)?;
-        // Of several session cookies one has to be a ticket.
-        let ticket = cookies.fold(first, |found, next| found.or(next))?;
+        // Exactly one (the configuration sees to it): the ticket of one cookie and the life of another's session would be nobody's.
+        let mut cookies = cookies.iter();
+        let (Some((_, cookie)), None) = (cookies.next(), cookies.next()) else {
+            return Err(TicketError::NotEncoded.into());
+        };
+        let ticket = config.keys.open(cookie)?;
         if ticket.expires <= i64::try_from(ambient::unix_now()).unwrap_or(i64::MAX) {
             return Ok(None);
         }
@@ -307,7 +321,7 @@ impl Recogniser {
         &self,
         lines: impl Iterator<Item = &'a [u8]>,
     ) -> Option<SessionCookies> {
-        SessionCookies::among(lines, &self.session_cookies).ok().filter(|cookies| !cookies.is_empty())
+        Some(SessionCookies::all(lines, &self.session_cookies)).filter(|cookies| !cookies.is_empty())
     }
 
     pub(super) fn deletes_session(&self, set_cookie: &[u8]) -> bool {

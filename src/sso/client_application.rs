@@ -40,14 +40,18 @@ pub(super) fn to_page(
     for old in surplus(&signer.states(Purpose::SignIn, &visit.headers, now), cookie.len()) {
         add_cookie(&mut response, &old.deletion());
     }
+    for dead in signer.strangers(&visit.headers, now) {
+        add_cookie(&mut response, &dead);
+    }
     add_cookie(&mut response, &cookie);
     debug!(incident = %visit.incident, app = %visit.app.name, "to the Single Sign-On page of iMIS");
     Ok(response)
 }
 
 /// The Single Sign-On page has posted.
-pub(crate) async fn posted(visit: Visit, body: Bytes) -> Response<Bytes> {
-    let Some(application) = visit.sign_on.imis.application() else {
+pub(crate) async fn posted(mut visit: Visit, body: Bytes) -> Response<Bytes> {
+    let sign_on = visit.sign_on.clone();
+    let Some(application) = sign_on.imis.application() else {
         let message = Message::new(StatusCode::NOT_FOUND, "There is nothing here")
             .text("This site does not use iMIS's Single Sign-On page.");
         return visit.gateway.pages.message(&message, &visit.incident);
@@ -60,14 +64,17 @@ pub(crate) async fn posted(visit: Visit, body: Bytes) -> Response<Bytes> {
         return refused(&visit, "it came from another site");
     }
     let now = ambient::unix_now();
-    let mut states = visit.sign_on.states.states(Purpose::SignIn, &visit.headers, now);
-    states.retain(|state| state.apps == [visit.app.path.as_str()]);
-    let Some(state) = state_of(&visit.headers, &states) else {
+    let states = visit.sign_on.states.states(Purpose::SignIn, &visit.headers, now);
+    let state = state_of(&visit.headers, &states);
+    // iMIS knows one address to post to, whichever app it was that sent the browser to its page.
+    let app = state.and_then(|state| sign_on.apps.iter().find(|app| state.apps == [app.path.as_str()]));
+    let (Some(state), Some(app)) = (state, app) else {
         return refused(
             &visit,
             "the browser was not sent to the Single Sign-On page by us, or keeps no cookies",
         );
     };
+    visit.app = app.clone();
     let arrival = Arrival::of_target(&state.target, &visit.app);
     if !visit.sign_on.states.consume(state) {
         // Too late, or a second time: the way is still known.
@@ -115,8 +122,10 @@ fn is_from_this_site(visit: &Visit) -> bool {
             .all(|value| value.to_str().is_ok_and(|text| allowed.contains(&text)))
     };
     let own = format!("https://{}", visit.authority);
-    // A page that tells nobody where it is (Referrer-Policy) has the origin `null`.
-    only("sec-fetch-site", &["same-origin"]) && only(ORIGIN.as_str(), &[&own, "null"])
+    // A page that tells nobody where it is (Referrer-Policy) has the origin `null`, and so has a frame of another site.
+    let said = visit.headers.contains_key("sec-fetch-site");
+    let origins: &[&str] = if said { &[&own, "null"] } else { &[&own] };
+    only("sec-fetch-site", &["same-origin"]) && only(ORIGIN.as_str(), origins)
 }
 
 /// The state of the tab that posts, when its page is named; else the oldest that is good, else the newest that was.
@@ -125,8 +134,11 @@ fn state_of<'a>(headers: &HeaderMap, states: &'a [State]) -> Option<&'a State> {
     let nonce = page.and_then(|page| {
         page.query_pairs().find(|(name, _)| name == TAB).map(|(_, nonce)| nonce.into_owned())
     });
-    let named = nonce.and_then(|nonce| states.iter().find(|state| state.nonce == nonce));
-    named.or_else(|| states.iter().find(|state| state.is_good)).or_else(|| states.last())
+    match nonce {
+        // Another tab's would lead to another tab's place.
+        Some(nonce) => states.iter().find(|state| state.nonce == nonce),
+        None => states.iter().find(|state| state.is_good).or(states.last()),
+    }
 }
 
 fn token(body: &[u8]) -> Option<String> {

@@ -1,10 +1,13 @@
 //! Minting by itself, for its benchmark: nothing of it is in the program, and no token leaves it.
 
-use super::{policy, token};
+use super::return_to::Arrival;
+use super::{facts, policy, token};
 use crate::config::Secret;
+use crate::expression::Language;
 use crate::imis::PartyId;
 use crate::imis::party::Party;
 use crate::imis::phone::Preference;
+use crate::imis::recognise::Identity;
 
 /// All that a token is minted of but time and chance, for the benchmark of minting. No token leaves it.
 pub(crate) struct Minting {
@@ -16,8 +19,11 @@ impl Minting {
     /// Of a record as the REST API gives it, and a secret of no account.
     pub(crate) fn of(id: &str, record: &[u8]) -> Option<Self> {
         let id = PartyId::parse(id)?;
-        let permit =
-            policy::authorize(Party::parse(record).ok()?.profile(&id, &Preference::default()).ok()?).ok()?;
+        let profile = Party::parse(record).ok()?.profile(&id, &Preference::default()).ok()?;
+        let app = crate::config::app_at("/sso/zendesk")?;
+        let identity = Identity::of(id);
+        let facts = facts::of(&profile, (&identity, &app, &Arrival::default()), &[], "2026-11-27");
+        let permit = policy::authorize(profile, &app, (&Language::new(), &facts)).ok()?;
         Some(Self { permit, secret: Secret::new("not-a-real-secret-but-a-long-one") })
     }
 

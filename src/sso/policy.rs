@@ -1,9 +1,14 @@
 //! Who may enter. Only this module makes a `Permit`, and only a `Permit` can be minted.
 
+use serde_json::{Map, Value};
+
+use super::claims;
+use super::denied::Denied;
 use super::email::EmailAddress;
-use crate::config::{App, OnBehalfOf};
+use crate::config::{App, Effect, OnBehalfOf, Rule};
+use crate::expression::{Facts, Language};
 use crate::imis::PartyId;
-use crate::imis::party::{Kind, Profile};
+use crate::imis::party::{Kind, Profile, is_inactive};
 use crate::imis::recognise::Identity;
 
 /// Proof that a person may enter, with all that a token needs.
@@ -11,23 +16,9 @@ pub(super) struct Permit {
     profile: Profile,
     email: EmailAddress,
     name: String,
-}
-
-/// Why a person may not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Denied {
-    #[error("the person is acting on behalf of another contact")]
-    OnBehalfOf,
-    #[error("the record is a company's")]
-    CompanyRecord,
-    #[error("the record is not active")]
-    Inactive,
-    #[error("the record has no single primary e-mail address")]
-    NoEmail,
-    #[error("the primary e-mail address is not one")]
-    BadEmail,
-    #[error("the record has no usable name")]
-    NoName,
+    claims: Map<String, Value>,
+    /// The rule that let the person in, counted from 1; none without rules.
+    rule: Option<usize>,
 }
 
 /// Names in Zendesk are at most 255 characters.
@@ -42,20 +33,52 @@ pub(super) fn subject<'a>(app: &App, identity: &'a Identity) -> Result<&'a Party
     }
 }
 
-/// Decides. Without rules, every active person whom iMIS signed in may enter.
-pub(super) fn authorize(profile: Profile) -> Result<Permit, Denied> {
+/// Decides: the guards of the app first, then its rules. Without rules, every active person whom iMIS signed in may enter.
+pub(super) fn authorize(
+    profile: Profile,
+    app: &App,
+    (language, facts): (&Language, &Facts),
+) -> Result<Permit, Refused> {
     match profile.kind {
-        Kind::Person => {}
-        Kind::Company => return Err(Denied::CompanyRecord),
+        Kind::Company if app.guards.refuses_companies => return Err(Denied::CompanyRecord.into()),
+        Kind::Person | Kind::Company => {}
     }
-    // iMIS's own codes: I = inactive, D = marked for deletion. Associations add codes of their own, which say nothing.
-    if matches!(profile.status.as_deref(), Some("I" | "i" | "D" | "d")) {
-        return Err(Denied::Inactive);
+    if app.guards.refuses_inactive && profile.status.as_deref().is_some_and(is_inactive) {
+        return Err(Denied::Inactive.into());
     }
     let email = profile.email.as_deref().ok_or(Denied::NoEmail)?;
     let email = EmailAddress::parse(email).ok_or(Denied::BadEmail)?;
     let name = plain_name(profile.name.as_deref().unwrap_or_default()).ok_or(Denied::NoName)?;
-    Ok(Permit { profile, email, name })
+    let rule = match &app.rules {
+        Some(rules) => Some(first_match(rules, language, facts)?),
+        None => None,
+    };
+    let claims = claims::of(&app.claims, language, facts)?;
+    Ok(Permit { profile, email, name, claims, rule })
+}
+
+/// The number of the rule that lets somebody in.
+fn first_match(rules: &[Rule], language: &Language, facts: &Facts) -> Result<usize, Denied> {
+    for (number, rule) in (1..).zip(rules) {
+        match (language.holds(&rule.when, facts), rule.effect) {
+            (Ok(false), _) => {}
+            (Ok(true), Effect::Allow) => return Ok(number),
+            (Ok(true), Effect::Deny) => {
+                return Err(Denied::Rule { rule: number, reason: rule.reason.clone() });
+            }
+            (Err(error), _) => return Err(Denied::RuleFailed { rule: number, error }),
+        }
+    }
+    Err(Denied::NoRule)
+}
+
+/// Refused, or a claim that is not what it should be.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refused {
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    #[error(transparent)]
+    Claim(#[from] claims::NamedError),
 }
 
 /// A name without control and direction characters, which could make it read as another's.
@@ -88,6 +111,15 @@ impl Permit {
         self.profile.phone.as_deref()
     }
 
+    /// What the app's own claims say.
+    pub(super) fn claims(&self) -> &Map<String, Value> {
+        &self.claims
+    }
+
+    pub(super) fn rule(&self) -> Option<usize> {
+        self.rule
+    }
+
     pub(super) fn is_member(&self) -> Option<bool> {
         self.profile.is_member()
     }
@@ -97,64 +129,20 @@ impl Permit {
     }
 }
 
-impl Denied {
-    /// For the log.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::OnBehalfOf => "on-behalf-of",
-            Self::CompanyRecord => "company-record",
-            Self::Inactive => "inactive",
-            Self::NoEmail => "no-email",
-            Self::BadEmail => "bad-email",
-            Self::NoName => "no-name",
-        }
-    }
-
-    /// For the member.
-    pub(super) fn title(self) -> &'static str {
-        match self {
-            Self::OnBehalfOf => "You are working on behalf of somebody else",
-            Self::CompanyRecord => "This account belongs to an organization",
-            Self::Inactive => "This account is not active",
-            Self::NoEmail | Self::BadEmail => "Your profile needs an e-mail address",
-            Self::NoName => "Your profile needs a name",
-        }
-    }
-
-    /// For the member: what to do.
-    pub(super) fn advice(self) -> &'static str {
-        match self {
-            Self::OnBehalfOf => {
-                "While you act for another contact you cannot be signed in to the help desk, neither as yourself nor as the contact. \
-                 Please end that on this site, then try again."
-            }
-            Self::CompanyRecord => {
-                "The help desk is for people. You are signed in with an organization's account; \
-                 please sign out and use your own."
-            }
-            Self::Inactive => {
-                "Please contact the association: your record is marked as inactive, so it cannot be used here."
-            }
-            Self::NoEmail => {
-                "The help desk knows people by their e-mail address, and your profile has no primary one. \
-                 Please add it to your profile on this site, then try again."
-            }
-            Self::BadEmail => {
-                "The primary e-mail address in your profile is not complete or has characters that do not belong there. \
-                 Please correct it in your profile on this site, then try again."
-            }
-            Self::NoName => "Please add your name to your profile on this site, then try again.",
-        }
-    }
-}
-
 #[cfg(test)]
 pub(super) fn test_permit(phone: Option<&str>) -> Permit {
-    authorize(tests::profile(|profile| profile.phone = phone.map(str::to_owned))).ok().unwrap()
+    tests::decide(
+        tests::profile(|profile| profile.phone = phone.map(str::to_owned)),
+        &crate::config::test_app(),
+    )
+    .ok()
+    .unwrap()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::facts;
+    use super::super::return_to::Arrival;
     use super::*;
 
     pub(super) fn profile(change: impl FnOnce(&mut Profile)) -> Profile {
@@ -165,14 +153,81 @@ mod tests {
             email: Some("ann@example.org".to_owned()),
             phone: None,
             status: Some("A".to_owned()),
+            organization: None,
             attributes: std::collections::BTreeMap::new(),
         };
         change(&mut profile);
         profile
     }
 
+    pub(super) fn decide(profile: Profile, app: &App) -> Result<Permit, Refused> {
+        let identity = Identity::of(profile.id.clone());
+        let arrival = Arrival::default();
+        let facts = facts::of(&profile, (&identity, app, &arrival), &[], "2026-11-27");
+        authorize(profile, app, (&Language::new(), &facts))
+    }
+
+    fn denied_by(app: &App, change: impl FnOnce(&mut Profile)) -> Option<Denied> {
+        match decide(profile(change), app) {
+            Ok(_) => None,
+            Err(Refused::Denied(denied)) => Some(denied),
+            Err(Refused::Claim(error)) => panic!("{error}"),
+        }
+    }
+
     fn denied(change: impl FnOnce(&mut Profile)) -> Option<Denied> {
-        authorize(profile(change)).err()
+        denied_by(&crate::config::test_app(), change)
+    }
+
+    /// With rules as they stand in a file: `allow ..`, `deny ..`, a reason behind a `|`.
+    fn ruled(rules: &[&str]) -> App {
+        let rule = |text: &&str| {
+            let (rule, reason) = text
+                .split_once(" | ")
+                .map_or((*text, None), |(rule, reason)| (rule, Some(reason.to_owned())));
+            let (effect, when) = rule.split_once(' ').unwrap();
+            let effect = if effect == "allow" { Effect::Allow } else { Effect::Deny };
+            Rule { effect, when: Language::new().read(when).unwrap(), reason }
+        };
+        App { rules: Some(rules.iter().map(rule).collect()), ..crate::config::test_app() }
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_decides_and_none_refuses() {
+        let app =
+            ruled(&["deny profile.status == 'S' | suspended", "allow profile.email_domain == 'example.org'"]);
+        assert_eq!(denied_by(&app, |_| {}), None);
+        assert_eq!(decide(profile(|_| {}), &app).ok().unwrap().rule(), Some(2));
+        let suspended = denied_by(&app, |p| p.status = Some("S".to_owned())).unwrap();
+        assert_eq!((suspended.name(), suspended.rule()), ("suspended", Some(1)));
+        assert_eq!(denied_by(&app, |p| p.email = Some("a@b.example".to_owned())), Some(Denied::NoRule));
+        assert_eq!(denied_by(&ruled(&["allow true", "deny true"]), |_| {}), None);
+    }
+
+    #[test]
+    fn a_rule_that_cannot_be_worked_out_lets_nobody_in() {
+        for rule in [
+            "allow profile.attributes.X != 'y'",
+            "deny profile.attributes.X == 'y'",
+            "allow profile.status",
+            "deny profile.phone",
+        ] {
+            let denied = denied_by(&ruled(&[rule, "allow true"]), |_| {}).unwrap();
+            assert!(matches!(denied, Denied::RuleFailed { rule: 1, .. }), "{rule}: {denied:?}");
+        }
+    }
+
+    #[test]
+    fn no_rule_opens_what_a_guard_closes() {
+        let app = ruled(&["allow true"]);
+        assert_eq!(denied_by(&app, |p| p.kind = Kind::Company), Some(Denied::CompanyRecord));
+        assert_eq!(denied_by(&app, |p| p.status = Some("I".to_owned())), Some(Denied::Inactive));
+        assert_eq!(denied_by(&app, |p| p.email = None), Some(Denied::NoEmail));
+        let guards =
+            crate::config::Guards { refuses_companies: false, refuses_inactive: false, ..app.guards };
+        let open = App { guards, ..app };
+        assert_eq!(denied_by(&open, |p| p.kind = Kind::Company), None);
+        assert_eq!(denied_by(&open, |p| p.status = Some("I".to_owned())), None);
     }
 
     #[test]

@@ -127,6 +127,14 @@ impl Arrival {
         arrival
     }
 
+    pub(crate) fn brand_id(&self) -> Option<u64> {
+        self.brand_id.as_deref()?.parse().ok()
+    }
+
+    pub(crate) fn locale_id(&self) -> Option<u64> {
+        self.locale_id.as_deref()?.parse().ok()
+    }
+
     /// Of what `sso_target` made: a path of the app with a query.
     pub(crate) fn of_target(target: &str, app: &App) -> Self {
         Self::parse(target.split_once('?').map_or("", |(_, query)| query), &app.zendesk)

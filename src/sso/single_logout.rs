@@ -81,9 +81,12 @@ impl Departure {
         let base =
             self.leads_from.as_ref().filter(|_| had_session && matches!(status, 301..=303 | 307 | 308))?;
         let target = base.join(std::str::from_utf8(location?).ok()?).ok()?;
+        // iMIS follows whatever address a link asks for. Where none was asked for, it is the association's own choice.
+        let own = target.origin() == base.origin() || base.query().is_none();
+        let target = if own && target.scheme() == "https" { target.as_str() } else { "/" };
         let apps: Vec<&App> =
             sign_on.apps.iter().map(|app| &**app).filter(|app| app.single_logout.from_imis).collect();
-        next(sign_on, &apps, target.as_str())
+        next(sign_on, &apps, target)
     }
 }
 

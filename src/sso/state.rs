@@ -127,14 +127,25 @@ impl Signer {
 
     /// The states for `purpose` among the cookies of a request, the oldest first.
     pub(crate) fn states(&self, purpose: Purpose, headers: &HeaderMap, now: u64) -> Vec<State> {
-        let wanted = format!("{PREFIX}{}", purpose.name());
-        let lines = headers.get_all(COOKIE).iter().filter_map(|line| line.to_str().ok());
-        let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-        let ours = pairs.filter(|(name, _)| name.starts_with(&wanted));
-        let mut states: Vec<State> =
-            ours.filter_map(|(name, value)| self.read(purpose, name, value, now)).collect();
+        let read = |(name, value): (String, String)| self.read(purpose, &name, &value, now);
+        let mut states: Vec<State> = ours(headers).into_iter().filter_map(read).collect();
         states.sort_by_key(|state| state.issued);
         states
+    }
+
+    /// Set-Cookie headers that take away what has one of our names and is none of ours: of a key that was replaced, or planted.
+    pub(crate) fn strangers(&self, headers: &HeaderMap, now: u64) -> Vec<String> {
+        let is_ours = |name: &str, value: &str| {
+            [Purpose::SignIn, Purpose::SignOut]
+                .iter()
+                .any(|purpose| self.read(*purpose, name, value, now).is_some())
+        };
+        let strangers = ours(headers).into_iter().filter(|(name, value)| !is_ours(name, value));
+        let plain = |name: &str| {
+            name.len() <= 64
+                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+        };
+        strangers.filter(|(name, _)| plain(name)).map(|(name, _)| deletion(&name)).collect()
     }
 
     fn signed(&self, payload: &[u8]) -> Vec<u8> {
@@ -172,6 +183,21 @@ impl Signer {
     }
 }
 
+/// Cookies with names like ours, and their values. Other bytes in the same line are somebody else's.
+fn ours(headers: &HeaderMap) -> Vec<(String, String)> {
+    let lines = headers.get_all(COOKIE).iter();
+    let pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    let pairs = pairs.filter_map(|pair| std::str::from_utf8(pair.trim_ascii()).ok()?.split_once('='));
+    // No blank but these stands before a name: a browser takes others for a part of it, and lets anybody set such a cookie.
+    let ours = pairs.filter(|(name, _)| name.starts_with(PREFIX));
+    ours.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// The Set-Cookie header that takes a cookie away.
+fn deletion(name: &str) -> String {
+    format!("{name}=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Lax")
+}
+
 fn cookie_name(purpose: Purpose, nonce: &str) -> String {
     // Sign-outs follow each other, sign-ins may wait in several tabs.
     match purpose {
@@ -183,7 +209,7 @@ fn cookie_name(purpose: Purpose, nonce: &str) -> String {
 impl State {
     /// The Set-Cookie header that takes its cookie away.
     pub(crate) fn deletion(&self) -> String {
-        format!("{}=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Lax", self.name)
+        deletion(&self.name)
     }
 }
 

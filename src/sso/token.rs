@@ -2,6 +2,7 @@
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::policy::Permit;
 use crate::config::Secret;
@@ -21,9 +22,14 @@ impl Token {
 pub(super) enum MintError {
     #[error("signing failed")]
     Sign(#[source] jsonwebtoken::errors::Error),
+    #[error("the token has {0} bytes, more than the {MOST_BYTES} that Zendesk takes: fewer claims?")]
+    TooLong(usize),
     #[error("the system gives no randomness")]
     Random(#[source] getrandom::Error),
 }
+
+/// Zendesk wants tokens below 4 KB.
+const MOST_BYTES: usize = 4000;
 
 #[derive(Serialize)]
 struct Claims<'a> {
@@ -35,6 +41,9 @@ struct Claims<'a> {
     external_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     phone: Option<&'a str>,
+    /// The app's own.
+    #[serde(flatten)]
+    more: &'a Map<String, Value>,
 }
 
 /// Mints a token. `now` is in seconds since 1970; `jti` must never have been used before.
@@ -45,18 +54,22 @@ pub(super) fn mint(secret: &Secret, permit: &Permit, now: u64, jti: &str) -> Res
         email: permit.email(),
         name: permit.name(),
         external_id: permit.id().as_str(),
-        phone: permit.phone(),
+        // One of the app's own takes its place.
+        phone: permit.phone().filter(|_| !permit.claims().contains_key("phone")),
+        more: permit.claims(),
     };
     // Zendesk takes the secret as it is shown: its characters are the key, nothing is decoded.
     let key = EncodingKey::from_secret(secret.expose().as_bytes());
-    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).map(Token).map_err(MintError::Sign)
+    let token =
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).map_err(MintError::Sign)?;
+    if token.len() > MOST_BYTES { Err(MintError::TooLong(token.len())) } else { Ok(Token(token)) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::policy::test_permit;
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     fn parts(phone: Option<&str>) -> Vec<Value> {
         use base64::Engine;

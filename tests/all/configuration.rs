@@ -66,10 +66,11 @@ fn every_key_that_the_code_knows_is_in_the_shipped_file() {
         ("      service_account:\n", "      service_account:\n        zzzzzzzz: 1\n"),
         ("    certificate:\n", "    certificate:\n      zzzzzzzz: 1\n"),
         ("password: {", "password: {zzzzzzzz: 1, "),
+        ("        #~ guards:\n", "        guards:\n          zzzzzzzz: 1\n"),
         ("        #~ single_logout:\n", "        single_logout:\n          zzzzzzzz: 1\n"),
         ("        zendesk:\n", "        zendesk:\n          zzzzzzzz: 1\n"),
     ];
-    let not_yet = ["acme", "rules", "claims", "guards", "api"];
+    let not_yet = ["acme", "staff", "api"];
     for (from, to) in sections {
         assert!(shown.contains(from), "{from}");
         let problem = check(&shown.replacen(from, to, 1)).unwrap_err();
@@ -97,6 +98,9 @@ fn recognised_by(methods: &str, service_account: bool) -> Result<Config, String>
         let account = yaml.find("      service_account:").unwrap();
         let behind = yaml.find("      phone_order:").unwrap();
         yaml.replace_range(account..behind, "");
+        yaml = yaml
+            .replace("#~ guards:", "guards:")
+            .replace("#~ duplicate_email: refuse", "duplicate_email: off");
     }
     check(&yaml)
 }
@@ -176,6 +180,59 @@ fn keys_and_times_out_of_bounds_are_named() {
     assert!(problem.contains("list the load balancer in trusted_proxies"), "{problem}");
     let policy = changed("#~ on_behalf_of: refuse", "on_behalf_of: everybody").unwrap_err();
     assert!(policy.contains("use refuse, sign_in_as_staff or sign_in_as_contact"), "{policy}");
+    let without = "session_cookies: [Login]    # compared without case";
+    let led = shipped()
+        .replacen(without, "session_cookies: []", 1)
+        .replace("#~ single_logout:", "single_logout:")
+        .replace("#~ from_imis: false", "from_imis: true");
+    assert!(check(&led).unwrap_err().contains("needs session_cookies"));
     let warned = changed("#~ on_behalf_of: refuse", "on_behalf_of: sign_in_as_contact").unwrap();
     assert!(warned.warnings().iter().any(|warning| warning.contains("as the contact they act for")));
+}
+
+/// The shipped file with these keys for its app.
+fn with_app(keys: &str) -> Result<Config, String> {
+    let app = "        path: /sso/zendesk\n";
+    check(&shipped().replacen(app, &format!("{app}        {}\n", keys.replace('\n', "\n        ")), 1))
+}
+
+#[test]
+fn mistakes_in_rules_and_claims_are_named_where_they_are() {
+    for (keys, problem) in [
+        ("rules: []", "rules: no rule at all would let nobody in"),
+        (
+            "rules: [{allow: \"profile.statuz == 'A'\"}]",
+            "rules[0].allow: knows no `profile.statuz`; did you mean `profile.status`?",
+        ),
+        ("rules: [{allow: \"profile.status =\"}]", "rules[0].allow: is not an expression"),
+        ("rules: [{allow: \"true\", deny: \"true\"}]", "a rule is either"),
+        ("rules: [{allow: \"true\", reason: x}]", "only a deny has a reason"),
+        ("rules: [{deny: \"true\", reason: Not So}]", "is not a reason's name"),
+        ("rules: [{alow: \"true\"}]", "unknown key; did you mean `allow`?"),
+        ("rules: [{allow: true}]", "expected text, found true or false"),
+        ("rules: [{allow: \"true\"}]\nreasons: {unused: x}", "no rule has the reason `unused`"),
+        ("rules: [{allow: \"'x' in profile.attributes\"}]", "profile.attributes.has('NAME')"),
+        ("claims: {email: \"profile.email\"}", "always set by the gateway"),
+        ("claims: {e_mail: \"profile.email\"}", "is not a claim of Zendesk's"),
+        ("claims: {tags: \"['a']\"}", "REPLACE all tags"),
+        ("claims: {role: \"'agent'\"}", "write overwrite: [role] beside claims"),
+        ("claims: {organization_id: nobody}", "knows no `nobody`"),
+        ("claims: {organization_id: 1.5}", "has to be a whole number"),
+        ("claims: {user_fields: {a b: 1}}", "is not a field key"),
+        ("overwrite: [email]", "overwrites nothing"),
+        ("guards: {duplicate_email: maybe}", "use refuse, warn or off"),
+        ("guards: {staff: refuse}", "not supported by this version"),
+    ] {
+        let found = with_app(keys).unwrap_err();
+        assert!(found.contains(problem), "{keys}: {found}");
+        assert!(found.contains("sites[0].apps[0]."), "{found}");
+    }
+    let warned =
+        with_app("claims: {tags: \"['a']\", role: \"'end_user'\"}\noverwrite: [tags, role]").unwrap();
+    for what in ["tags REPLACE all tags", "takes the seat of an agent away"] {
+        assert!(warned.warnings().iter().any(|warning| warning.contains(what)), "{:?}", warned.warnings());
+    }
+    for guard in ["refuse", "warn", "off", "false"] {
+        assert!(with_app(&format!("guards: {{duplicate_email: {guard}}}")).is_ok(), "{guard}");
+    }
 }

@@ -1,15 +1,18 @@
 //! `imis`, `apps` and the secrets they name.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::recognise;
+use super::{decisions, recognise};
 use crate::config::raw::{Section, Value};
 use crate::config::secret::{Reference, Secret};
 use crate::config::{
-    App, Authority, FromZendesk, Imis, OnBehalfOf, ServiceAccount, SingleLogout, Upstream, Zendesk, values,
+    App, Authority, Claims, FromZendesk, Guards, How, Imis, OnBehalfOf, ServiceAccount, SingleLogout,
+    Upstream, Zendesk, values,
 };
+use crate::expression::Language;
 
 const SIGN_IN: &str = "AsiCommon/Controls/Shared/FormsAuthentication/Login.aspx";
 const SIGN_OUT: &str = "AsiCommon/Controls/Shared/FormsAuthentication/logout.aspx";
@@ -45,10 +48,23 @@ pub(super) fn imis(mut section: Section<'_>, base: &Path, upstream: Option<&Upst
             ));
         }
     }
+    if let (Some(methods), Some(names)) = (&recognise, &session_cookies)
+        && methods.iter().any(|method| matches!(method.how, How::FormsTicket(_)))
+        && names.len() != 1
+    {
+        section.report(
+            "forms_ticket needs exactly one session_cookies: the name of the cookie that holds the ticket",
+        );
+    }
     let identity_cache = match section.optional("identity_cache") {
-        Some(value) if value.is_null() => Some(Duration::ZERO),
+        Some(value) if value.is_off() => Some(Duration::ZERO),
         Some(value) => value.text(identity_cache),
         None => Some(MOST_IDENTITY_CACHE),
+    };
+    let groups = match section.optional("groups") {
+        Some(value) if value.is_null() => Some(None),
+        Some(list) => list.texts(values::not_empty).map(Some),
+        None => Some(None),
     };
     let phone_order = match section.optional("phone_order") {
         Some(list) => list.texts(values::not_empty),
@@ -68,6 +84,7 @@ pub(super) fn imis(mut section: Section<'_>, base: &Path, upstream: Option<&Upst
         recognise: recognise?,
         identity_cache: identity_cache?,
         service_account: service_account?.map(Arc::new),
+        groups: groups?,
         phone_order: phone_order?,
         phone_region: phone_region?,
     })
@@ -122,14 +139,46 @@ fn app(mut section: Section<'_>, base: &Path) -> Option<App> {
         Some(value) => value.section().and_then(single_logout),
         None => Some(SingleLogout::default()),
     };
-    for key in ["rules", "claims", "guards"] {
-        section.not_yet(key);
+    let language = Language::new();
+    let rules = match section.optional("rules") {
+        Some(value) => decisions::rules(&value, &language).map(Some),
+        None => Some(None),
+    };
+    let reasons_value = section.optional("reasons");
+    let reasons = match &reasons_value {
+        Some(value) => value.section().and_then(decisions::reasons),
+        None => Some(BTreeMap::new()),
+    };
+    let overwrite = match section.optional("overwrite") {
+        Some(value) => decisions::overwrite(&value),
+        None => Some(Vec::new()),
+    };
+    let claims = match section.optional("claims") {
+        Some(value) => value.section().and_then(|section| {
+            decisions::claims(section, overwrite.as_deref().unwrap_or_default(), &language)
+        }),
+        None => Some(Claims::default()),
+    };
+    let guards = match section.optional("guards") {
+        Some(value) => value.section().and_then(decisions::guards),
+        None => Some(Guards::default()),
+    };
+    if let (Some(value), Some(reasons), Some(rules)) = (reasons_value, &reasons, &rules) {
+        let used: Vec<&String> = rules.iter().flatten().filter_map(|rule| rule.reason.as_ref()).collect();
+        for unused in reasons.keys().filter(|name| !used.contains(name)) {
+            value.report(format!("no rule has the reason `{unused}`"));
+        }
     }
     section.finish();
+    overwrite?;
     Some(App {
         name: name?,
         path: path?,
         zendesk: zendesk?,
+        rules: rules?,
+        reasons: reasons?,
+        claims: claims?,
+        guards: guards?,
         on_behalf_of: on_behalf_of?,
         single_logout: single_logout?,
     })
@@ -152,7 +201,7 @@ fn single_logout(mut section: Section<'_>) -> Option<SingleLogout> {
         None => Some(false),
     };
     let from_zendesk = match section.optional("from_zendesk") {
-        Some(value) if value.is_null() => Some(FromZendesk::Off),
+        Some(value) if value.is_off() => Some(FromZendesk::Off),
         Some(value) => value.text(|text| match text {
             "offer" => Ok(FromZendesk::Offer),
             "sign_out" => Ok(FromZendesk::SignOut),

@@ -56,6 +56,21 @@ fn site(mut section: Section<'_>, base: &Path, hosts_seen: &mut Vec<String>) -> 
     if let (Some(list), Some(None)) = (&apps_value, &imis) {
         list.report("apps need to know the iMIS behind the site: add `imis:` beside `apps:`");
     }
+    if let (Some(list), Some(Some(imis)), Some(apps)) = (&apps_value, &imis, &apps)
+        && imis.session_cookies.is_empty()
+        && apps.iter().any(|app| app.single_logout.from_imis)
+    {
+        list.report("single_logout.from_imis needs session_cookies, to know who had a session");
+    }
+    if let (Some(list), Some(Some(imis)), Some(apps)) = (&apps_value, &imis, &apps)
+        && imis.service_account.is_none()
+    {
+        for app in apps {
+            for why in app.needs_service_account() {
+                list.report(format!("`{}`: {why} needs a service_account to ask with", app.name));
+            }
+        }
+    }
     section.finish();
     let (imis, apps) = (imis?, apps?);
     let sign_on = imis.map(|imis| SignOn { imis, apps });

@@ -156,6 +156,10 @@ impl Answering {
                 let visited =
                     super::super::visited(connection, &asked, (site, host), visit, headers, incident)?;
                 let form = if visited.has_form() {
+                    if request::expects_continue(&request) {
+                        // Whoever is not there any more is noticed soon enough.
+                        let _ = reply.send_informational(interim(StatusCode::CONTINUE));
+                    }
                     let time = connection.worker.gateway.timeouts.request_head;
                     upload.form(MOST_FORM, time).await?
                 } else {

@@ -1,7 +1,8 @@
 //! Who a session belongs to, remembered for a moment: for ten tabs that open at once, and for whoever clicks again.
 //!
 //! Entries are found by a keyed hash of all session cookies of a request, under a key that lives as long as the process; no cookie
-//! is kept. Those who ask at the same time share one answer. What a sign-out has passed is forgotten, also when it was on its way.
+//! is kept. Those who ask at the same time share one answer. Once a sign-out has passed, nothing is remembered of any session
+//! that one of its cookies belongs to, until everything that could have been on its way at that moment has been forgotten.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,27 +16,25 @@ use super::session_cookie::SessionCookies;
 use super::{Identity, RecogniseError};
 use crate::ambient;
 
-/// No more sessions than these are remembered, and no more sign-outs.
+/// No more sessions than these are remembered.
 const MOST_ENTRIES: u64 = 10_000;
+/// No more cookies of sign-outs than these.
+const MOST_SIGNED_OUT: u64 = 100_000;
 /// How long it is remembered that a session is nobody's.
 const NOBODY: Duration = Duration::from_secs(5);
-/// Longer than an answer can be on its way.
-const SIGN_OUT: Duration = Duration::from_secs(60);
+/// How long somebody is remembered who could begin to act for another contact at any moment.
+const SEEN_FOR_ITSELF: Duration = Duration::from_secs(5);
+/// Longer than an answer can be on its way and then be remembered.
+const SIGN_OUT: Duration = Duration::from_secs(120);
 
 type Key = [u8; 32];
 
 /// See the module.
 pub(super) struct Identities {
     key: hmac::Key,
-    known: Cache<Key, Arc<Known>>,
-    signed_out: Cache<Key, Instant>,
-}
-
-/// What iMIS has answered.
-pub(super) struct Known {
-    identity: Option<Identity>,
-    /// When iMIS was asked.
-    asked: Instant,
+    known: Cache<Key, Option<Arc<Identity>>>,
+    /// By single cookies.
+    signed_out: Cache<Key, ()>,
 }
 
 /// How an answer was come by.
@@ -52,12 +51,13 @@ struct Lifetimes {
     somebody: Duration,
 }
 
-impl Expiry<Key, Arc<Known>> for Lifetimes {
-    fn expire_after_create(&self, _: &Key, known: &Arc<Known>, _: Instant) -> Option<Duration> {
-        Some(match &known.identity {
+impl Expiry<Key, Option<Arc<Identity>>> for Lifetimes {
+    fn expire_after_create(&self, _: &Key, known: &Option<Arc<Identity>>, _: Instant) -> Option<Duration> {
+        Some(match known {
             None => NOBODY.min(self.somebody),
             // A profile is read anew for each token, and who acts for another may stop at any moment.
             Some(identity) if identity.row.is_some() || identity.on_behalf_of.is_some() => Duration::ZERO,
+            Some(identity) if identity.sees_on_behalf => SEEN_FOR_ITSELF.min(self.somebody),
             Some(_) => self.somebody,
         })
     }
@@ -75,7 +75,7 @@ impl Identities {
                 .build(),
             // The newest are those that matter.
             signed_out: Cache::builder()
-                .max_capacity(MOST_ENTRIES)
+                .max_capacity(MOST_SIGNED_OUT)
                 .time_to_live(SIGN_OUT)
                 .eviction_policy(EvictionPolicy::lru())
                 .build(),
@@ -83,9 +83,9 @@ impl Identities {
     }
 
     /// Each name and value is preceded by its length, so that no two sets of cookies look the same.
-    fn key_of(&self, cookies: &SessionCookies) -> Key {
+    fn key_of<'a>(&self, cookies: impl Iterator<Item = (&'a str, &'a str)>) -> Key {
         let mut context = hmac::Context::with_key(&self.key);
-        for (name, value) in cookies.iter() {
+        for (name, value) in cookies {
             for part in [name, value] {
                 context.update(&(part.len() as u64).to_be_bytes());
                 context.update(part.as_bytes());
@@ -97,6 +97,10 @@ impl Identities {
         key
     }
 
+    fn is_signed_out(&self, cookies: &SessionCookies) -> bool {
+        cookies.iter().any(|cookie| self.signed_out.contains_key(&self.key_of(std::iter::once(cookie))))
+    }
+
     /// Who a session belongs to: remembered, or what `ask` finds out.
     pub(super) async fn identity<F>(
         &self,
@@ -106,35 +110,28 @@ impl Identities {
     where
         F: Future<Output = Result<Option<Identity>, RecogniseError>>,
     {
-        if cookies.is_empty() {
-            // Nothing that tells one visitor from another.
+        if cookies.is_empty() || self.is_signed_out(cookies) {
+            // Nothing that tells one visitor from another, or nothing that could be relied upon.
             return Ok((ask().await?, Source::Asked));
         }
-        let key = self.key_of(cookies);
         let mut source = Source::Remembered;
-        let known = self.known.try_get_with(key, async {
+        let known = self.known.try_get_with(self.key_of(cookies.iter()), async {
             source = Source::Asked;
-            let asked = Instant::now();
-            Ok::<_, RecogniseError>(Arc::new(Known { identity: ask().await?, asked }))
+            Ok::<_, RecogniseError>(ask().await?.map(Arc::new))
         });
         let known = known.await.map_err(RecogniseError::Shared)?;
-        let gone = self.signed_out.get(&key).await.is_some_and(|signed_out| known.asked <= signed_out);
-        if !gone {
-            return Ok((known.identity.clone(), source));
+        if source == Source::Remembered && self.is_signed_out(cookies) {
+            // It has passed while we waited for somebody else's answer.
+            return Ok((ask().await?, Source::Asked));
         }
-        // It was on its way when the sign-out passed.
-        self.known.invalidate(&key).await;
-        Ok((ask().await?, Source::Asked))
+        Ok((known.map(|identity| Identity::clone(&identity)), source))
     }
 
-    /// A sign-out of this session has passed.
+    /// A sign-out of the sessions of these cookies has passed, each of them for itself: which one iMIS goes by is its own affair.
     pub(super) async fn forget(&self, cookies: &SessionCookies) {
-        if cookies.is_empty() {
-            return;
+        for cookie in cookies.iter() {
+            self.signed_out.insert(self.key_of(std::iter::once(cookie)), ()).await;
         }
-        let key = self.key_of(cookies);
-        self.signed_out.insert(key, Instant::now()).await;
-        self.known.invalidate(&key).await;
     }
 
     /// How many sessions are remembered, about.

@@ -36,9 +36,10 @@ pub(crate) struct Answered {
 impl Seen {
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let lines = headers.get_all(COOKIE).iter();
-        let names = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).map(|pair| {
-            let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
-            plain(&String::from_utf8_lossy(name))
+        // A cookie without a name is all value.
+        let names = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).filter_map(|pair| {
+            let at = pair.iter().position(|byte| *byte == b'=')?;
+            Some(plain(&String::from_utf8_lossy(pair[..at].trim_ascii())))
         });
         let mut cookies: Vec<String> = names.filter(|name| !name.is_empty()).take(MOST_NAMES).collect();
         cookies.dedup();
@@ -112,7 +113,10 @@ mod tests {
     #[test]
     fn names_are_told_and_values_are_not() {
         let mut headers = HeaderMap::new();
-        headers.append(COOKIE, HeaderValue::from_static("Login=secret; a=b=c;; =x; ASP.NET_SessionId"));
+        headers.append(
+            COOKIE,
+            HeaderValue::from_static("Login=secret; a=b=c;; =x; a-secret-alone; ASP.NET_SessionId="),
+        );
         headers.append(COOKIE, HeaderValue::from_bytes(b"\xe4=\xff").unwrap());
         let seen = Seen::of(&headers).to_string();
         assert_eq!(seen, "cookies: Login, a, ASP.NET_SessionId, ?");

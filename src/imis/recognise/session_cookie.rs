@@ -17,6 +17,8 @@ pub(super) enum NoSession {
     None,
     /// One name with two different values: somebody may have planted one of them. Holds the configured name.
     Contradictory(String),
+    /// A value that is no plain text: readers could take it for another. Holds the configured name.
+    Odd(String),
 }
 
 impl SessionCookies {
@@ -31,21 +33,30 @@ impl SessionCookies {
         lines: impl Iterator<Item = &'a [u8]>,
         names: &[String],
     ) -> Result<Self, NoSession> {
-        let lines: Vec<String> = lines.map(|line| String::from_utf8_lossy(line).into_owned()).collect();
-        let cookies: Vec<Cookie<'_>> =
-            lines.iter().flat_map(|line| Cookie::split_parse(line.as_str()).flatten()).collect();
-        let mut found = Vec::new();
-        for name in names {
-            let named =
-                |cookie: &&Cookie<'_>| cookie.name().eq_ignore_ascii_case(name) && !cookie.value().is_empty();
-            let mut values = cookies.iter().filter(named).map(Cookie::value);
-            let Some(first) = values.next() else { continue };
-            if values.any(|other| other != first) {
-                return Err(NoSession::Contradictory(name.clone()));
+        let mut found: Vec<(String, String)> = Vec::new();
+        for (name, value) in Self::all(lines, names).0 {
+            if !value.bytes().all(|byte| byte.is_ascii_graphic()) {
+                return Err(NoSession::Odd(name));
             }
-            found.push((name.clone(), first.to_owned()));
+            match found.iter().find(|(own, _)| *own == name) {
+                Some((_, first)) if *first != value => return Err(NoSession::Contradictory(name)),
+                Some(_) => {}
+                None => found.push((name, value)),
+            }
         }
         if found.is_empty() && !names.is_empty() { Err(NoSession::None) } else { Ok(Self(found)) }
+    }
+
+    /// Every cookie that has one of these names, also where they contradict each other.
+    pub(super) fn all<'a>(lines: impl Iterator<Item = &'a [u8]>, names: &[String]) -> Self {
+        let lines: Vec<String> = lines.map(|line| String::from_utf8_lossy(line).into_owned()).collect();
+        let cookies = lines.iter().flat_map(|line| Cookie::split_parse(line.as_str()).flatten());
+        let mut all = Vec::new();
+        for cookie in cookies.filter(|cookie| !cookie.value().is_empty()) {
+            let name = names.iter().find(|name| cookie.name().eq_ignore_ascii_case(name));
+            all.extend(name.map(|name| (name.clone(), cookie.value().to_owned())));
+        }
+        Self(all)
     }
 
     /// Names, as configured, and values.
@@ -119,6 +130,18 @@ mod tests {
         assert!(found(&[b"Login=A; login=A"]).is_ok());
         assert_eq!(found(&[b"Login=A; login=B"]), contradictory);
         assert_eq!(found(&[b"Login=A", b"Login=B"]), contradictory);
+    }
+
+    #[test]
+    fn a_value_that_is_no_plain_text_is_no_session() {
+        for line in [&b"Login=a\xffb"[..], "Login=ä".as_bytes(), b"Login=a b"] {
+            assert_eq!(
+                found(&[line]),
+                Err(NoSession::Odd("Login".to_owned())),
+                "{}",
+                String::from_utf8_lossy(line)
+            );
+        }
     }
 
     #[test]

@@ -58,13 +58,8 @@ pub(super) async fn ask(
         Asked::SignIn => return Ok(None),
         Asked::Page { page, set_cookies } => (page, set_cookies),
     };
-    // Not every page of a site has to have one; what one says holds.
-    let signed_in = match client_context::read(&page) {
-        Ok(None) => return Ok(None),
-        Ok(Some(person)) => Some(person),
-        Err(client_context::ContextError::NoField) => None,
-        Err(error) => return Err(error.into()),
-    };
+    // Anonymous visitors run as a user of their own in iMIS, for whom a query may have a row: the page has the first word.
+    let Some(signed_in) = client_context::read(&page)? else { return Ok(None) };
     let token = anti_forgery_token(&page)?;
     let target = target(query);
     let question = Question {
@@ -79,18 +74,15 @@ pub(super) async fn ask(
         return Err(ApiError::Status(response.status()).into());
     }
     let json = client::json_body(response, MOST_ROW_BYTES).await?;
-    let Some(row) = only_row(&json)? else {
-        return if signed_in.is_some() { Err(QueryError::NoRow.into()) } else { Ok(None) };
-    };
+    let row = only_row(&json)?.ok_or(QueryError::NoRow)?;
     seen.columns(row.keys().map(String::as_str));
     let id = row.get(&query.columns.id).and_then(filled).and_then(|text| PartyId::parse(&text));
     let id = id.ok_or_else(|| QueryError::Column(query.columns.id.clone()))?;
-    if signed_in.as_ref().is_some_and(|person| person.id != id) {
+    if signed_in.id != id {
         return Err(QueryError::AnotherPerson.into());
     }
-    let on_behalf_of = signed_in.and_then(|person| person.on_behalf_of);
     let row = query.columns.profile.is_some().then_some(row);
-    Ok(Some(Identity { on_behalf_of, row, ..Identity::of(id) }))
+    Ok(Some(Identity { on_behalf_of: signed_in.on_behalf_of, row, sees_on_behalf: true, ..Identity::of(id) }))
 }
 
 fn target(query: &WhoamiQuery) -> String {

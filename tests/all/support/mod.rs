@@ -59,7 +59,14 @@ impl Setup {
 
     /// Where profiles come from elsewhere.
     pub(crate) fn without_service_account(self) -> Self {
-        self.edit("      service_account: {username: svc-gateway, password: {file: imis-password}}\n", "")
+        let account = "      service_account: {username: svc-gateway, password: {file: imis-password}}\n";
+        self.edit(account, "").with_app("guards: {duplicate_email: off}")
+    }
+
+    /// With more keys of the app, as they stand in the configuration.
+    pub(crate) fn with_app(self, keys: &str) -> Self {
+        let app = "        path: /sso/zendesk\n";
+        self.edit(app, &format!("{app}        {}\n", keys.replace('\n', "\n        ")))
     }
 
     pub(crate) fn edit(mut self, from: &str, to: &str) -> Self {

@@ -1,0 +1,211 @@
+//! One Zendesk registration: who may enter, as whom, and what Zendesk is told.
+
+use std::collections::BTreeMap;
+
+#[cfg(any(test, feature = "workbench"))]
+use super::values;
+use super::{Authority, Secret};
+use crate::expression::Expression;
+use crate::sso::claims;
+
+/// One Zendesk registration.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) name: String,
+    /// The Remote login URL's path; `<path>/signed-out` is the Remote logout URL's.
+    pub(crate) path: String,
+    pub(crate) zendesk: Zendesk,
+    /// The first that matches decides, none refuses; absent: everybody enters whom iMIS signed in.
+    pub(crate) rules: Option<Vec<Rule>>,
+    /// What members read when a rule refuses them.
+    pub(crate) reasons: BTreeMap<String, Reason>,
+    pub(crate) claims: Claims,
+    pub(crate) guards: Guards,
+    pub(crate) on_behalf_of: OnBehalfOf,
+    pub(crate) single_logout: SingleLogout,
+}
+
+/// Who may enter, one line of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Rule {
+    pub(crate) effect: Effect,
+    pub(crate) when: Expression,
+    /// Of a refusal.
+    pub(crate) reason: Option<String>,
+}
+
+/// What a rule does with those whom it is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effect {
+    Allow,
+    Deny,
+}
+
+/// What a refused member reads, by language (RFC 5646, lower case).
+#[derive(Debug, Clone)]
+pub(crate) struct Reason {
+    pub(crate) texts: Vec<(String, String)>,
+}
+
+/// What a token says beside who it is.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Claims {
+    pub(crate) named: Vec<(claims::Kind, Source)>,
+    pub(crate) user_fields: Vec<(String, Source)>,
+}
+
+impl Claims {
+    /// What its claims take away in Zendesk, in words.
+    pub(super) fn overwriting(&self) -> impl Iterator<Item = &'static str> {
+        let named = |name: &str| self.named.iter().any(|(kind, _)| kind.name() == name);
+        claims::OVERWRITING.into_iter().filter(move |(name, _)| named(name)).map(|(_, what)| what)
+    }
+}
+
+/// Where a claim's value comes from.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    Constant(serde_json::Value),
+    Expression(Expression),
+}
+
+/// What is refused whatever the rules say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Guards {
+    pub(crate) duplicate_email: OnDuplicate,
+    pub(crate) refuses_companies: bool,
+    pub(crate) refuses_inactive: bool,
+}
+
+impl Default for Guards {
+    fn default() -> Self {
+        Self { duplicate_email: OnDuplicate::Refuse, refuses_companies: true, refuses_inactive: true }
+    }
+}
+
+/// What becomes of somebody whose e-mail address others have, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnDuplicate {
+    Refuse,
+    Warn,
+    Off,
+}
+
+impl App {
+    /// Every expression that decides about this app's members.
+    fn expressions(&self) -> impl Iterator<Item = &Expression> {
+        let rules = self.rules.iter().flatten().map(|rule| &rule.when);
+        let claims = self.claims.named.iter().map(|(_, source)| source);
+        let fields = self.claims.user_fields.iter().map(|(_, source)| source);
+        let claimed = claims.chain(fields).filter_map(|source| match source {
+            Source::Constant(_) => None,
+            Source::Expression(expression) => Some(expression),
+        });
+        rules.chain(claimed)
+    }
+
+    /// What of this app only a service account can ask iMIS about; how to do without.
+    pub(super) fn needs_service_account(&self) -> Vec<&'static str> {
+        let mut needs = Vec::new();
+        if self.guards.duplicate_email != OnDuplicate::Off {
+            needs.push("the guard against e-mail addresses that others have, too (guards: {duplicate_email: off} leaves it out)");
+        }
+        if self.asks_groups() {
+            needs.push("a rule or claim about groups");
+        }
+        if self.on_behalf_of == OnBehalfOf::SignInAsContact {
+            needs.push("on_behalf_of: sign_in_as_contact");
+        }
+        needs
+    }
+
+    /// Whether somebody's groups have to be known to decide.
+    pub(crate) fn asks_groups(&self) -> bool {
+        self.expressions().any(Expression::asks_groups)
+    }
+}
+
+/// What becomes of somebody who is acting for another contact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum OnBehalfOf {
+    #[default]
+    Refuse,
+    /// The person who is signed in enters.
+    SignInAsStaff,
+    /// The contact does.
+    SignInAsContact,
+}
+
+/// Which sign-outs lead to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct SingleLogout {
+    /// A sign-out of iMIS leads through Zendesk's.
+    pub(crate) from_imis: bool,
+    pub(crate) from_zendesk: FromZendesk,
+}
+
+/// What a sign-out of Zendesk does about iMIS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum FromZendesk {
+    #[default]
+    Off,
+    /// It is offered.
+    Offer,
+    /// It is done, for the person that Zendesk names.
+    SignOut,
+}
+
+impl App {
+    /// Where the site's Single Sign-On page posts to.
+    pub(crate) fn imis_path(&self) -> String {
+        format!("{}/imis", self.path)
+    }
+
+    pub(crate) fn signed_out_path(&self) -> String {
+        format!("{}/signed-out", self.path)
+    }
+}
+
+/// The Zendesk account of an app.
+#[derive(Debug)]
+pub(crate) struct Zendesk {
+    /// `https://{subdomain}.zendesk.com`; the default brand, where every token goes.
+    pub(crate) origin: Authority,
+    /// Other brands' hosts and host-mapped domains.
+    pub(crate) brand_hosts: Vec<Authority>,
+    pub(crate) shared_secret: Secret,
+}
+
+impl Zendesk {
+    /// Every authority that a member may be sent back to.
+    pub(crate) fn authorities(&self) -> impl Iterator<Item = &Authority> {
+        std::iter::once(&self.origin).chain(&self.brand_hosts)
+    }
+}
+
+/// An app of no account, for tests and benchmarks of the modules that take one; none for a path that an app cannot have.
+#[cfg(any(test, feature = "workbench"))]
+pub(crate) fn app_at(path: &str) -> Option<App> {
+    let authority = |text: &str| values::authority(text).ok();
+    Some(App {
+        name: "Contoso Helpdesk".to_owned(),
+        path: values::app_path(path).ok()?,
+        zendesk: Zendesk {
+            origin: authority("contoso.zendesk.com")?,
+            brand_hosts: vec![authority("contoso-events.zendesk.com")?, authority("support.contoso.org")?],
+            shared_secret: Secret::new("not-a-real-secret-but-a-long-one"),
+        },
+        rules: None,
+        reasons: BTreeMap::new(),
+        claims: Claims::default(),
+        guards: Guards::default(),
+        on_behalf_of: OnBehalfOf::default(),
+        single_logout: SingleLogout::default(),
+    })
+}
+
+/// The one of the unit tests.
+#[cfg(test)]
+pub(crate) fn test_app() -> App {
+    app_at("/sso/zendesk").unwrap()
+}

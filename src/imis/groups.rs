@@ -1,0 +1,149 @@
+//! The groups that a contact belongs to: committees, chapters, staff. Asked for only when a rule or a claim wants to know.
+
+use serde_json::Value;
+use url::Url;
+
+use super::PartyId;
+use super::client::ApiError;
+use super::json::{Object, entries, filled, is_true, without_mark};
+use crate::query::encoded;
+
+/// Nobody belongs to more groups than fit on so many pages.
+pub(super) const MOST_PAGES: usize = 10;
+const PAGE: usize = 500;
+
+/// One membership in one group. Dates are `YYYY-MM-DD`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Membership {
+    pub(crate) group: String,
+    pub(crate) role: Option<String>,
+    pub(crate) joined: Option<String>,
+    pub(crate) effective: Option<String>,
+    pub(crate) expires: Option<String>,
+    /// It counts today.
+    pub(crate) is_current: bool,
+}
+
+/// Why memberships could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GroupsError {
+    #[error("the iMIS API")]
+    Api(#[from] ApiError),
+    #[error("the answer about groups is not a page of rows")]
+    NotRows,
+    #[error("a row about groups is of another contact, or of no group")]
+    AnotherParty,
+    #[error("there are too many pages of groups")]
+    TooMany,
+}
+
+/// Where memberships are asked for: all of a contact's, or those in one group.
+pub(super) fn url(api_url: &Url, id: &PartyId, group: Option<&str>, offset: u64) -> Result<Url, ApiError> {
+    let group = group.map(|group| format!("GroupId=eq:{}&", encoded(group))).unwrap_or_default();
+    let target = format!("api/GroupMember?{group}PartyId=eq:{}&limit={PAGE}&offset={offset}", id.as_str());
+    api_url.join(&target).map_err(|_| ApiError::Url)
+}
+
+/// A page of them, and where the next one begins.
+pub(super) fn read(
+    json: &[u8],
+    id: &PartyId,
+    today: &str,
+) -> Result<(Vec<Membership>, Option<u64>), GroupsError> {
+    let answer: Object = serde_json::from_slice(without_mark(json)).map_err(|_| GroupsError::NotRows)?;
+    let items = answer.get("Items").filter(|items| items.is_array() || items["$values"].is_array());
+    let mut all = Vec::new();
+    for row in entries(items.ok_or(GroupsError::NotRows)?) {
+        let party = &row["Party"]["PartyId"];
+        let group = filled(&row["Group"]["GroupId"]).ok_or(GroupsError::AnotherParty)?;
+        if !party.is_null() && filled(party).as_deref() != Some(id.as_str()) {
+            return Err(GroupsError::AnotherParty);
+        }
+        all.extend(memberships(row, &group, today));
+    }
+    let more = answer.get("HasNext").is_some_and(is_true);
+    let next = answer.get("NextOffset").and_then(Value::as_u64).filter(|offset| more && *offset > 0);
+    Ok((all, next))
+}
+
+/// One for each period that a row tells of, or one without dates.
+fn memberships(row: &Value, group: &str, today: &str) -> Vec<Membership> {
+    let active = row.get("IsActive").is_none_or(is_true);
+    let joined = date(&row["JoinDate"]);
+    let of = |detail: &Value| {
+        let (effective, expires) = (date(&detail["EffectiveDate"]), date(&detail["ExpirationDate"]));
+        let begun = effective.as_deref().is_none_or(|date| date <= today);
+        let over = expires.as_deref().is_some_and(|date| date < today);
+        let role = &detail["Role"];
+        let role = filled(role).or_else(|| filled(&role["Name"])).or_else(|| filled(&role["RoleId"]));
+        Membership {
+            group: group.to_owned(),
+            role,
+            joined: joined.clone(),
+            effective,
+            expires,
+            is_current: active && begun && !over,
+        }
+    };
+    match entries(&row["MembershipDetails"]) {
+        [] => vec![of(&Value::Null)],
+        details => details.iter().map(of).collect(),
+    }
+}
+
+/// The day of a date and time without a zone, as iMIS writes them.
+pub(super) fn date(value: &Value) -> Option<String> {
+    let text = value.as_str()?.get(..10)?;
+    let shaped = text
+        .bytes()
+        .enumerate()
+        .all(|(at, byte)| if matches!(at, 4 | 7) { byte == b'-' } else { byte.is_ascii_digit() });
+    shaped.then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn read_rows(rows: Value) -> Result<Vec<Membership>, GroupsError> {
+        let answer = json!({"Items": {"$values": rows}, "HasNext": false, "NextOffset": 0});
+        read(answer.to_string().as_bytes(), &PartyId::parse("7").unwrap(), "2026-11-27").map(|(all, _)| all)
+    }
+
+    #[test]
+    fn a_membership_counts_from_its_first_day_to_its_last() {
+        let row = |active: bool, from: &str, to: &str| {
+            json!({"Group": {"GroupId": "Board"}, "Party": {"PartyId": "7"}, "IsActive": active, "JoinDate": "2020-01-01T00:00:00",
+                "MembershipDetails": {"$values": [{"EffectiveDate": from, "ExpirationDate": to, "Role": {"Name": "Chair"}}]}})
+        };
+        let current = |row: Value| read_rows(json!([row])).unwrap()[0].is_current;
+        assert!(current(row(true, "2020-01-01T00:00:00", "2026-11-27T00:00:00")));
+        assert!(current(row(true, "2026-11-27T00:00:00", "2027-01-01T00:00:00")));
+        assert!(!current(row(true, "2026-11-28T00:00:00", "2027-01-01T00:00:00")));
+        assert!(!current(row(true, "2020-01-01T00:00:00", "2026-11-26T00:00:00")));
+        assert!(!current(row(false, "2020-01-01T00:00:00", "2027-01-01T00:00:00")));
+        let all = read_rows(json!([row(true, "2020-01-01T00:00:00", "x"), {"Group": {"GroupId": "Staff"}}]))
+            .unwrap();
+        assert_eq!((all[0].role.as_deref(), all[0].joined.as_deref()), (Some("Chair"), Some("2020-01-01")));
+        assert!(all[1].is_current && all[1].group == "Staff");
+    }
+
+    #[test]
+    fn what_is_not_this_contacts_is_an_error() {
+        assert!(read_rows(json!([{"Group": {"GroupId": "Board"}, "Party": {"PartyId": "8"}}])).is_err());
+        assert!(read_rows(json!([{"Party": {"PartyId": "7"}}])).is_err());
+        for text in ["", "[]", "{}", "<html>", r#"{"Items":null}"#] {
+            assert!(read(text.as_bytes(), &PartyId::parse("7").unwrap(), "2026-11-27").is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn pages_follow_each_other() {
+        let next = |has: bool, offset: u64| {
+            let answer = json!({"Items": [], "HasNext": has, "NextOffset": offset}).to_string();
+            read(answer.as_bytes(), &PartyId::parse("7").unwrap(), "2026-11-27").unwrap().1
+        };
+        assert_eq!((next(true, 500), next(true, 0), next(false, 500)), (Some(500), None, None));
+    }
+}

@@ -1,0 +1,279 @@
+//! What Zendesk is told of a person beside who it is: each claim of a kind that its documentation gives, worked out and held to it.
+//!
+//! A claim that comes to nothing is left out; one that comes to something else than its kind refuses the sign-in, since Zendesk would
+//! take it in silence for nothing, or for something that was not meant.
+
+use minijinja::Value;
+use minijinja::value::ValueKind;
+use serde_json::{Map, Value as Json};
+
+use crate::config::{Claims, Source};
+use crate::expression::{ExpressionError, Facts, Language};
+
+/// What the gateway itself says.
+pub(crate) const RESERVED: [&str; 6] = ["iat", "jti", "email", "name", "external_id", "exp"];
+/// Claims that take away what Zendesk knows.
+pub(crate) const OVERWRITING: [(&str, &str); 3] = [
+    (
+        "role",
+        "role sets what a person may do in Zendesk at every sign-in: end_user takes the seat of an agent away",
+    ),
+    (
+        "tags",
+        "tags REPLACE all tags of the user in Zendesk at every sign-in, also those that agents and triggers set",
+    ),
+    ("organizations", "organizations OVERWRITE all organizations of the user in Zendesk at every sign-in"),
+];
+/// Longer texts are no names.
+const MOST_CHARACTERS: usize = 255;
+const MOST_TAGS: usize = 100;
+
+/// A claim, and what it may be (Zendesk, "Anatomy of a JWT request").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Organization,
+    Organizations,
+    OrganizationId,
+    Tags,
+    Phone,
+    Locale,
+    LocaleId,
+    RemotePhotoUrl,
+    Role,
+    CustomRoleId,
+}
+
+/// Why a claim is not what it should be. Never holds a person's value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ClaimError {
+    #[error("has to be {0}")]
+    Type(&'static str),
+    #[error("expression")]
+    Expression(#[from] ExpressionError),
+    #[error("custom_role_id goes only with role: agent")]
+    CustomRole,
+}
+
+/// Which claim, for whoever looks for the fault.
+#[derive(Debug, thiserror::Error)]
+#[error("the claim `{name}`")]
+pub(crate) struct NamedError {
+    name: String,
+    #[source]
+    error: ClaimError,
+}
+
+const KINDS: [(&str, Kind); 10] = [
+    ("organization", Kind::Organization),
+    ("organizations", Kind::Organizations),
+    ("organization_id", Kind::OrganizationId),
+    ("tags", Kind::Tags),
+    ("phone", Kind::Phone),
+    ("locale", Kind::Locale),
+    ("locale_id", Kind::LocaleId),
+    ("remote_photo_url", Kind::RemotePhotoUrl),
+    ("role", Kind::Role),
+    ("custom_role_id", Kind::CustomRoleId),
+];
+
+/// The claim of a name.
+pub(crate) fn kind_of(name: &str) -> Option<Kind> {
+    KINDS.iter().find(|(own, _)| *own == name).map(|(_, kind)| *kind)
+}
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        KINDS.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| name)
+    }
+
+    /// The value as the token carries it; none for nothing.
+    pub(crate) fn typed(self, value: &Json) -> Result<Option<Json>, ClaimError> {
+        let wrong = |what| Err(ClaimError::Type(what));
+        if value.is_null() || value.as_str().is_some_and(|text| text.trim().is_empty()) {
+            return Ok(None);
+        }
+        match self {
+            Self::Organization => match text(value) {
+                Some(text) => Ok(Some(text)),
+                None => wrong("a text of at most 255 characters"),
+            },
+            // Zendesk takes one text with commas in it.
+            Self::Organizations => {
+                let names = value
+                    .as_array()
+                    .filter(|names| names.iter().all(|name| text(name).is_some() && !has_comma(name)));
+                let list =
+                    names.map(|names| names.iter().filter_map(Json::as_str).collect::<Vec<_>>().join(","));
+                let one = value.as_str().filter(|names| names.chars().count() <= 2000).map(str::to_owned);
+                match list.or(one) {
+                    Some(names) => Ok(Some(names.into())),
+                    None => wrong("a list of names without commas, or one text with commas between them"),
+                }
+            }
+            Self::OrganizationId | Self::LocaleId | Self::CustomRoleId => match whole(value) {
+                Some(number) => Ok(Some(number.into())),
+                None => wrong("a whole number above zero"),
+            },
+            Self::Tags => match value.as_array() {
+                Some(tags) if tags.len() <= MOST_TAGS && tags.iter().all(is_tag) => Ok(Some(value.clone())),
+                _ => wrong("a list of at most 100 tags: texts without blanks and commas"),
+            },
+            Self::Phone => match value.as_str() {
+                Some(number) if crate::imis::phone::e164(number, None).as_deref() == Some(number) => {
+                    Ok(Some(value.clone()))
+                }
+                _ => wrong("a phone number in E.164, like +15125550123"),
+            },
+            Self::Locale => match value.as_str() {
+                Some(locale)
+                    if locale.len() <= 35
+                        && locale.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') =>
+                {
+                    Ok(Some(value.clone()))
+                }
+                _ => wrong("a locale, like en-US"),
+            },
+            Self::RemotePhotoUrl => match value.as_str().map(url::Url::parse) {
+                Some(Ok(url)) if url.scheme() == "https" => Ok(Some(value.clone())),
+                _ => wrong("an https URL"),
+            },
+            Self::Role => match value.as_str() {
+                Some("end_user" | "agent" | "admin") => Ok(Some(value.clone())),
+                _ => wrong("end_user, agent or admin"),
+            },
+        }
+    }
+}
+
+fn text(value: &Json) -> Option<Json> {
+    let text = value.as_str()?;
+    (text.chars().count() <= MOST_CHARACTERS && !text.contains(char::is_control)).then(|| text.trim().into())
+}
+
+fn has_comma(value: &Json) -> bool {
+    value.as_str().is_none_or(|text| text.contains(','))
+}
+
+fn whole(value: &Json) -> Option<u64> {
+    let number = value.as_u64().or_else(|| value.as_str()?.trim().parse().ok());
+    number.filter(|number| *number > 0)
+}
+
+fn is_tag(value: &Json) -> bool {
+    value.as_str().is_some_and(|tag| {
+        !tag.is_empty()
+            && tag.len() <= MOST_CHARACTERS
+            && !tag.contains(|c: char| c.is_whitespace() || c.is_control() || c == ',')
+    })
+}
+
+/// A value of an expression as JSON; none for what has none.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the library's list may grow")]
+fn json(value: &Value) -> Option<Json> {
+    match value.kind() {
+        ValueKind::None => Some(Json::Null),
+        ValueKind::Bool => Some(value.is_true().into()),
+        ValueKind::Number => serde_json::from_str(&value.to_string()).ok(),
+        ValueKind::String => value.as_str().map(Into::into),
+        ValueKind::Seq | ValueKind::Iterable => value.try_iter().ok()?.map(|item| json(&item)).collect(),
+        _ => None,
+    }
+}
+
+/// The claims of a person.
+pub(crate) fn of(
+    claims: &Claims,
+    language: &Language,
+    facts: &Facts,
+) -> Result<Map<String, Json>, NamedError> {
+    let mut all = Map::new();
+    for (kind, source) in &claims.named {
+        let named = |error| NamedError { name: kind.name().to_owned(), error };
+        let value = value_of(source, language, facts).map_err(named)?;
+        if let Some(value) = kind.typed(&value).map_err(named)? {
+            all.insert(kind.name().to_owned(), value);
+        }
+    }
+    if all.contains_key("custom_role_id") && all.get("role").and_then(Json::as_str) != Some("agent") {
+        return Err(NamedError { name: "custom_role_id".to_owned(), error: ClaimError::CustomRole });
+    }
+    if !claims.user_fields.is_empty() {
+        let mut fields = Map::new();
+        for (key, source) in &claims.user_fields {
+            let named = |error| NamedError { name: format!("user_fields.{key}"), error };
+            let value = value_of(source, language, facts).map_err(named)?;
+            if matches!(value, Json::Object(_) | Json::Array(_)) {
+                return Err(named(ClaimError::Type(
+                    "a text, a number, true or false, or none to clear the field",
+                )));
+            }
+            fields.insert(key.clone(), value);
+        }
+        all.insert("user_fields".to_owned(), fields.into());
+    }
+    Ok(all)
+}
+
+fn value_of(source: &Source, language: &Language, facts: &Facts) -> Result<Json, ClaimError> {
+    match source {
+        Source::Constant(value) => Ok(value.clone()),
+        Source::Expression(expression) => json(&language.value(expression, facts)?)
+            .ok_or(ClaimError::Type("a text, a number, true or false, or a list of these")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn typed(name: &str, value: Json) -> Result<Option<Json>, ClaimError> {
+        kind_of(name).unwrap().typed(&value)
+    }
+
+    #[test]
+    fn each_claim_is_of_its_kind() {
+        for (name, value, carried) in [
+            ("organization", json!(" Contoso Ltd. "), json!("Contoso Ltd.")),
+            ("organizations", json!(["A", "B & C"]), json!("A,B & C")),
+            ("organizations", json!("A,B"), json!("A,B")),
+            ("organization_id", json!(7), json!(7)),
+            ("organization_id", json!("7"), json!(7)),
+            ("tags", json!(["gold", "north"]), json!(["gold", "north"])),
+            ("phone", json!("+15124741234"), json!("+15124741234")),
+            ("locale", json!("fr-CA"), json!("fr-CA")),
+            ("locale_id", json!(16), json!(16)),
+            ("remote_photo_url", json!("https://example.org/a.png"), json!("https://example.org/a.png")),
+            ("role", json!("end_user"), json!("end_user")),
+            ("custom_role_id", json!(5), json!(5)),
+        ] {
+            assert_eq!(typed(name, value), Ok(Some(carried)), "{name}");
+        }
+        for (name, value) in [
+            ("organization", json!(1)),
+            ("organization", json!("x".repeat(256))),
+            ("organizations", json!(["A,B"])),
+            ("organizations", json!([1])),
+            ("organization_id", json!(0)),
+            ("organization_id", json!(1.5)),
+            ("tags", json!("gold")),
+            ("tags", json!(["two words"])),
+            ("tags", json!([""])),
+            ("phone", json!("512 474 1234")),
+            ("locale", json!("en US")),
+            ("locale_id", json!("en")),
+            ("remote_photo_url", json!("http://example.org/a.png")),
+            ("remote_photo_url", json!("javascript:x")),
+            ("role", json!("owner")),
+            ("custom_role_id", json!(true)),
+        ] {
+            assert!(typed(name, value.clone()).is_err(), "{name} {value}");
+        }
+        for nothing in [json!(null), json!(""), json!("  ")] {
+            assert_eq!(typed("organization", nothing), Ok(None));
+        }
+        for reserved in RESERVED {
+            assert_eq!(kind_of(reserved), None);
+        }
+    }
+}
