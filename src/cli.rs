@@ -4,6 +4,7 @@
 
 mod check;
 mod doctor;
+mod explain;
 mod run;
 
 use std::io::Write;
@@ -17,6 +18,8 @@ use crate::config::{Config, DEFAULT_PATHS, Problems};
 const GOOD: i32 = 0;
 /// Something failed while running.
 const FAILED: i32 = 1;
+/// The command makes no sense.
+const USAGE: i32 = 2;
 /// The configuration is wrong.
 const BAD_CONFIGURATION: i32 = 78;
 
@@ -39,6 +42,10 @@ enum Command {
     Check(WithConfig),
     /// Ask iMIS as visitors would and say what was seen: how members are recognised, and why not
     Doctor(doctor::Doctor),
+    /// Say whether somebody may enter an app, and why: each step of the decision, and what Zendesk would be told
+    Explain(explain::Explain),
+    /// Print what a token would say (only with --dry-run)
+    Mint(explain::Mint),
     /// Print the version
     Version,
 }
@@ -70,6 +77,8 @@ pub fn main() -> i32 {
         Command::Run(with_config) => run::run(&with_config),
         Command::Check(with_config) => check::check(&with_config),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
+        Command::Mint(arguments) => explain::mint(&arguments),
         Command::Version => {
             say(concat!("imis-gateway ", env!("CARGO_PKG_VERSION")));
             GOOD

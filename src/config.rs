@@ -27,7 +27,7 @@ pub(crate) use app::app_at;
 pub(crate) use app::test_app;
 pub(crate) use app::{
     App, Claims, Effect, FromZendesk, Guards, OnBehalfOf, OnDuplicate, Reason, Rule, SingleLogout, Source,
-    Zendesk,
+    Zendesk, ZendeskApi, ZendeskCredentials,
 };
 pub(crate) use imis::{
     ClientApplication, Columns, FormsTicket, How, IfBroken, Imis, Method, ProfileColumns, ServiceAccount,
@@ -260,7 +260,23 @@ impl Config {
                     site.hosts[0]
                 ));
             }
+            for app in site.apps().filter(|app| app.guards.refuses_staff) {
+                if app.zendesk.api.is_none() && app.guards.staff_domains.is_empty() {
+                    warnings.push(format!(
+                        "{}: `{}` cannot know who works in Zendesk: an iMIS account with the e-mail address of an agent becomes that agent. Set zendesk.api, or name guards.staff_domains, or write guards: {{staff: off}}",
+                        site.hosts[0], app.name
+                    ));
+                }
+            }
             for app in site.apps() {
+                if let Some(ZendeskApi { credentials: ZendeskCredentials::Token { .. }, .. }) =
+                    &app.zendesk.api
+                {
+                    warnings.push(format!(
+                        "{}: `{}` uses an API token of Zendesk, which stop working on 2027-04-30: use an OAuth client",
+                        site.hosts[0], app.name
+                    ));
+                }
                 for what in app.claims.overwriting() {
                     warnings.push(format!("{}: `{}`: {what}", site.hosts[0], app.name));
                 }

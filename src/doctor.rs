@@ -3,8 +3,6 @@
 //! So far: recognition. Each method is asked as a visitor who is not signed in, and, when a Cookie header is given, as the one whose
 //! cookies these are; what was seen is told without values.
 
-use std::net::{IpAddr, Ipv4Addr};
-
 use http::header::{COOKIE, HeaderMap, HeaderValue, USER_AGENT};
 use http::uri::Authority;
 
@@ -60,19 +58,24 @@ pub(crate) enum DoctorError {
     Cookie,
 }
 
+/// The headers of a browser that asks for nothing in particular.
+pub(crate) fn visitor_headers() -> HeaderMap {
+    HeaderMap::from_iter([(USER_AGENT, HeaderValue::from_static(AGENT))])
+}
+
+/// A Cookie header as somebody has pasted it.
+pub(crate) fn pasted_cookies(text: &str) -> Option<HeaderValue> {
+    let text = text.trim();
+    let text = text.strip_prefix("Cookie:").or_else(|| text.strip_prefix("cookie:")).unwrap_or(text);
+    let mut value = HeaderValue::from_str(text.trim()).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
 /// Runs every check, one site after the other. `cookies`: what somebody's browser sends to the site.
 pub(crate) async fn examine(config: &Config, cookies: Option<&str>) -> Result<Vec<Finding>, DoctorError> {
     let gateway = Gateway::build(config, 443)?;
-    let cookie = match cookies {
-        Some(text) => {
-            let text = text.trim();
-            let text = text.strip_prefix("Cookie:").or_else(|| text.strip_prefix("cookie:")).unwrap_or(text);
-            let mut value = HeaderValue::from_str(text.trim()).map_err(|_| DoctorError::Cookie)?;
-            value.set_sensitive(true);
-            Some(value)
-        }
-        None => None,
-    };
+    let cookie = cookies.map(|text| pasted_cookies(text).ok_or(DoctorError::Cookie)).transpose()?;
     let mut findings = Vec::new();
     for site in &gateway.sites {
         recognition(site, None, &mut findings).await;
@@ -86,14 +89,9 @@ pub(crate) async fn examine(config: &Config, cookies: Option<&str>) -> Result<Ve
 async fn recognition(site: &Site, cookie: Option<&HeaderValue>, findings: &mut Vec<Finding>) {
     let host = &site.config.hosts[0];
     let (Some(sign_on), Ok(authority)) = (&site.sign_on, host.parse::<Authority>()) else { return };
-    let mut headers = HeaderMap::from_iter([(USER_AGENT, HeaderValue::from_static(AGENT))]);
+    let mut headers = visitor_headers();
     headers.extend(cookie.map(|cookie| (COOKIE, cookie.clone())));
-    let forwarded = Forwarded {
-        client: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        chain: Ipv4Addr::LOCALHOST.to_string(),
-        host: host.clone(),
-        incident: "doctor".to_owned(),
-    };
+    let forwarded = Forwarded::of_this_machine(host, "doctor");
     let visitor = Visitor { headers: &headers, forwarded: &forwarded, authority: &authority };
     let whose = if cookie.is_some() { "with the cookies given" } else { "not signed in" };
     if cookie.is_some() && sign_on.imis.session(&visitor).is_none() {

@@ -18,6 +18,8 @@ use crate::pages::Pages;
 use crate::proxy::places::Places;
 use crate::sso::state::Signer;
 use crate::tls;
+use crate::zendesk::api::Api;
+use crate::zendesk::staff::Staff;
 
 /// What all workers share, read-only.
 pub(crate) struct Gateway {
@@ -55,6 +57,8 @@ pub(crate) struct SignOn {
     /// Makes and reads what browsers carry for us.
     pub(crate) states: Signer,
     pub(crate) apps: Vec<Arc<App>>,
+    /// Who works in the accounts, by the apps' paths.
+    pub(crate) staff: HashMap<String, Arc<Staff>>,
     /// A place for each sign-in under way; whoever finds none waits a little, then is told to come back.
     pub(crate) places: Semaphore,
 }
@@ -69,6 +73,8 @@ pub(crate) enum BuildError {
     Tls(#[from] rustls::Error),
     #[error("the clients of iMIS cannot be set up")]
     Imis(#[from] imis::BuildError),
+    #[error("the client of Zendesk's API cannot be set up")]
+    Zendesk(#[source] reqwest::Error),
     #[error("the system has no randomness to give")]
     Random(#[source] getrandom::Error),
 }
@@ -134,6 +140,7 @@ impl Site {
                     metrics.recognitions(&config.hosts[0]),
                 )?,
                 states: Signer::new(state_key, &config.hosts[0]).map_err(BuildError::Random)?,
+                staff: staff_of(&sign_on.apps)?,
                 apps: sign_on.apps.clone(),
                 places: Semaphore::new(SIGN_INS_AT_A_TIME),
             })),
@@ -142,6 +149,19 @@ impl Site {
         let places = Arc::new(Places::new(config.upstream.limits));
         Ok(Self { config: config.clone(), upstream_tls, places, sign_on })
     }
+}
+
+/// What is to be known of the staff of each account whose API can be asked.
+fn staff_of(apps: &[Arc<App>]) -> Result<HashMap<String, Arc<Staff>>, BuildError> {
+    let mut all = HashMap::new();
+    for app in apps.iter().filter(|app| app.guards.refuses_staff) {
+        if let Some(api) = &app.zendesk.api {
+            let tls = tls::upstream::client_config(api.roots.clone(), Vec::new())?;
+            let api = Api::new(api, tls).map_err(BuildError::Zendesk)?;
+            all.insert(app.path.clone(), Staff::new(api, &app.name));
+        }
+    }
+    Ok(all)
 }
 
 /// The names that the certificate of an upstream of this site may carry.

@@ -91,6 +91,11 @@ impl Server {
             control.spawn(admin::serve(listener, gateway.clone(), drain.clone()));
             info!(%address, "admin listener");
         }
+        for staff in
+            gateway.sites.iter().flat_map(|site| &site.sign_on).flat_map(|sign_on| sign_on.staff.values())
+        {
+            control.spawn(staff.clone().keep_fresh());
+        }
         let mut workers = Vec::new();
         for (index, seat) in Table::set(config.workers).into_iter().enumerate() {
             let take = |all: &mut Vec<Vec<TcpListener>>| all.iter_mut().filter_map(Vec::pop).collect();

@@ -5,8 +5,10 @@
 
 pub(crate) mod claims;
 mod client_application;
+mod decide;
 mod denied;
 mod email;
+pub(crate) mod explain;
 mod facts;
 mod handoff;
 mod navigation;
@@ -31,7 +33,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::ambient;
-use crate::config::{App, OnDuplicate};
+use crate::config::App;
 use crate::gateway::{Gateway, SignOn};
 use crate::imis::groups::GroupsError;
 use crate::imis::recognise::{Answer, Identity, RecogniseError};
@@ -40,8 +42,10 @@ use crate::pages::{Link, Message};
 use crate::proxy::headers::Forwarded;
 use crate::telemetry::Chain;
 pub(crate) use client_application::posted;
+pub(crate) use decide::Step;
+use decide::{Deciding, Steps, decide};
 use denied::Denied;
-use policy::{Permit, Refused};
+use policy::Refused;
 use return_to::Arrival;
 pub(crate) use return_to::ReturnTo;
 pub(crate) use signed_out::signed_out;
@@ -90,6 +94,8 @@ enum SignInError {
     Groups(#[from] GroupsError),
     #[error("iMIS did not say who else has this e-mail address")]
     Duplicates(#[source] ProfileError),
+    #[error("it is not known yet who works in Zendesk")]
+    StaffUnknown,
     #[error("the app's own claims")]
     Claims(#[source] claims::NamedError),
     #[error("iMIS took too long in all")]
@@ -150,15 +156,14 @@ async fn admit(
     arrival: &Arrival,
     identity: &Identity,
 ) -> Result<Response<Bytes>, SignInError> {
-    let (imis, app) = (&visit.sign_on.imis, &visit.app);
-    let subject = policy::subject(app, identity)?;
-    let profile = imis.profile(identity, subject).await?;
-    let date = ambient::today();
-    let memberships =
-        if app.asks_groups() { imis.memberships(identity, subject, &date).await? } else { Vec::new() };
-    let facts = facts::of(&profile, (identity, app, arrival), &memberships, &date);
-    let permit = policy::authorize(profile, app, (&visit.gateway.language, &facts))?;
-    guard_email(visit, identity, &permit).await?;
+    let app = &visit.app;
+    let deciding = Deciding {
+        sign_on: &visit.sign_on,
+        app,
+        language: &visit.gateway.language,
+        incident: &visit.incident,
+    };
+    let permit = decide(&deciding, (identity, arrival), &mut Steps::forgotten()).await?;
     let jti = ambient::random_hex().map_err(token::MintError::Random)?;
     let token = token::mint(&app.zendesk.shared_secret, &permit, ambient::unix_now(), &jti)?;
     info!(
@@ -179,28 +184,6 @@ async fn admit(
         add_cookie(&mut response, &state.deletion());
     }
     Ok(response)
-}
-
-/// An e-mail address that two people have would make one of them the other in Zendesk.
-async fn guard_email(visit: &Visit, identity: &Identity, permit: &Permit) -> Result<(), SignInError> {
-    let (imis, app) = (&visit.sign_on.imis, &visit.app);
-    if app.guards.duplicate_email == OnDuplicate::Off {
-        return Ok(());
-    }
-    let shared = imis.is_shared(identity, permit.id(), permit.email()).await;
-    match (shared.map_err(SignInError::Duplicates)?, app.guards.duplicate_email) {
-        (true, OnDuplicate::Refuse) => Err(Denied::DuplicateEmail.into()),
-        (true, OnDuplicate::Warn | OnDuplicate::Off) => {
-            warn!(
-                incident = %visit.incident,
-                app = %app.name,
-                imis_id = permit.id().as_str(),
-                "another active person has the same primary e-mail address"
-            );
-            Ok(())
-        }
-        (false, _) => Ok(()),
-    }
 }
 
 fn nobody_signed_in(visit: &Visit, arrival: &Arrival) -> Response<Bytes> {
@@ -262,6 +245,7 @@ fn answer(visit: &Visit, arrival: &Arrival, error: &SignInError) -> Response<Byt
         | SignInError::Profile(_)
         | SignInError::Groups(_)
         | SignInError::Duplicates(_)
+        | SignInError::StaffUnknown
         | SignInError::Claims(_)
         | SignInError::Mint(_)
         | SignInError::Random(_)

@@ -1,5 +1,8 @@
 //! Zendesk as the gateway sees it: the addresses of an account, and what its refusals mean.
 
+pub(crate) mod api;
+pub(crate) mod staff;
+
 use crate::config::Zendesk;
 use crate::query::encoded;
 

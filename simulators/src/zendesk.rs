@@ -145,6 +145,11 @@ impl Zendesk {
         *lock(&self.state.faults) = faults;
     }
 
+    /// Changes the account's users.
+    pub fn edit_users(&self, edit: impl FnOnce(&mut Vec<User>)) {
+        edit(&mut lock(&self.state.users));
+    }
+
     /// Resets the shared secret; the old one is cut off at once.
     pub fn reset_secret(&self, secret: &str) {
         secret.clone_into(&mut lock(&self.state.secret));

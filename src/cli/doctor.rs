@@ -24,7 +24,7 @@ pub(super) struct Doctor {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
+pub(super) enum Format {
     Text,
     Json,
 }
@@ -57,7 +57,7 @@ pub(super) fn doctor(arguments: &Doctor) -> i32 {
     }
 }
 
-fn cookies() -> std::io::Result<String> {
+pub(super) fn cookies() -> std::io::Result<String> {
     let mut text = String::new();
     std::io::stdin().take(MOST_COOKIE_BYTES).read_to_string(&mut text)?;
     Ok(text)

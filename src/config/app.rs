@@ -1,6 +1,9 @@
 //! One Zendesk registration: who may enter, as whom, and what Zendesk is told.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use url::Url;
 
 #[cfg(any(test, feature = "workbench"))]
 use super::values;
@@ -70,16 +73,29 @@ pub(crate) enum Source {
 }
 
 /// What is refused whatever the rules say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Guards {
     pub(crate) duplicate_email: OnDuplicate,
     pub(crate) refuses_companies: bool,
     pub(crate) refuses_inactive: bool,
+    /// Whether people with an address of somebody of the staff are refused.
+    pub(crate) refuses_staff: bool,
+    /// Domains of the staff's addresses, in lower case.
+    pub(crate) staff_domains: Vec<String>,
+    /// Says who is staff indeed.
+    pub(crate) is_staff: Option<Expression>,
 }
 
 impl Default for Guards {
     fn default() -> Self {
-        Self { duplicate_email: OnDuplicate::Refuse, refuses_companies: true, refuses_inactive: true }
+        Self {
+            duplicate_email: OnDuplicate::Refuse,
+            refuses_companies: true,
+            refuses_inactive: true,
+            refuses_staff: true,
+            staff_domains: Vec::new(),
+            is_staff: None,
+        }
     }
 }
 
@@ -101,7 +117,7 @@ impl App {
             Source::Constant(_) => None,
             Source::Expression(expression) => Some(expression),
         });
-        rules.chain(claimed)
+        rules.chain(claimed).chain(&self.guards.is_staff)
     }
 
     /// What of this app only a service account can ask iMIS about; how to do without.
@@ -174,6 +190,26 @@ pub(crate) struct Zendesk {
     /// Other brands' hosts and host-mapped domains.
     pub(crate) brand_hosts: Vec<Authority>,
     pub(crate) shared_secret: Secret,
+    /// For the guard of its staff.
+    pub(crate) api: Option<ZendeskApi>,
+}
+
+/// The API of an account.
+#[derive(Debug, Clone)]
+pub(crate) struct ZendeskApi {
+    /// Ends in `/`.
+    pub(crate) url: Url,
+    pub(crate) roots: Arc<rustls::RootCertStore>,
+    pub(crate) credentials: ZendeskCredentials,
+}
+
+/// As whom the API is asked.
+#[derive(Debug, Clone)]
+pub(crate) enum ZendeskCredentials {
+    /// An OAuth client.
+    Client { id: String, secret: Arc<Secret> },
+    /// A user's API token; Zendesk ends them on 2027-04-30.
+    Token { email: String, token: Arc<Secret> },
 }
 
 impl Zendesk {
@@ -194,6 +230,7 @@ pub(crate) fn app_at(path: &str) -> Option<App> {
             origin: authority("contoso.zendesk.com")?,
             brand_hosts: vec![authority("contoso-events.zendesk.com")?, authority("support.contoso.org")?],
             shared_secret: Secret::new("not-a-real-secret-but-a-long-one"),
+            api: None,
         },
         rules: None,
         reasons: BTreeMap::new(),

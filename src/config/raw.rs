@@ -296,13 +296,6 @@ impl<'a> Section<'a> {
         self.entries.iter().map(value).collect()
     }
 
-    /// A key of the contract that this version does not implement: never accepted in silence.
-    pub(super) fn not_yet(&mut self, key: &'static str) {
-        if let Some(value) = self.optional(key) {
-            value.report("not supported by this version of imis-gateway");
-        }
-    }
-
     /// Reports every key that was not asked for, with the nearest known one.
     pub(super) fn finish(self) {
         for (name, _) in self.entries.iter().filter(|(name, _)| !self.known.contains(&name.value.as_str())) {

@@ -42,6 +42,24 @@ impl Profile {
         self.attributes.get("PaidThruDate").and_then(date)
     }
 
+    /// Everything that is known, for whoever looks at a decision.
+    pub(crate) fn describe(&self) -> String {
+        let kind = if self.kind == Kind::Person { "person" } else { "company" };
+        let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "none".to_owned());
+        let attributes: Vec<String> =
+            self.attributes.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        format!(
+            "{kind} {}, name {}, e-mail {}, phone {}, status {}, organization {}, attributes {}",
+            self.id.as_str(),
+            or_none(&self.name),
+            or_none(&self.email),
+            or_none(&self.phone),
+            or_none(&self.status),
+            or_none(&self.organization),
+            attributes.join(" ")
+        )
+    }
+
     pub(crate) fn customer_type(&self) -> Option<&str> {
         self.attributes.get("CustomerTypeCode")?.as_str()
     }

@@ -68,6 +68,12 @@ pub(crate) struct Forwarded {
 }
 
 impl Forwarded {
+    /// Of a question that the gateway asks by itself.
+    pub(crate) fn of_this_machine(host: &str, incident: &str) -> Self {
+        let client = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+        Self { client, chain: client.to_string(), host: host.to_owned(), incident: incident.to_owned() }
+    }
+
     /// Sets the forwarding headers. All values are ours or were parsed.
     pub(crate) fn apply(&self, headers: &mut HeaderMap) -> Result<(), InvalidHeaderValue> {
         headers.insert(X_FORWARDED_FOR, HeaderValue::try_from(&self.chain)?);

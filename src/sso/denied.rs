@@ -20,6 +20,13 @@ pub(super) enum Denied {
     NoName,
     #[error("another active person has the same primary e-mail address")]
     DuplicateEmail,
+    #[error("the e-mail address is of somebody who works in Zendesk")]
+    StaffAddress,
+    #[error("whether the person is staff cannot be worked out")]
+    StaffFailed {
+        #[source]
+        error: ExpressionError,
+    },
     /// Holds the reason, if the rule has one.
     #[error("rule {rule} refuses")]
     Rule { rule: usize, reason: Option<String> },
@@ -45,6 +52,8 @@ impl Denied {
             Self::BadEmail => "bad-email",
             Self::NoName => "no-name",
             Self::DuplicateEmail => "duplicate-email",
+            Self::StaffAddress => "staff-address",
+            Self::StaffFailed { .. } => "staff-failed",
             Self::Rule { reason: Some(reason), .. } => reason,
             Self::Rule { reason: None, .. } => "rule",
             Self::NoRule => "no-rule",
@@ -63,6 +72,8 @@ impl Denied {
             | Self::BadEmail
             | Self::NoName
             | Self::DuplicateEmail
+            | Self::StaffAddress
+            | Self::StaffFailed { .. }
             | Self::NoRule => None,
         }
     }
@@ -76,6 +87,9 @@ impl Denied {
             Self::NoEmail | Self::BadEmail => "Your profile needs an e-mail address",
             Self::NoName => "Your profile needs a name",
             Self::DuplicateEmail => "Your e-mail address is used twice",
+            Self::StaffAddress | Self::StaffFailed { .. } => {
+                "Your e-mail address is of the help desk's staff"
+            }
             Self::Rule { .. } | Self::NoRule | Self::RuleFailed { .. } => "This account cannot be used here",
         }
     }
@@ -111,6 +125,10 @@ impl Denied {
             Self::DuplicateEmail => {
                 "The help desk knows people by their e-mail address, and another account of this site has the same primary one as yours. \
                  Please use an address of your own in your profile, or contact the association if both accounts are yours."
+            }
+            Self::StaffAddress | Self::StaffFailed { .. } => {
+                "The primary e-mail address in your profile belongs to somebody who works in the help desk, so it cannot be used to sign in from here. \
+                 Please use an address of your own in your profile. If you work in the help desk, ask its administrator."
             }
             Self::Rule { .. } | Self::NoRule | Self::RuleFailed { .. } => {
                 "The help desk is not open to every account of this site. Please contact the association if you think that yours should be let in."

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::claims;
+use super::decide::Steps;
 use super::denied::Denied;
 use super::email::EmailAddress;
 use crate::config::{App, Effect, OnBehalfOf, Rule};
@@ -38,6 +39,7 @@ pub(super) fn authorize(
     profile: Profile,
     app: &App,
     (language, facts): (&Language, &Facts),
+    steps: &mut Steps,
 ) -> Result<Permit, Refused> {
     match profile.kind {
         Kind::Company if app.guards.refuses_companies => return Err(Denied::CompanyRecord.into()),
@@ -50,17 +52,34 @@ pub(super) fn authorize(
     let email = EmailAddress::parse(email).ok_or(Denied::BadEmail)?;
     let name = plain_name(profile.name.as_deref().unwrap_or_default()).ok_or(Denied::NoName)?;
     let rule = match &app.rules {
-        Some(rules) => Some(first_match(rules, language, facts)?),
-        None => None,
+        Some(rules) => Some(first_match(rules, (language, facts), steps)?),
+        None => {
+            steps.note("rules", || "none: everybody enters whom iMIS signed in".to_owned());
+            None
+        }
     };
     let claims = claims::of(&app.claims, language, facts)?;
     Ok(Permit { profile, email, name, claims, rule })
 }
 
 /// The number of the rule that lets somebody in.
-fn first_match(rules: &[Rule], language: &Language, facts: &Facts) -> Result<usize, Denied> {
+fn first_match(
+    rules: &[Rule],
+    (language, facts): (&Language, &Facts),
+    steps: &mut Steps,
+) -> Result<usize, Denied> {
     for (number, rule) in (1..).zip(rules) {
-        match (language.holds(&rule.when, facts), rule.effect) {
+        let holds = language.holds(&rule.when, facts);
+        steps.note(&format!("rule {number}"), || {
+            let effect = if rule.effect == Effect::Allow { "allow" } else { "deny" };
+            let outcome = match &holds {
+                Ok(true) => "holds".to_owned(),
+                Ok(false) => "does not hold".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            format!("{effect} {}: {outcome}", rule.when)
+        });
+        match (holds, rule.effect) {
             (Ok(false), _) => {}
             (Ok(true), Effect::Allow) => return Ok(number),
             (Ok(true), Effect::Deny) => {
@@ -164,7 +183,7 @@ mod tests {
         let identity = Identity::of(profile.id.clone());
         let arrival = Arrival::default();
         let facts = facts::of(&profile, (&identity, app, &arrival), &[], "2026-11-27");
-        authorize(profile, app, (&Language::new(), &facts))
+        authorize(profile, app, (&Language::new(), &facts), &mut Steps::forgotten())
     }
 
     fn denied_by(app: &App, change: impl FnOnce(&mut Profile)) -> Option<Denied> {
@@ -223,8 +242,11 @@ mod tests {
         assert_eq!(denied_by(&app, |p| p.kind = Kind::Company), Some(Denied::CompanyRecord));
         assert_eq!(denied_by(&app, |p| p.status = Some("I".to_owned())), Some(Denied::Inactive));
         assert_eq!(denied_by(&app, |p| p.email = None), Some(Denied::NoEmail));
-        let guards =
-            crate::config::Guards { refuses_companies: false, refuses_inactive: false, ..app.guards };
+        let guards = crate::config::Guards {
+            refuses_companies: false,
+            refuses_inactive: false,
+            ..crate::config::Guards::default()
+        };
         let open = App { guards, ..app };
         assert_eq!(denied_by(&open, |p| p.kind = Kind::Company), None);
         assert_eq!(denied_by(&open, |p| p.status = Some("I".to_owned())), None);

@@ -148,7 +148,7 @@ pub(super) fn overwrite(list: &Value<'_>) -> Option<Vec<String>> {
     })
 }
 
-pub(super) fn guards(mut section: Section<'_>) -> Option<Guards> {
+pub(super) fn guards(mut section: Section<'_>, language: &Language) -> Option<Guards> {
     let default = Guards::default();
     let refuses = |text: &str| match text {
         "refuse" => Ok(true),
@@ -164,13 +164,34 @@ pub(super) fn guards(mut section: Section<'_>) -> Option<Guards> {
     let inactive_records = section
         .optional("inactive_records")
         .map_or(Some(default.refuses_inactive), |value| value.word(refuses));
-    section.not_yet("staff");
+    let staff = section.optional("staff").map_or(Some(default.refuses_staff), |value| value.word(refuses));
+    let staff_domains = match section.optional("staff_domains") {
+        Some(list) => list.texts(domain),
+        None => Some(Vec::new()),
+    };
+    let is_staff = match section.optional("is_staff") {
+        Some(value) => expression(&value, language).map(Some),
+        None => Some(None),
+    };
     section.finish();
     Some(Guards {
         duplicate_email: duplicate_email?,
         refuses_companies: company_records?,
         refuses_inactive: inactive_records?,
+        refuses_staff: staff?,
+        staff_domains: staff_domains?,
+        is_staff: is_staff?,
     })
+}
+
+fn domain(text: &str) -> Result<String, String> {
+    let text = text.trim_start_matches('@').to_ascii_lowercase();
+    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-'));
+    if plain && text.contains('.') {
+        Ok(text)
+    } else {
+        Err(format!("`{text}` is not a domain; write it like association.org"))
+    }
 }
 
 fn on_duplicate(text: &str) -> Result<OnDuplicate, String> {

@@ -10,9 +10,10 @@ use crate::config::raw::{Section, Value};
 use crate::config::secret::{Reference, Secret};
 use crate::config::{
     App, Authority, Claims, FromZendesk, Guards, How, Imis, OnBehalfOf, ServiceAccount, SingleLogout,
-    Upstream, Zendesk, values,
+    Upstream, Zendesk, ZendeskApi, ZendeskCredentials, values,
 };
 use crate::expression::Language;
+use crate::tls::files;
 
 const SIGN_IN: &str = "AsiCommon/Controls/Shared/FormsAuthentication/Login.aspx";
 const SIGN_OUT: &str = "AsiCommon/Controls/Shared/FormsAuthentication/logout.aspx";
@@ -160,7 +161,7 @@ fn app(mut section: Section<'_>, base: &Path) -> Option<App> {
         None => Some(Claims::default()),
     };
     let guards = match section.optional("guards") {
-        Some(value) => value.section().and_then(decisions::guards),
+        Some(value) => value.section().and_then(|section| decisions::guards(section, &language)),
         None => Some(Guards::default()),
     };
     if let (Some(value), Some(reasons), Some(rules)) = (reasons_value, &reasons, &rules) {
@@ -224,10 +225,43 @@ fn zendesk(mut section: Section<'_>, base: &Path) -> Option<Zendesk> {
         None => Some(Vec::new()),
     };
     let shared_secret = section.required("shared_secret").and_then(|value| secret(&value, base));
-    section.not_yet("api");
+    let api = match section.optional("api") {
+        Some(value) => value.section().and_then(|section| api(section, base, origin.as_ref())).map(Some),
+        None => Some(None),
+    };
     section.finish();
     subdomain?;
-    Some(Zendesk { origin: origin?, brand_hosts: brand_hosts?, shared_secret: shared_secret? })
+    Some(Zendesk { origin: origin?, brand_hosts: brand_hosts?, shared_secret: shared_secret?, api: api? })
+}
+
+/// An OAuth client, or a user's API token.
+fn api(mut section: Section<'_>, base: &Path, origin: Option<&Authority>) -> Option<ZendeskApi> {
+    let url = match section.optional("url") {
+        Some(value) => value.text(values::base_url),
+        None => origin.and_then(|origin| values::base_url(&format!("https://{origin}/")).ok()),
+    };
+    let roots = match section.optional("ca_file") {
+        Some(value) => value.text(|path| files::roots(&base.join(path))),
+        None => Some(files::system_roots()),
+    };
+    let client_id = section.optional("client_id").map(|value| value.text(values::not_empty));
+    let client_secret = section.optional("client_secret").map(|value| secret(&value, base));
+    let email = section.optional("email").map(|value| value.text(values::not_empty));
+    let token = section.optional("token").map(|value| secret(&value, base));
+    let credentials = match (client_id, client_secret, email, token) {
+        (Some(id), Some(secret), None, None) => {
+            id.zip(secret).map(|(id, secret)| ZendeskCredentials::Client { id, secret: Arc::new(secret) })
+        }
+        (None, None, Some(email), Some(token)) => {
+            email.zip(token).map(|(email, token)| ZendeskCredentials::Token { email, token: Arc::new(token) })
+        }
+        _ => {
+            section.report("the API needs client_id and client_secret of an OAuth client (or, until 2027-04-30, email and token)");
+            None
+        }
+    };
+    section.finish();
+    Some(ZendeskApi { url: url?, roots: roots?, credentials: credentials? })
 }
 
 /// A secret's reference, fetched.

@@ -63,6 +63,13 @@ impl Setup {
         self.edit(account, "").with_app("guards: {duplicate_email: off}")
     }
 
+    /// With the API of Zendesk, for the guard of its staff.
+    pub(crate) fn with_api(self) -> Self {
+        let at = "          subdomain: contoso\n";
+        let api = "api: {url: ZENDESK_API, ca_file: ca.pem, client_id: gateway, client_secret: {file: zendesk-api}}";
+        self.edit(at, &format!("{at}          {api}\n"))
+    }
+
     /// With more keys of the app, as they stand in the configuration.
     pub(crate) fn with_app(self, keys: &str) -> Self {
         let app = "        path: /sso/zendesk\n";
@@ -88,8 +95,13 @@ impl Stage {
         let imis = Imis::start(setup.imis.clone(), Some(imis_identity.server_config())).await.unwrap();
         let options = ZendeskOptions::new("zendesk.com", MAPPED, &format!("https://{SITE}{SSO}"));
         let secret = options.shared_secret.clone();
-        let identity =
-            authority.issue(&["contoso.zendesk.com", "contoso-events.zendesk.com", "support.contoso.org"]);
+        let options_api_secret = options.api_client.1.clone();
+        let identity = authority.issue(&[
+            "contoso.zendesk.com",
+            "contoso-events.zendesk.com",
+            "support.contoso.org",
+            "127.0.0.1",
+        ]);
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let zendesk = Zendesk::start(any, options, Some(identity.server_config())).await.unwrap();
         std::fs::write(folder.path().join("imis-password"), &imis.options().service_account.1).unwrap();
@@ -102,11 +114,13 @@ impl Stage {
         ] {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
+        std::fs::write(folder.path().join("zendesk-api"), &options_api_secret).unwrap();
         let mut yaml = configuration(&setup, &imis);
         for (from, to) in &setup.edits {
             assert!(yaml.contains(from), "nothing to replace: {from}");
             yaml = yaml.replace(from, to);
         }
+        yaml = yaml.replace("ZENDESK_API", &format!("https://{}", zendesk.address()));
         let gateway = Gateway::start(folder.path(), &yaml);
         Self { gateway, imis, zendesk, secret, authority, folder }
     }

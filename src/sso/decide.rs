@@ -1,0 +1,170 @@
+//! From who somebody is to whether they may enter: the same for a sign-in and for `explain`, which cannot sign.
+
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+use super::denied::Denied;
+use super::policy::{self, Permit};
+use super::return_to::Arrival;
+use super::{SignInError, facts};
+use crate::ambient;
+use crate::config::{App, OnDuplicate};
+use crate::expression::{Facts, Language};
+use crate::gateway::SignOn;
+use crate::imis::recognise::Identity;
+use crate::zendesk::staff::Standing;
+
+/// What a decision is made with.
+pub(super) struct Deciding<'a> {
+    pub(super) sign_on: &'a SignOn,
+    pub(super) app: &'a App,
+    pub(super) language: &'a Language,
+    pub(super) incident: &'a str,
+}
+
+/// How a decision came about, step by step; kept only for whoever asks.
+pub(super) struct Steps(Option<(Vec<Step>, Instant)>);
+
+/// One of them. What came of it may tell of a person.
+pub(crate) struct Step {
+    pub(crate) name: String,
+    pub(crate) outcome: String,
+    pub(crate) took: Duration,
+}
+
+impl Steps {
+    pub(super) fn kept() -> Self {
+        Self(Some((Vec::new(), Instant::now())))
+    }
+
+    pub(super) fn forgotten() -> Self {
+        Self(None)
+    }
+
+    pub(super) fn note(&mut self, name: &str, outcome: impl FnOnce() -> String) {
+        if let Some((steps, since)) = &mut self.0 {
+            let took = since.elapsed();
+            steps.push(Step { name: name.to_owned(), outcome: outcome(), took });
+            *since = Instant::now();
+        }
+    }
+
+    pub(super) fn into_list(self) -> Vec<Step> {
+        self.0.map(|(steps, _)| steps).unwrap_or_default()
+    }
+}
+
+/// Whether the person may enter the app.
+pub(super) async fn decide(
+    deciding: &Deciding<'_>,
+    (identity, arrival): (&Identity, &Arrival),
+    steps: &mut Steps,
+) -> Result<Permit, SignInError> {
+    let Deciding { sign_on, app, language, .. } = *deciding;
+    let imis = &sign_on.imis;
+    let subject = policy::subject(app, identity)?;
+    let profile = imis.profile(identity, subject).await?;
+    steps.note("profile", || profile.describe());
+    let date = ambient::today();
+    let memberships = if app.asks_groups() {
+        let memberships = imis.memberships(identity, subject, &date).await?;
+        steps.note("groups", || {
+            let current = memberships.iter().filter(|membership| membership.is_current);
+            let names: Vec<&str> = current.map(|membership| membership.group.as_str()).collect();
+            if names.is_empty() { "none that counts today".to_owned() } else { names.join(", ") }
+        });
+        memberships
+    } else {
+        Vec::new()
+    };
+    let facts = facts::of(&profile, (identity, app, arrival), &memberships, &date);
+    let permit = policy::authorize(profile, app, (language, &facts), steps)?;
+    guard_email(deciding, identity, &permit, steps).await?;
+    guard_staff(deciding, &permit, &facts, steps)?;
+    Ok(permit)
+}
+
+/// An e-mail address that two people have would make one of them the other in Zendesk.
+async fn guard_email(
+    deciding: &Deciding<'_>,
+    identity: &Identity,
+    permit: &Permit,
+    steps: &mut Steps,
+) -> Result<(), SignInError> {
+    let Deciding { sign_on, app, incident, .. } = *deciding;
+    if app.guards.duplicate_email == OnDuplicate::Off {
+        steps.note("guard: duplicate_email", || "off".to_owned());
+        return Ok(());
+    }
+    let shared = sign_on.imis.is_shared(identity, permit.id(), permit.email()).await;
+    let shared = shared.map_err(SignInError::Duplicates)?;
+    steps.note("guard: duplicate_email", || {
+        let found = if shared {
+            "another active person has the same primary address"
+        } else {
+            "nobody else has the address"
+        };
+        found.to_owned()
+    });
+    match (shared, app.guards.duplicate_email) {
+        (true, OnDuplicate::Refuse) => Err(Denied::DuplicateEmail.into()),
+        (true, OnDuplicate::Warn | OnDuplicate::Off) => {
+            let imis_id = permit.id().as_str();
+            warn!(incident, app = %app.name, imis_id, "another active person has the same primary e-mail address");
+            Ok(())
+        }
+        (false, _) => Ok(()),
+    }
+}
+
+/// Whoever carries the address of somebody who works in Zendesk would become that person.
+fn guard_staff(
+    deciding: &Deciding<'_>,
+    permit: &Permit,
+    facts: &Facts,
+    steps: &mut Steps,
+) -> Result<(), SignInError> {
+    let Deciding { sign_on, app, language, .. } = *deciding;
+    let guards = &app.guards;
+    let (verdict, why) = if !guards.refuses_staff {
+        (Ok(()), "off")
+    } else {
+        let domain = permit.email().rsplit('@').next().unwrap_or_default().to_ascii_lowercase();
+        let of_domains = guards.staff_domains.contains(&domain);
+        let standing =
+            sign_on.staff.get(&app.path).map(|staff| staff.standing(permit.email(), permit.id().as_str()));
+        match standing {
+            Some(Standing::NotStaff) => (Ok(()), "nobody of the staff has the address"),
+            Some(Standing::SamePerson) => (Ok(()), "the address is of the staff member with this iMIS ID"),
+            Some(Standing::SomebodyOfStaff) => {
+                (Err(Denied::StaffAddress.into()), "somebody of the staff has the address")
+            }
+            Some(Standing::Unknown) if of_domains => (
+                Err(Denied::StaffAddress.into()),
+                "the staff is not known yet, and the address is of its domains",
+            ),
+            Some(Standing::Unknown) if guards.staff_domains.is_empty() => {
+                (Err(SignInError::StaffUnknown), "the staff is not known yet")
+            }
+            Some(Standing::Unknown) => {
+                (Ok(()), "the staff is not known yet, and the address is of none of its domains")
+            }
+            None if of_domains => (Err(Denied::StaffAddress.into()), "the address is of the staff's domains"),
+            None if guards.staff_domains.is_empty() => {
+                (Ok(()), "nothing is known of the staff (zendesk.api, guards.staff_domains)")
+            }
+            None => (Ok(()), "the address is of none of the staff's domains"),
+        }
+    };
+    let (verdict, why) = match (verdict, &guards.is_staff) {
+        (Err(SignInError::Denied(denied)), Some(is_staff)) => match language.holds(is_staff, facts) {
+            Ok(true) => (Ok(()), "guards.is_staff says that this person is staff"),
+            Ok(false) => (Err(SignInError::Denied(denied)), why),
+            Err(error) => (Err(Denied::StaffFailed { error }.into()), "guards.is_staff cannot be worked out"),
+        },
+        (verdict, _) => (verdict, why),
+    };
+    steps.note("guard: staff", || why.to_owned());
+    verdict
+}

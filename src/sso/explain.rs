@@ -1,0 +1,199 @@
+//! "Why?", answered by the same code that decides about sign-ins, in a place that has no way to sign anything.
+
+use http::header::{COOKIE, HeaderMap, HeaderValue};
+use http::uri::Authority;
+use serde_json::{Map, Value};
+
+use super::SignInError;
+use super::decide::{Deciding, Step, Steps, decide};
+use super::policy::Permit;
+use super::return_to::Arrival;
+use crate::config::App;
+use crate::doctor::visitor_headers;
+use crate::gateway::{Gateway, SignOn, Site};
+use crate::imis::recognise::{Answer, Identity, RecogniseError, Seen};
+use crate::imis::{PartyId, Visitor};
+use crate::proxy::headers::Forwarded;
+use crate::query::encoded;
+use crate::telemetry::Chain;
+
+/// Whom a question is about.
+pub(crate) enum Who {
+    ImisId(String),
+    /// Whoever these cookies belong to.
+    Cookies(HeaderValue),
+}
+
+/// A question.
+pub(crate) struct Question {
+    pub(crate) who: Who,
+    /// Name or path.
+    pub(crate) app: String,
+    pub(crate) return_to: Option<String>,
+    pub(crate) brand_id: Option<u64>,
+}
+
+/// The answer. It tells of a person.
+pub(crate) struct Explanation {
+    pub(crate) steps: Vec<Step>,
+    /// What a token would say; none when there would be none.
+    pub(crate) claims: Option<Map<String, Value>>,
+    /// In a few words.
+    pub(crate) decision: String,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ExplainError {
+    #[error("there is no app `{0}`; there is {1}")]
+    NoApp(String, String),
+    #[error("several sites have an app `{0}`; name it by its path, or give it another name")]
+    SeveralApps(String),
+    #[error("`{0}` is not an iMIS ID")]
+    NoId(String),
+    #[error("the site's first host is not one")]
+    Host,
+}
+
+pub(crate) async fn explain(gateway: &Gateway, question: &Question) -> Result<Explanation, ExplainError> {
+    let (site, sign_on, app) = app_of(gateway, &question.app)?;
+    let mut steps = Steps::kept();
+    let arrival = arrival(question, app);
+    match (&question.return_to, &arrival.return_to) {
+        (None, _) => {}
+        (Some(_), Some(target)) => steps.note("return_to", || format!("accepted: {}", target.as_str())),
+        (Some(_), None) => {
+            steps.note("return_to", || "dropped: it does not lead into the account".to_owned())
+        }
+    }
+    let identity = match &question.who {
+        Who::ImisId(text) => {
+            let id = PartyId::parse(text).ok_or_else(|| ExplainError::NoId(text.clone()))?;
+            steps.note("identity", || format!("iMIS ID {text}, as given"));
+            Ok(Some(Identity::of(id)))
+        }
+        Who::Cookies(cookie) => recognised(site, sign_on, cookie, &mut steps).await?,
+    };
+    let identity = match identity {
+        Ok(Some(identity)) => identity,
+        Ok(None) => {
+            return Ok(Explanation {
+                steps: steps.into_list(),
+                claims: None,
+                decision: "nobody is signed in".to_owned(),
+            });
+        }
+        Err(error) => {
+            let decision = format!("broken: {}", Chain(&error));
+            return Ok(Explanation { steps: steps.into_list(), claims: None, decision });
+        }
+    };
+    if let Some(staff) = sign_on.staff.get(&app.path) {
+        let known = staff.refresh().await;
+        steps.note("staff of Zendesk", || match known {
+            Ok(people) => format!("{people} people"),
+            Err(error) => format!("not known: {}", Chain(&error)),
+        });
+    }
+    let deciding = Deciding { sign_on, app, language: &gateway.language, incident: "explain" };
+    let decided = decide(&deciding, (&identity, &arrival), &mut steps).await;
+    let (claims, decision) = match decided {
+        Ok(permit) => {
+            if let Some(staff) = sign_on.staff.get(&app.path) {
+                let account = staff.account_of(permit.id().as_str(), permit.email()).await;
+                steps.note("account in Zendesk", || {
+                    account.unwrap_or_else(|error| format!("not known: {}", Chain(&error)))
+                });
+            }
+            (Some(claims_of(&permit)), "may enter".to_owned())
+        }
+        Err(SignInError::Denied(denied)) => {
+            (None, format!("refused: {} ({})", denied.name(), Chain(&denied)))
+        }
+        Err(error) => (None, format!("broken: {}", Chain(&error))),
+    };
+    Ok(Explanation { steps: steps.into_list(), claims, decision })
+}
+
+fn app_of<'a>(gateway: &'a Gateway, wanted: &str) -> Result<(&'a Site, &'a SignOn, &'a App), ExplainError> {
+    let sites = gateway.sites.iter().filter_map(|site| Some((site, site.sign_on.as_deref()?)));
+    let all: Vec<_> = sites
+        .flat_map(|(site, sign_on)| sign_on.apps.iter().map(move |app| (site, sign_on, &**app)))
+        .collect();
+    let mut named = all.iter().filter(|(_, _, app)| app.name == wanted || app.path == wanted);
+    match (named.next(), named.next()) {
+        (Some(found), None) => Ok(*found),
+        (Some(_), Some(_)) => Err(ExplainError::SeveralApps(wanted.to_owned())),
+        (None, _) => {
+            let names: Vec<&str> = all.iter().map(|(_, _, app)| app.name.as_str()).collect();
+            Err(ExplainError::NoApp(wanted.to_owned(), names.join(", ")))
+        }
+    }
+}
+
+fn arrival(question: &Question, app: &App) -> Arrival {
+    let return_to = question.return_to.iter().map(|text| format!("return_to={}", encoded(text)));
+    let brand = question.brand_id.iter().map(|id| format!("brand_id={id}"));
+    Arrival::parse(&return_to.chain(brand).collect::<Vec<_>>().join("&"), &app.zendesk)
+}
+
+type Recognised = Result<Option<Identity>, RecogniseError>;
+
+async fn recognised(
+    site: &Site,
+    sign_on: &SignOn,
+    cookie: &HeaderValue,
+    steps: &mut Steps,
+) -> Result<Recognised, ExplainError> {
+    let host = &site.config.hosts[0];
+    let authority: Authority = host.parse().map_err(|_| ExplainError::Host)?;
+    let mut headers: HeaderMap = visitor_headers();
+    headers.insert(COOKIE, cookie.clone());
+    let forwarded = Forwarded::of_this_machine(host, "explain");
+    let visitor = Visitor { headers: &headers, forwarded: &forwarded, authority: &authority };
+    steps.note("cookies", || Seen::of(&headers).to_string());
+    let Some(session) = sign_on.imis.session(&visitor) else {
+        steps.note("identity", || "nobody: none of the cookies is a session's (session_cookies)".to_owned());
+        return Ok(Ok(None));
+    };
+    let answer = sign_on.imis.recognise(&session).await;
+    Ok(match answer {
+        Ok(Answer::Person(identity)) => {
+            steps.note("identity", || {
+                let contact =
+                    identity.on_behalf_of.as_ref().map(|id| format!(", acting for {}", id.as_str()));
+                format!("iMIS ID {}{}", identity.id.as_str(), contact.unwrap_or_default())
+            });
+            Ok(Some(identity))
+        }
+        Ok(Answer::Nobody) => {
+            steps.note("identity", || "nobody, says iMIS".to_owned());
+            Ok(None)
+        }
+        Ok(Answer::AskSite) => {
+            steps.note("identity", || {
+                "only the browser can tell (client_application); ask with --imis-id".to_owned()
+            });
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    })
+}
+
+/// What a token would say, but for what is of each token: `iat` and `jti`.
+fn claims_of(permit: &Permit) -> Map<String, Value> {
+    let mut claims = Map::new();
+    claims.insert("email".to_owned(), permit.email().into());
+    claims.insert("name".to_owned(), permit.name().into());
+    claims.insert("external_id".to_owned(), permit.id().as_str().into());
+    claims.extend(permit.phone().map(|phone| ("phone".to_owned(), phone.into())));
+    claims.extend(permit.claims().clone());
+    claims
+}
+
+impl Explanation {
+    /// Whether the person may enter.
+    pub(crate) fn may_enter(&self) -> bool {
+        self.claims.is_some()
+    }
+}

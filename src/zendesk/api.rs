@@ -1,0 +1,177 @@
+//! The API of an account, as an OAuth client of its own (client credentials): one token at a time, asked for by one caller.
+
+use std::time::{Duration, Instant};
+
+use reqwest::{Client, Method, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+use url::Url;
+
+use crate::config::{ZendeskApi, ZendeskCredentials};
+
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+const TOTAL_DEADLINE: Duration = Duration::from_secs(20);
+/// A page of 100 users is some 200 KiB.
+const MOST_BYTES: usize = 8 * 1024 * 1024;
+/// A token is asked for anew this long before its end.
+const RENEW_BEFORE_END: Duration = Duration::from_secs(60);
+/// What is asked for; Zendesk gives 300 s to 172,800 s.
+const LIFE_SECONDS: u64 = 3600;
+/// A longer wait is not sat out within one question.
+const MOST_WAIT: Duration = Duration::from_secs(90);
+
+/// Why the API gives nothing. No variant holds text that came from the other side.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    #[error("no answer")]
+    Unreachable(#[source] reqwest::Error),
+    #[error(
+        "Zendesk does not accept the OAuth client (status {0}): client_id, client_secret, and is it of kind `confidential`?"
+    )]
+    Client(StatusCode),
+    #[error("status {0}")]
+    Status(StatusCode),
+    #[error("Zendesk wants to be left alone for {} s", .0.as_secs())]
+    Later(Duration),
+    #[error("the answer is not what the API's documentation says")]
+    Answer,
+    #[error("more than {MOST_BYTES} bytes")]
+    TooLong,
+}
+
+impl From<reqwest::Error> for ApiError {
+    fn from(error: reqwest::Error) -> Self {
+        Self::Unreachable(error.without_url())
+    }
+}
+
+/// See the module.
+pub(crate) struct Api {
+    client: Client,
+    base: Url,
+    credentials: ZendeskCredentials,
+    token: Mutex<Option<Token>>,
+}
+
+struct Token {
+    text: SecretString,
+    renew_at: Instant,
+}
+
+#[derive(Deserialize)]
+struct Granted {
+    access_token: String,
+    #[serde(default)]
+    expires_in: Option<u64>,
+}
+
+impl Api {
+    pub(crate) fn new(api: &ZendeskApi, tls: rustls::ClientConfig) -> Result<Self, reqwest::Error> {
+        let client = Client::builder()
+            .tls_backend_preconfigured(tls)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .referer(false)
+            .user_agent(concat!("imis-gateway/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_DEADLINE)
+            .timeout(TOTAL_DEADLINE)
+            .build()?;
+        Ok(Self {
+            client,
+            base: api.url.clone(),
+            credentials: api.credentials.clone(),
+            token: Mutex::default(),
+        })
+    }
+
+    /// GETs a path below `/api/v2/`, once more with a new token when the first is refused, and after the wait that Zendesk asks for.
+    pub(crate) async fn get(&self, path: &str) -> Result<Value, ApiError> {
+        let url = self.base.join(&format!("api/v2/{path}")).map_err(|_| ApiError::Answer)?;
+        let mut renew = false;
+        for attempt in 0..3 {
+            let response = self.send(url.clone(), renew).await?;
+            match response.status() {
+                StatusCode::OK => return json_of(response).await,
+                StatusCode::UNAUTHORIZED if attempt == 0 => renew = true,
+                StatusCode::TOO_MANY_REQUESTS => {
+                    let wait = retry_after(&response);
+                    if wait > MOST_WAIT || attempt == 2 {
+                        return Err(ApiError::Later(wait));
+                    }
+                    tokio::time::sleep(wait).await;
+                    renew = false;
+                }
+                other => return Err(ApiError::Status(other)),
+            }
+        }
+        Err(ApiError::Status(StatusCode::UNAUTHORIZED))
+    }
+
+    async fn send(&self, url: Url, renew: bool) -> Result<reqwest::Response, ApiError> {
+        let request = self.client.request(Method::GET, url).header(http::header::ACCEPT, "application/json");
+        let request = match &self.credentials {
+            ZendeskCredentials::Client { .. } => {
+                request.bearer_auth(self.token(renew).await?.expose_secret())
+            }
+            ZendeskCredentials::Token { email, token } => {
+                request.basic_auth(format!("{email}/token"), Some(token.expose()))
+            }
+        };
+        Ok(request.send().await?)
+    }
+
+    async fn token(&self, renew: bool) -> Result<SecretString, ApiError> {
+        let mut current = self.token.lock().await;
+        if let Some(token) = current.as_ref().filter(|token| !renew && Instant::now() < token.renew_at) {
+            return Ok(token.text.clone());
+        }
+        let ZendeskCredentials::Client { id, secret } = &self.credentials else {
+            return Err(ApiError::Answer);
+        };
+        let url = self.base.join("oauth/tokens").map_err(|_| ApiError::Answer)?;
+        let body = json!({"grant_type": "client_credentials", "client_id": id, "client_secret": secret.expose(),
+            "expires_in": LIFE_SECONDS});
+        let request = self.client.post(url).header(http::header::CONTENT_TYPE, "application/json");
+        let asked = Instant::now();
+        let response = request.body(body.to_string()).send().await?;
+        match response.status() {
+            StatusCode::OK | StatusCode::CREATED => {}
+            refused @ (StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                return Err(ApiError::Client(refused));
+            }
+            StatusCode::TOO_MANY_REQUESTS => return Err(ApiError::Later(retry_after(&response))),
+            other => return Err(ApiError::Status(other)),
+        }
+        let granted: Granted =
+            serde_json::from_value(json_of(response).await?).map_err(|_| ApiError::Answer)?;
+        if granted.access_token.is_empty() || granted.access_token.contains(|c: char| !c.is_ascii_graphic()) {
+            return Err(ApiError::Answer);
+        }
+        let life = Duration::from_secs(granted.expires_in.unwrap_or(LIFE_SECONDS).min(172_800));
+        let text = SecretString::from(granted.access_token);
+        *current = Some(Token {
+            text: text.clone(),
+            renew_at: asked + life.saturating_sub(RENEW_BEFORE_END.min(life / 10)),
+        });
+        Ok(text)
+    }
+}
+
+/// What `Retry-After` asks for, in seconds (RFC 9110 section 10.2.3); a minute when it does not say.
+fn retry_after(response: &reqwest::Response) -> Duration {
+    let header = response.headers().get(http::header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+    Duration::from_secs(header.and_then(|text| text.trim().parse().ok()).unwrap_or(60).clamp(1, 3600))
+}
+
+async fn json_of(mut response: reqwest::Response) -> Result<Value, ApiError> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > MOST_BYTES {
+            return Err(ApiError::TooLong);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    serde_json::from_slice(&body).map_err(|_| ApiError::Answer)
+}

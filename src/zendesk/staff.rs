@@ -1,0 +1,186 @@
+//! Who works in a Zendesk account: its agents and admins, by every e-mail address they have there. A member of the association who carries
+//! one of these addresses would become that person.
+//!
+//! The list is fetched every few minutes, and kept when Zendesk does not answer. As long as there is none, nobody of the staff's domains
+//! enters, and nobody at all where no such domains are named: it never opens for want of an answer.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use serde_json::Value;
+use tokio::sync::Mutex;
+use tracing::{info, warn};
+
+use super::api::{Api, ApiError};
+use crate::telemetry::Chain;
+
+const REFRESH: Duration = Duration::from_secs(300);
+/// After a failure, doubled up to `REFRESH`.
+const RETRY: Duration = Duration::from_secs(15);
+/// A hundred users a page.
+const MOST_PAGES: usize = 100;
+
+/// See the module.
+pub(crate) struct Staff {
+    api: Api,
+    app: String,
+    known: ArcSwapOption<Roster>,
+    /// Addresses of users, by id and the time of their last change.
+    addresses: Mutex<HashMap<(u64, String), Vec<String>>>,
+}
+
+/// The staff as of some moment.
+struct Roster {
+    /// By address in lower case: the iMIS IDs that Zendesk holds for those who have it.
+    by_email: HashMap<String, Vec<Option<String>>>,
+    fetched: Instant,
+    people: usize,
+}
+
+/// What is known about an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Nobody of the staff has it.
+    NotStaff,
+    /// It is the staff member's whom Zendesk knows by this very iMIS ID.
+    SamePerson,
+    /// It is a staff member's, and nothing says that this is the same person.
+    SomebodyOfStaff,
+    /// There is no list yet.
+    Unknown,
+}
+
+impl Staff {
+    pub(crate) fn new(api: Api, app: &str) -> Arc<Self> {
+        Arc::new(Self {
+            api,
+            app: app.to_owned(),
+            known: ArcSwapOption::empty(),
+            addresses: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn standing(&self, email: &str, imis_id: &str) -> Standing {
+        match self.known.load().as_deref() {
+            None => Standing::Unknown,
+            Some(roster) => match roster.by_email.get(&email.to_lowercase()) {
+                None => Standing::NotStaff,
+                Some(people) if people.iter().all(|id| id.as_deref() == Some(imis_id)) => {
+                    Standing::SamePerson
+                }
+                Some(_) => Standing::SomebodyOfStaff,
+            },
+        }
+    }
+
+    /// People on the list, and how old it is.
+    pub(crate) fn state(&self) -> Option<(usize, Duration)> {
+        self.known.load().as_deref().map(|roster| (roster.people, roster.fetched.elapsed()))
+    }
+
+    /// Fetches the list again and again, as long as the program runs.
+    pub(crate) async fn keep_fresh(self: Arc<Self>) {
+        let mut wait = RETRY;
+        loop {
+            match self.refresh().await {
+                Ok(people) => {
+                    info!(app = %self.app, people, "the staff of Zendesk is known");
+                    wait = RETRY;
+                    tokio::time::sleep(REFRESH).await;
+                }
+                Err(error) => {
+                    let known = self.state().map(|(_, age)| age.as_secs());
+                    warn!(app = %self.app, error = %Chain(&error), age_of_the_last = known, "the staff of Zendesk cannot be fetched");
+                    let asked_for = if let ApiError::Later(time) = error { time } else { Duration::ZERO };
+                    tokio::time::sleep(wait.max(asked_for)).await;
+                    wait = (wait * 2).min(REFRESH);
+                }
+            }
+        }
+    }
+
+    /// Fetches the list once.
+    pub(crate) async fn refresh(&self) -> Result<usize, ApiError> {
+        let mut by_email: HashMap<String, Vec<Option<String>>> = HashMap::new();
+        let mut people = 0;
+        let mut cursor: Option<String> = None;
+        let mut addresses = HashMap::new();
+        for page in 0.. {
+            if page == MOST_PAGES {
+                return Err(ApiError::TooLong);
+            }
+            let after = cursor
+                .map(|cursor| format!("&page[after]={}", crate::query::encoded(&cursor)))
+                .unwrap_or_default();
+            let answer =
+                self.api.get(&format!("users?role[]=agent&role[]=admin&page[size]=100{after}")).await?;
+            for user in answer["users"].as_array().ok_or(ApiError::Answer)? {
+                let id = user["id"].as_u64().ok_or(ApiError::Answer)?;
+                let external_id = text(&user["external_id"]);
+                let key = (id, text(&user["updated_at"]).unwrap_or_default());
+                let own = self.addresses_of(user, &key).await?;
+                for email in &own {
+                    by_email.entry(email.clone()).or_default().push(external_id.clone());
+                }
+                addresses.insert(key, own);
+                people += 1;
+            }
+            if answer["meta"]["has_more"] != true {
+                break;
+            }
+            cursor = Some(text(&answer["meta"]["after_cursor"]).ok_or(ApiError::Answer)?);
+        }
+        *self.addresses.lock().await = addresses;
+        self.known.store(Some(Arc::new(Roster { by_email, fetched: Instant::now(), people })));
+        Ok(people)
+    }
+
+    /// Which account a person would come into, in words: by the iMIS ID, else by the address, else a new one.
+    pub(crate) async fn account_of(&self, imis_id: &str, email: &str) -> Result<String, ApiError> {
+        let described = |user: &Value, by: &str| {
+            let role = text(&user["role"]).unwrap_or_else(|| "?".to_owned());
+            format!("user {}, {role}, found by {by}", user["id"])
+        };
+        let by_id =
+            self.api.get(&format!("users/show_many?external_ids={}", crate::query::encoded(imis_id))).await?;
+        if let Some(user) = by_id["users"].as_array().ok_or(ApiError::Answer)?.first() {
+            return Ok(described(user, "external_id; its e-mail address is brought up to date"));
+        }
+        let found = self
+            .api
+            .get(&format!("users/search?query={}", crate::query::encoded(&format!("email:{email}"))))
+            .await?;
+        let mut users = found["users"].as_array().ok_or(ApiError::Answer)?.iter();
+        // The search is a loose one.
+        let same = users.find(|user| text(&user["email"]).is_some_and(|own| own.eq_ignore_ascii_case(email)));
+        Ok(same.map_or_else(
+            || "a new one (or one of the last minutes, which the search does not find yet)".to_owned(),
+            |user| described(user, "e-mail address"),
+        ))
+    }
+
+    /// Every address of a user, in lower case; asked for again when the user has changed, or when Zendesk does not say whether.
+    async fn addresses_of(&self, user: &Value, key: &(u64, String)) -> Result<Vec<String>, ApiError> {
+        if !key.1.is_empty()
+            && let Some(known) = self.addresses.lock().await.get(key)
+        {
+            return Ok(known.clone());
+        }
+        let answer = self.api.get(&format!("users/{}/identities", key.0)).await?;
+        let identities = answer["identities"].as_array().ok_or(ApiError::Answer)?.iter();
+        let emails = identities
+            .filter(|identity| identity["type"] == "email")
+            .filter_map(|identity| text(&identity["value"]));
+        let mut all: Vec<String> =
+            emails.chain(text(&user["email"])).map(|email| email.to_lowercase()).collect();
+        all.sort();
+        all.dedup();
+        Ok(all)
+    }
+}
+
+fn text(value: &Value) -> Option<String> {
+    value.as_str().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned)
+}

@@ -1,0 +1,154 @@
+//! The guard of Zendesk's staff: an iMIS account with the address of somebody who works there does not become that person.
+
+use std::time::Duration;
+
+use imis_gateway_simulators::imis::Generation;
+use imis_gateway_simulators::zendesk::{Faults as ZendeskFaults, Role};
+use serde_json::{Value, json};
+
+use crate::support::{Setup, Stage};
+
+/// Ann's record with another address.
+fn with_address(mut setup: Setup, address: &str) -> Setup {
+    let ann = setup.imis.people.iter_mut().find(|person| person.username == "AMUELLER").unwrap();
+    ann.party["Emails"]["$values"][0]["Address"] = json!(address);
+    setup
+}
+
+fn setup(app: &str) -> Setup {
+    Setup::new(Generation::Ems).with_api().with_app(app)
+}
+
+async fn known(stage: &Stage) {
+    stage.gateway.logged(|line| line["message"] == "the staff of Zendesk is known").await;
+}
+
+async fn status(stage: &Stage, username: &str) -> u16 {
+    let reply = stage.sso("", &stage.cookie_of(username)).await;
+    assert_eq!(reply.token().is_some(), reply.status == 200);
+    reply.status.as_u16()
+}
+
+#[tokio::test]
+async fn an_account_with_an_agents_address_is_refused() {
+    for address in ["sam@association.example", "Olga@Association.EXAMPLE"] {
+        let stage = Stage::with(with_address(
+            setup("on_behalf_of: sign_in_as_staff\nguards: {duplicate_email: off}"),
+            address,
+        ))
+        .await;
+        known(&stage).await;
+        let reply = stage.sso("", &stage.cookie_of("AMUELLER")).await;
+        assert_eq!((reply.status.as_u16(), reply.token()), (403, None), "{address}");
+        assert!(
+            reply.text().contains("of the help desk")
+                && !reply.text().to_lowercase().contains("association.example")
+        );
+        stage.gateway.logged(|line| line["reason"] == "staff-address").await;
+        assert_eq!(status(&stage, "boconnor").await, 200, "everybody else enters");
+        // Sam's own account of iMIS, as long as Zendesk does not know that it is his.
+        assert_eq!(status(&stage, "staff").await, 403);
+    }
+}
+
+#[tokio::test]
+async fn whom_zendesk_knows_by_the_imis_id_enters() {
+    let stage = Stage::with(setup("on_behalf_of: sign_in_as_staff")).await;
+    stage.zendesk.edit_users(|users| {
+        let sam = users.iter_mut().find(|user| user.email.starts_with("sam@")).unwrap();
+        assert_eq!(sam.role, Role::Agent);
+        sam.external_id = Some("300001".to_owned());
+    });
+    // The list may have been fetched before.
+    let stage2 = crate::support::Gateway::start(
+        stage.folder(),
+        &std::fs::read_to_string(stage.folder().join("config.yaml")).unwrap(),
+    );
+    stage2.logged(|line| line["message"] == "the staff of Zendesk is known").await;
+    let client = crate::support::Client::new(&stage.authority, stage2.https);
+    let cookie = stage.cookie_of("staff");
+    let reply = client.get("/sso/zendesk", &[("cookie", &cookie)]).await;
+    assert!(reply.token().is_some(), "{}", reply.text());
+}
+
+#[tokio::test]
+async fn a_rule_of_its_own_says_who_is_staff_indeed() {
+    let app = "on_behalf_of: sign_in_as_staff\nguards: {duplicate_email: off, is_staff: \"'Staff' in profile.groups\"}";
+    let stage = Stage::with(setup(app)).await;
+    known(&stage).await;
+    assert_eq!(status(&stage, "staff").await, 200);
+    let stage = Stage::with(with_address(setup(app), "sam@association.example")).await;
+    known(&stage).await;
+    assert_eq!(status(&stage, "AMUELLER").await, 403, "Ann is not in the group");
+    let failing = "guards: {duplicate_email: off, is_staff: \"profile.attributes.Nothing == 'x'\"}";
+    let stage = Stage::with(with_address(setup(failing), "sam@association.example")).await;
+    known(&stage).await;
+    assert_eq!(status(&stage, "AMUELLER").await, 403);
+    stage.gateway.logged(|line| line["reason"] == "staff-failed").await;
+}
+
+#[tokio::test]
+async fn as_long_as_nothing_is_known_it_is_closed() {
+    let down = "client_secret: {file: zendesk-api}";
+    let wrong = "client_secret: {file: imis-password}";
+    // No list, no domains: nobody enters.
+    let stage = Stage::with(setup("").edit(down, wrong)).await;
+    stage
+        .gateway
+        .logged(|line| {
+            line["error"].as_str().is_some_and(|text| text.contains("does not accept the OAuth client"))
+        })
+        .await;
+    assert_eq!(status(&stage, "AMUELLER").await, 503);
+    stage
+        .gateway
+        .logged(|line| line["error"].as_str().is_some_and(|text| text.contains("not known yet who works")))
+        .await;
+    // No list, but domains: those are refused, others enter.
+    let app = "guards: {staff_domains: [association.example]}\non_behalf_of: sign_in_as_staff";
+    let stage = Stage::with(setup(app).edit(down, wrong)).await;
+    assert_eq!(status(&stage, "AMUELLER").await, 200);
+    assert_eq!(status(&stage, "staff").await, 403);
+    // Domains alone, without any API.
+    let stage = Stage::with(Setup::new(Generation::Ems).with_app(app)).await;
+    assert_eq!(status(&stage, "AMUELLER").await, 200);
+    assert_eq!(status(&stage, "staff").await, 403);
+    let off = Stage::with(
+        Setup::new(Generation::Ems).with_app(&app.replace("staff_domains", "staff: off, staff_domains")),
+    )
+    .await;
+    assert_eq!(status(&off, "staff").await, 200);
+}
+
+#[tokio::test]
+async fn a_list_is_kept_when_zendesk_fails_afterwards() {
+    let stage =
+        Stage::with(with_address(setup("guards: {duplicate_email: off}"), "sam@association.example")).await;
+    known(&stage).await;
+    stage.zendesk.set_faults(ZendeskFaults { drop: true, ..ZendeskFaults::default() });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(status(&stage, "AMUELLER").await, 403);
+    assert_eq!(status(&stage, "boconnor").await, 200);
+}
+
+#[tokio::test]
+async fn more_staff_than_a_page_holds_is_fetched_whole() {
+    let stage = Stage::with(with_address(setup(""), "agent199@association.example")).await;
+    let first = stage.gateway.logged(|line| line["message"] == "the staff of Zendesk is known").await;
+    assert_eq!(first["people"], 2);
+    stage.zendesk.edit_users(|users| {
+        let sam = users.iter().find(|user| user.email.starts_with("sam@")).unwrap().clone();
+        for number in 0..200 {
+            let mut agent = sam.clone();
+            (agent.id, agent.email) = (1000 + number, format!("agent{number}@association.example"));
+            users.push(agent);
+        }
+    });
+    let config = std::fs::read_to_string(stage.folder().join("config.yaml")).unwrap();
+    let again = crate::support::Gateway::start(stage.folder(), &config);
+    let line = again.logged(|line: &Value| line["message"] == "the staff of Zendesk is known").await;
+    assert_eq!(line["people"], 202);
+    let client = crate::support::Client::new(&stage.authority, again.https);
+    let cookie = stage.cookie_of("AMUELLER");
+    assert_eq!(client.get("/sso/zendesk", &[("cookie", &cookie)]).await.status, 403);
+}
