@@ -8,6 +8,15 @@ pub(crate) fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+/// Now in UTC, as RFC 3339 has it, to the millisecond.
+#[expect(clippy::disallowed_methods, reason = "the one home of the clock")]
+pub(crate) fn rfc_3339() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let milliseconds = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+    let now = jiff::Timestamp::from_millisecond(milliseconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    now.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()
+}
+
 /// Today in UTC, `YYYY-MM-DD`.
 pub(crate) fn today() -> String {
     let seconds = i64::try_from(unix_now()).unwrap_or(i64::MAX);

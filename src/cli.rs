@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 good, 1 run-time failure, 2 usage, 3 unclean drain, 78 bad configuration (`EX_CONFIG`).
 
+mod audit;
 mod check;
 mod doctor;
 mod explain;
@@ -44,6 +45,8 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Say whether somebody may enter an app, and why: each step of the decision, and what Zendesk would be told
     Explain(explain::Explain),
+    /// What was decided about sign-ins
+    Audit(audit::Audit),
     /// Print what a token would say (only with --dry-run)
     Mint(explain::Mint),
     /// Print the version
@@ -78,6 +81,7 @@ pub fn main() -> i32 {
         Command::Check(with_config) => check::check(&with_config),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::Audit(arguments) => audit::audit(&arguments),
         Command::Mint(arguments) => explain::mint(&arguments),
         Command::Version => {
             say(concat!("imis-gateway ", env!("CARGO_PKG_VERSION")));

@@ -59,6 +59,9 @@ pub struct Config {
     pub(crate) limits: Limits,
     /// How to log.
     pub log: Log,
+    pub(crate) audit: AuditConfig,
+    /// Of the file's text, to tell which configuration decided.
+    pub(crate) hash: String,
     pub(crate) sites: Vec<Site>,
 }
 
@@ -68,6 +71,25 @@ pub(crate) struct Listen {
     pub(crate) https: Vec<SocketAddr>,
     pub(crate) http: Vec<SocketAddr>,
     pub(crate) admin: Option<SocketAddr>,
+}
+
+/// Where decisions are recorded beside the log.
+#[derive(Debug, Clone)]
+pub(crate) struct AuditConfig {
+    pub(crate) file: Option<PathBuf>,
+    /// Bytes.
+    pub(crate) rotate_at: u64,
+    /// Older files.
+    pub(crate) keep: usize,
+    pub(crate) emails: Emails,
+}
+
+/// How e-mail addresses stand in records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Emails {
+    Hashed,
+    Plain,
+    None,
 }
 
 /// The log on standard error.
@@ -263,7 +285,7 @@ impl Config {
             for app in site.apps().filter(|app| app.guards.refuses_staff) {
                 if app.zendesk.api.is_none() && app.guards.staff_domains.is_empty() {
                     warnings.push(format!(
-                        "{}: `{}` cannot know who works in Zendesk: an iMIS account with the e-mail address of an agent becomes that agent. Set zendesk.api, or name guards.staff_domains, or write guards: {{staff: off}}",
+                        "{}: `{}` cannot know who works in Zendesk: an iMIS account with the e-mail address of an agent becomes that agent. Set zendesk.api, or name guards.staff_domains, or switch guards.staff off",
                         site.hosts[0], app.name
                     ));
                 }

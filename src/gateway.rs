@@ -9,6 +9,7 @@ use rustls_pki_types::ServerName;
 use tokio::sync::Semaphore;
 
 use crate::admission::Admission;
+use crate::audit::Audit;
 use crate::config::{self, App, BrowserTimeouts, Config, Secret};
 use crate::expression::Language;
 use crate::imis::{self, Imis};
@@ -30,6 +31,7 @@ pub(crate) struct Gateway {
     pub(crate) proxy_protocol: bool,
     pub(crate) pages: Pages,
     pub(crate) metrics: Metrics,
+    pub(crate) audit: Audit,
     /// In which rules and claims are written.
     pub(crate) language: Language,
     pub(crate) admission: Arc<Admission>,
@@ -95,6 +97,7 @@ impl Gateway {
             proxy_protocol: config.proxy_protocol,
             pages: Pages::new(),
             metrics,
+            audit: Audit::new(config).map_err(BuildError::Random)?,
             language: Language::new(),
             admission: Admission::new(config.limits),
             tls: tls::server_config(&config.sites)?,

@@ -361,6 +361,7 @@ fn visited(
         authority: Authority::try_from(host).map_err(|_| Failure::BadRequest)?,
         incident: incident.to_string(),
         headers,
+        recognised: std::sync::OnceLock::new(),
     };
     Ok(Box::new(Visited { visit, what }))
 }

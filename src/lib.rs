@@ -28,6 +28,7 @@ mod pages;
 mod doctor;
 mod admin;
 mod metrics;
+mod audit;
 pub mod telemetry;
 mod expression;
 mod query;

@@ -18,6 +18,22 @@ pub(crate) struct Metrics {
     cache: Family<CacheUse, Counter>,
     entries: Family<OfSite, Gauge<u64, AtomicU64>>,
     sign_outs: Family<OfSite, Counter>,
+    decisions: Family<Decision, Counter>,
+    refusals: Family<Refusal, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Decision {
+    app: String,
+    decision: &'static str,
+    /// Of the program, or of the configuration.
+    reason: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refusal {
+    app: String,
+    kind: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -46,8 +62,10 @@ impl Metrics {
             cache: Family::default(),
             entries: Family::default(),
             sign_outs: Family::default(),
+            decisions: Family::default(),
+            refusals: Family::default(),
         };
-        let Self { registry, recognitions, cache, entries, sign_outs } = &mut metrics;
+        let Self { registry, recognitions, cache, entries, sign_outs, decisions, refusals } = &mut metrics;
         registry.register(
             "recognitions",
             "Answers of iMIS to who a visitor is, by method: person, nobody or broken",
@@ -68,7 +86,26 @@ impl Metrics {
             "Sign-outs of iMIS that passed and were taken out of the identity cache",
             sign_outs.clone(),
         );
+        registry.register(
+            "decisions",
+            "Sign-ins by what was decided: signed-in, refused (with the reason) or broken",
+            decisions.clone(),
+        );
+        registry.register(
+            "zendesk_refusals",
+            "Tokens that Zendesk did not take, by what it said",
+            refusals.clone(),
+        );
         metrics
+    }
+
+    pub(crate) fn decision(&self, app: &str, decision: &'static str, reason: &str) {
+        let labels = Decision { app: app.to_owned(), decision, reason: reason.to_owned() };
+        self.decisions.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn refusal(&self, app: &str, kind: &'static str) {
+        self.refusals.get_or_create(&Refusal { app: app.to_owned(), kind }).inc();
     }
 
     /// What a site counts about recognition.

@@ -11,6 +11,7 @@ mod email;
 pub(crate) mod explain;
 mod facts;
 mod handoff;
+mod loop_breaker;
 mod navigation;
 mod policy;
 mod return_to;
@@ -21,7 +22,7 @@ mod token;
 #[cfg(any(test, feature = "workbench"))]
 pub(crate) mod minting;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,6 +34,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::ambient;
+use crate::audit::Decision;
 use crate::config::App;
 use crate::gateway::{Gateway, SignOn};
 use crate::imis::groups::GroupsError;
@@ -45,6 +47,7 @@ pub(crate) use client_application::posted;
 pub(crate) use decide::Step;
 use decide::{Deciding, Steps, decide};
 use denied::Denied;
+use loop_breaker::{Round, Way};
 use policy::Refused;
 use return_to::Arrival;
 pub(crate) use return_to::ReturnTo;
@@ -71,6 +74,8 @@ pub(crate) struct Visit {
     pub(crate) forwarded: Forwarded,
     pub(crate) authority: Authority,
     pub(crate) incident: String,
+    /// Who iMIS says is there, once that is known.
+    pub(crate) recognised: OnceLock<PartyId>,
 }
 
 /// Every way a sign-in can end without a token, apart from nobody being signed in.
@@ -145,7 +150,16 @@ async fn mint_for(visit: &Visit, arrival: &Arrival) -> Result<Response<Bytes>, S
     let _place = visit.place().await?;
     match (imis.recognise(&session).await?, imis.application()) {
         (Answer::Person(identity), _) => admit(visit, arrival, &identity).await,
-        (Answer::AskSite, Some(application)) => client_application::to_page(visit, arrival, application),
+        (Answer::AskSite, Some(application)) => {
+            match loop_breaker::round(visit, arrival, Way::SingleSignOnPage) {
+                Round::Stops(page) => Ok(*page),
+                Round::Goes(cookie) => {
+                    let mut response = client_application::to_page(visit, arrival, application)?;
+                    add_cookie(&mut response, &cookie);
+                    Ok(response)
+                }
+            }
+        }
         (Answer::Nobody, _) | (Answer::AskSite, None) => Ok(nobody_signed_in(visit, arrival)),
     }
 }
@@ -157,6 +171,8 @@ async fn admit(
     identity: &Identity,
 ) -> Result<Response<Bytes>, SignInError> {
     let app = &visit.app;
+    // Set once: a visit is one person's.
+    let _ = visit.recognised.set(identity.id.clone());
     let deciding = Deciding {
         sign_on: &visit.sign_on,
         app,
@@ -164,6 +180,11 @@ async fn admit(
         incident: &visit.incident,
     };
     let permit = decide(&deciding, (identity, arrival), &mut Steps::forgotten()).await?;
+    let round = loop_breaker::round(visit, arrival, Way::Zendesk);
+    let cookie = match round {
+        Round::Goes(cookie) => cookie,
+        Round::Stops(page) => return Ok(*page),
+    };
     let jti = ambient::random_hex().map_err(token::MintError::Random)?;
     let token = token::mint(&app.zendesk.shared_secret, &permit, ambient::unix_now(), &jti)?;
     info!(
@@ -178,7 +199,15 @@ async fn admit(
         customer_type = permit.customer_type(),
         "signed in"
     );
+    visit.gateway.metrics.decision(&app.name, "signed-in", "");
+    visit.gateway.audit.record(&Decision {
+        imis_id: Some(permit.id().as_str()),
+        rule: permit.rule(),
+        email: Some(permit.email()),
+        ..visit.decision("signed-in")
+    });
     let mut response = handoff::page(visit, arrival, &token);
+    add_cookie(&mut response, &cookie);
     // A sign-out that was begun before is none of this visit's.
     for state in visit.sign_on.states.states(Purpose::SignOut, &visit.headers, ambient::unix_now()) {
         add_cookie(&mut response, &state.deletion());
@@ -187,8 +216,19 @@ async fn admit(
 }
 
 fn nobody_signed_in(visit: &Visit, arrival: &Arrival) -> Response<Bytes> {
-    info!(incident = %visit.incident, app = %visit.app.name, "nobody is signed in to iMIS; to its sign-in page");
-    handoff::to_sign_in_page(visit, arrival)
+    let (incident, app) = (&visit.incident, &visit.app.name);
+    if visit.is_head {
+        return handoff::to_sign_in_page(visit, arrival);
+    }
+    match loop_breaker::round(visit, arrival, Way::SignInPage) {
+        Round::Stops(page) => *page,
+        Round::Goes(cookie) => {
+            info!(incident, app, "nobody is signed in to iMIS; to its sign-in page");
+            let mut response = handoff::to_sign_in_page(visit, arrival);
+            add_cookie(&mut response, &cookie);
+            response
+        }
+    }
 }
 
 impl Visit {
@@ -196,6 +236,22 @@ impl Visit {
     async fn place(&self) -> Result<SemaphorePermit<'_>, SignInError> {
         let place = timeout(WAIT_FOR_A_PLACE, self.sign_on.places.acquire()).await;
         place.map_err(|_| SignInError::Busy)?.map_err(|_| SignInError::Busy)
+    }
+
+    /// A record of what was decided about it, to be filled in.
+    fn decision(&self, decision: &'static str) -> Decision<'_> {
+        Decision {
+            incident: &self.incident,
+            app: &self.app.name,
+            client: self.forwarded.client.to_string(),
+            decision,
+            reason: None,
+            rule: None,
+            imis_id: None,
+            signed_in_as: self.recognised.get().map(PartyId::as_str),
+            email: None,
+            target: self.app.zendesk.origin.to_string(),
+        }
     }
 
     fn as_visitor(&self) -> Visitor<'_> {
@@ -230,6 +286,12 @@ fn answer(visit: &Visit, arrival: &Arrival, error: &SignInError) -> Response<Byt
             visit.gateway.pages.message(&message.link(again), incident)
         }
         SignInError::Denied(denied) => {
+            visit.gateway.metrics.decision(app, "refused", denied.name());
+            visit.gateway.audit.record(&Decision {
+                reason: Some(denied.name()),
+                rule: denied.rule(),
+                ..visit.decision("refused")
+            });
             info!(incident, app, reason = denied.name(), rule = denied.rule(), error = %Chain(denied), "refused");
             let languages = visit.headers.get(http::header::ACCEPT_LANGUAGE);
             let languages = languages.and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -252,6 +314,8 @@ fn answer(visit: &Visit, arrival: &Arrival, error: &SignInError) -> Response<Byt
         | SignInError::TimedOut
         | SignInError::Busy => {
             warn!(incident, app, error = %Chain(error), "cannot sign in");
+            visit.gateway.metrics.decision(app, "broken", "");
+            visit.gateway.audit.record(&visit.decision("broken"));
             let message = Message::new(StatusCode::SERVICE_UNAVAILABLE, "We cannot sign you in right now")
                 .text(format!(
                     "The membership system did not answer as it should, so we could not confirm who you are. \

@@ -15,21 +15,21 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::raw::{self, Reader, Section, Value};
-use super::{BrowserTimeouts, Config, Limits, Listen, Log, LogFormat, Problem, values};
+use super::{AuditConfig, BrowserTimeouts, Config, Emails, Limits, Listen, Log, LogFormat, Problem, values};
 
 /// Reads the whole file; `file` gives relative paths their folder.
 pub(super) fn config(file: &Path, text: &str) -> Result<Config, Vec<Problem>> {
     let tree = raw::parse(text).map_err(|problem| vec![problem])?;
     let reader = Reader::default();
     let base = file.parent().unwrap_or(Path::new("."));
-    let config = reader.document(&tree).and_then(|document| root(document, file, base));
+    let config = reader.document(&tree).and_then(|document| root(document, text, file, base));
     match (config, reader.finish()) {
         (Some(config), problems) if problems.is_empty() => Ok(config),
         (_, problems) => Err(problems),
     }
 }
 
-fn root(mut root: Section<'_>, file: &Path, base: &Path) -> Option<Config> {
+fn root(mut root: Section<'_>, text: &str, file: &Path, base: &Path) -> Option<Config> {
     if let Some(version) = root.required("version") {
         version.number(1..=1);
     }
@@ -65,6 +65,10 @@ fn root(mut root: Section<'_>, file: &Path, base: &Path) -> Option<Config> {
         Some(value) => value.section().and_then(log),
         None => Some(default_log()),
     };
+    let audit = match root.optional("audit") {
+        Some(value) => value.section().and_then(|section| audit(section, base)),
+        None => Some(default_audit()),
+    };
     let sites = root.required("sites").and_then(|list| site::sites(&list, base));
     root.finish();
     Some(Config {
@@ -77,6 +81,8 @@ fn root(mut root: Section<'_>, file: &Path, base: &Path) -> Option<Config> {
         timeouts: timeouts?,
         limits: limits?,
         log: log?,
+        audit: audit?,
+        hash: hash(text),
         sites: sites?,
     })
 }
@@ -220,6 +226,42 @@ fn count(value: &Value<'_>) -> Option<Option<usize>> {
         return Some(None);
     }
     value.number(1..=1_000_000).and_then(|number| usize::try_from(number).ok()).map(Some)
+}
+
+/// The first 64 bits of the text's SHA-256.
+fn hash(text: &str) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn default_audit() -> AuditConfig {
+    AuditConfig { file: None, rotate_at: 10 * 1024 * 1024, keep: 10, emails: Emails::Hashed }
+}
+
+fn audit(mut section: Section<'_>, base: &Path) -> Option<AuditConfig> {
+    let default = default_audit();
+    let file = match section.optional("file") {
+        Some(value) if value.is_off() => Some(None),
+        Some(value) => value.text(values::not_empty).map(|path| Some(base.join(path))),
+        None => Some(None),
+    };
+    let rotate_at = section.text_or("rotate_at", values::size, default.rotate_at);
+    let keep = match section.optional("keep") {
+        Some(value) => value.number(0..=1000).and_then(|number| usize::try_from(number).ok()),
+        None => Some(default.keep),
+    };
+    let emails = section.text_or(
+        "emails",
+        |text| match text {
+            "hashed" => Ok(Emails::Hashed),
+            "plain" => Ok(Emails::Plain),
+            "none" => Ok(Emails::None),
+            other => Err(format!("`{other}` is not how addresses can be shown; use hashed, plain or none")),
+        },
+        default.emails,
+    );
+    section.finish();
+    Some(AuditConfig { file: file?, rotate_at: rotate_at?, keep: keep?, emails: emails? })
 }
 
 fn default_log() -> Log {

@@ -129,6 +129,24 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// `64KiB`, `10MiB`, `1GiB`: at least 64 KiB.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is not a size; write it like 64KiB, 10MiB or 1GiB");
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let shift = match unit {
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        _ => return Err(wrong()),
+    };
+    match number.checked_mul(1 << shift).ok_or_else(wrong)? {
+        small if small < 64 * 1024 => Err("must be at least 64KiB".to_owned()),
+        fine => Ok(fine),
+    }
+}
+
 /// A path on the site, with or without a query: visible ASCII, one leading slash.
 pub(super) fn site_path(text: &str) -> Result<String, String> {
     let visible = text.bytes().all(|b| b.is_ascii_graphic() && b != b'\\' && b != b'#');

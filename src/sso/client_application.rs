@@ -76,7 +76,7 @@ pub(crate) async fn posted(mut visit: Visit, body: Bytes) -> Response<Bytes> {
     };
     visit.app = app.clone();
     let arrival = Arrival::of_target(&state.target, &visit.app);
-    if !visit.sign_on.states.consume(state) {
+    if !visit.sign_on.states.consume(state, now) {
         // Too late, or a second time: the way is still known.
         info!(incident = %visit.incident, app = %visit.app.name, "a sign-in by the Single Sign-On page begins anew: its state was used or too old");
         let mut response = pages::redirect(StatusCode::SEE_OTHER, &arrival.sso_target(&visit.app));

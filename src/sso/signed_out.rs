@@ -10,7 +10,7 @@ use url::form_urlencoded;
 
 use super::return_to::Arrival;
 use super::single_logout::{Onward, onward};
-use super::{Visit, add_cookie, navigation};
+use super::{Visit, add_cookie, loop_breaker, navigation};
 use crate::config::FromZendesk;
 use crate::imis::recognise::Answer;
 use crate::pages::{self, Link, Message};
@@ -55,7 +55,10 @@ pub(crate) async fn signed_out(visit: Visit) -> Response<Bytes> {
             .text("Whether you are signed in to this site has not changed.")
             .link(Link::primary(format!("Sign in to {app} again"), again));
     }
-    visit.gateway.pages.message(&message.link(Link::new("Back to the site", "/")), incident)
+    let mut page = visit.gateway.pages.message(&message.link(Link::new("Back to the site", "/")), incident);
+    // Whoever signs out and in again is in no circle.
+    add_cookie(&mut page, loop_breaker::DELETION);
+    page
 }
 
 fn refused(visit: &Visit, message: &str) -> Response<Bytes> {
@@ -64,6 +67,7 @@ fn refused(visit: &Visit, message: &str) -> Response<Bytes> {
     let (app, incident) = (&visit.app.name, &visit.incident);
     // The text itself may name an e-mail address and may come from anybody; its kind says enough.
     warn!(incident, app, kind = refusal.name(), "Zendesk refused a sign-in");
+    visit.gateway.metrics.refusal(app, refusal.name());
     let again = Arrival::parse(&visit.query, &visit.app.zendesk).sso_target(&visit.app);
     let message = Message::new(StatusCode::OK, format!("{app} could not sign you in"))
         .text(refusal.for_member())
@@ -83,6 +87,7 @@ fn led_on(visit: &Visit, onward: Onward) -> Response<Bytes> {
     };
     let mut response = pages::redirect(StatusCode::FOUND, &location);
     add_cookie(&mut response, &cookie);
+    add_cookie(&mut response, loop_breaker::DELETION);
     response
 }
 

@@ -106,8 +106,9 @@ pub(super) enum Onward {
 }
 
 pub(super) fn onward(sign_on: &SignOn, headers: &HeaderMap) -> Option<Onward> {
-    let states = sign_on.states.states(Purpose::SignOut, headers, ambient::unix_now());
-    let state: &State = states.first().filter(|state| sign_on.states.consume(state))?;
+    let now = ambient::unix_now();
+    let states = sign_on.states.states(Purpose::SignOut, headers, now);
+    let state: &State = states.first().filter(|state| sign_on.states.consume(state, now))?;
     let of_path = |path: &String| sign_on.apps.iter().map(|app| &**app).find(|app| app.path == *path);
     let apps: Vec<&App> = state.apps.iter().filter_map(of_path).collect();
     Some(match next(sign_on, &apps, &state.target) {

@@ -3,6 +3,8 @@
 //! There are two: of a sign-in that waits for the site's Single Sign-On page (`Purpose::SignIn`), and of a sign-out that is led
 //! through Zendesk (`Purpose::SignOut`). Each holds where the browser goes afterwards, and nothing about a person.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
@@ -10,8 +12,6 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderMap;
 use http::header::COOKIE;
-use moka::policy::EvictionPolicy;
-use moka::sync::Cache;
 
 use crate::ambient;
 use crate::config::Secret;
@@ -24,8 +24,8 @@ const KEPT: Duration = Duration::from_secs(8 * 3600);
 /// How long a state is good for: the time from one request to the next, with a slow server in between.
 const SIGN_IN_GOOD: Duration = Duration::from_secs(600);
 const SIGN_OUT_GOOD: Duration = Duration::from_secs(300);
-/// Uses that are remembered.
-const MOST_USED: u64 = 100_000;
+/// So many uses are remembered without a thought about their time.
+const FEW_USED: usize = 10_000;
 /// All cookies of ours together; IIS takes heads of 16 KiB.
 const MOST_COOKIE_BYTES: usize = 6 * 1024;
 /// A longer way is not carried.
@@ -84,7 +84,15 @@ pub(crate) struct Signer {
     key: hmac::Key,
     /// Whose states they are: a gateway may have several sites, and gateways may share a key.
     site: String,
-    used: Cache<String, ()>,
+    used: Mutex<Used>,
+}
+
+/// The states that have been used.
+struct Used {
+    /// Nonces, and when their states were issued.
+    nonces: HashMap<String, u64>,
+    /// With so many of them those are forgotten whose time is over.
+    prune_at: usize,
 }
 
 impl Signer {
@@ -95,11 +103,7 @@ impl Signer {
         Ok(Self {
             key: hmac::Key::new(hmac::HMAC_SHA256, key),
             site: format!("{site}\n"),
-            used: Cache::builder()
-                .max_capacity(MOST_USED)
-                .time_to_live(KEPT)
-                .eviction_policy(EvictionPolicy::lru())
-                .build(),
+            used: Mutex::new(Used { nonces: HashMap::new(), prune_at: FEW_USED }),
         })
     }
 
@@ -170,16 +174,26 @@ impl Signer {
             issued,
             apps: apps.split(' ').filter(|app| !app.is_empty()).map(str::to_owned).collect(),
             target: target.to_owned(),
-            is_good: age <= purpose.good() && !self.used.contains_key(nonce),
+            is_good: age <= purpose.good() && !self.used().nonces.contains_key(nonce),
             name: name.to_owned(),
             bytes: name.len() + value.len() + 3,
         })
     }
 
-    /// Uses a state up; `false` when somebody else has.
-    pub(crate) fn consume(&self, state: &State) -> bool {
-        let entry = self.used.entry(state.nonce.clone()).or_insert(());
-        state.is_good && entry.is_fresh()
+    /// Uses a state up; `false` when somebody else has, or its time is over.
+    pub(crate) fn consume(&self, state: &State, now: u64) -> bool {
+        let mut used = self.used();
+        if used.nonces.len() >= used.prune_at {
+            // What is too old is not good any more, used or not.
+            used.nonces.retain(|_, issued| now.saturating_sub(*issued) <= SIGN_IN_GOOD.as_secs());
+            used.prune_at = FEW_USED.max(used.nonces.len() * 2);
+        }
+        let is_first = used.nonces.insert(state.nonce.clone(), state.issued).is_none();
+        state.is_good && is_first
+    }
+
+    fn used(&self) -> MutexGuard<'_, Used> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -266,10 +280,10 @@ mod tests {
             (nonce.as_str(), "/sso/zendesk?return_to=%2Fhc")
         );
         assert_eq!(state.apps, ["/sso/zendesk"]);
-        assert!(state.is_good && signer.consume(state));
-        assert!(!signer.consume(state), "a second time");
+        assert!(state.is_good && signer.consume(state, NOW));
+        assert!(!signer.consume(state, NOW), "a second time");
         let again = signer.states(Purpose::SignIn, &sent(&[cookie(&set)]), NOW + 5);
-        assert!(!again[0].is_good && !signer.consume(&again[0]));
+        assert!(!again[0].is_good && !signer.consume(&again[0], NOW));
     }
 
     #[test]
@@ -279,7 +293,7 @@ mod tests {
         let at = |now| signer.states(Purpose::SignIn, &sent(&[cookie(&set)]), now);
         assert!(at(NOW + 600)[0].is_good);
         let late = &at(NOW + 601)[0];
-        assert!(!late.is_good && !signer.consume(late));
+        assert!(!late.is_good && !signer.consume(late, NOW));
         assert_eq!(late.target, "/sso/zendesk?return_to=%2Fhc");
         assert_eq!(at(NOW - 1), [], "from a time to come");
     }

@@ -94,7 +94,7 @@ async fn floods_over_http2_are_hung_up_on_and_nobody_else_is() {
         for (name, begin, bytes) in &floods {
             let began = Instant::now();
             let frames = flood(&proxy, begin, bytes).await;
-            assert!(frames.len() < 30_000, "{name}: {} frames in answer", frames.len());
+            assert!(frames.len() < 200_000, "{name}: {} frames in answer", frames.len());
             assert!(began.elapsed() < Duration::from_secs(10), "{name}");
         }
     };

@@ -227,6 +227,7 @@ async fn what_imis_does_not_vouch_for_signs_nobody_in() {
     let stage = Stage::with(setup(Generation::Ems)).await;
     let mut jar = browser(&stage, "AMUELLER");
     for form in ["refresh_token=0123456789", "refresh_token=", "x=y", "refresh_token=a&refresh_token=b", ""] {
+        jar.lose("__Host-imis-gateway-rounds");
         jar.get(SSO).await;
         let reply = jar.post(POSTS_TO, "/SingleSignOn", form).await;
         assert_eq!((reply.status.as_u16(), reply.token()), (403, None), "{form}");
@@ -241,6 +242,7 @@ async fn what_imis_does_not_vouch_for_signs_nobody_in() {
         Faults { refresh_is_of: Some(String::new()), ..Faults::default() },
     ];
     for fault in faults {
+        jar.lose("__Host-imis-gateway-rounds");
         let begun = jar.get(SSO).await;
         let (at, form) = page(&mut jar, &begun).await;
         stage.imis.set_faults(fault.clone());

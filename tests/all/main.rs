@@ -6,8 +6,10 @@ mod support;
 
 mod answers;
 mod attacks;
+mod audit;
 mod balance;
 mod browser;
+mod circles;
 mod client_application;
 mod command_line;
 mod configuration;
