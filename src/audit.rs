@@ -8,6 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use serde_json::{Map, Value, json};
@@ -18,13 +19,22 @@ use crate::config::{AuditConfig, Config, Emails};
 
 /// Lines that wait to be written. More are lost, and their number is told.
 const MOST_WAITING: usize = 8192;
+/// How long the end of the program waits for the last of them.
+const AT_THE_END: Duration = Duration::from_secs(2);
 
 /// See the module.
 pub(crate) struct Audit {
     key: hmac::Key,
     emails: Emails,
     configuration: String,
-    file: Option<SyncSender<String>>,
+    file: Option<SyncSender<Line>>,
+}
+
+/// For the thread that writes.
+enum Line {
+    Record(String),
+    /// Everything before it is to be on its way to the disk, then it is to be answered.
+    End(SyncSender<()>),
 }
 
 /// What was decided.
@@ -98,11 +108,20 @@ impl Audit {
                 line.insert(name.to_owned(), value);
             }
         }
-        match file.try_send(Value::from(line).to_string()) {
+        match file.try_send(Line::Record(Value::from(line).to_string())) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 warn!(incident, "the audit file takes no more lines; this decision is only in the log");
             }
+        }
+    }
+
+    /// Waits until what has been recorded is written, or for a little.
+    pub(crate) fn finish(&self) {
+        let Some(file) = &self.file else { return };
+        let (answer, written) = sync_channel(1);
+        if file.try_send(Line::End(answer)).is_ok() {
+            let _ = written.recv_timeout(AT_THE_END);
         }
     }
 
@@ -119,7 +138,7 @@ impl Audit {
 }
 
 /// A thread that appends lines, so that no sign-in waits for a disk.
-fn writer(config: AuditConfig) -> SyncSender<String> {
+fn writer(config: AuditConfig) -> SyncSender<Line> {
     let (sender, lines) = sync_channel(MOST_WAITING);
     let thread = std::thread::Builder::new().name("audit".to_owned());
     if let Err(error) = thread.spawn(move || append_all(&config, &lines)) {
@@ -128,11 +147,19 @@ fn writer(config: AuditConfig) -> SyncSender<String> {
     sender
 }
 
-fn append_all(config: &AuditConfig, lines: &Receiver<String>) {
+fn append_all(config: &AuditConfig, lines: &Receiver<Line>) {
     let Some(path) = &config.file else { return };
     let mut failing = false;
     let mut open: Option<(File, u64)> = None;
     while let Ok(line) = lines.recv() {
+        let line = match line {
+            Line::Record(line) => line,
+            Line::End(answer) => {
+                // Whoever asked may have given up.
+                let _ = answer.send(());
+                continue;
+            }
+        };
         let written = append(config, path, &mut open, &line);
         if let Err(error) = &written {
             open = None;

@@ -12,6 +12,7 @@ mod values;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,6 +58,7 @@ pub struct Config {
     pub(crate) workers: usize,
     pub(crate) timeouts: BrowserTimeouts,
     pub(crate) limits: Limits,
+    pub(crate) sign_in_limits: SignInLimits,
     /// How to log.
     pub log: Log,
     pub(crate) audit: AuditConfig,
@@ -212,6 +214,14 @@ pub(crate) struct Limits {
     pub(crate) connections_per_address: usize,
     /// Bytes a second that a browser has to move of a body while it is waited for; 0 = as few as it likes.
     pub(crate) body_rate: u64,
+}
+
+/// Sign-ins a minute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SignInLimits {
+    /// Of one address, which is a network (/64) in IPv6.
+    pub(crate) per_network: NonZeroU32,
+    pub(crate) per_person: NonZeroU32,
 }
 
 /// Deadlines towards the upstream. There is no limit on the whole of a request.

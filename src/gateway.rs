@@ -17,6 +17,7 @@ use crate::metrics::Metrics;
 use crate::pace::Limits;
 use crate::pages::Pages;
 use crate::proxy::places::Places;
+use crate::sso::rate::Rates;
 use crate::sso::state::Signer;
 use crate::tls;
 use crate::zendesk::api::Api;
@@ -32,6 +33,8 @@ pub(crate) struct Gateway {
     pub(crate) pages: Pages,
     pub(crate) metrics: Metrics,
     pub(crate) audit: Audit,
+    /// How many sign-ins anybody may begin.
+    pub(crate) rates: Rates,
     /// In which rules and claims are written.
     pub(crate) language: Language,
     pub(crate) admission: Arc<Admission>,
@@ -98,6 +101,7 @@ impl Gateway {
             pages: Pages::new(),
             metrics,
             audit: Audit::new(config).map_err(BuildError::Random)?,
+            rates: Rates::new(config.sign_in_limits),
             language: Language::new(),
             admission: Admission::new(config.limits),
             tls: tls::server_config(&config.sites)?,

@@ -10,6 +10,7 @@ pub(crate) mod party;
 pub(crate) mod phone;
 pub(crate) mod recognise;
 mod service_account;
+pub(crate) mod survey;
 mod token;
 mod users;
 
@@ -170,6 +171,14 @@ impl Imis {
         email: &str,
     ) -> Result<bool, ProfileError> {
         self.api.is_shared(id, email, identity.token.as_deref()).await
+    }
+
+    /// Every contact, as far as e-mail addresses go.
+    pub(crate) async fn contacts(
+        &self,
+        progress: impl FnMut(usize, Option<u64>),
+    ) -> Result<Vec<survey::Contact>, ProfileError> {
+        survey::contacts(&self.api, progress).await
     }
 
     /// A request with these Cookie headers has signed out, or its session has been taken away.

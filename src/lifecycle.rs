@@ -19,6 +19,7 @@ use crate::{admin, listener, worker};
 
 /// A gateway that is accepting connections.
 pub struct Server {
+    gateway: Arc<Gateway>,
     workers: Vec<JoinHandle<bool>>,
     control: Runtime,
     drain: CancellationToken,
@@ -118,6 +119,7 @@ impl Server {
         }
         Ok(Self {
             workers,
+            gateway,
             control,
             drain,
             grace: config.timeouts.drain,
@@ -172,6 +174,7 @@ impl Server {
             clean &= worker.join().unwrap_or(false);
         }
         self.control.shutdown_background();
+        self.gateway.audit.finish();
         clean
     }
 }

@@ -14,6 +14,7 @@ mod handoff;
 mod loop_breaker;
 mod navigation;
 mod policy;
+pub(crate) mod rate;
 mod return_to;
 mod signed_out;
 pub(crate) mod single_logout;
@@ -49,6 +50,7 @@ use decide::{Deciding, Steps, decide};
 use denied::Denied;
 use loop_breaker::{Round, Way};
 use policy::Refused;
+use rate::Enough;
 use return_to::Arrival;
 pub(crate) use return_to::ReturnTo;
 pub(crate) use signed_out::signed_out;
@@ -107,6 +109,8 @@ enum SignInError {
     TimedOut,
     #[error("too many sign-ins at a time")]
     Busy,
+    #[error("too many sign-ins in a minute: {}", .0.name())]
+    Enough(Enough),
 }
 
 impl From<Refused> for SignInError {
@@ -142,6 +146,7 @@ async fn mint_for(visit: &Visit, arrival: &Arrival) -> Result<Response<Bytes>, S
         return Ok(nobody_signed_in(visit, arrival));
     }
     navigation::require_top_level(&visit.headers)?;
+    visit.gateway.rates.network(visit.forwarded.client).map_err(SignInError::Enough)?;
     let imis = &visit.sign_on.imis;
     let visitor = visit.as_visitor();
     let Some(session) = imis.session(&visitor) else {
@@ -173,6 +178,7 @@ async fn admit(
     let app = &visit.app;
     // Set once: a visit is one person's.
     let _ = visit.recognised.set(identity.id.clone());
+    visit.gateway.rates.person(visit.site, identity.id.as_str()).map_err(SignInError::Enough)?;
     let deciding = Deciding {
         sign_on: &visit.sign_on,
         app,
@@ -300,6 +306,16 @@ fn answer(visit: &Visit, arrival: &Arrival, error: &SignInError) -> Response<Byt
                 .link(Link::primary("Back to the site", "/"))
                 .link(Link::new("Try again", arrival.sso_target(&visit.app)))
                 .link(Link::new("Sign out, to use another account", visit.sign_on.imis.sign_out.clone()));
+            visit.gateway.pages.message(&message, incident)
+        }
+        SignInError::Enough(enough) => {
+            warn!(incident, app, limit = enough.name(), "a sign-in was turned away");
+            visit.gateway.metrics.decision(app, "refused", "rate");
+            visit.gateway.audit.record(&Decision { reason: Some("rate"), ..visit.decision("refused") });
+            let message = Message::new(StatusCode::TOO_MANY_REQUESTS, "That was too often")
+                .text("There have been more sign-ins from here than are allowed in a minute. Please wait a little, then try again.")
+                .link(again)
+                .retry_after(30);
             visit.gateway.pages.message(&message, incident)
         }
         SignInError::Recognise(_)

@@ -1,10 +1,16 @@
 //! `imis-gateway audit`
 
-use serde_json::Value;
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
 
 use super::doctor::Format;
 use super::{FAILED, GOOD, WithConfig, complain, report, say};
 use crate::audit::{Wanted, read};
+use crate::gateway::{Gateway, SignOn};
+use crate::imis::survey::Contact;
+use crate::telemetry::Chain;
+use crate::zendesk::staff::Standing;
 
 #[derive(clap::Args)]
 pub(super) struct Audit {
@@ -16,6 +22,25 @@ pub(super) struct Audit {
 enum What {
     /// Print recorded decisions
     Show(Show),
+    /// List e-mail addresses that several active people of iMIS have, companies that somebody can sign in as, and addresses of
+    /// Zendesk's staff
+    Emails(Emails),
+}
+
+#[derive(clap::Args)]
+struct Emails {
+    #[command(flatten)]
+    with_config: WithConfig,
+    /// How to print them
+    #[arg(long, value_enum, default_value_t = Table::Text)]
+    format: Table,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Table {
+    Text,
+    Csv,
+    Json,
 }
 
 #[derive(clap::Args)]
@@ -45,7 +70,127 @@ struct Show {
 pub(super) fn audit(arguments: &Audit) -> i32 {
     match &arguments.what {
         What::Show(show) => self::show(show),
+        What::Emails(emails) => self::emails(emails),
     }
+}
+
+/// Something that would keep people out, or let the wrong ones in.
+struct Found {
+    site: String,
+    what: &'static str,
+    email: String,
+    imis_ids: Vec<String>,
+}
+
+fn emails(arguments: &Emails) -> i32 {
+    let config = match arguments.with_config.load() {
+        Ok(config) => config,
+        Err(problems) => return report(&problems),
+    };
+    let failed = |text: String| {
+        complain(&format!("imis-gateway: {text}"));
+        FAILED
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(error.to_string()),
+    };
+    let gateway = match Gateway::build(&config, 443) {
+        Ok(gateway) => gateway,
+        Err(error) => return failed(Chain(&error).to_string()),
+    };
+    let mut found = Vec::new();
+    for site in &gateway.sites {
+        let Some(sign_on) = &site.sign_on else { continue };
+        let host = &site.config.hosts[0];
+        let progress = |read: usize, total: Option<u64>| match total {
+            Some(total) => complain(&format!("{host}: {read} of {total} contacts")),
+            None => complain(&format!("{host}: {read} contacts")),
+        };
+        let contacts = match runtime.block_on(sign_on.imis.contacts(progress)) {
+            Ok(contacts) => contacts,
+            Err(error) => return failed(format!("{host}: {}", Chain(&error))),
+        };
+        for staff in sign_on.staff.values() {
+            if let Err(error) = runtime.block_on(staff.refresh()) {
+                complain(&format!(
+                    "imis-gateway: {host}: the staff of Zendesk is not known: {}",
+                    Chain(&error)
+                ));
+            }
+        }
+        found.extend(findings(host, &contacts, sign_on));
+    }
+    match arguments.format {
+        Table::Json => {
+            let list: Vec<Value> = found
+                .iter()
+                .map(|found| json!({"site": found.site, "what": found.what, "email": found.email, "imis_ids": found.imis_ids}))
+                .collect();
+            say(&json!({ "findings": list }).to_string());
+        }
+        Table::Csv => {
+            say("site,what,email,imis_ids");
+            for Found { site, what, email, imis_ids } in &found {
+                say(&[site, *what, email, &imis_ids.join(" ")].map(csv).join(","));
+            }
+        }
+        Table::Text => {
+            for Found { site, what, email, imis_ids } in &found {
+                say(&format!("{what:<24} {email:<40} {}  ({site})", imis_ids.join(", ")));
+            }
+            say(&format!("{} found", found.len()));
+        }
+    }
+    GOOD
+}
+
+fn findings(host: &str, contacts: &[Contact], sign_on: &SignOn) -> Vec<Found> {
+    let found = |what, email: &str, imis_ids: Vec<String>| Found {
+        site: host.to_owned(),
+        what,
+        email: email.to_owned(),
+        imis_ids,
+    };
+    let mut by_email: BTreeMap<&str, Vec<&Contact>> = BTreeMap::new();
+    for contact in contacts.iter().filter(|contact| contact.is_active && contact.is_person) {
+        if let Some(email) = &contact.email {
+            by_email.entry(email).or_default().push(contact);
+        }
+    }
+    let ids = |contacts: &[&Contact]| contacts.iter().map(|contact| contact.id.clone()).collect::<Vec<_>>();
+    let mut all: Vec<Found> = by_email
+        .iter()
+        .filter(|(_, contacts)| contacts.len() > 1)
+        .map(|(email, contacts)| found("duplicate-email", email, ids(contacts)))
+        .collect();
+    for contact in contacts.iter().filter(|contact| !contact.is_person && contact.has_credentials) {
+        all.push(found(
+            "company-with-credentials",
+            contact.email.as_deref().unwrap_or_default(),
+            vec![contact.id.clone()],
+        ));
+    }
+    for (email, contacts) in &by_email {
+        let clashing: Vec<&Contact> = contacts
+            .iter()
+            .filter(|contact| {
+                let standings = sign_on.staff.values().map(|staff| staff.standing(email, &contact.id));
+                standings.into_iter().any(|standing| standing == Standing::SomebodyOfStaff)
+            })
+            .copied()
+            .collect();
+        if !clashing.is_empty() {
+            all.push(found("staff-address", email, ids(&clashing)));
+        }
+    }
+    all
+}
+
+/// RFC 4180 section 2; what a spreadsheet would take for a formula is kept from being one.
+fn csv(field: &str) -> String {
+    let field = if field.starts_with(['=', '+', '-', '@']) { format!("'{field}") } else { field.to_owned() };
+    if field.contains([',', '"', '\n', '\r']) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field }
 }
 
 fn show(arguments: &Show) -> i32 {

@@ -9,13 +9,17 @@ mod sign_on;
 mod site;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::raw::{self, Reader, Section, Value};
-use super::{AuditConfig, BrowserTimeouts, Config, Emails, Limits, Listen, Log, LogFormat, Problem, values};
+use super::{
+    AuditConfig, BrowserTimeouts, Config, Emails, Limits, Listen, Log, LogFormat, Problem, SignInLimits,
+    values,
+};
 
 /// Reads the whole file; `file` gives relative paths their folder.
 pub(super) fn config(file: &Path, text: &str) -> Result<Config, Vec<Problem>> {
@@ -79,7 +83,8 @@ fn root(mut root: Section<'_>, text: &str, file: &Path, base: &Path) -> Option<C
         state_key: state_key?,
         workers: workers?,
         timeouts: timeouts?,
-        limits: limits?,
+        limits: limits.as_ref().map(|(limits, _)| *limits)?,
+        sign_in_limits: limits.map(|(_, sign_ins)| sign_ins)?,
         log: log?,
         audit: audit?,
         hash: hash(text),
@@ -203,21 +208,40 @@ fn timeouts(mut section: Section<'_>) -> Option<BrowserTimeouts> {
 /// http.sys lets go of whoever takes less (`minBytesPerSecond`).
 const DEFAULT_BODY_RATE: u64 = 240;
 
-fn limits(section: Option<Section<'_>>) -> Option<Limits> {
+/// An office of five hundred that comes to work at nine, and a person who tries again and again.
+const DEFAULT_SIGN_INS: SignInLimits = SignInLimits {
+    per_network: NonZeroU32::new(600).expect("600 is not zero"),
+    per_person: NonZeroU32::new(60).expect("60 is not zero"),
+};
+
+fn limits(section: Option<Section<'_>>) -> Option<(Limits, SignInLimits)> {
     let (mut connections, mut per_address, mut body_rate) = (None, None, None);
+    let mut sign_ins = (Some(DEFAULT_SIGN_INS.per_network), Some(DEFAULT_SIGN_INS.per_person));
     if let Some(mut section) = section {
         connections = section.optional("connections").map(|value| count(&value));
         per_address = section.optional("connections_per_address").map(|value| count(&value));
         body_rate = section.optional("body_rate").map(|value| value.number(0..=1_000_000));
+        let mut a_minute = |key, default| match section.optional(key) {
+            Some(value) => value
+                .number(1..=1_000_000)
+                .and_then(|number| u32::try_from(number).ok())
+                .and_then(NonZeroU32::new),
+            None => Some(default),
+        };
+        sign_ins = (
+            a_minute("sign_ins_per_network", DEFAULT_SIGN_INS.per_network),
+            a_minute("sign_ins_per_person", DEFAULT_SIGN_INS.per_person),
+        );
         section.finish();
     }
     let connections = connections.unwrap_or(Some(None))?.unwrap_or_else(machine::most_connections);
     let per_address = per_address.unwrap_or(Some(None))?.unwrap_or(connections.div_ceil(2));
-    Some(Limits {
+    let limits = Limits {
         connections,
         connections_per_address: per_address,
         body_rate: body_rate.unwrap_or(Some(DEFAULT_BODY_RATE))?,
-    })
+    };
+    Some((limits, SignInLimits { per_network: sign_ins.0?, per_person: sign_ins.1? }))
 }
 
 /// A number, or none for `auto`.

@@ -103,6 +103,11 @@ impl Api {
         Ok(shared)
     }
 
+    /// A page of records, by its path below the API's base.
+    pub(super) async fn page(&self, path: &str) -> Result<Bytes, ApiError> {
+        self.get(self.url.join(path).map_err(|_| ApiError::Url)?, None).await
+    }
+
     /// The iMIS ID of a user.
     pub(super) async fn user_id(&self, name: &str, own: Option<&SecretString>) -> Result<PartyId, UserError> {
         let url = users::url(&self.url, name)?;

@@ -219,16 +219,21 @@ impl Party {
         }
     }
 
+    /// What cannot be told counts as active.
+    pub(super) fn is_active(&self) -> bool {
+        !matches!(self.status(), Ok(Some(status)) if is_inactive(&status))
+    }
+
     /// Whether it is an active person's with this primary e-mail address. What cannot be told counts as one.
     pub(crate) fn is_active_person_with(&self, email: &str) -> bool {
         let person = !matches!(self.kind(), Ok(Kind::Company));
-        let active = !matches!(self.status(), Ok(Some(status)) if is_inactive(&status));
+        let active = self.is_active();
         let same = self.primary_email().is_none_or(|own| own.trim().eq_ignore_ascii_case(email));
         person && active && same
     }
 
     /// From the type's name; the assembly after the comma says nothing.
-    fn kind(&self) -> Result<Kind, PartyError> {
+    pub(super) fn kind(&self) -> Result<Kind, PartyError> {
         let name = self.type_name.as_str();
         let name = name.split(',').next().unwrap_or_default().trim();
         match name.rsplit('.').next().unwrap_or_default() {
@@ -262,7 +267,7 @@ impl Party {
 
     /// `IsPrimary`, else type `_Primary`; two different ones are none. As it is, to the last blank: whether it is an
     /// address is for the policy to say.
-    fn primary_email(&self) -> Option<&str> {
+    pub(super) fn primary_email(&self) -> Option<&str> {
         let emails = || entries(&self.emails).iter();
         let only = |chosen: &dyn Fn(&Value) -> bool| {
             let mut addresses = emails().filter(|email| chosen(email)).filter_map(|email| {

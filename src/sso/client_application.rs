@@ -60,6 +60,9 @@ pub(crate) async fn posted(mut visit: Visit, body: Bytes) -> Response<Bytes> {
     if let Err(error) = navigation::require_top_level(&visit.headers) {
         return answer(&visit, &own, &error);
     }
+    if let Err(enough) = visit.gateway.rates.network(visit.forwarded.client) {
+        return answer(&visit, &own, &SignInError::Enough(enough));
+    }
     if !is_from_this_site(&visit) {
         return refused(&visit, "it came from another site");
     }

@@ -106,3 +106,37 @@ async fn what_cannot_be_told_is_said() {
     let (code, text) = run(&stage, &["explain", "--app", APP, "--imis-id", "104019"], "").await;
     assert!(code == 1 && text.contains("broken: iMIS did not give the profile"), "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn addresses_that_would_keep_people_out_are_listed_beforehand() {
+    let mut setup = Setup::new(Generation::Ems);
+    setup.imis.people[0].party["Emails"]["$values"][0]["Address"] = Value::from("olga@association.example");
+    let stage = Stage::with(setup.with_api()).await;
+    let (code, text) = run(&stage, &["audit", "emails"], "").await;
+    assert_eq!(code, 0, "{text}");
+    for told in [
+        "duplicate-email",
+        "twins@example.org",
+        "104024, 104025",
+        "company-with-credentials",
+        "200001",
+        "9 of 9 contacts",
+        "4 found",
+    ] {
+        assert!(text.contains(told), "{told}: {text}");
+    }
+    assert!(
+        text.lines().any(|line| line.starts_with("staff-address")
+            && line.contains("olga@association.example")
+            && line.contains("104019")),
+        "{text}"
+    );
+    let (_, text) = run(&stage, &["audit", "emails", "--format", "csv"], "").await;
+    assert!(text.contains("members.example.org,duplicate-email,twins@example.org,104024 104025"), "{text}");
+    let (_, text) = run(&stage, &["audit", "emails", "--format", "json"], "").await;
+    let json: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    assert_eq!(json["findings"].as_array().unwrap().len(), 4);
+    stage.imis.set_faults(Faults { api: ApiFault::Status(500), ..Faults::default() });
+    let (code, text) = run(&stage, &["audit", "emails"], "").await;
+    assert!(code == 1 && text.contains("status 500"), "{text}");
+}

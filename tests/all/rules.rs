@@ -55,7 +55,8 @@ async fn a_rule_that_cannot_be_worked_out_refuses_and_says_so() {
     let stage = stage("rules: [{allow: \"profile.attributes.Chapter != 'North'\"}, {allow: \"true\"}]").await;
     let reply = enters(&stage, "AMUELLER").await;
     assert_eq!((reply.status.as_u16(), reply.token()), (403, None));
-    let line = stage.gateway.logged(|line| line["reason"] == "rule-failed").await;
+    let line =
+        stage.gateway.logged(|line| line["message"] == "refused" && line["reason"] == "rule-failed").await;
     assert_eq!(line["rule"], 1);
     assert!(line["error"].as_str().unwrap().contains("no attribute `Chapter`"), "{line}");
 }
@@ -202,4 +203,28 @@ async fn no_rule_and_no_claim_changes_who_it_is() {
     for username in ["contoso", "lapsed", "staff", "twin1"] {
         assert!(enters(&open, username).await.token().is_some(), "{username}");
     }
+}
+
+#[tokio::test]
+async fn one_network_and_one_person_begin_only_so_many_sign_ins_a_minute() {
+    let limits = "limits: {sign_ins_per_network: 1000000, sign_ins_per_person: 1000000}";
+    let few = |limits_now: &str| Setup::new(Generation::Ems).edit(limits, limits_now);
+    let stage = Stage::with(few("limits: {sign_ins_per_person: 3}")).await;
+    for _ in 0..3 {
+        assert!(enters(&stage, "AMUELLER").await.token().is_some());
+    }
+    let reply = enters(&stage, "AMUELLER").await;
+    assert_eq!((reply.status.as_u16(), reply.header("retry-after"), reply.token()), (429, "30", None));
+    assert!(reply.text().contains("That was too often"));
+    assert!(enters(&stage, "boconnor").await.token().is_some(), "others are not concerned");
+    stage.gateway.logged(|line| line["limit"] == "limits.sign_ins_per_person").await;
+    let stage = Stage::with(few("limits: {sign_ins_per_network: 3}")).await;
+    for username in ["AMUELLER", "boconnor", "AMUELLER"] {
+        assert!(enters(&stage, username).await.token().is_some());
+    }
+    let asked = stage.imis.requests().len();
+    assert_eq!(enters(&stage, "boconnor").await.status, 429);
+    assert_eq!(stage.sso("", "a=b").await.status, 429);
+    assert_eq!(stage.imis.requests().len(), asked, "iMIS is not asked");
+    assert_eq!(stage.client().get("/", &[]).await.status, 200, "the site itself is not limited");
 }

@@ -133,23 +133,39 @@ fn party(state: &State, id: &str, fault: &ApiFault) -> Reply {
 }
 
 fn parties(state: &State, request: &Received) -> Reply {
-    let wanted = request.query("email").unwrap_or_default().trim_start_matches("eq:").to_lowercase();
+    let wanted = request.query("email").map(|email| email.trim_start_matches("eq:").to_lowercase());
     let people = state.options.people.iter();
     let found = people.filter(|person| {
-        person.party["Emails"]["$values"][0]["Address"].as_str().map(str::to_lowercase).as_deref()
-            == Some(&wanted)
+        let own = person.party["Emails"]["$values"][0]["Address"].as_str().map(str::to_lowercase);
+        wanted.is_none() || own == wanted
     });
-    page(found.map(|person| person.party.clone()).collect())
+    paged(request, found.map(|person| person.party.clone()).collect())
 }
 
 fn users(state: &State, request: &Received) -> Reply {
-    let wanted = request.query("username").or_else(|| request.query("UserName")).unwrap_or_default();
-    let found = state.person(wanted.trim_start_matches("eq:"));
+    let wanted = request.query("username").or_else(|| request.query("UserName"));
     let row = |person: &Person| {
         json!({"$type": "Asi.Soa.Membership.DataContracts.UserData, Asi.Contracts", "UserName": person.username,
             "UserId": person.id, "Party": {"PartyId": person.id, "Name": person.party["Name"]}})
     };
-    page(found.into_iter().map(row).collect())
+    match wanted {
+        Some(name) => page(state.person(name.trim_start_matches("eq:")).into_iter().map(row).collect()),
+        None => paged(request, state.options.people.iter().map(row).collect()),
+    }
+}
+
+/// The part of a list that `limit` and `offset` ask for; no page has more than three rows, so that there are several.
+fn paged(request: &Received, items: Vec<Value>) -> Reply {
+    let number = |name: &str| request.query(name).and_then(|text| text.parse::<usize>().ok());
+    let (limit, offset) = (number("limit").unwrap_or(100).min(3), number("offset").unwrap_or_default());
+    let total = items.len();
+    let some: Vec<Value> = items.into_iter().skip(offset).take(limit).collect();
+    let more = offset + some.len() < total;
+    server::json(
+        200,
+        &json!({"Items": {"$values": some}, "Offset": offset, "Limit": limit, "Count": some.len(), "TotalCount": total,
+            "HasNext": more, "NextOffset": if more { offset + limit } else { 0 }}),
+    )
 }
 
 fn group_members(state: &State, request: &Received) -> Reply {

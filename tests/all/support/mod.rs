@@ -165,6 +165,7 @@ listen:
   admin: 127.0.0.1:0
 workers: 2
 log: {{format: json, level: {level}}}
+limits: {{sign_ins_per_network: 1000000, sign_ins_per_person: 1000000}}
 sites:
   - hosts: [{SITE}, www.example.org]
     certificate: {{chain: members.pem, key: members.key}}

@@ -1,0 +1,78 @@
+//! Every contact with an e-mail address, page by page: to find addresses that several have, before anybody is refused for it.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+
+use super::api::{Api, ProfileError};
+use super::client::ApiError;
+use super::json::{Object, entries, filled, is_true, without_mark};
+use super::party::{Kind, Party, PartyError};
+
+const PAGE: u64 = 500;
+/// Five million contacts.
+const MOST_PAGES: usize = 10_000;
+
+/// A contact, as far as addresses go.
+pub(crate) struct Contact {
+    pub(crate) id: String,
+    pub(crate) is_person: bool,
+    pub(crate) is_active: bool,
+    /// In lower case.
+    pub(crate) email: Option<String>,
+    /// Somebody can sign in as this contact.
+    pub(crate) has_credentials: bool,
+}
+
+/// Reads all contacts. `progress` is told how many have been read, and how many there are if iMIS says.
+pub(super) async fn contacts(
+    api: &Api,
+    mut progress: impl FnMut(usize, Option<u64>),
+) -> Result<Vec<Contact>, ProfileError> {
+    let mut with_credentials = HashSet::new();
+    each_page(api, "api/User", |rows, _| {
+        with_credentials.extend(rows.iter().filter_map(|user| filled(&user["UserId"])));
+        Ok(())
+    })
+    .await?;
+    let mut all = Vec::new();
+    each_page(api, "api/Party", |rows, total| {
+        for row in rows {
+            let party = Party::parse(row.to_string().as_bytes())?;
+            let Some(id) = party.id() else { continue };
+            let id = id.as_str().to_owned();
+            all.push(Contact {
+                is_person: !matches!(party.kind(), Ok(Kind::Company)),
+                is_active: party.is_active(),
+                email: party.primary_email().map(|email| email.trim().to_lowercase()),
+                has_credentials: with_credentials.contains(&id),
+                id,
+            });
+        }
+        progress(all.len(), total);
+        Ok(())
+    })
+    .await?;
+    Ok(all)
+}
+
+async fn each_page(
+    api: &Api,
+    what: &str,
+    mut take: impl FnMut(&[Value], Option<u64>) -> Result<(), PartyError>,
+) -> Result<(), ProfileError> {
+    let mut offset = 0;
+    for _ in 0..MOST_PAGES {
+        let json = api.page(&format!("{what}?limit={PAGE}&offset={offset}")).await?;
+        let answer: Object = serde_json::from_slice(without_mark(&json)).map_err(|_| PartyError::NotRows)?;
+        let items = answer.get("Items").filter(|items| items.is_array() || items["$values"].is_array());
+        let rows = entries(items.ok_or(PartyError::NotRows)?);
+        take(rows, answer.get("TotalCount").and_then(Value::as_u64))?;
+        let next = answer.get("NextOffset").and_then(Value::as_u64).unwrap_or_default();
+        if !answer.get("HasNext").is_some_and(is_true) || next <= offset {
+            return Ok(());
+        }
+        offset = next;
+    }
+    Err(ApiError::TooLong(MOST_PAGES).into())
+}
