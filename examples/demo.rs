@@ -25,7 +25,8 @@ fn main() -> Result<(), Failure> {
     std::fs::write(folder.path().join("ca.pem"), authority.certificate_pem())?;
     authority.issue(&["members.localhost"]).write(folder.path(), "members")?;
     let imis_identity = authority.issue(&["members.localhost", "127.0.0.1"]);
-    let zendesk_names = ["contoso.zendesk.localhost", "contoso-events.zendesk.localhost", "help.localhost"];
+    let zendesk_names =
+        ["contoso.zendesk.localhost", "contoso-events.zendesk.localhost", "help.localhost", "127.0.0.1"];
     let zendesk_identity = authority.issue(&zendesk_names);
 
     let imis = runtime
@@ -42,6 +43,7 @@ fn main() -> Result<(), Failure> {
 
     std::fs::write(folder.path().join("imis-password"), &imis.options().service_account.1)?;
     std::fs::write(folder.path().join("zendesk-jwt"), &options.shared_secret)?;
+    std::fs::write(folder.path().join("zendesk-api"), &options.api_client.1)?;
     let file = folder.path().join("config.yaml");
     std::fs::write(&file, configuration(gateway_port, zendesk_port, &imis))?;
     let config = Config::load(Path::new(&file))?;
@@ -77,6 +79,11 @@ sites:
           url: https://contoso.zendesk.localhost:{zendesk_port}
           brand_hosts: ["contoso-events.zendesk.localhost:{zendesk_port}", "help.localhost:{zendesk_port}"]
           shared_secret: {{file: zendesk-jwt}}
+          api:
+            url: https://127.0.0.1:{zendesk_port}
+            ca_file: ca.pem
+            client_id: gateway
+            client_secret: {{file: zendesk-api}}
 "#,
         imis_address = imis.address(),
         cookie = imis.options().cookie,

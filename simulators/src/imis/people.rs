@@ -97,7 +97,7 @@ pub fn sample() -> Vec<Person> {
             first: "Tina",
             last: "Twin",
             email: Some("twins@example.org"),
-            note: "shares an e-mail address with twin2",
+            note: "shares an e-mail address with twin2: refused",
             ..plain
         }),
         person(&Sketch {
@@ -106,7 +106,7 @@ pub fn sample() -> Vec<Person> {
             first: "Tom",
             last: "Twin",
             email: Some("twins@example.org"),
-            note: "shares an e-mail address with twin1",
+            note: "shares an e-mail address with twin1: refused",
             ..plain
         }),
     ];
@@ -116,7 +116,7 @@ pub fn sample() -> Vec<Person> {
         first: "Sam",
         last: "Staff",
         email: Some("sam@association.example"),
-        note: "staff, looking at Ann's record on her behalf: signed in as Sam",
+        note: "staff, looking at Ann's record on her behalf: refused",
         ..plain
     });
     staff.viewing = Some("104019".to_owned());
