@@ -1,17 +1,23 @@
 //! Live checks of what the configuration points at, for whoever sets the gateway up or finds it failing.
 //!
-//! So far: recognition. Each method is asked as a visitor who is not signed in, and, when a Cookie header is given, as the one whose
-//! cookies these are; what was seen is told without values.
+//! Recognition: each method is asked as a visitor who is not signed in, and, when a Cookie header is given, as the one whose
+//! cookies these are; what was seen is told without values. Zendesk, where its API may be asked: who works there, and whether the account
+//! has the user fields that the claims set.
+
+use std::sync::Arc;
 
 use http::header::{COOKIE, HeaderMap, HeaderValue, USER_AGENT};
 use http::uri::Authority;
 
-use crate::config::Config;
-use crate::gateway::{Gateway, Site};
+use crate::config::{App, Config};
+use crate::gateway::{Gateway, Site, zendesk_api};
 use crate::imis::Visitor;
 use crate::imis::recognise::{Examined, RecogniseError};
 use crate::proxy::headers::Forwarded;
 use crate::telemetry::Chain;
+use crate::zendesk::api::{Api, ApiError};
+use crate::zendesk::fields;
+use crate::zendesk::staff::Staff;
 
 /// Firewalls turn away what does not look like a browser.
 const AGENT: &str = concat!("Mozilla/5.0 (compatible; imis-gateway doctor ", env!("CARGO_PKG_VERSION"), ")");
@@ -82,6 +88,12 @@ pub(crate) async fn examine(config: &Config, cookies: Option<&str>) -> Result<Ve
         if let Some(cookie) = &cookie {
             recognition(site, Some(cookie), &mut findings).await;
         }
+        for app in site.sign_on.iter().flat_map(|sign_on| &sign_on.apps) {
+            if let Some(api) = &app.zendesk.api {
+                let staff = site.sign_on.as_ref().and_then(|sign_on| sign_on.staff.get(&app.path));
+                zendesk(&site.config.hosts[0], app, &zendesk_api(api)?, staff, &mut findings).await;
+            }
+        }
     }
     Ok(findings)
 }
@@ -142,5 +154,58 @@ async fn recognition(site: &Site, cookie: Option<&HeaderValue>, findings: &mut V
             seen: seen.to_string(),
             advice: advice.map(str::to_owned),
         });
+    }
+}
+
+/// What the API of an app's account says about the staff and the user fields.
+async fn zendesk(host: &str, app: &App, api: &Api, staff: Option<&Arc<Staff>>, findings: &mut Vec<Finding>) {
+    let finding = |check: String, severity, result: String, seen: String, advice: Option<String>| Finding {
+        severity,
+        site: host.to_owned(),
+        check: format!("Zendesk for {}, {check}", app.name),
+        result,
+        seen,
+        advice,
+    };
+    let broken = |error: &ApiError| (Severity::Failed, Chain(error).to_string(), "no list".to_owned());
+    if let Some(staff) = staff {
+        let (severity, result, seen) = match staff.refresh().await {
+            Ok(0) => (Severity::Failed, "nobody works there".to_owned(), "an empty list".to_owned()),
+            Ok(people) => {
+                let without = staff.without_imis_id();
+                (
+                    Severity::Good,
+                    format!("{people} people"),
+                    format!("{without} of them without an external_id"),
+                )
+            }
+            Err(error) => broken(&error),
+        };
+        let advice = (severity == Severity::Failed).then_some(
+            "the OAuth client of zendesk.api has to be confidential, and its owner an admin or an agent who may see all users",
+        );
+        findings.push(finding("staff".to_owned(), severity, result, seen, advice.map(str::to_owned)));
+    }
+    if app.claims.user_fields.is_empty() {
+        return;
+    }
+    match fields::user_fields(api).await {
+        Err(error) => {
+            let (severity, result, seen) = broken(&error);
+            findings.push(finding("user fields".to_owned(), severity, result, seen, None));
+        }
+        Ok(known) => {
+            let keys: Vec<_> = known.iter().map(|field| field.key.as_str()).collect();
+            for (key, source) in &app.claims.user_fields {
+                let problem = fields::problem(&known, key, source);
+                let severity = if problem.is_some() { Severity::Failed } else { Severity::Good };
+                let advice = problem.is_some().then(|| {
+                    "Zendesk leaves such a value out without a word: Admin Center, People, Configuration, User fields".to_owned()
+                });
+                let result = problem.unwrap_or_else(|| "the account has it".to_owned());
+                let seen = format!("fields of the account: {}", keys.join(", "));
+                findings.push(finding(format!("user field {key}"), severity, result, seen, advice));
+            }
+        }
     }
 }

@@ -46,6 +46,7 @@ const OF_GROUPS: [&str; 2] = ["profile.groups", "profile.memberships"];
 pub(crate) struct Expression {
     source: String,
     asks_groups: bool,
+    is_constant: bool,
 }
 
 impl fmt::Debug for Expression {
@@ -105,7 +106,7 @@ impl Language {
         let asks_groups = names.iter().any(|name| {
             OF_GROUPS.iter().any(|group| name == group || name.starts_with(&format!("{group}.")))
         });
-        Ok(Expression { source: source.to_owned(), asks_groups })
+        Ok(Expression { source: source.to_owned(), asks_groups, is_constant: names.is_empty() })
     }
 
     /// Whether it holds.
@@ -132,6 +133,11 @@ impl Expression {
     /// Whether iMIS has to be asked for groups to work it out.
     pub(crate) fn asks_groups(&self) -> bool {
         self.asks_groups
+    }
+
+    /// Whether it comes to the same for everybody.
+    pub(crate) fn is_constant(&self) -> bool {
+        self.is_constant
     }
 }
 

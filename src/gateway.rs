@@ -163,12 +163,16 @@ fn staff_of(apps: &[Arc<App>]) -> Result<HashMap<String, Arc<Staff>>, BuildError
     let mut all = HashMap::new();
     for app in apps.iter().filter(|app| app.guards.refuses_staff) {
         if let Some(api) = &app.zendesk.api {
-            let tls = tls::upstream::client_config(api.roots.clone(), Vec::new())?;
-            let api = Api::new(api, tls).map_err(BuildError::Zendesk)?;
-            all.insert(app.path.clone(), Staff::new(api, &app.name));
+            all.insert(app.path.clone(), Staff::new(zendesk_api(api)?, &app.name));
         }
     }
     Ok(all)
+}
+
+/// A client of an account's API.
+pub(crate) fn zendesk_api(api: &config::ZendeskApi) -> Result<Api, BuildError> {
+    let tls = tls::upstream::client_config(api.roots.clone(), Vec::new())?;
+    Api::new(api, tls).map_err(BuildError::Zendesk)
 }
 
 /// The names that the certificate of an upstream of this site may carry.

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 
 use crate::imis::recognise::{Identity, RecogniseError};
 
@@ -20,6 +21,13 @@ pub(crate) struct Metrics {
     sign_outs: Family<OfSite, Counter>,
     decisions: Family<Decision, Counter>,
     refusals: Family<Refusal, Counter>,
+    staff: Family<OfApp, Gauge<u64, AtomicU64>>,
+    staff_age: Family<OfApp, Gauge<u64, AtomicU64>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfApp {
+    app: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -64,8 +72,11 @@ impl Metrics {
             sign_outs: Family::default(),
             decisions: Family::default(),
             refusals: Family::default(),
+            staff: Family::default(),
+            staff_age: Family::default(),
         };
-        let Self { registry, recognitions, cache, entries, sign_outs, decisions, refusals } = &mut metrics;
+        let Self { registry, recognitions, cache, entries, sign_outs, decisions, refusals, staff, staff_age } =
+            &mut metrics;
         registry.register(
             "recognitions",
             "Answers of iMIS to who a visitor is, by method: person, nobody or broken",
@@ -96,6 +107,13 @@ impl Metrics {
             "Tokens that Zendesk did not take, by what it said",
             refusals.clone(),
         );
+        registry.register("zendesk_staff", "Agents and admins whom the staff guard knows", staff.clone());
+        registry.register_with_unit(
+            "zendesk_staff_age",
+            "Time since Zendesk last said who they are; every five minutes when all is well",
+            Unit::Seconds,
+            staff_age.clone(),
+        );
         metrics
     }
 
@@ -106,6 +124,13 @@ impl Metrics {
 
     pub(crate) fn refusal(&self, app: &str, kind: &'static str) {
         self.refusals.get_or_create(&Refusal { app: app.to_owned(), kind }).inc();
+    }
+
+    /// What the staff guard of an app knows at this moment.
+    pub(crate) fn staff(&self, app: &str, people: usize, age: Duration) {
+        let of_app = OfApp { app: app.to_owned() };
+        self.staff.get_or_create(&of_app).set(people as u64);
+        self.staff_age.get_or_create(&of_app).set(age.as_secs());
     }
 
     /// What a site counts about recognition.

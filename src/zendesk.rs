@@ -1,6 +1,7 @@
 //! Zendesk as the gateway sees it: the addresses of an account, and what its refusals mean.
 
 pub(crate) mod api;
+pub(crate) mod fields;
 pub(crate) mod staff;
 
 use crate::config::Zendesk;

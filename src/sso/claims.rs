@@ -3,12 +3,14 @@
 //! A claim that comes to nothing is left out; one that comes to something else than its kind refuses the sign-in, since Zendesk would
 //! take it in silence for nothing, or for something that was not meant.
 
+use std::collections::BTreeMap;
+
 use minijinja::Value;
 use minijinja::value::ValueKind;
 use serde_json::{Map, Value as Json};
 
 use crate::config::{Claims, Source};
-use crate::expression::{ExpressionError, Facts, Language};
+use crate::expression::{Expression, ExpressionError, Facts, Language};
 
 /// What the gateway itself says.
 pub(crate) const RESERVED: [&str; 6] = ["iat", "jti", "email", "name", "external_id", "exp"];
@@ -217,9 +219,18 @@ pub(crate) fn of(
 fn value_of(source: &Source, language: &Language, facts: &Facts) -> Result<Json, ClaimError> {
     match source {
         Source::Constant(value) => Ok(value.clone()),
-        Source::Expression(expression) => json(&language.value(expression, facts)?)
-            .ok_or(ClaimError::Type("a text, a number, true or false, or a list of these")),
+        Source::Expression(expression) => evaluated(expression, language, facts),
     }
+}
+
+/// What an expression comes to that asks about nobody.
+pub(crate) fn constant(expression: &Expression, language: &Language) -> Result<Json, ClaimError> {
+    evaluated(expression, language, &Facts::new(&BTreeMap::new(), BTreeMap::new()))
+}
+
+fn evaluated(expression: &Expression, language: &Language, facts: &Facts) -> Result<Json, ClaimError> {
+    json(&language.value(expression, facts)?)
+        .ok_or(ClaimError::Type("a text, a number, true or false, or a list of these"))
 }
 
 #[cfg(test)]

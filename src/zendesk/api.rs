@@ -10,11 +10,14 @@ use tokio::sync::Mutex;
 use url::Url;
 
 use crate::config::{ZendeskApi, ZendeskCredentials};
+use crate::query::encoded;
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 const TOTAL_DEADLINE: Duration = Duration::from_secs(20);
 /// A page of 100 users is some 200 KiB.
 const MOST_BYTES: usize = 8 * 1024 * 1024;
+/// A hundred things a page.
+const MOST_PAGES: usize = 100;
 /// A token is asked for anew this long before its end.
 const RENEW_BEFORE_END: Duration = Duration::from_secs(60);
 /// What is asked for; Zendesk gives 300 s to 172,800 s.
@@ -37,7 +40,7 @@ pub(crate) enum ApiError {
     Later(Duration),
     #[error("the answer is not what the API's documentation says")]
     Answer,
-    #[error("more than {MOST_BYTES} bytes")]
+    #[error("more than {MOST_BYTES} bytes, or {MOST_PAGES} pages")]
     TooLong,
 }
 
@@ -109,6 +112,24 @@ impl Api {
         Err(ApiError::Status(StatusCode::UNAUTHORIZED))
     }
 
+    /// GETs all of a list, page by page (Zendesk's cursor pagination), under the name that it has in the answers.
+    pub(crate) async fn list(&self, path: &str, name: &str) -> Result<Vec<Value>, ApiError> {
+        let first = format!("{path}{}page[size]=100", if path.contains('?') { '&' } else { '?' });
+        let mut all = Vec::new();
+        let mut next = first.clone();
+        for _ in 0..MOST_PAGES {
+            let mut answer = self.get(&next).await?;
+            let Value::Array(page) = answer[name].take() else { return Err(ApiError::Answer) };
+            all.extend(page);
+            if answer["meta"]["has_more"] != true {
+                return Ok(all);
+            }
+            let cursor = text(&answer["meta"]["after_cursor"]).ok_or(ApiError::Answer)?;
+            next = format!("{first}&page[after]={}", encoded(&cursor));
+        }
+        Err(ApiError::TooLong)
+    }
+
     async fn send(&self, url: Url, renew: bool) -> Result<reqwest::Response, ApiError> {
         let request = self.client.request(Method::GET, url).header(http::header::ACCEPT, "application/json");
         let request = match &self.credentials {
@@ -174,4 +195,9 @@ async fn json_of(mut response: reqwest::Response) -> Result<Value, ApiError> {
         body.extend_from_slice(&chunk);
     }
     serde_json::from_slice(&body).map_err(|_| ApiError::Answer)
+}
+
+/// A text of an answer, without white space around it; none when there is none or nothing in it.
+pub(crate) fn text(value: &Value) -> Option<String> {
+    value.as_str().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned)
 }

@@ -13,14 +13,12 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
 
-use super::api::{Api, ApiError};
+use super::api::{Api, ApiError, text};
 use crate::telemetry::Chain;
 
 const REFRESH: Duration = Duration::from_secs(300);
 /// After a failure, doubled up to `REFRESH`.
 const RETRY: Duration = Duration::from_secs(15);
-/// A hundred users a page.
-const MOST_PAGES: usize = 100;
 
 /// See the module.
 pub(crate) struct Staff {
@@ -37,6 +35,7 @@ struct Roster {
     by_email: HashMap<String, Vec<Option<String>>>,
     fetched: Instant,
     people: usize,
+    without_imis_id: usize,
 }
 
 /// What is known about an address.
@@ -75,6 +74,11 @@ impl Staff {
         }
     }
 
+    /// How many people on the list Zendesk holds no iMIS ID for.
+    pub(crate) fn without_imis_id(&self) -> usize {
+        self.known.load().as_deref().map_or(0, |roster| roster.without_imis_id)
+    }
+
     /// People on the list, and how old it is.
     pub(crate) fn state(&self) -> Option<(usize, Duration)> {
         self.known.load().as_deref().map(|roster| (roster.people, roster.fetched.elapsed()))
@@ -104,36 +108,27 @@ impl Staff {
     /// Fetches the list once.
     pub(crate) async fn refresh(&self) -> Result<usize, ApiError> {
         let mut by_email: HashMap<String, Vec<Option<String>>> = HashMap::new();
-        let mut people = 0;
-        let mut cursor: Option<String> = None;
         let mut addresses = HashMap::new();
-        for page in 0.. {
-            if page == MOST_PAGES {
-                return Err(ApiError::TooLong);
+        let users = self.api.list("users?role[]=agent&role[]=admin", "users").await?;
+        for user in &users {
+            let id = user["id"].as_u64().ok_or(ApiError::Answer)?;
+            let external_id = text(&user["external_id"]);
+            let key = (id, text(&user["updated_at"]).unwrap_or_default());
+            let own = self.addresses_of(user, &key).await?;
+            for email in &own {
+                by_email.entry(email.clone()).or_default().push(external_id.clone());
             }
-            let after = cursor
-                .map(|cursor| format!("&page[after]={}", crate::query::encoded(&cursor)))
-                .unwrap_or_default();
-            let answer =
-                self.api.get(&format!("users?role[]=agent&role[]=admin&page[size]=100{after}")).await?;
-            for user in answer["users"].as_array().ok_or(ApiError::Answer)? {
-                let id = user["id"].as_u64().ok_or(ApiError::Answer)?;
-                let external_id = text(&user["external_id"]);
-                let key = (id, text(&user["updated_at"]).unwrap_or_default());
-                let own = self.addresses_of(user, &key).await?;
-                for email in &own {
-                    by_email.entry(email.clone()).or_default().push(external_id.clone());
-                }
-                addresses.insert(key, own);
-                people += 1;
-            }
-            if answer["meta"]["has_more"] != true {
-                break;
-            }
-            cursor = Some(text(&answer["meta"]["after_cursor"]).ok_or(ApiError::Answer)?);
+            addresses.insert(key, own);
         }
+        let people = users.len();
+        let without_imis_id = users.iter().filter(|user| text(&user["external_id"]).is_none()).count();
         *self.addresses.lock().await = addresses;
-        self.known.store(Some(Arc::new(Roster { by_email, fetched: Instant::now(), people })));
+        self.known.store(Some(Arc::new(Roster {
+            by_email,
+            fetched: Instant::now(),
+            people,
+            without_imis_id,
+        })));
         Ok(people)
     }
 
@@ -168,9 +163,9 @@ impl Staff {
         {
             return Ok(known.clone());
         }
-        let answer = self.api.get(&format!("users/{}/identities", key.0)).await?;
-        let identities = answer["identities"].as_array().ok_or(ApiError::Answer)?.iter();
+        let identities = self.api.list(&format!("users/{}/identities", key.0), "identities").await?;
         let emails = identities
+            .iter()
             .filter(|identity| identity["type"] == "email")
             .filter_map(|identity| text(&identity["value"]));
         let mut all: Vec<String> =
@@ -179,8 +174,4 @@ impl Staff {
         all.dedup();
         Ok(all)
     }
-}
-
-fn text(value: &Value) -> Option<String> {
-    value.as_str().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned)
 }

@@ -103,3 +103,28 @@ async fn a_bad_configuration_is_reported_as_by_check() {
     let (code, text) = doctor(&stage, &[], "").await;
     assert!(code == 78 && text.contains("config.yaml:1:10: version"), "{code} {text}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fields_that_zendesk_would_drop_are_found() {
+    let fields = "claims: {user_fields: {membership: profile.status, paid_thru: profile.paid_through, chapter: \"'South'\"}}";
+    let stage = Stage::with(Setup::new(Generation::Ems).with_api().with_app(fields)).await;
+    let (code, text) = doctor(&stage, &[], "").await;
+    assert_eq!(code, 1, "{text}");
+    for says in [
+        "ok       members.example.org: Zendesk for Contoso Helpdesk, staff: ",
+        "user field membership: the account has it",
+        "FAILED   members.example.org: Zendesk for Contoso Helpdesk, user field paid_thru: the account has no field with this key",
+        "user field chapter: a field of type dropdown cannot be set to what the configuration says",
+        "fields of the account: membership, paid_through, chapter",
+    ] {
+        assert!(text.contains(says), "{says}: {text}");
+    }
+    assert!(!text.contains("association.example"), "{text}");
+    let wrong = Setup::new(Generation::Ems)
+        .with_api()
+        .edit("client_secret: {file: zendesk-api}", "client_secret: {file: imis-password}");
+    let stage = Stage::with(wrong).await;
+    let (code, text) = doctor(&stage, &[], "").await;
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("does not accept the OAuth client") && text.contains("confidential"), "{text}");
+}

@@ -121,20 +121,10 @@ async fn a_probe_extends_no_session_and_names_no_member_in_the_log() {
         for secret in [value.as_str(), "ann.mueller", "Müller"] {
             assert!(!log.contains(secret), "{name}: {secret}");
         }
-        let metrics = metrics(&stage).await;
+        let metrics = stage.gateway.metrics().await;
         assert!(metrics.contains("imis_gateway_recognitions_total{"), "{metrics}");
         assert!(metrics.contains("result=\"person\"} 1"), "{metrics}");
     }
-}
-
-async fn metrics(stage: &Stage) -> String {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream = tokio::net::TcpStream::connect(stage.gateway.admin).await.unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await.unwrap();
-    assert!(text.contains("application/openmetrics-text") && text.ends_with("# EOF\n"), "{text}");
-    text
 }
 
 /// What each method does not take for an answer.

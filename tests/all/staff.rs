@@ -30,6 +30,22 @@ async fn status(stage: &Stage, username: &str) -> u16 {
 }
 
 #[tokio::test]
+async fn metrics_say_how_many_are_known_and_how_old_that_is() {
+    let stage = Stage::with(setup("")).await;
+    known(&stage).await;
+    let metrics = stage.gateway.metrics().await;
+    let number = |name: &str| -> usize {
+        let start = format!("imis_gateway_{name}{{app=\"Contoso Helpdesk\"}} ");
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&start));
+        line.unwrap_or_else(|| panic!("{name}: {metrics}")).parse().unwrap()
+    };
+    let mut staff = 0;
+    stage.zendesk.edit_users(|users| staff = users.iter().filter(|user| user.role != Role::EndUser).count());
+    assert_eq!(number("zendesk_staff"), staff);
+    assert!(number("zendesk_staff_age_seconds") < 60);
+}
+
+#[tokio::test]
 async fn an_account_with_an_agents_address_is_refused() {
     for address in ["sam@association.example", "Olga@Association.EXAMPLE"] {
         let stage = Stage::with(with_address(

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use crate::config::raw::{Section, Value};
 use crate::config::{Claims, Effect, Guards, OnDuplicate, Reason, Rule, Source, values};
 use crate::expression::{Expression, Language};
-use crate::sso::claims::{OVERWRITING, RESERVED, kind_of};
+use crate::sso::claims::{self, OVERWRITING, RESERVED, kind_of};
+use crate::telemetry::Chain;
 
 /// A reason's name: it stands in logs and in this file.
 fn reason_name(text: &str) -> Result<String, String> {
@@ -129,11 +130,21 @@ fn user_fields(section: Section<'_>, language: &Language) -> Option<Vec<(String,
     section.entries().into_iter().map(read).collect()
 }
 
-/// Text is an expression, everything else stands for itself.
+/// Text is an expression, everything else stands for itself. What is the same for everybody is worked out here, so that it is checked.
 fn source(value: &Value<'_>, language: &Language) -> Option<Source> {
-    match value.constant() {
-        Some(constant) => Some(Source::Constant(constant)),
-        None => expression(value, language).map(Source::Expression),
+    if let Some(constant) = value.constant() {
+        return Some(Source::Constant(constant));
+    }
+    let expression = expression(value, language)?;
+    if !expression.is_constant() {
+        return Some(Source::Expression(expression));
+    }
+    match claims::constant(&expression, language) {
+        Ok(constant) => Some(Source::Constant(constant)),
+        Err(error) => {
+            value.report(Chain(&error).to_string());
+            None
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -25,6 +26,16 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
+    /// What `/metrics` of the admin listener says.
+    pub(crate) async fn metrics(&self) -> String {
+        let mut stream = tokio::net::TcpStream::connect(self.admin).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        assert!(text.contains("application/openmetrics-text") && text.ends_with("# EOF\n"), "{text}");
+        text
+    }
+
     /// Starts it with `yaml` as the configuration in `folder`, and waits until it listens.
     pub(crate) fn start(folder: &Path, yaml: &str) -> Self {
         let file = folder.join("config.yaml");

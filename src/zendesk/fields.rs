@@ -1,0 +1,95 @@
+//! The user fields of an account. Zendesk drops what it does not know, or cannot take, without a word.
+
+use serde_json::Value;
+
+use super::api::{Api, ApiError, text};
+use crate::config::Source;
+
+/// A field that users of an account can have.
+pub(crate) struct UserField {
+    pub(crate) key: String,
+    kind: String,
+    is_active: bool,
+    /// What a dropdown or multiselect can be set to.
+    options: Vec<String>,
+}
+
+/// All of an account.
+pub(crate) async fn user_fields(api: &Api) -> Result<Vec<UserField>, ApiError> {
+    let all = api.list("user_fields", "user_fields").await?;
+    all.iter().map(UserField::read).collect::<Option<_>>().ok_or(ApiError::Answer)
+}
+
+/// What is wrong with setting a field of an account to this; none when nothing is, as far as can be told beforehand.
+pub(crate) fn problem(fields: &[UserField], key: &str, source: &Source) -> Option<String> {
+    let Some(field) = fields.iter().find(|field| field.key == key) else {
+        return Some("the account has no field with this key".to_owned());
+    };
+    if !field.is_active {
+        return Some("the field is deactivated".to_owned());
+    }
+    match source {
+        Source::Constant(value) if !field.takes(value) => {
+            Some(format!("a field of type {} cannot be set to what the configuration says", field.kind))
+        }
+        Source::Constant(_) | Source::Expression(_) => None,
+    }
+}
+
+impl UserField {
+    fn read(value: &Value) -> Option<Self> {
+        let options = value["custom_field_options"].as_array().into_iter().flatten();
+        Some(Self {
+            key: text(&value["key"])?,
+            kind: text(&value["type"])?,
+            is_active: value["active"] != false,
+            options: options.filter_map(|option| text(&option["value"])).collect(),
+        })
+    }
+
+    fn takes(&self, value: &Value) -> bool {
+        // None clears every field.
+        value.is_null()
+            || match self.kind.as_str() {
+                "checkbox" => value.is_boolean(),
+                "integer" => value.is_i64() || value.is_u64(),
+                "decimal" => value.is_number(),
+                "date" => value.as_str().is_some_and(|text| text.parse::<jiff::civil::Date>().is_ok()),
+                "dropdown" => {
+                    value.as_str().is_some_and(|text| self.options.iter().any(|option| option == text))
+                }
+                _ => true,
+            }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn constants_have_to_fit_the_field() {
+        let field = |kind: &str| {
+            UserField::read(&json!({"key": "f", "type": kind, "custom_field_options": [{"name": "North", "value": "north"}]})).unwrap()
+        };
+        for (kind, good, bad) in [
+            ("checkbox", json!(true), json!("true")),
+            ("integer", json!(3), json!(3.5)),
+            ("decimal", json!(3.5), json!("3.5")),
+            ("date", json!("2026-11-27"), json!("27.11.2026")),
+            ("dropdown", json!("north"), json!("North")),
+        ] {
+            assert!(field(kind).takes(&good) && field(kind).takes(&Value::Null), "{kind}");
+            assert!(!field(kind).takes(&bad), "{kind}");
+        }
+        assert!(field("text").takes(&json!("whatever")));
+    }
+
+    #[test]
+    fn a_field_without_a_key_or_a_type_is_no_field() {
+        assert!(UserField::read(&json!({"type": "text"})).is_none());
+        assert!(UserField::read(&json!({"key": "a"})).is_none());
+    }
+}
