@@ -27,8 +27,8 @@ pub(crate) use app::app_at;
 #[cfg(test)]
 pub(crate) use app::test_app;
 pub(crate) use app::{
-    App, Claims, Effect, FromZendesk, Guards, OnBehalfOf, OnDuplicate, Reason, Rule, SingleLogout, Source,
-    Zendesk, ZendeskApi, ZendeskCredentials,
+    App, Claims, Effect, FromZendesk, Guards, Messaging, OnBehalfOf, OnDuplicate, Reason, Rule, SingleLogout,
+    Source, Zendesk, ZendeskApi, ZendeskCredentials,
 };
 pub(crate) use imis::{
     ClientApplication, Columns, FormsTicket, How, IfBroken, Imis, Method, ProfileColumns, ServiceAccount,
@@ -291,6 +291,17 @@ impl Config {
                      for as long as the ticket is valid",
                     site.hosts[0]
                 ));
+            }
+            let asks_site = |sign_on: &SignOn| {
+                sign_on.imis.recognise.iter().all(|method| matches!(method.how, How::ClientApplication(_)))
+            };
+            if site.sign_on.as_ref().is_some_and(asks_site) {
+                for app in site.apps().filter(|app| app.messaging.is_some()) {
+                    warnings.push(format!(
+                        "{}: `{}` gives nobody a messaging token: client_application cannot tell who is signed in without leading the browser away; add a method",
+                        site.hosts[0], app.name
+                    ));
+                }
             }
             for app in site.apps().filter(|app| app.guards.refuses_staff) {
                 if app.zendesk.api.is_none() && app.guards.staff_domains.is_empty() {

@@ -260,6 +260,7 @@ enum What {
     SignedOut,
     /// The site's Single Sign-On page posts a form.
     FromImis,
+    MessagingToken,
 }
 
 /// The order of a request: whose it is, then what it asks for.
@@ -288,6 +289,7 @@ fn decide<'a>(asked: &Asked<'a>, connection: &'a Connection) -> Result<Verdict<'
         Route::SignIn(app) => (app, What::SignIn),
         Route::SignedOut(app) => (app, What::SignedOut),
         Route::FromImis(app) => (app, What::FromImis),
+        Route::MessagingToken(app) => (app, What::MessagingToken),
         Route::Ambiguous(meant) => {
             let query = asked.query();
             let mark = if query.is_empty() { "" } else { "?" };
@@ -296,9 +298,12 @@ fn decide<'a>(asked: &Asked<'a>, connection: &'a Connection) -> Result<Verdict<'
         Route::Proxy => return Ok(Verdict::Forward { site, host }),
     };
     match (what, asked.method) {
-        (What::SignIn | What::SignedOut, "GET" | "HEAD") | (What::FromImis, "POST") => {}
+        (What::SignIn | What::SignedOut, "GET" | "HEAD")
+        | (What::FromImis, "POST")
+        | (What::MessagingToken, "GET") => {}
         (What::SignIn | What::SignedOut, _) => return Err(Failure::MethodNotAllowed("GET, HEAD")),
         (What::FromImis, _) => return Err(Failure::MethodNotAllowed("POST")),
+        (What::MessagingToken, _) => return Err(Failure::MethodNotAllowed("GET")),
     }
     Ok(Verdict::Visit { site, host, visit: Visit { app: app.clone(), what } })
 }
@@ -379,6 +384,7 @@ async fn visit(
         What::SignIn => worker.control.spawn(sso::sign_in(visit)),
         What::SignedOut => worker.control.spawn(sso::signed_out(visit)),
         What::FromImis => worker.control.spawn(sso::posted(visit, form)),
+        What::MessagingToken => worker.control.spawn(sso::messaging_token(visit)),
     };
     AbortOnDropHandle::new(task).await.map_err(|error| {
         // Not the error itself: a panic's message could quote what it stumbled on.

@@ -134,6 +134,31 @@ pub(crate) fn options() -> Response<Bytes> {
     response
 }
 
+/// For scripts of the site's own pages.
+pub(crate) fn json(status: StatusCode, body: &serde_json::Value) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(body.to_string()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    for_scripts(response)
+}
+
+/// The same, with nothing to say.
+pub(crate) fn no_content() -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    for_scripts(response)
+}
+
+fn for_scripts(mut response: Response<Bytes>) -> Response<Bytes> {
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
+    insert_date(headers);
+    response
+}
+
 /// What iMIS answers has its own date; what we answer has ours (RFC 9110 section 6.6.1).
 fn insert_date(headers: &mut HeaderMap) {
     if let Ok(date) = HeaderValue::try_from(ambient::http_date()) {

@@ -16,6 +16,8 @@ pub(crate) enum Route<'a> {
     SignedOut(&'a Arc<App>),
     /// Where the site's Single Sign-On page posts to.
     FromImis(&'a Arc<App>),
+    /// Where a script of the site fetches a token for Zendesk messaging.
+    MessagingToken(&'a Arc<App>),
     /// Another spelling of one of those above; the path that was probably meant.
     Ambiguous(String),
     Proxy,
@@ -31,6 +33,7 @@ pub(crate) fn route<'a>(apps: &'a [Arc<App>], path: &str) -> Route<'a> {
             Some("") => return Route::SignIn(app),
             Some("/signed-out") => return Route::SignedOut(app),
             Some("/imis") => return Route::FromImis(app),
+            Some("/messaging-token") => return Route::MessagingToken(app),
             Some(_) | None => {}
         }
     }
@@ -83,7 +86,7 @@ fn meant(apps: &[Arc<App>], path: &str) -> Option<String> {
             let reading = Reading::of(&bytes, care);
             climbs |= reading.climbs;
             for app in apps {
-                for ours in [app.signed_out_path(), app.imis_path(), app.path.clone()] {
+                for ours in app.paths() {
                     if reading.could_be(&ours, climbs) {
                         return Some(ours);
                     }
@@ -281,6 +284,7 @@ mod tests {
             Route::SignIn(_) => "sign-in",
             Route::SignedOut(_) => "signed-out",
             Route::FromImis(_) => "from-imis",
+            Route::MessagingToken(_) => "messaging-token",
             Route::Ambiguous(_) => "ambiguous",
             Route::Proxy => "proxy",
         }
@@ -291,6 +295,7 @@ mod tests {
         assert_eq!(kind("/sso/zendesk"), "sign-in");
         assert_eq!(kind("/sso/zendesk/signed-out"), "signed-out");
         assert_eq!(kind("/sso/zendesk/imis"), "from-imis");
+        assert_eq!(kind("/sso/zendesk/messaging-token"), "messaging-token");
     }
 
     #[test]
@@ -315,6 +320,8 @@ mod tests {
             "/(S(abc))/sso/zendesk",
             "/sso/zendesk/signed-out/",
             "/sso/zendesk/Signed-Out",
+            "/sso/zendesk/Messaging-Token",
+            "/sso/zendesk/messaging%2dtoken",
             "/sso/zendesk%00",
             "/sso/zendesk%3f",
             "/sso/zendesk%09",

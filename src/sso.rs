@@ -1,7 +1,7 @@
 //! The sign-in, readable on one screen, and its one table of answers.
 //!
-//! Nothing is stored between two requests. Not signed in, refused and broken are three different answers, and only the
-//! last line of `mint_for` leads to a token.
+//! Nothing is stored between two requests. Not signed in, refused and broken are three different answers, and only
+//! `Visit::permit` leads to a token.
 
 pub(crate) mod claims;
 mod client_application;
@@ -12,6 +12,7 @@ pub(crate) mod explain;
 mod facts;
 mod handoff;
 mod loop_breaker;
+mod messaging;
 mod navigation;
 mod policy;
 pub(crate) mod rate;
@@ -49,7 +50,8 @@ pub(crate) use decide::Step;
 use decide::{Deciding, Steps, decide};
 use denied::Denied;
 use loop_breaker::{Round, Way};
-use policy::Refused;
+pub(crate) use messaging::messaging_token;
+use policy::{Permit, Refused};
 use rate::Enough;
 use return_to::Arrival;
 pub(crate) use return_to::ReturnTo;
@@ -58,6 +60,9 @@ use state::Purpose;
 
 /// A sign-in is over after this time, whatever iMIS does: recognition, token and profile together.
 const DEADLINE: Duration = Duration::from_secs(15);
+
+/// Seconds after which what failed may go well.
+const TRY_AGAIN_AFTER: u32 = 30;
 
 /// How long a sign-in waits for others to be done when too many are under way.
 const WAIT_FOR_A_PLACE: Duration = Duration::from_secs(5);
@@ -176,16 +181,7 @@ async fn admit(
     identity: &Identity,
 ) -> Result<Response<Bytes>, SignInError> {
     let app = &visit.app;
-    // Set once: a visit is one person's.
-    let _ = visit.recognised.set(identity.id.clone());
-    visit.gateway.rates.person(visit.site, identity.id.as_str()).map_err(SignInError::Enough)?;
-    let deciding = Deciding {
-        sign_on: &visit.sign_on,
-        app,
-        language: &visit.gateway.language,
-        incident: &visit.incident,
-    };
-    let permit = decide(&deciding, (identity, arrival), &mut Steps::forgotten()).await?;
+    let permit = visit.permit(identity, arrival).await?;
     let round = loop_breaker::round(visit, arrival, Way::Zendesk);
     let cookie = match round {
         Round::Goes(cookie) => cookie,
@@ -244,6 +240,20 @@ impl Visit {
         place.map_err(|_| SignInError::Busy)?.map_err(|_| SignInError::Busy)
     }
 
+    /// Whether the person may enter: the one way to a permit, whatever is minted by it.
+    async fn permit(&self, identity: &Identity, arrival: &Arrival) -> Result<Permit, SignInError> {
+        // Set once: a visit is one person's.
+        let _ = self.recognised.set(identity.id.clone());
+        self.gateway.rates.person(self.site, identity.id.as_str()).map_err(SignInError::Enough)?;
+        let deciding = Deciding {
+            sign_on: &self.sign_on,
+            app: &self.app,
+            language: &self.gateway.language,
+            incident: &self.incident,
+        };
+        decide(&deciding, (identity, arrival), &mut Steps::forgotten()).await
+    }
+
     /// A record of what was decided about it, to be filled in.
     fn decision(&self, decision: &'static str) -> Decision<'_> {
         Decision {
@@ -273,50 +283,21 @@ fn add_cookie(response: &mut Response<Bytes>, set_cookie: &str) {
     }
 }
 
-/// The one place where a failed sign-in becomes a log line and a page.
-fn answer(visit: &Visit, arrival: &Arrival, error: &SignInError) -> Response<Bytes> {
+/// The one place where a failed sign-in becomes a log line, a record and a number.
+fn note(visit: &Visit, error: &SignInError) {
     let (incident, app) = (&visit.incident, &visit.app.name);
-    let again = Link::primary("Try again", arrival.sso_target(&visit.app));
-    let zendesk = &visit.app.zendesk;
-    let other_way = Link::new(
-        format!("Sign in to {app} with a password instead"),
-        crate::zendesk::password_sign_in(zendesk, arrival.return_to.as_ref().map(ReturnTo::as_str)),
-    );
-    match error {
+    let (decision, reason, rule) = match error {
         SignInError::NotNavigation => {
             warn!(incident, app, "refused: not a top-level navigation");
-            let text = "A sign-in starts by opening this address in the browser itself. \
-                        It cannot be embedded in a page, fetched by a script or loaded in advance.";
-            let message =
-                Message::new(StatusCode::FORBIDDEN, "This page has to be opened directly").text(text);
-            visit.gateway.pages.message(&message.link(again), incident)
+            return;
         }
         SignInError::Denied(denied) => {
-            visit.gateway.metrics.decision(app, "refused", denied.name());
-            visit.gateway.audit.record(&Decision {
-                reason: Some(denied.name()),
-                rule: denied.rule(),
-                ..visit.decision("refused")
-            });
             info!(incident, app, reason = denied.name(), rule = denied.rule(), error = %Chain(denied), "refused");
-            let languages = visit.headers.get(http::header::ACCEPT_LANGUAGE);
-            let languages = languages.and_then(|value| value.to_str().ok()).unwrap_or_default();
-            let message = Message::new(StatusCode::FORBIDDEN, denied.title())
-                .text(denied.advice(&visit.app, languages))
-                .link(Link::primary("Back to the site", "/"))
-                .link(Link::new("Try again", arrival.sso_target(&visit.app)))
-                .link(Link::new("Sign out, to use another account", visit.sign_on.imis.sign_out.clone()));
-            visit.gateway.pages.message(&message, incident)
+            ("refused", Some(denied.name()), denied.rule())
         }
         SignInError::Enough(enough) => {
             warn!(incident, app, limit = enough.name(), "a sign-in was turned away");
-            visit.gateway.metrics.decision(app, "refused", "rate");
-            visit.gateway.audit.record(&Decision { reason: Some("rate"), ..visit.decision("refused") });
-            let message = Message::new(StatusCode::TOO_MANY_REQUESTS, "That was too often")
-                .text("There have been more sign-ins from here than are allowed in a minute. Please wait a little, then try again.")
-                .link(again)
-                .retry_after(30);
-            visit.gateway.pages.message(&message, incident)
+            ("refused", Some("rate"), None)
         }
         SignInError::Recognise(_)
         | SignInError::Application(_)
@@ -330,17 +311,61 @@ fn answer(visit: &Visit, arrival: &Arrival, error: &SignInError) -> Response<Byt
         | SignInError::TimedOut
         | SignInError::Busy => {
             warn!(incident, app, error = %Chain(error), "cannot sign in");
-            visit.gateway.metrics.decision(app, "broken", "");
-            visit.gateway.audit.record(&visit.decision("broken"));
-            let message = Message::new(StatusCode::SERVICE_UNAVAILABLE, "We cannot sign you in right now")
+            ("broken", None, None)
+        }
+    };
+    visit.gateway.metrics.decision(app, decision, reason.unwrap_or_default());
+    visit.gateway.audit.record(&Decision { reason, rule, ..visit.decision(decision) });
+}
+
+/// The page of a failed sign-in, which is noted.
+fn answer(visit: &Visit, arrival: &Arrival, error: &SignInError) -> Response<Bytes> {
+    note(visit, error);
+    let app = &visit.app.name;
+    let again = Link::primary("Try again", arrival.sso_target(&visit.app));
+    let message = match error {
+        SignInError::NotNavigation => {
+            let text = "A sign-in starts by opening this address in the browser itself. \
+                        It cannot be embedded in a page, fetched by a script or loaded in advance.";
+            Message::new(StatusCode::FORBIDDEN, "This page has to be opened directly").text(text).link(again)
+        }
+        SignInError::Denied(denied) => {
+            let languages = visit.headers.get(http::header::ACCEPT_LANGUAGE);
+            let languages = languages.and_then(|value| value.to_str().ok()).unwrap_or_default();
+            Message::new(StatusCode::FORBIDDEN, denied.title())
+                .text(denied.advice(&visit.app, languages))
+                .link(Link::primary("Back to the site", "/"))
+                .link(Link::new("Try again", arrival.sso_target(&visit.app)))
+                .link(Link::new("Sign out, to use another account", visit.sign_on.imis.sign_out.clone()))
+        }
+        SignInError::Enough(_) => Message::new(StatusCode::TOO_MANY_REQUESTS, "That was too often")
+            .text("There have been more sign-ins from here than are allowed in a minute. Please wait a little, then try again.")
+            .link(again)
+            .retry_after(TRY_AGAIN_AFTER),
+        SignInError::Recognise(_)
+        | SignInError::Application(_)
+        | SignInError::Profile(_)
+        | SignInError::Groups(_)
+        | SignInError::Duplicates(_)
+        | SignInError::StaffUnknown
+        | SignInError::Claims(_)
+        | SignInError::Mint(_)
+        | SignInError::Random(_)
+        | SignInError::TimedOut
+        | SignInError::Busy => {
+            let password = crate::zendesk::password_sign_in(
+                &visit.app.zendesk,
+                arrival.return_to.as_ref().map(ReturnTo::as_str),
+            );
+            Message::new(StatusCode::SERVICE_UNAVAILABLE, "We cannot sign you in right now")
                 .text(format!(
                     "The membership system did not answer as it should, so we could not confirm who you are. \
                      The site itself keeps working. Please try {app} again in a minute."
                 ))
                 .link(again)
-                .link(other_way)
-                .retry_after(30);
-            visit.gateway.pages.message(&message, incident)
+                .link(Link::new(format!("Sign in to {app} with a password instead"), password))
+                .retry_after(TRY_AGAIN_AFTER)
         }
-    }
+    };
+    visit.gateway.pages.message(&message, &visit.incident)
 }

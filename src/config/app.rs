@@ -26,6 +26,16 @@ pub(crate) struct App {
     pub(crate) guards: Guards,
     pub(crate) on_behalf_of: OnBehalfOf,
     pub(crate) single_logout: SingleLogout,
+    /// Present when scripts of the site may have tokens for Zendesk messaging.
+    pub(crate) messaging: Option<Messaging>,
+}
+
+/// A key of Zendesk messaging.
+#[derive(Debug)]
+pub(crate) struct Messaging {
+    /// Public: it stands in each token.
+    pub(crate) key_id: String,
+    pub(crate) secret: Secret,
 }
 
 /// Who may enter, one line of it.
@@ -172,13 +182,16 @@ pub(crate) enum FromZendesk {
 }
 
 impl App {
-    /// Where the site's Single Sign-On page posts to.
-    pub(crate) fn imis_path(&self) -> String {
-        format!("{}/imis", self.path)
-    }
-
-    pub(crate) fn signed_out_path(&self) -> String {
-        format!("{}/signed-out", self.path)
+    /// Every path that belongs to it, whether it is used or not: the Remote logout URL's, where the site's Single Sign-On page posts to,
+    /// where scripts fetch messaging tokens, and the Remote login URL's.
+    pub(crate) fn paths(&self) -> [String; 4] {
+        let Self { path, .. } = self;
+        [
+            format!("{path}/signed-out"),
+            format!("{path}/imis"),
+            format!("{path}/messaging-token"),
+            path.clone(),
+        ]
     }
 }
 
@@ -238,6 +251,7 @@ pub(crate) fn app_at(path: &str) -> Option<App> {
         guards: Guards::default(),
         on_behalf_of: OnBehalfOf::default(),
         single_logout: SingleLogout::default(),
+        messaging: None,
     })
 }
 

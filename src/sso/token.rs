@@ -1,11 +1,13 @@
 //! The Zendesk JWT: HS256, header `typ` and `alg`, and just the claims that single sign-on takes.
 
+use std::time::Duration;
+
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::policy::Permit;
-use crate::config::Secret;
+use crate::config::{Messaging, Secret};
 
 /// A minted token. No Debug, no Display: whoever has it is signed in.
 pub(super) struct Token(String);
@@ -63,6 +65,39 @@ pub(super) fn mint(secret: &Secret, permit: &Permit, now: u64, jti: &str) -> Res
     let token =
         jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).map_err(MintError::Sign)?;
     if token.len() > MOST_BYTES { Err(MintError::TooLong(token.len())) } else { Ok(Token(token)) }
+}
+
+/// How long a token for messaging is good. The script is asked for another when it is over.
+pub(super) const LIFE_OF_MESSAGING: Duration = Duration::from_secs(15 * 60);
+
+#[derive(Serialize)]
+struct MessagingClaims<'a> {
+    scope: &'static str,
+    external_id: &'a str,
+    name: &'a str,
+    email: &'a str,
+    email_verified: bool,
+    exp: u64,
+}
+
+/// Mints a token that tells Zendesk messaging who is talking: another key than single sign-on's, named by `kid`, and no more than
+/// who it is.
+pub(super) fn mint_for_messaging(
+    messaging: &Messaging,
+    permit: &Permit,
+    now: u64,
+) -> Result<Token, MintError> {
+    let claims = MessagingClaims {
+        scope: "user",
+        external_id: permit.id().as_str(),
+        name: permit.name(),
+        email: permit.email(),
+        email_verified: true,
+        exp: now + LIFE_OF_MESSAGING.as_secs(),
+    };
+    let header = Header { kid: Some(messaging.key_id.clone()), ..Header::new(Algorithm::HS256) };
+    let key = EncodingKey::from_secret(messaging.secret.expose().as_bytes());
+    jsonwebtoken::encode(&header, &claims, &key).map(Token).map_err(MintError::Sign)
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ fn check(yaml: &str) -> Result<Config, String> {
     let authority = Authority::new("test CA");
     authority.issue(&["members.example.org"]).write(&certs, "members").unwrap();
     std::fs::write(certs.join("imis-ca.pem"), authority.certificate_pem()).unwrap();
-    for name in ["imis-password", "zendesk-jwt", "zendesk-api", "gateway-state-key"] {
+    for name in ["imis-password", "zendesk-jwt", "zendesk-api", "zendesk-messaging", "gateway-state-key"] {
         std::fs::write(folder.path().join(name), "a-secret-of-more-than-thirty-two-characters").unwrap();
     }
     // The test process has no systemd credentials.
@@ -69,6 +69,7 @@ fn every_key_that_the_code_knows_is_in_the_shipped_file() {
         ("#~ audit:\n", "audit:\n  zzzzzzzz: 1\n"),
         ("        guards:\n", "        guards:\n          zzzzzzzz: 1\n"),
         ("          #~ api:\n", "          api:\n            zzzzzzzz: 1\n"),
+        ("        #~ messaging:\n", "        messaging:\n          zzzzzzzz: 1\n"),
         ("        #~ single_logout:\n", "        single_logout:\n          zzzzzzzz: 1\n"),
         ("        zendesk:\n", "        zendesk:\n          zzzzzzzz: 1\n"),
     ];

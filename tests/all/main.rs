@@ -23,6 +23,7 @@ mod identity_cache;
 mod faithful;
 mod faults;
 mod logs;
+mod messaging;
 mod methods;
 mod patience;
 mod proxy_protocol;

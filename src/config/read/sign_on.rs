@@ -9,8 +9,8 @@ use super::{decisions, recognise};
 use crate::config::raw::{Section, Value};
 use crate::config::secret::{Reference, Secret};
 use crate::config::{
-    App, Authority, Claims, FromZendesk, Guards, How, Imis, OnBehalfOf, ServiceAccount, SingleLogout,
-    Upstream, Zendesk, ZendeskApi, ZendeskCredentials, values,
+    App, Authority, Claims, FromZendesk, Guards, How, Imis, Messaging, OnBehalfOf, ServiceAccount,
+    SingleLogout, Upstream, Zendesk, ZendeskApi, ZendeskCredentials, values,
 };
 use crate::expression::Language;
 use crate::tls::files;
@@ -121,7 +121,7 @@ pub(super) fn apps(list: &Value<'_>, base: &Path) -> Option<Vec<Arc<App>>> {
     let items = list.items()?;
     for item in &items {
         let Some(app) = item.section().and_then(|section| app(section, base)) else { continue };
-        let own = [app.path.clone(), app.signed_out_path(), app.imis_path()];
+        let own = app.paths();
         if let Some(taken) = own.iter().find(|path| paths_seen.contains(path)) {
             item.report(format!("`{taken}` already belongs to another app of this site"));
         }
@@ -139,6 +139,10 @@ fn app(mut section: Section<'_>, base: &Path) -> Option<App> {
     let single_logout = match section.optional("single_logout") {
         Some(value) => value.section().and_then(single_logout),
         None => Some(SingleLogout::default()),
+    };
+    let messaging = match section.optional("messaging") {
+        Some(value) => value.section().and_then(|section| messaging(section, base)).map(Some),
+        None => Some(None),
     };
     let language = Language::new();
     let rules = match section.optional("rules") {
@@ -182,7 +186,15 @@ fn app(mut section: Section<'_>, base: &Path) -> Option<App> {
         guards: guards?,
         on_behalf_of: on_behalf_of?,
         single_logout: single_logout?,
+        messaging: messaging?,
     })
+}
+
+fn messaging(mut section: Section<'_>, base: &Path) -> Option<Messaging> {
+    let key_id = section.required("key_id").and_then(|value| value.text(values::not_empty));
+    let secret = section.required("secret").and_then(|value| secret(&value, base));
+    section.finish();
+    Some(Messaging { key_id: key_id?, secret: secret? })
 }
 
 fn on_behalf_of(text: &str) -> Result<OnBehalfOf, String> {

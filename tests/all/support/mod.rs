@@ -24,6 +24,9 @@ pub(crate) const SSO: &str = "/sso/zendesk";
 pub(crate) const ZENDESK: &str = "https://contoso.zendesk.com";
 pub(crate) const MAPPED: &str = "https://support.contoso.org";
 
+/// The secret of Zendesk messaging, in the file `messaging-key`.
+pub(crate) const MESSAGING_KEY: &str = "a key of messaging, not of single sign-on";
+
 /// Everything that a journey needs.
 pub(crate) struct Stage {
     pub(crate) gateway: Gateway,
@@ -111,6 +114,7 @@ impl Stage {
             ("client-secret", &options.client_application.1),
             ("validation-key", &options.machine_key.validation_key),
             ("decryption-key", &options.machine_key.decryption_key),
+            ("messaging-key", &MESSAGING_KEY.to_owned()),
         ] {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
