@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use minijinja::value::{Enumerator, Object, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior, Value};
@@ -45,8 +45,8 @@ const OF_GROUPS: [&str; 2] = ["profile.groups", "profile.memberships"];
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Expression {
     source: String,
-    asks_groups: bool,
-    is_constant: bool,
+    /// What it asks about.
+    names: Vec<String>,
 }
 
 impl fmt::Debug for Expression {
@@ -66,6 +66,10 @@ impl fmt::Display for Expression {
 pub(crate) enum ExpressionError {
     #[error("the person has no attribute `{0}`")]
     NoAttribute(String),
+    #[error("the attribute `{0}` holds several things, or stands there more than once")]
+    Unreadable(String),
+    #[error("a membership has no `{0}`")]
+    NoField(String),
     #[error("it does not say true or false, but {0}")]
     NotTruth(&'static str),
     #[error("it takes too long")]
@@ -75,7 +79,19 @@ pub(crate) enum ExpressionError {
 }
 
 /// What an expression is worked out over: a value for each name, some of them none.
-pub(crate) struct Facts(Value);
+pub(crate) struct Facts {
+    values: Value,
+    missed: Missed,
+}
+
+/// What was asked for and is not there. Filters and tests may swallow the error of a lookup, and go on with a value that is equal to
+/// nothing; what stands here does not get lost.
+type Missed = Arc<Mutex<Option<ExpressionError>>>;
+
+fn miss(missed: &Missed, error: ExpressionError) -> Error {
+    *missed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    Error::from(ErrorKind::UndefinedError)
+}
 
 /// The language: built once, used by all.
 pub(crate) struct Language(Environment<'static>);
@@ -103,10 +119,40 @@ impl Language {
         for name in &names {
             known(name)?;
         }
-        let asks_groups = names.iter().any(|name| {
-            OF_GROUPS.iter().any(|group| name == group || name.starts_with(&format!("{group}.")))
-        });
-        Ok(Expression { source: source.to_owned(), asks_groups, is_constant: names.is_empty() })
+        self.words(source)?;
+        Ok(Expression { source: source.to_owned(), names })
+    }
+
+    /// Looks at what compiling leaves until somebody is to be decided about: filters and tests that do not exist, and an `if` that
+    /// comes to nothing.
+    fn words(&self, source: &str) -> Result<(), String> {
+        let words = words(source);
+        let count = |word: &str| words.iter().filter(|found| found.text == word && !found.is_filter).count();
+        if count("if") != count("else") {
+            return Err("has an if without else; write `.. if .. else none`".to_owned());
+        }
+        let exists = |probe: String, kind: ErrorKind| {
+            let compiled = self.0.compile_expression_owned(probe);
+            !matches!(compiled.and_then(|compiled| compiled.eval(())), Err(error) if error.kind() == kind)
+        };
+        for word in words.iter().filter(|word| word.is_filter) {
+            if !exists(format!("none|{}", word.text), ErrorKind::UnknownFilter) {
+                return Err(format!("knows no filter `{}`", word.text));
+            }
+        }
+        let mut rest = words.iter().filter(|word| !word.is_filter).map(|word| word.text).peekable();
+        while let Some(word) = rest.next() {
+            if word != "is" {
+                continue;
+            }
+            let _ = rest.next_if_eq(&"not");
+            if let Some(test) = rest.peek()
+                && !exists(format!("none is {test}"), ErrorKind::UnknownTest)
+            {
+                return Err(format!("knows no test `{test}`"));
+            }
+        }
+        Ok(())
     }
 
     /// Whether it holds.
@@ -120,8 +166,14 @@ impl Language {
     }
 
     pub(crate) fn value(&self, expression: &Expression, facts: &Facts) -> Result<Value, ExpressionError> {
+        let missed = || facts.missed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        missed();
         let evaluated = self.0.compile_expression_owned(expression.source.clone());
-        let value = evaluated.and_then(|compiled| compiled.eval(facts.0.clone())).map_err(failure)?;
+        let evaluated = evaluated.and_then(|compiled| compiled.eval(facts.values.clone()));
+        if let Some(error) = missed() {
+            return Err(expression.in_its_own_words(error));
+        }
+        let value = evaluated.map_err(|error| failure(&error))?;
         if value.is_undefined() || value.kind() == ValueKind::Invalid {
             return Err(ExpressionError::Failed("it has no value"));
         }
@@ -132,19 +184,73 @@ impl Language {
 impl Expression {
     /// Whether iMIS has to be asked for groups to work it out.
     pub(crate) fn asks_groups(&self) -> bool {
-        self.asks_groups
+        OF_GROUPS.iter().any(|group| self.asks(group))
     }
 
     /// Whether it comes to the same for everybody.
     pub(crate) fn is_constant(&self) -> bool {
-        self.is_constant
+        self.names.is_empty()
     }
+
+    pub(crate) fn asks(&self, name: &str) -> bool {
+        self.names.iter().any(|asked| asked == name)
+    }
+
+    /// Names that were worked out could be a person's values; those that stand in the expression are not.
+    fn in_its_own_words(&self, error: ExpressionError) -> ExpressionError {
+        let own = |name: String| if self.source.contains(&name) { name } else { "(worked out)".to_owned() };
+        match error {
+            ExpressionError::NoAttribute(name) => ExpressionError::NoAttribute(own(name)),
+            ExpressionError::Unreadable(name) => ExpressionError::Unreadable(own(name)),
+            ExpressionError::NoField(name) => ExpressionError::NoField(own(name)),
+            other
+            @ (ExpressionError::NotTruth(_) | ExpressionError::TooLong | ExpressionError::Failed(_)) => other,
+        }
+    }
+}
+
+/// A word of an expression, outside of its texts.
+struct Word<'a> {
+    text: &'a str,
+    /// It stands behind a `|`.
+    is_filter: bool,
+}
+
+fn words(source: &str) -> Vec<Word<'_>> {
+    let is_of_word = |c: char| c.is_alphanumeric() || c == '_';
+    let mut words = Vec::new();
+    let mut rest = source;
+    let mut is_filter = false;
+    while let Some(first) = rest.chars().next() {
+        let behind = if matches!(first, '\'' | '"') {
+            let mut is_escaped = false;
+            let end = rest.char_indices().skip(1).find(|(_, c)| {
+                let ends = *c == first && !is_escaped;
+                is_escaped = *c == '\\' && !is_escaped;
+                ends
+            });
+            is_filter = false;
+            end.map_or(rest.len(), |(at, _)| at + 1)
+        } else if is_of_word(first) {
+            let end = rest.find(|c| !is_of_word(c)).unwrap_or(rest.len());
+            words.push(Word { text: &rest[..end], is_filter });
+            is_filter = false;
+            end
+        } else {
+            if !first.is_whitespace() {
+                is_filter = first == '|';
+            }
+            first.len_utf8()
+        };
+        rest = &rest[behind..];
+    }
+    words
 }
 
 /// Whether a name that is written in an expression exists.
 fn known(name: &str) -> Result<(), String> {
-    let is_part_of = |known: &&&str| name == **known || name.starts_with(&format!("{known}."));
-    if NAMES.iter().any(|known| is_part_of(&known)) || (name.starts_with(ATTRIBUTES) && name != ATTRIBUTES) {
+    let attribute = name.strip_prefix(ATTRIBUTES).is_some_and(|name| !name.is_empty() && !name.contains('.'));
+    if NAMES.contains(&name) || attribute {
         return Ok(());
     }
     if name == "profile.attributes" {
@@ -163,20 +269,33 @@ fn known(name: &str) -> Result<(), String> {
     })
 }
 
-/// Attributes of a person: asking for one that is not there is an error.
+/// Attributes of a person, by their names in lower case; none where there is no telling what it is. Asking for one that is not there
+/// is an error.
 #[derive(Debug)]
-struct Attributes(BTreeMap<String, Value>);
+struct Attributes {
+    all: BTreeMap<String, Option<Value>>,
+    missed: Missed,
+}
 
 impl Attributes {
-    fn missing(name: &str) -> Error {
-        Error::new(ErrorKind::UndefinedError, format!("attribute:{name}"))
+    /// The value; what is said for one that is not there.
+    fn find(&self, name: &Value) -> Result<Value, Error> {
+        let name = name.as_str().unwrap_or("?");
+        match self.all.get(&name.to_lowercase()) {
+            Some(Some(value)) => Ok(value.clone()),
+            Some(None) => Err(miss(&self.missed, ExpressionError::Unreadable(name.to_owned()))),
+            None => Err(miss(&self.missed, ExpressionError::NoAttribute(name.to_owned()))),
+        }
+    }
+
+    fn has(&self, name: &Value) -> bool {
+        name.as_str().is_some_and(|name| self.all.contains_key(&name.to_lowercase()))
     }
 }
 
 impl Object for Attributes {
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        let name = key.as_str().unwrap_or("?");
-        Some(self.0.get(name).cloned().unwrap_or_else(|| Value::from(Self::missing(name))))
+        Some(self.find(key).unwrap_or_else(Value::from))
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
@@ -190,46 +309,76 @@ impl Object for Attributes {
         arguments: &[Value],
     ) -> Result<Value, Error> {
         match (method, arguments) {
-            ("has", [name]) => Ok(Value::from(name.as_str().is_some_and(|name| self.0.contains_key(name)))),
-            ("get", [name]) => {
-                let name = name.as_str().unwrap_or("?");
-                self.0.get(name).cloned().ok_or_else(|| Self::missing(name))
-            }
+            ("has", [name]) => Ok(Value::from(self.has(name))),
+            ("get", [name]) => self.find(name),
+            ("get", [name, otherwise]) if !self.has(name) => Ok(otherwise.clone()),
             ("get", [name, otherwise]) => {
-                let found = name.as_str().and_then(|name| self.0.get(name)).filter(|value| !value.is_none());
-                Ok(found.unwrap_or(otherwise).clone())
+                self.find(name).map(|found| if found.is_none() { otherwise.clone() } else { found })
             }
             _ => Err(Error::from(ErrorKind::UnknownMethod)),
         }
     }
 }
 
+/// One of a list of things with parts; asking for a part that there is none of is an error.
+#[derive(Debug)]
+struct Fields {
+    all: BTreeMap<&'static str, Value>,
+    missed: Missed,
+}
+
+impl Object for Fields {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let name = key.as_str().unwrap_or("?");
+        let found = self.all.get(name).cloned();
+        Some(
+            found.unwrap_or_else(|| {
+                Value::from(miss(&self.missed, ExpressionError::NoField(name.to_owned())))
+            }),
+        )
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.all.keys().map(|name| Value::from(*name)).collect())
+    }
+}
+
 impl Facts {
-    /// Of the values by their names; a name that is not given is none.
-    pub(crate) fn new(values: &BTreeMap<&'static str, Value>, attributes: BTreeMap<String, Value>) -> Self {
+    /// Of the values by their names; a name that is not given is none. An attribute without a value is one that cannot be read.
+    pub(crate) fn new(
+        values: &BTreeMap<&'static str, Value>,
+        attributes: impl IntoIterator<Item = (String, Option<Value>)>,
+        memberships: impl IntoIterator<Item = BTreeMap<&'static str, Value>>,
+    ) -> Self {
+        let missed = Missed::default();
         let mut roots: BTreeMap<&str, BTreeMap<&str, Value>> = BTreeMap::new();
         for name in NAMES {
             let (root, leaf) = name.split_once('.').unwrap_or((name, ""));
             let value = values.get(name).cloned().unwrap_or(Value::from(()));
             roots.entry(root).or_default().insert(leaf, value);
         }
+        let mut all: BTreeMap<String, Option<Value>> = BTreeMap::new();
+        for (name, value) in attributes {
+            all.entry(name.to_lowercase())
+                .and_modify(|known| {
+                    if *known != value {
+                        *known = None;
+                    }
+                })
+                .or_insert(value);
+        }
+        let fields = |all| Value::from_object(Fields { all, missed: missed.clone() });
         let profile = roots.entry("profile").or_default();
-        profile.insert("attributes", Value::from_object(Attributes(attributes)));
-        Self(Value::from_pairs(roots.into_iter().map(|(root, leaves)| (root, Value::from_pairs(leaves)))))
+        profile.insert("memberships", memberships.into_iter().map(fields).collect());
+        profile.insert("attributes", Value::from_object(Attributes { all, missed: missed.clone() }));
+        let values =
+            Value::from_pairs(roots.into_iter().map(|(root, leaves)| (root, Value::from_pairs(leaves))));
+        Self { values, missed }
     }
 }
 
 /// What minijinja says, without the values that it may quote.
-fn failure(error: Error) -> ExpressionError {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    while let Some(cause) = source {
-        if let Some(error) = cause.downcast_ref::<Error>()
-            && let Some(name) = error.detail().and_then(|detail| detail.strip_prefix("attribute:"))
-        {
-            return ExpressionError::NoAttribute(name.to_owned());
-        }
-        source = cause.source();
-    }
+fn failure(error: &Error) -> ExpressionError {
     #[expect(clippy::wildcard_enum_match_arm, reason = "the library's list may grow")]
     match error.kind() {
         ErrorKind::OutOfFuel => ExpressionError::TooLong,
@@ -268,11 +417,16 @@ mod tests {
             ("request.date", Value::from("2026-11-27")),
             ("request.brand_id", Value::from(42)),
         ]);
-        let attributes = BTreeMap::from([
-            ("CustomerTypeCode".to_owned(), Value::from("M")),
-            ("Member Status".to_owned(), Value::from("Gold")),
-        ]);
-        Facts::new(&values, attributes)
+        let attributes = [
+            ("CustomerTypeCode", Some("M")),
+            ("Member Status", Some("Gold")),
+            ("List", None),
+            ("Twice", Some("a")),
+            ("TWICE", Some("b")),
+        ];
+        let attributes = attributes.map(|(name, value)| (name.to_owned(), value.map(Value::from)));
+        let membership = BTreeMap::from([("group", Value::from("Suspended")), ("role", Value::from(()))]);
+        Facts::new(&values, attributes, [membership])
     }
 
     fn holds(source: &str) -> Result<bool, ExpressionError> {
@@ -294,6 +448,11 @@ mod tests {
             "profile.attributes.has('CustomerTypeCode') and not profile.attributes.has('Chapter')",
             "identity.on_behalf_of is none",
             "profile.groups|length == 2",
+            "profile.attributes.customertypecode == 'M' and profile.attributes.has('MEMBER STATUS')",
+            "('x' if profile.is_member else none) == 'x'",
+            "'Suspended' in profile.memberships|map(attribute='group')|list",
+            "profile.memberships|selectattr('group', 'equalto', 'Board')|list|length == 0",
+            "profile.status is not none and 'if else' is string",
             "true",
         ] {
             assert_eq!(holds(source), Ok(true), "{source}");
@@ -316,6 +475,25 @@ mod tests {
         ] {
             assert_eq!(holds(source), missing, "{source}");
         }
+        for source in [
+            "'Suspended' not in profile.memberships|map(attribute='grup')|list",
+            "profile.memberships|selectattr('grup', 'equalto', 'Suspended')|list|length == 0",
+            "profile.memberships|map(attribute='grup', default='x')|list|length == 1",
+        ] {
+            assert_eq!(holds(source), Err(ExpressionError::NoField("grup".to_owned())), "{source}");
+        }
+        for (source, name) in [
+            ("profile.attributes.List != 'x'", "List"),
+            ("profile.attributes.get('List', false)", "List"),
+            ("profile.attributes.get('twice', 'a') == 'c'", "twice"),
+        ] {
+            assert_eq!(holds(source), Err(ExpressionError::Unreadable(name.to_owned())), "{source}");
+        }
+        assert_eq!(
+            holds("profile.attributes.get(profile.kind) == 'x'"),
+            Err(ExpressionError::NoAttribute("(worked out)".to_owned())),
+            "a person's value is not told"
+        );
         assert_eq!(
             holds("profile.is_member or profile.attributes.Chapter == 'x'"),
             Ok(true),
@@ -336,9 +514,8 @@ mod tests {
         let language = Language::new();
         let many = BTreeMap::from([("profile.groups", Value::from(vec!["x"; 400_000]))]);
         let long = language.read("'y' in profile.groups").unwrap();
-        assert_eq!(language.holds(&long, &Facts::new(&many, BTreeMap::new())), Err(ExpressionError::TooLong));
+        assert_eq!(language.holds(&long, &Facts::new(&many, [], [])), Err(ExpressionError::TooLong));
         assert!(holds("profile.kind > 1 / 0").is_err());
-        assert!(holds("profile.status.nothing == 'x'").is_err());
     }
 
     #[test]
@@ -356,6 +533,16 @@ mod tests {
         {
             assert!(problem(whole).contains("knows no"), "{whole}");
         }
+        for below in [
+            "profile.groups.Staff is undefined",
+            "profile.status.x|default(true)",
+            "profile.name.includes('x')",
+        ] {
+            assert!(problem(below).contains("knows no"), "{below}: {}", problem(below));
+        }
+        assert!(problem("(profile.attributes.A if profile.is_member) != 'x'").contains("if without else"));
+        assert!(problem("profile.is_member and profile.name|lowr == 'x'").contains("no filter `lowr`"));
+        assert!(problem("profile.is_member is not nonne").contains("no test `nonne`"));
         for nonsense in ["profile.status ==", "", "{{ profile.status }}", "profile.status = 'A'"] {
             assert!(
                 problem(nonsense).starts_with("is not an expression"),

@@ -225,7 +225,7 @@ fn value_of(source: &Source, language: &Language, facts: &Facts) -> Result<Json,
 
 /// What an expression comes to that asks about nobody.
 pub(crate) fn constant(expression: &Expression, language: &Language) -> Result<Json, ClaimError> {
-    evaluated(expression, language, &Facts::new(&BTreeMap::new(), BTreeMap::new()))
+    evaluated(expression, language, &Facts::new(&BTreeMap::new(), [], []))
 }
 
 fn evaluated(expression: &Expression, language: &Language, facts: &Facts) -> Result<Json, ClaimError> {

@@ -45,7 +45,6 @@ pub(super) fn of(
         ("profile.paid_through", Value::from(profile.paid_through())),
         ("profile.organization", Value::from(profile.organization.as_deref())),
         ("profile.groups", Value::from(groups)),
-        ("profile.memberships", memberships.iter().map(membership).collect()),
         ("identity.id", Value::from(identity.id.as_str())),
         ("identity.on_behalf_of", Value::from(identity.on_behalf_of.as_ref().map(|id| id.as_str()))),
         ("app.name", Value::from(app.name.as_str())),
@@ -55,11 +54,11 @@ pub(super) fn of(
         ("request.date", Value::from(date)),
     ]);
     let attributes = profile.attributes.iter().map(|(name, value)| (name.clone(), json(value)));
-    Facts::new(&values, attributes.collect())
+    Facts::new(&values, attributes, memberships.iter().map(membership))
 }
 
-fn membership(membership: &Membership) -> Value {
-    Value::from_pairs([
+fn membership(membership: &Membership) -> BTreeMap<&'static str, Value> {
+    BTreeMap::from([
         ("group", Value::from(membership.group.as_str())),
         ("role", Value::from(membership.role.as_deref())),
         ("joined", Value::from(membership.joined.as_deref())),
@@ -69,16 +68,13 @@ fn membership(membership: &Membership) -> Value {
     ])
 }
 
-/// Scalars as they are; what is made of parts is no value of an attribute.
-fn json(value: &Json) -> Value {
+/// Scalars as they are, texts without blanks around them; none of what is made of parts.
+fn json(value: &Json) -> Option<Value> {
     match value {
-        Json::Bool(truth) => Value::from(*truth),
-        Json::Number(number) => number
-            .as_i64()
-            .map(Value::from)
-            .or_else(|| number.as_f64().map(Value::from))
-            .unwrap_or(Value::from(())),
-        Json::String(text) => Value::from(text.as_str()),
-        Json::Null | Json::Array(_) | Json::Object(_) => Value::from(()),
+        Json::Bool(truth) => Some(Value::from(*truth)),
+        Json::Number(number) => number.as_i64().map(Value::from).or_else(|| number.as_f64().map(Value::from)),
+        Json::String(text) => Some(Value::from(text.trim())),
+        Json::Null => Some(Value::from(())),
+        Json::Array(_) | Json::Object(_) => None,
     }
 }
