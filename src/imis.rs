@@ -26,7 +26,7 @@ use crate::proxy::headers::Forwarded;
 use api::Api;
 pub(crate) use api::ProfileError;
 use groups::{GroupsError, Membership};
-use party::Profile;
+use party::{Among, Profile};
 use recognise::{Answer, Examined, Identity, RecogniseError, Recogniser, Session, SessionCookies};
 pub(crate) use token::TokenError;
 pub(crate) use users::UserError;
@@ -163,12 +163,12 @@ impl Imis {
         self.api.memberships(of, self.groups.as_deref(), today, identity.token.as_deref()).await
     }
 
-    /// Whether an active person other than `id` has the same primary e-mail address.
+    /// Whether anybody of `among` other than `id` has the same primary e-mail address.
     pub(crate) async fn is_shared(
         &self,
         identity: &Identity,
         id: &PartyId,
-        email: &str,
+        email: (&str, Among),
     ) -> Result<bool, ProfileError> {
         self.api.is_shared(id, email, identity.token.as_deref()).await
     }

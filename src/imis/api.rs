@@ -5,13 +5,14 @@ use reqwest::{Client, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
+use super::PartyId;
 use super::client::{self, ApiError};
 use super::groups::{self, GroupsError, Membership};
-use super::json::{Object, entries, is_true, without_mark};
+use super::json::{Object, is_true, list, without_mark};
+use super::party::{Among, Party, PartyError};
 use super::service_account::ServiceAccount;
 use super::token::{self, Granted, TokenError};
 use super::users::{self, UserError};
-use super::{PartyId, party::Party, party::PartyError};
 use crate::config;
 use crate::query::encoded;
 
@@ -70,7 +71,7 @@ impl Api {
                     return Err(GroupsError::TooMany);
                 }
                 let url = groups::url(&self.url, id, group, offset)?;
-                let (memberships, next) = groups::read(&self.get(url, own).await?, id, today)?;
+                let (memberships, next) = groups::read(&self.get(url, own).await?, (id, offset), today)?;
                 all.extend(memberships);
                 match next {
                     Some(next) => offset = next,
@@ -81,11 +82,11 @@ impl Api {
         Ok(all)
     }
 
-    /// Whether an active person other than this one has the same primary e-mail address.
+    /// Whether anybody of `among` other than this one has the same primary e-mail address.
     pub(super) async fn is_shared(
         &self,
         id: &PartyId,
-        email: &str,
+        (email, among): (&str, Among),
         own: Option<&SecretString>,
     ) -> Result<bool, ProfileError> {
         let url = self
@@ -94,13 +95,20 @@ impl Api {
             .map_err(|_| ApiError::Url)?;
         let json = self.get(url, own).await?;
         let answer: Object = serde_json::from_slice(without_mark(&json)).map_err(|_| PartyError::NotRows)?;
-        let items = answer.get("Items").filter(|items| items.is_array() || items["$values"].is_array());
+        let items =
+            answer.get("Items").filter(|items| !items.is_null()).and_then(list).ok_or(PartyError::NotRows)?;
         let mut shared = answer.get("HasNext").is_some_and(is_true);
-        for row in entries(items.ok_or(PartyError::NotRows)?) {
+        let mut listed = false;
+        for row in items {
             let party = Party::parse(row.to_string().as_bytes())?;
-            shared |= party.id().as_ref() != Some(id) && party.is_active_person_with(email);
+            if party.id().as_ref() == Some(id) {
+                listed = true;
+            } else {
+                shared |= party.is_one_with(email, among);
+            }
         }
-        Ok(shared)
+        // A search that does not find the very person finds nobody else either.
+        if shared || listed { Ok(shared) } else { Err(PartyError::NotListed.into()) }
     }
 
     /// A page of records, by its path below the API's base.

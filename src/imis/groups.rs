@@ -5,7 +5,7 @@ use url::Url;
 
 use super::PartyId;
 use super::client::ApiError;
-use super::json::{Object, entries, filled, is_true, without_mark};
+use super::json::{Object, filled, is_true, list, unwrapped, without_mark};
 use crate::query::encoded;
 
 /// Nobody belongs to more groups than fit on so many pages.
@@ -33,6 +33,8 @@ pub(crate) enum GroupsError {
     NotRows,
     #[error("a row about groups is of another contact, or of no group")]
     AnotherParty,
+    #[error("the period of a membership cannot be read")]
+    Period,
     #[error("there are too many pages of groups")]
     TooMany,
 }
@@ -47,53 +49,64 @@ pub(super) fn url(api_url: &Url, id: &PartyId, group: Option<&str>, offset: u64)
 /// A page of them, and where the next one begins.
 pub(super) fn read(
     json: &[u8],
-    id: &PartyId,
+    (id, offset): (&PartyId, u64),
     today: &str,
 ) -> Result<(Vec<Membership>, Option<u64>), GroupsError> {
     let answer: Object = serde_json::from_slice(without_mark(json)).map_err(|_| GroupsError::NotRows)?;
-    let items = answer.get("Items").filter(|items| items.is_array() || items["$values"].is_array());
+    let items =
+        answer.get("Items").filter(|items| !items.is_null()).and_then(list).ok_or(GroupsError::NotRows)?;
     let mut all = Vec::new();
-    for row in entries(items.ok_or(GroupsError::NotRows)?) {
+    for row in items {
         let party = &row["Party"]["PartyId"];
         let group = filled(&row["Group"]["GroupId"]).ok_or(GroupsError::AnotherParty)?;
         if !party.is_null() && filled(party).as_deref() != Some(id.as_str()) {
             return Err(GroupsError::AnotherParty);
         }
-        all.extend(memberships(row, &group, today));
+        all.extend(memberships(row, &group, today)?);
     }
     let more = answer.get("HasNext").is_some_and(is_true);
-    let next = answer.get("NextOffset").and_then(Value::as_u64).filter(|offset| more && *offset > 0);
-    Ok((all, next))
+    let next = more.then(|| answer.get("NextOffset").and_then(Value::as_u64).filter(|next| *next > offset));
+    // Half a list could lack the very group that keeps somebody out.
+    next.map(|next| next.ok_or(GroupsError::NotRows)).transpose().map(|next| (all, next))
 }
 
 /// One for each period that a row tells of, or one without dates.
-fn memberships(row: &Value, group: &str, today: &str) -> Vec<Membership> {
-    let active = row.get("IsActive").is_none_or(is_true);
+fn memberships(row: &Value, group: &str, today: &str) -> Result<Vec<Membership>, GroupsError> {
+    let active = match row.get("IsActive").map(unwrapped) {
+        None => true,
+        Some(Value::Bool(active)) => *active,
+        Some(_) => return Err(GroupsError::Period),
+    };
     let joined = date(&row["JoinDate"]);
+    // A period that cannot be read is not one without an end.
+    let day = |value: &Value| {
+        let is_there = !unwrapped(value).is_null();
+        is_there.then(|| date(value).ok_or(GroupsError::Period)).transpose()
+    };
     let of = |detail: &Value| {
-        let (effective, expires) = (date(&detail["EffectiveDate"]), date(&detail["ExpirationDate"]));
+        let (effective, expires) = (day(&detail["EffectiveDate"])?, day(&detail["ExpirationDate"])?);
         let begun = effective.as_deref().is_none_or(|date| date <= today);
         let over = expires.as_deref().is_some_and(|date| date < today);
         let role = &detail["Role"];
         let role = filled(role).or_else(|| filled(&role["Name"])).or_else(|| filled(&role["RoleId"]));
-        Membership {
+        Ok(Membership {
             group: group.to_owned(),
             role,
             joined: joined.clone(),
             effective,
             expires,
             is_current: active && begun && !over,
-        }
+        })
     };
-    match entries(&row["MembershipDetails"]) {
-        [] => vec![of(&Value::Null)],
+    match list(&row["MembershipDetails"]).ok_or(GroupsError::Period)? {
+        [] => Ok(vec![of(&Value::Null)?]),
         details => details.iter().map(of).collect(),
     }
 }
 
 /// The day of a date and time without a zone, as iMIS writes them.
 pub(super) fn date(value: &Value) -> Option<String> {
-    let text = value.as_str()?.get(..10)?;
+    let text = unwrapped(value).as_str()?.get(..10)?;
     let shaped = text
         .bytes()
         .enumerate()
@@ -108,7 +121,8 @@ mod tests {
 
     fn read_rows(rows: Value) -> Result<Vec<Membership>, GroupsError> {
         let answer = json!({"Items": {"$values": rows}, "HasNext": false, "NextOffset": 0});
-        read(answer.to_string().as_bytes(), &PartyId::parse("7").unwrap(), "2026-11-27").map(|(all, _)| all)
+        read(answer.to_string().as_bytes(), (&PartyId::parse("7").unwrap(), 0), "2026-11-27")
+            .map(|(all, _)| all)
     }
 
     #[test]
@@ -123,8 +137,10 @@ mod tests {
         assert!(!current(row(true, "2026-11-28T00:00:00", "2027-01-01T00:00:00")));
         assert!(!current(row(true, "2020-01-01T00:00:00", "2026-11-26T00:00:00")));
         assert!(!current(row(false, "2020-01-01T00:00:00", "2027-01-01T00:00:00")));
-        let all = read_rows(json!([row(true, "2020-01-01T00:00:00", "x"), {"Group": {"GroupId": "Staff"}}]))
-            .unwrap();
+        let all = read_rows(
+            json!([row(true, "2020-01-01T00:00:00", "2027-01-01T00:00:00"), {"Group": {"GroupId": "Staff"}}]),
+        )
+        .unwrap();
         assert_eq!((all[0].role.as_deref(), all[0].joined.as_deref()), (Some("Chair"), Some("2020-01-01")));
         assert!(all[1].is_current && all[1].group == "Staff");
     }
@@ -134,7 +150,10 @@ mod tests {
         assert!(read_rows(json!([{"Group": {"GroupId": "Board"}, "Party": {"PartyId": "8"}}])).is_err());
         assert!(read_rows(json!([{"Party": {"PartyId": "7"}}])).is_err());
         for text in ["", "[]", "{}", "<html>", r#"{"Items":null}"#] {
-            assert!(read(text.as_bytes(), &PartyId::parse("7").unwrap(), "2026-11-27").is_err(), "{text}");
+            assert!(
+                read(text.as_bytes(), (&PartyId::parse("7").unwrap(), 0), "2026-11-27").is_err(),
+                "{text}"
+            );
         }
     }
 
@@ -142,8 +161,35 @@ mod tests {
     fn pages_follow_each_other() {
         let next = |has: bool, offset: u64| {
             let answer = json!({"Items": [], "HasNext": has, "NextOffset": offset}).to_string();
-            read(answer.as_bytes(), &PartyId::parse("7").unwrap(), "2026-11-27").unwrap().1
+            let id = PartyId::parse("7").unwrap();
+            read(answer.as_bytes(), (&id, 500), "2026-11-27").map(|(_, next)| next)
         };
-        assert_eq!((next(true, 500), next(true, 0), next(false, 500)), (Some(500), None, None));
+        assert!(matches!((next(true, 1000), next(false, 1000)), (Ok(Some(1000)), Ok(None))));
+        for stuck in [0, 500] {
+            assert!(matches!(next(true, stuck), Err(GroupsError::NotRows)), "{stuck}");
+        }
+    }
+
+    #[test]
+    fn a_period_that_cannot_be_read_is_not_one_without_an_end() {
+        let expiring = |date: Value| {
+            read_rows(
+                json!([{"Group": {"GroupId": "Staff"}, "MembershipDetails": {"$values": [{"ExpirationDate": date}]}}]),
+            )
+        };
+        let wrapped = json!({"$type": "System.DateTime", "$value": "2021-01-01T00:00:00"});
+        assert!(!expiring(wrapped).unwrap()[0].is_current);
+        assert!(expiring(Value::Null).unwrap()[0].is_current);
+        for odd in
+            [json!("1/1/2021 12:00:00 AM"), json!("01.01.2021"), json!("/Date(1609459200000)/"), json!(7)]
+        {
+            assert!(matches!(expiring(odd.clone()), Err(GroupsError::Period)), "{odd}");
+        }
+        for row in [
+            json!({"Group": {"GroupId": "Staff"}, "MembershipDetails": {"ExpirationDate": "2021-01-01T00:00:00"}}),
+            json!({"Group": {"GroupId": "Staff"}, "IsActive": "maybe"}),
+        ] {
+            assert!(matches!(read_rows(json!([row])), Err(GroupsError::Period)), "{row}");
+        }
     }
 }

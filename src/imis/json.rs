@@ -48,6 +48,12 @@ pub(super) fn entries(collection: &Value) -> &[Value] {
     list.map(Vec::as_slice).unwrap_or_default()
 }
 
+/// The same where it matters that nothing is overlooked: empty when there is nothing, none when it is something else than a collection.
+pub(super) fn list(collection: &Value) -> Option<&[Value]> {
+    let list = collection.get("$values").unwrap_or(collection);
+    if list.is_null() { Some(&[]) } else { list.as_array().map(Vec::as_slice) }
+}
+
 /// A value without the type that iMIS may wrap it in: `{"$type":"System.Boolean","$value":true}`.
 pub(super) fn unwrapped(value: &Value) -> &Value {
     value.get("$value").unwrap_or(value)

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::PartyId;
 use super::groups::date;
-use super::json::{entries, filled, is_true, unwrapped, without_mark};
+use super::json::{entries, filled, is_true, list, unwrapped, without_mark};
 use super::phone::{self, Preference};
 use super::recognise::Row;
 use crate::config::ProfileColumns;
@@ -61,7 +61,8 @@ impl Profile {
     }
 
     pub(crate) fn customer_type(&self) -> Option<&str> {
-        self.attributes.get("CustomerTypeCode")?.as_str()
+        let code = self.attributes.get("CustomerTypeCode")?.as_str()?.trim();
+        (!code.is_empty()).then_some(code)
     }
 }
 
@@ -142,6 +143,13 @@ pub(crate) enum Kind {
     Company,
 }
 
+/// Who may have an account beside active persons.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Among {
+    pub(crate) companies: bool,
+    pub(crate) inactive: bool,
+}
+
 /// Why an answer of the API is not a profile.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum PartyError {
@@ -153,8 +161,14 @@ pub(crate) enum PartyError {
     UnknownKind,
     #[error("has a status that cannot be read")]
     UnknownStatus,
+    #[error("has attributes that cannot be read: no list of names and values, or one name with two values")]
+    Attributes,
     #[error("is not a page of contacts")]
     NotRows,
+    #[error(
+        "lists those who have the e-mail address, and not the person whose it is: is the search by e-mail to be trusted?"
+    )]
+    NotListed,
     #[error("has no column `{0}`")]
     NoColumn(String),
 }
@@ -206,7 +220,7 @@ impl Party {
             phone: self.primary_phone(&phones.order).and_then(|number| phone::e164(&number, phones.region)),
             status: self.status()?,
             organization: filled(&self.primary_organization["Name"]),
-            attributes: self.attributes(),
+            attributes: self.attributes()?,
         })
     }
 
@@ -224,12 +238,12 @@ impl Party {
         !matches!(self.status(), Ok(Some(status)) if is_inactive(&status))
     }
 
-    /// Whether it is an active person's with this primary e-mail address. What cannot be told counts as one.
-    pub(crate) fn is_active_person_with(&self, email: &str) -> bool {
-        let person = !matches!(self.kind(), Ok(Kind::Company));
-        let active = self.is_active();
+    /// Whether it is of those who may have an account, with this primary e-mail address. What cannot be told counts as one.
+    pub(crate) fn is_one_with(&self, email: &str, among: Among) -> bool {
+        let kind = among.companies || !matches!(self.kind(), Ok(Kind::Company));
+        let status = among.inactive || self.is_active();
         let same = self.primary_email().is_none_or(|own| own.trim().eq_ignore_ascii_case(email));
-        person && active && same
+        kind && status && same
     }
 
     /// From the type's name; the assembly after the comma says nothing.
@@ -298,10 +312,19 @@ impl Party {
         filled(&primary.or_else(|| order.iter().find_map(by_type))?["Number"])
     }
 
-    fn attributes(&self) -> BTreeMap<String, Value> {
-        let named =
-            |entry: &Value| Some((entry["Name"].as_str()?.to_owned(), unwrapped(&entry["Value"]).clone()));
-        entries(&self.additional_attributes).iter().filter_map(named).collect()
+    /// Rules ask about them, so what cannot be told is not left out.
+    fn attributes(&self) -> Result<BTreeMap<String, Value>, PartyError> {
+        let mut all: BTreeMap<String, Value> = BTreeMap::new();
+        for entry in list(&self.additional_attributes).ok_or(PartyError::Attributes)? {
+            let name = entry["Name"].as_str().map(str::trim).ok_or(PartyError::Attributes)?;
+            let value = unwrapped(&entry["Value"]);
+            let mut same = all.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
+            if same.any(|(_, known)| known != value) {
+                return Err(PartyError::Attributes);
+            }
+            all.insert(name.to_owned(), value.clone());
+        }
+        Ok(all)
     }
 }
 
@@ -414,8 +437,8 @@ mod tests {
             ("Phones", json!({"$values": null})),
             ("Phones", json!(null)),
             ("Phones", json!({"$values": [{"Number": {}}, 7, null]})),
-            ("AdditionalAttributes", json!({"$values": [{"Value": 1}, {"Name": 2}, "x"]})),
-            ("AdditionalAttributes", json!("none")),
+            ("AdditionalAttributes", json!(null)),
+            ("AdditionalAttributes", json!({"$values": null})),
             ("PersonName", json!([])),
         ] {
             let mut party = person();
@@ -430,6 +453,29 @@ mod tests {
         let profile = profile(party).ok().unwrap();
         assert_eq!(profile.phone.as_deref(), Some("+15124742222"));
         assert_eq!(profile.email.as_deref(), Some("ann@example.org"));
+    }
+
+    #[test]
+    fn attributes_are_read_or_are_an_error_since_rules_ask_about_them() {
+        let attributes = |attributes: Value| {
+            let mut party = person();
+            party["AdditionalAttributes"] = attributes;
+            profile(party).map(|profile| profile.attributes)
+        };
+        let named = |name: &str, value: Value| json!({"Name": name, "Value": value});
+        let same = json!({"$values": [named("A", json!(1)), named("a", json!(1)), named(" B ", json!("x"))]});
+        assert_eq!(attributes(same).ok().unwrap()["B"], "x");
+        for odd in [
+            json!("none"),
+            json!({"Suspended": true}),
+            json!([{"Value": 1}]),
+            json!([{"Name": 2, "Value": 1}]),
+            json!(["x"]),
+            json!([named("Suspended", json!(true)), named("Suspended", json!(false))]),
+            json!([named("Suspended", json!(true)), named("SUSPENDED", json!(false))]),
+        ] {
+            assert_eq!(attributes(odd.clone()).err(), Some(PartyError::Attributes), "{odd}");
+        }
     }
 
     #[test]

@@ -12,7 +12,9 @@ use crate::ambient;
 use crate::config::{App, OnDuplicate};
 use crate::expression::{Facts, Language};
 use crate::gateway::SignOn;
+use crate::imis::party::Among;
 use crate::imis::recognise::Identity;
+use crate::telemetry::Chain;
 use crate::zendesk::staff::Standing;
 
 /// What a decision is made with.
@@ -97,21 +99,26 @@ async fn guard_email(
         steps.note("guard: duplicate_email", || "off".to_owned());
         return Ok(());
     }
-    let shared = sign_on.imis.is_shared(identity, permit.id(), permit.email()).await;
-    let shared = shared.map_err(SignInError::Duplicates)?;
+    let among = Among { companies: !app.guards.refuses_companies, inactive: !app.guards.refuses_inactive };
+    let shared = match sign_on.imis.is_shared(identity, permit.id(), (permit.email(), among)).await {
+        Ok(shared) => shared,
+        Err(error) if app.guards.duplicate_email == OnDuplicate::Warn => {
+            warn!(incident, app = %app.name, error = %Chain(&error), "iMIS did not say who else has this e-mail address");
+            steps.note("guard: duplicate_email", || Chain(&error).to_string());
+            return Ok(());
+        }
+        Err(error) => return Err(SignInError::Duplicates(error)),
+    };
     steps.note("guard: duplicate_email", || {
-        let found = if shared {
-            "another active person has the same primary address"
-        } else {
-            "nobody else has the address"
-        };
+        let found =
+            if shared { "somebody else has the same primary address" } else { "nobody else has the address" };
         found.to_owned()
     });
     match (shared, app.guards.duplicate_email) {
         (true, OnDuplicate::Refuse) => Err(Denied::DuplicateEmail.into()),
         (true, OnDuplicate::Warn | OnDuplicate::Off) => {
             let imis_id = permit.id().as_str();
-            warn!(incident, app = %app.name, imis_id, "another active person has the same primary e-mail address");
+            warn!(incident, app = %app.name, imis_id, "somebody else has the same primary e-mail address");
             Ok(())
         }
         (false, _) => Ok(()),

@@ -230,7 +230,7 @@ fn mistakes_in_rules_and_claims_are_named_where_they_are() {
         ("claims: {user_fields: {a b: 1}}", "is not a field key"),
         ("claims: {locale: \"'en US'\"}", "has to be"),
         ("claims: {role: \"'admn'\"}\noverwrite: [role]", "has to be"),
-        ("claims: {organization: \"'a'|nosuch\"}", "a filter in it does not exist"),
+        ("claims: {organization: \"'a'|nosuch\"}", "knows no filter `nosuch`"),
         ("overwrite: [email]", "overwrites nothing"),
         ("guards: {duplicate_email: maybe}", "use refuse, warn or off"),
         ("guards: {staff: warn}", "use refuse or off"),
