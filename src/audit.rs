@@ -5,7 +5,7 @@
 //! address.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
@@ -178,6 +178,9 @@ fn append(
     line: &str,
 ) -> std::io::Result<()> {
     let length = line.len() as u64 + 1;
+    if open.as_ref().is_some_and(|(file, _)| !is_at(file, path)) {
+        *open = None;
+    }
     if open.as_ref().is_some_and(|(_, size)| size + length > config.rotate_at) {
         *open = None;
         rotate(path, config.keep)?;
@@ -187,8 +190,13 @@ fn append(
         options.append(true).create(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o640);
-        let file = options.open(path)?;
-        let size = file.metadata()?.len();
+        let mut file = options.read(true).open(path)?;
+        let mut size = file.metadata()?.len();
+        if size > 0 && !ends_a_line(&mut file)? {
+            // What was cut off there must not take the next record with it.
+            file.write_all(b"\n")?;
+            size += 1;
+        }
         *open = Some((file, size));
         if size + length > config.rotate_at && size > 0 {
             *open = None;
@@ -200,6 +208,28 @@ fn append(
     file.write_all(format!("{line}\n").as_bytes())?;
     *size += length;
     Ok(())
+}
+
+fn ends_a_line(file: &mut File) -> std::io::Result<bool> {
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last == *b"\n")
+}
+
+/// Whether an open file is still the one with this name: somebody else may have moved it away.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (file.metadata(), std::fs::metadata(path)) {
+        (Ok(open), Ok(there)) => (open.dev(), open.ino()) == (there.dev(), there.ino()),
+        _ => false,
+    }
+}
+
+#[cfg(not(unix))]
+fn is_at(_: &File, path: &Path) -> bool {
+    path.exists()
 }
 
 /// `audit.jsonl` becomes `audit.jsonl.1`, that `.2`, and so on; the last one goes.
@@ -234,9 +264,12 @@ pub(crate) fn read(path: &Path, keep: usize, wanted: &Wanted) -> std::io::Result
     let mut found = Vec::new();
     let mut odd = 0;
     let older = (1..=keep).rev().map(|number| numbered(path, number)).filter(|file| file.exists());
-    for file in older.chain([path.to_owned()]) {
-        for line in std::fs::read_to_string(file)?.lines() {
-            match serde_json::from_str::<Value>(line) {
+    // Before the first decision there is no file.
+    let newest = path.exists().then(|| path.to_owned());
+    for file in older.chain(newest) {
+        let bytes = std::fs::read(file)?;
+        for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            match serde_json::from_slice::<Value>(line) {
                 Ok(record) if wanted.is(&record) => found.push(record),
                 Ok(_) => {}
                 Err(_) => odd += 1,
@@ -296,6 +329,33 @@ mod tests {
         assert!(!folder.path().join("audit.jsonl.3").exists());
         std::fs::write(&path, "not json\n").unwrap();
         assert_eq!(read(&path, 0, &wanted()).unwrap(), (Vec::new(), 1));
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(read(&path, 0, &wanted()).unwrap(), (Vec::new(), 0));
+    }
+
+    #[test]
+    fn what_was_cut_off_or_is_no_text_hides_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.jsonl");
+        let config =
+            AuditConfig { file: Some(path.clone()), rotate_at: 6000, keep: 2, emails: Emails::Hashed };
+        std::fs::write(&path, b"{\"time\":\"M\xc3\n{\"time\":\"2026-11").unwrap();
+        append(&config, &path, &mut None, "{\"imis_id\":\"7\"}").unwrap();
+        let (records, odd) = read(&path, 2, &wanted()).unwrap();
+        assert_eq!((records.len(), odd), (1, 2));
+    }
+
+    #[test]
+    fn a_file_that_was_moved_away_is_written_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.jsonl");
+        let config =
+            AuditConfig { file: Some(path.clone()), rotate_at: 6000, keep: 2, emails: Emails::Hashed };
+        let mut open = None;
+        append(&config, &path, &mut open, "{\"imis_id\":\"1\"}").unwrap();
+        std::fs::rename(&path, folder.path().join("elsewhere")).unwrap();
+        append(&config, &path, &mut open, "{\"imis_id\":\"2\"}").unwrap();
+        assert_eq!(read(&path, 0, &wanted()).unwrap().0, [json!({"imis_id": "2"})]);
     }
 
     #[test]

@@ -95,6 +95,20 @@ fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
+/// Text of somebody else's as a terminal can show it: what would move the cursor or turn the writing round is written out.
+fn plain(text: &str) -> String {
+    let acts = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|c| if acts(c) { c.escape_unicode().to_string() } else { c.to_string() }).collect()
+}
+
+/// `1 decision`, `2 decisions`.
+fn counted(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
 /// Prints a line to standard error.
 fn complain(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
@@ -103,7 +117,6 @@ fn complain(line: &str) {
 /// Tells the operator what is wrong with the configuration.
 fn report(problems: &Problems) -> i32 {
     complain(&problems.to_string());
-    let count = problems.list.len();
-    complain(&format!("{count} problem{} in {}", if count == 1 { "" } else { "s" }, problems.file.display()));
+    complain(&format!("{} in {}", counted(problems.list.len(), "problem"), problems.file.display()));
     BAD_CONFIGURATION
 }

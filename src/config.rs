@@ -132,7 +132,7 @@ pub(crate) struct SignOn {
 }
 
 impl Site {
-    fn apps(&self) -> impl Iterator<Item = &Arc<App>> {
+    pub(crate) fn apps(&self) -> impl Iterator<Item = &Arc<App>> {
         self.sign_on.iter().flat_map(|sign_on| &sign_on.apps)
     }
 }

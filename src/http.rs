@@ -366,7 +366,7 @@ fn visited(
         authority: Authority::try_from(host).map_err(|_| Failure::BadRequest)?,
         incident: incident.to_string(),
         headers,
-        recognised: std::sync::OnceLock::new(),
+        learned: sso::Learned::default(),
     };
     Ok(Box::new(Visited { visit, what }))
 }

@@ -49,6 +49,7 @@ pub(crate) use client_application::posted;
 pub(crate) use decide::Step;
 use decide::{Deciding, Steps, decide};
 use denied::Denied;
+pub(crate) use denied::REASONS;
 use loop_breaker::{Round, Way};
 pub(crate) use messaging::messaging_token;
 use policy::{Permit, Refused};
@@ -81,8 +82,17 @@ pub(crate) struct Visit {
     pub(crate) forwarded: Forwarded,
     pub(crate) authority: Authority,
     pub(crate) incident: String,
-    /// Who iMIS says is there, once that is known.
-    pub(crate) recognised: OnceLock<PartyId>,
+    pub(crate) learned: Learned,
+}
+
+/// What becomes known on the way to a decision, for the record of it.
+#[derive(Default)]
+pub(crate) struct Learned {
+    signed_in: OnceLock<PartyId>,
+    /// Who would enter.
+    subject: OnceLock<PartyId>,
+    /// As iMIS has it.
+    email: OnceLock<String>,
 }
 
 /// Every way a sign-in can end without a token, apart from nobody being signed in.
@@ -116,6 +126,13 @@ enum SignInError {
     Busy,
     #[error("too many sign-ins in a minute: {}", .0.name())]
     Enough(Enough),
+}
+
+impl SignInError {
+    /// Nothing that iMIS could be blamed for.
+    fn is_of_zendesk(&self) -> bool {
+        matches!(self, Self::StaffUnknown | Self::Claims(_) | Self::Mint(_) | Self::Random(_))
+    }
 }
 
 impl From<Refused> for SignInError {
@@ -202,12 +219,7 @@ async fn admit(
         "signed in"
     );
     visit.gateway.metrics.decision(&app.name, "signed-in", "");
-    visit.gateway.audit.record(&Decision {
-        imis_id: Some(permit.id().as_str()),
-        rule: permit.rule(),
-        email: Some(permit.email()),
-        ..visit.decision("signed-in")
-    });
+    visit.gateway.audit.record(&Decision { rule: permit.rule(), ..visit.decision("signed-in") });
     let mut response = handoff::page(visit, arrival, &token);
     add_cookie(&mut response, &cookie);
     // A sign-out that was begun before is none of this visit's.
@@ -243,13 +255,14 @@ impl Visit {
     /// Whether the person may enter: the one way to a permit, whatever is minted by it.
     async fn permit(&self, identity: &Identity, arrival: &Arrival) -> Result<Permit, SignInError> {
         // Set once: a visit is one person's.
-        let _ = self.recognised.set(identity.id.clone());
+        let _ = self.learned.signed_in.set(identity.id.clone());
         self.gateway.rates.person(self.site, identity.id.as_str()).map_err(SignInError::Enough)?;
         let deciding = Deciding {
             sign_on: &self.sign_on,
             app: &self.app,
             language: &self.gateway.language,
             incident: &self.incident,
+            learned: &self.learned,
         };
         decide(&deciding, (identity, arrival), &mut Steps::forgotten()).await
     }
@@ -263,9 +276,9 @@ impl Visit {
             decision,
             reason: None,
             rule: None,
-            imis_id: None,
-            signed_in_as: self.recognised.get().map(PartyId::as_str),
-            email: None,
+            imis_id: self.learned.subject.get().map(PartyId::as_str),
+            signed_in_as: self.learned.signed_in.get().map(PartyId::as_str),
+            email: self.learned.email.get().map(String::as_str),
             target: self.app.zendesk.origin.to_string(),
         }
     }
@@ -315,7 +328,10 @@ fn note(visit: &Visit, error: &SignInError) {
         }
     };
     visit.gateway.metrics.decision(app, decision, reason.unwrap_or_default());
-    visit.gateway.audit.record(&Decision { reason, rule, ..visit.decision(decision) });
+    // A crowd of strangers must not push out the records of those about whom something was decided.
+    if !matches!(error, SignInError::Enough(Enough::Network)) {
+        visit.gateway.audit.record(&Decision { reason, rule, ..visit.decision(decision) });
+    }
 }
 
 /// The page of a failed sign-in, which is noted.
@@ -357,11 +373,13 @@ fn answer(visit: &Visit, arrival: &Arrival, error: &SignInError) -> Response<Byt
                 &visit.app.zendesk,
                 arrival.return_to.as_ref().map(ReturnTo::as_str),
             );
+            let what = if error.is_of_zendesk() {
+                "Something that has to be known to let you in is not known at the moment, or not set up as it should be."
+            } else {
+                "The membership system did not answer as it should, so we could not confirm who you are."
+            };
             Message::new(StatusCode::SERVICE_UNAVAILABLE, "We cannot sign you in right now")
-                .text(format!(
-                    "The membership system did not answer as it should, so we could not confirm who you are. \
-                     The site itself keeps working. Please try {app} again in a minute."
-                ))
+                .text(format!("{what} The site itself keeps working. Please try {app} again in a minute."))
                 .link(again)
                 .link(Link::new(format!("Sign in to {app} with a password instead"), password))
                 .retry_after(TRY_AGAIN_AFTER)

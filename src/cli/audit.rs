@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::doctor::Format;
-use super::{FAILED, GOOD, WithConfig, complain, report, say};
+use super::{FAILED, GOOD, USAGE, WithConfig, complain, counted, plain, report, say};
 use crate::audit::{Wanted, read};
+use crate::config::Site;
 use crate::gateway::{Gateway, SignOn};
 use crate::imis::survey::Contact;
 use crate::telemetry::Chain;
@@ -56,11 +57,11 @@ struct Show {
     /// With this incident number only
     #[arg(long, value_name = "NUMBER")]
     incident: Option<String>,
-    /// signed-in, refused or broken
-    #[arg(long, value_name = "WHICH")]
+    /// Of this kind only
+    #[arg(long, value_name = "WHICH", value_parser = ["signed-in", "messaging", "refused", "broken"])]
     decision: Option<String>,
     /// From this time on, UTC: 2026-11-27, or 2026-11-27T10:00
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<String>,
     /// How to print them
     #[arg(long, value_enum, default_value_t = Format::Text)]
@@ -100,6 +101,7 @@ fn emails(arguments: &Emails) -> i32 {
         Err(error) => return failed(Chain(&error).to_string()),
     };
     let mut found = Vec::new();
+    let mut is_whole = true;
     for site in &gateway.sites {
         let Some(sign_on) = &site.sign_on else { continue };
         let host = &site.config.hosts[0];
@@ -113,8 +115,9 @@ fn emails(arguments: &Emails) -> i32 {
         };
         for staff in sign_on.staff.values() {
             if let Err(error) = runtime.block_on(staff.refresh()) {
+                is_whole = false;
                 complain(&format!(
-                    "imis-gateway: {host}: the staff of Zendesk is not known: {}",
+                    "imis-gateway: {host}: the staff of Zendesk is not known, so clashes with it are not listed: {}",
                     Chain(&error)
                 ));
             }
@@ -127,22 +130,22 @@ fn emails(arguments: &Emails) -> i32 {
                 .iter()
                 .map(|found| json!({"site": found.site, "what": found.what, "email": found.email, "imis_ids": found.imis_ids}))
                 .collect();
-            say(&json!({ "findings": list }).to_string());
+            say(&json!({"findings": list, "whole": is_whole}).to_string());
         }
         Table::Csv => {
             say("site,what,email,imis_ids");
             for Found { site, what, email, imis_ids } in &found {
-                say(&[site, *what, email, &imis_ids.join(" ")].map(csv).join(","));
+                say(&[site, *what, &plain(email), &imis_ids.join(" ")].map(csv).join(","));
             }
         }
         Table::Text => {
             for Found { site, what, email, imis_ids } in &found {
-                say(&format!("{what:<24} {email:<40} {}  ({site})", imis_ids.join(", ")));
+                say(&format!("{what:<24} {:<40} {}  ({site})", plain(email), imis_ids.join(", ")));
             }
             say(&format!("{} found", found.len()));
         }
     }
-    GOOD
+    if is_whole { GOOD } else { FAILED }
 }
 
 fn findings(host: &str, contacts: &[Contact], sign_on: &SignOn) -> Vec<Found> {
@@ -176,7 +179,9 @@ fn findings(host: &str, contacts: &[Contact], sign_on: &SignOn) -> Vec<Found> {
             .iter()
             .filter(|contact| {
                 let standings = sign_on.staff.values().map(|staff| staff.standing(email, &contact.id));
-                standings.into_iter().any(|standing| standing == Standing::SomebodyOfStaff)
+                standings
+                    .into_iter()
+                    .any(|standing| matches!(standing, Standing::SomebodyOfStaff | Standing::HasTheirId))
             })
             .copied()
             .collect();
@@ -193,6 +198,18 @@ fn csv(field: &str) -> String {
     if field.contains([',', '"', '\n', '\r']) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field }
 }
 
+/// A date, or a date and time, as records have it.
+fn since(text: &str) -> Result<String, String> {
+    let is_date = text.parse::<jiff::civil::Date>().is_ok() && text.len() == 10;
+    let is_time = text.trim_end_matches('Z').parse::<jiff::civil::DateTime>().is_ok()
+        && text.as_bytes().get(10) == Some(&b'T');
+    if is_date || is_time {
+        Ok(text.trim_end_matches('Z').to_owned())
+    } else {
+        Err("write it like 2026-11-27, or 2026-11-27T10:00".to_owned())
+    }
+}
+
 fn show(arguments: &Show) -> i32 {
     let config = match arguments.with_config.load() {
         Ok(config) => config,
@@ -204,6 +221,14 @@ fn show(arguments: &Show) -> i32 {
         );
         return FAILED;
     };
+    let apps = || config.sites.iter().flat_map(Site::apps);
+    if let Some(name) = &arguments.app
+        && !apps().any(|app| app.name == *name)
+    {
+        let names: Vec<&str> = apps().map(|app| app.name.as_str()).collect();
+        complain(&format!("imis-gateway: there is no app `{name}`; there is {}", names.join(", ")));
+        return USAGE;
+    }
     let wanted = Wanted {
         app: arguments.app.clone(),
         imis_id: arguments.imis_id.clone(),
@@ -225,10 +250,10 @@ fn show(arguments: &Show) -> i32 {
         }
     }
     if odd > 0 {
-        complain(&format!("{odd} lines are no records and were left out"));
+        complain(&format!("left out, because they are no records: {}", counted(odd, "line")));
     }
     if arguments.format == Format::Text {
-        say(&format!("{} decisions", records.len()));
+        say(&counted(records.len(), "decision"));
     }
     GOOD
 }
@@ -236,7 +261,7 @@ fn show(arguments: &Show) -> i32 {
 fn tell(record: &Value) {
     let text = |name: &str| match &record[name] {
         Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => plain(text),
         other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => other.to_string(),
     };
     say(&format!(

@@ -4,7 +4,7 @@ use std::io::Read;
 
 use serde_json::json;
 
-use super::{FAILED, GOOD, WithConfig, complain, report, say};
+use super::{FAILED, GOOD, WithConfig, complain, counted, report, say};
 use crate::doctor::{Finding, Severity, examine};
 use crate::telemetry::Chain;
 
@@ -79,7 +79,7 @@ fn tell(findings: &[Finding], format: Format) -> i32 {
     }
     let failed = findings.iter().filter(|finding| finding.severity == Severity::Failed).count();
     if format == Format::Text {
-        say(&format!("{} checks, {failed} failed", findings.len()));
+        say(&format!("{}, {failed} failed", counted(findings.len(), "check")));
     }
     if failed == 0 { GOOD } else { FAILED }
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::doctor::{Format, cookies};
-use super::{FAILED, GOOD, USAGE, WithConfig, complain, report, say};
+use super::{FAILED, GOOD, USAGE, WithConfig, complain, plain, report, say};
 use crate::doctor::pasted_cookies;
 use crate::gateway::Gateway;
 use crate::sso::explain::{Explanation, Question, Who, explain};
@@ -86,11 +86,12 @@ pub(super) fn run(arguments: &Explain) -> i32 {
 
 fn tell(explanation: &Explanation) {
     for step in &explanation.steps {
-        say(&format!("{:>8.1} ms  {:<24} {}", step.took.as_secs_f64() * 1000.0, step.name, step.outcome));
+        let outcome = plain(&step.outcome);
+        say(&format!("{:>8.1} ms  {:<24} {outcome}", step.took.as_secs_f64() * 1000.0, step.name));
     }
-    say(&format!("\n{}", explanation.decision));
+    say(&format!("\n{}", plain(&explanation.decision)));
     for (name, value) in explanation.claims.iter().flatten() {
-        say(&format!("  {name}: {value}"));
+        say(&plain(&format!("  {name}: {value}")));
     }
 }
 
@@ -120,5 +121,8 @@ fn asked(arguments: &Explain) -> Result<Explanation, i32> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| failed(error.to_string()))?;
     let gateway = Gateway::build(&config, 443).map_err(|error| failed(Chain(&error).to_string()))?;
-    runtime.block_on(explain(&gateway, &question)).map_err(|error| failed(Chain(&error).to_string()))
+    runtime.block_on(explain(&gateway, &question)).map_err(|error| {
+        failed(Chain(&error).to_string());
+        if error.is_of_the_question() { USAGE } else { FAILED }
+    })
 }

@@ -29,6 +29,8 @@ pub(crate) const OVERWRITING: [(&str, &str); 3] = [
 /// Longer texts are no names.
 const MOST_CHARACTERS: usize = 255;
 const MOST_TAGS: usize = 100;
+/// Characters of all organizations together.
+const MOST_OF_ALL: usize = 2000;
 
 /// A claim, and what it may be (Zendesk, "Anatomy of a JWT request").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,25 +93,25 @@ impl Kind {
     /// The value as the token carries it; none for nothing.
     pub(crate) fn typed(self, value: &Json) -> Result<Option<Json>, ClaimError> {
         let wrong = |what| Err(ClaimError::Type(what));
-        if value.is_null() || value.as_str().is_some_and(|text| text.trim().is_empty()) {
+        let is_empty = value.as_str().is_some_and(|text| text.trim().is_empty())
+            || value.as_array().is_some_and(Vec::is_empty);
+        if value.is_null() || is_empty {
             return Ok(None);
         }
         match self {
             Self::Organization => match text(value) {
-                Some(text) => Ok(Some(text)),
+                Some(text) => Ok(Some(text.into())),
                 None => wrong("a text of at most 255 characters"),
             },
-            // Zendesk takes one text with commas in it.
+            // Zendesk takes one text with commas in it, so a name with one would be two.
             Self::Organizations => {
-                let names = value
-                    .as_array()
-                    .filter(|names| names.iter().all(|name| text(name).is_some() && !has_comma(name)));
-                let list =
-                    names.map(|names| names.iter().filter_map(Json::as_str).collect::<Vec<_>>().join(","));
-                let one = value.as_str().filter(|names| names.chars().count() <= 2000).map(str::to_owned);
-                match list.or(one) {
-                    Some(names) => Ok(Some(names.into())),
-                    None => wrong("a list of names without commas, or one text with commas between them"),
+                let one = std::slice::from_ref(value);
+                let names = value.as_array().map_or(one, Vec::as_slice);
+                let texts: Option<Vec<String>> =
+                    names.iter().map(|name| text(name).filter(|text| !text.contains(','))).collect();
+                match texts.map(|texts| texts.join(",")) {
+                    Some(names) if names.chars().count() <= MOST_OF_ALL => Ok(Some(names.into())),
+                    _ => wrong("a name, or a list of names, without commas"),
                 }
             }
             Self::OrganizationId | Self::LocaleId | Self::CustomRoleId => match whole(value) {
@@ -147,13 +149,18 @@ impl Kind {
     }
 }
 
-fn text(value: &Json) -> Option<Json> {
-    let text = value.as_str()?;
-    (text.chars().count() <= MOST_CHARACTERS && !text.contains(char::is_control)).then(|| text.trim().into())
+fn text(value: &Json) -> Option<String> {
+    let text = value.as_str()?.trim();
+    (!text.is_empty() && text.chars().count() <= MOST_CHARACTERS && !text.contains(char::is_control))
+        .then(|| text.to_owned())
 }
 
-fn has_comma(value: &Json) -> bool {
-    value.as_str().is_none_or(|text| text.contains(','))
+/// What a user field can be set to.
+pub(crate) fn field(value: &Json) -> Result<(), ClaimError> {
+    if matches!(value, Json::Object(_) | Json::Array(_)) {
+        return Err(ClaimError::Type("a text, a number, true or false, or none to clear the field"));
+    }
+    Ok(())
 }
 
 fn whole(value: &Json) -> Option<u64> {
@@ -204,11 +211,7 @@ pub(crate) fn of(
         for (key, source) in &claims.user_fields {
             let named = |error| NamedError { name: format!("user_fields.{key}"), error };
             let value = value_of(source, language, facts).map_err(named)?;
-            if matches!(value, Json::Object(_) | Json::Array(_)) {
-                return Err(named(ClaimError::Type(
-                    "a text, a number, true or false, or none to clear the field",
-                )));
-            }
+            field(&value).map_err(named)?;
             fields.insert(key.clone(), value);
         }
         all.insert("user_fields".to_owned(), fields.into());
@@ -247,7 +250,7 @@ mod tests {
         for (name, value, carried) in [
             ("organization", json!(" Contoso Ltd. "), json!("Contoso Ltd.")),
             ("organizations", json!(["A", "B & C"]), json!("A,B & C")),
-            ("organizations", json!("A,B"), json!("A,B")),
+            ("organizations", json!(" A Ltd. "), json!("A Ltd.")),
             ("organization_id", json!(7), json!(7)),
             ("organization_id", json!("7"), json!(7)),
             ("tags", json!(["gold", "north"]), json!(["gold", "north"])),
@@ -265,6 +268,8 @@ mod tests {
             ("organization", json!("x".repeat(256))),
             ("organizations", json!(["A,B"])),
             ("organizations", json!([1])),
+            ("organizations", json!("A Ltd.,B")),
+            ("organizations", json!(["A\u{1b}"])),
             ("organization_id", json!(0)),
             ("organization_id", json!(1.5)),
             ("tags", json!("gold")),
@@ -280,8 +285,10 @@ mod tests {
         ] {
             assert!(typed(name, value.clone()).is_err(), "{name} {value}");
         }
-        for nothing in [json!(null), json!(""), json!("  ")] {
-            assert_eq!(typed("organization", nothing), Ok(None));
+        for nothing in [json!(null), json!(""), json!("  "), json!([])] {
+            assert_eq!(typed("organization", nothing.clone()), Ok(None));
+            assert_eq!(typed("organizations", nothing.clone()), Ok(None));
+            assert_eq!(typed("tags", nothing), Ok(None), "would take all tags away");
         }
         for reserved in RESERVED {
             assert_eq!(kind_of(reserved), None);

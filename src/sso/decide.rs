@@ -7,7 +7,7 @@ use tracing::warn;
 use super::denied::Denied;
 use super::policy::{self, Permit};
 use super::return_to::Arrival;
-use super::{SignInError, facts};
+use super::{Learned, SignInError, facts, token};
 use crate::ambient;
 use crate::config::{App, OnDuplicate};
 use crate::expression::{Facts, Language};
@@ -23,6 +23,7 @@ pub(super) struct Deciding<'a> {
     pub(super) app: &'a App,
     pub(super) language: &'a Language,
     pub(super) incident: &'a str,
+    pub(super) learned: &'a Learned,
 }
 
 /// How a decision came about, step by step; kept only for whoever asks.
@@ -66,7 +67,11 @@ pub(super) async fn decide(
     let Deciding { sign_on, app, language, .. } = *deciding;
     let imis = &sign_on.imis;
     let subject = policy::subject(app, identity)?;
+    let _ = deciding.learned.subject.set(subject.clone());
     let profile = imis.profile(identity, subject).await?;
+    if let Some(email) = &profile.email {
+        let _ = deciding.learned.email.set(email.clone());
+    }
     steps.note("profile", || profile.describe());
     let date = ambient::today();
     let memberships = if app.asks_groups() {
@@ -84,6 +89,7 @@ pub(super) async fn decide(
     let permit = policy::authorize(profile, app, (language, &facts), steps)?;
     guard_email(deciding, identity, &permit, steps).await?;
     guard_staff(deciding, &permit, &facts, steps)?;
+    token::require_short(&permit)?;
     Ok(permit)
 }
 
@@ -147,6 +153,10 @@ fn guard_staff(
             Some(Standing::SomebodyOfStaff) => {
                 (Err(Denied::StaffAddress.into()), "somebody of the staff has the address")
             }
+            Some(Standing::HasTheirId) => (
+                Err(Denied::StaffAddress.into()),
+                "somebody of the staff has this iMIS ID as external_id, and another address",
+            ),
             Some(Standing::Unknown) if of_domains => (
                 Err(Denied::StaffAddress.into()),
                 "the staff is not known yet, and the address is of its domains",

@@ -3,6 +3,25 @@
 use crate::config::App;
 use crate::expression::ExpressionError;
 
+/// Names under which the gateway itself refuses; rules have others.
+pub(crate) const REASONS: [&str; 15] = [
+    "on-behalf-of",
+    "company-record",
+    "inactive",
+    "no-email",
+    "bad-email",
+    "no-name",
+    "duplicate-email",
+    "staff-address",
+    "staff-failed",
+    "rule",
+    "no-rule",
+    "rule-failed",
+    "rate",
+    "loop",
+    "broken",
+];
+
 /// Why a person may not.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Denied {
@@ -18,7 +37,7 @@ pub(super) enum Denied {
     BadEmail,
     #[error("the record has no usable name")]
     NoName,
-    #[error("another active person has the same primary e-mail address")]
+    #[error("somebody else has the same primary e-mail address")]
     DuplicateEmail,
     #[error("the e-mail address is of somebody who works in Zendesk")]
     StaffAddress,

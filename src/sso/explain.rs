@@ -4,10 +4,10 @@ use http::header::{COOKIE, HeaderMap, HeaderValue};
 use http::uri::Authority;
 use serde_json::{Map, Value};
 
-use super::SignInError;
 use super::decide::{Deciding, Step, Steps, decide};
 use super::policy::Permit;
 use super::return_to::Arrival;
+use super::{Learned, SignInError};
 use crate::config::App;
 use crate::doctor::visitor_headers;
 use crate::gateway::{Gateway, SignOn, Site};
@@ -95,7 +95,13 @@ pub(crate) async fn explain(gateway: &Gateway, question: &Question) -> Result<Ex
             Err(error) => format!("not known: {}", Chain(&error)),
         });
     }
-    let deciding = Deciding { sign_on, app, language: &gateway.language, incident: "explain" };
+    let deciding = Deciding {
+        sign_on,
+        app,
+        language: &gateway.language,
+        incident: "explain",
+        learned: &Learned::default(),
+    };
     let decided = decide(&deciding, (&identity, &arrival), &mut steps).await;
     let (claims, decision) = match decided {
         Ok(permit) => {
@@ -189,6 +195,13 @@ fn claims_of(permit: &Permit) -> Map<String, Value> {
     claims.extend(permit.phone().map(|phone| ("phone".to_owned(), phone.into())));
     claims.extend(permit.claims().clone());
     claims
+}
+
+impl ExplainError {
+    /// What was asked for does not exist.
+    pub(crate) fn is_of_the_question(&self) -> bool {
+        !matches!(self, Self::Host)
+    }
 }
 
 impl Explanation {

@@ -68,7 +68,9 @@ pub(super) fn round(visit: &Visit, arrival: &Arrival, way: Way) -> Round {
     let seen = Seen::of(&visit.headers);
     warn!(incident, app, verdict, %seen, "a browser was going round in circles and has been stopped");
     visit.gateway.metrics.decision(app, "refused", "loop");
-    visit.gateway.audit.record(&Decision { reason: Some("loop"), ..visit.decision("refused") });
+    if visit.learned.signed_in.get().is_some() {
+        visit.gateway.audit.record(&Decision { reason: Some("loop"), ..visit.decision("refused") });
+    }
     let cookies = if seen.cookies.is_empty() { "none".to_owned() } else { seen.cookies.join(", ") };
     let return_to = arrival.return_to.as_ref().map(ReturnTo::as_str);
     let message = Message::new(StatusCode::FORBIDDEN, "You were going round in circles")

@@ -81,12 +81,7 @@ async fn token_for(visit: &Visit, messaging: &Messaging) -> Result<Option<token:
         "messaging token"
     );
     visit.gateway.metrics.decision(&visit.app.name, "messaging", "");
-    visit.gateway.audit.record(&Decision {
-        imis_id: Some(permit.id().as_str()),
-        rule: permit.rule(),
-        email: Some(permit.email()),
-        ..visit.decision("messaging")
-    });
+    visit.gateway.audit.record(&Decision { rule: permit.rule(), ..visit.decision("messaging") });
     Ok(Some(token))
 }
 

@@ -41,13 +41,21 @@ pub(super) fn authorize(
     (language, facts): (&Language, &Facts),
     steps: &mut Steps,
 ) -> Result<Permit, Refused> {
-    match profile.kind {
-        Kind::Company if app.guards.refuses_companies => return Err(Denied::CompanyRecord.into()),
-        Kind::Person | Kind::Company => {}
-    }
-    if app.guards.refuses_inactive && profile.status.as_deref().is_some_and(is_inactive) {
-        return Err(Denied::Inactive.into());
-    }
+    let guard = |name: &str, refuses: bool, found: bool, denied: Denied, steps: &mut Steps| {
+        steps.note(name, || {
+            let outcome = match (refuses, found) {
+                (true, true) => "it is one: refused",
+                (false, true) => "it is one, and the guard is off",
+                (_, false) => "it is none",
+            };
+            outcome.to_owned()
+        });
+        if refuses && found { Err(denied) } else { Ok(()) }
+    };
+    let is_company = profile.kind == Kind::Company;
+    guard("guard: company_records", app.guards.refuses_companies, is_company, Denied::CompanyRecord, steps)?;
+    let inactive = profile.status.as_deref().is_some_and(is_inactive);
+    guard("guard: inactive_records", app.guards.refuses_inactive, inactive, Denied::Inactive, steps)?;
     let email = profile.email.as_deref().ok_or(Denied::NoEmail)?;
     let email = EmailAddress::parse(email).ok_or(Denied::BadEmail)?;
     let name = plain_name(profile.name.as_deref().unwrap_or_default()).ok_or(Denied::NoName)?;

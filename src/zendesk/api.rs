@@ -40,6 +40,8 @@ pub(crate) enum ApiError {
     Later(Duration),
     #[error("the answer is not what the API's documentation says")]
     Answer,
+    #[error("there is no admin on the list: may the owner of the OAuth client see all users?")]
+    NoAdmin,
     #[error("more than {MOST_BYTES} bytes, or {MOST_PAGES} pages")]
     TooLong,
 }
@@ -121,8 +123,11 @@ impl Api {
             let mut answer = self.get(&next).await?;
             let Value::Array(page) = answer[name].take() else { return Err(ApiError::Answer) };
             all.extend(page);
-            if answer["meta"]["has_more"] != true {
-                return Ok(all);
+            match (answer["meta"]["has_more"].as_bool(), answer.get("next_page")) {
+                (Some(true), _) => {}
+                (Some(false), _) | (None, Some(Value::Null)) => return Ok(all),
+                // Another kind of page than was asked for: there may be more.
+                (None, _) => return Err(ApiError::Answer),
             }
             let cursor = text(&answer["meta"]["after_cursor"]).ok_or(ApiError::Answer)?;
             next = format!("{first}&page[after]={}", encoded(&cursor));

@@ -4,7 +4,7 @@
 //! The list is fetched every few minutes, and kept when Zendesk does not answer. As long as there is none, nobody of the staff's domains
 //! enters, and nobody at all where no such domains are named: it never opens for want of an answer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,8 @@ use super::api::{Api, ApiError, text};
 use crate::telemetry::Chain;
 
 const REFRESH: Duration = Duration::from_secs(300);
+/// All addresses of everybody, whether Zendesk says that they have changed or not.
+const READ_ANEW: Duration = Duration::from_secs(3600);
 /// After a failure, doubled up to `REFRESH`.
 const RETRY: Duration = Duration::from_secs(15);
 
@@ -25,14 +27,27 @@ pub(crate) struct Staff {
     api: Api,
     app: String,
     known: ArcSwapOption<Roster>,
-    /// Addresses of users, by id and the time of their last change.
-    addresses: Mutex<HashMap<(u64, String), Vec<String>>>,
+    addresses: Mutex<Addresses>,
+}
+
+/// Addresses of users, by id and the time of their last change, which need not tell of an address that was added.
+struct Addresses {
+    known: HashMap<(u64, String), Vec<String>>,
+    since: Instant,
+}
+
+impl Addresses {
+    fn none() -> Self {
+        Self { known: HashMap::new(), since: Instant::now() }
+    }
 }
 
 /// The staff as of some moment.
 struct Roster {
     /// By address in lower case: the iMIS IDs that Zendesk holds for those who have it.
     by_email: HashMap<String, Vec<Option<String>>>,
+    /// Of all of them.
+    imis_ids: HashSet<String>,
     fetched: Instant,
     people: usize,
     without_imis_id: usize,
@@ -47,6 +62,8 @@ pub(crate) enum Standing {
     SamePerson,
     /// It is a staff member's, and nothing says that this is the same person.
     SomebodyOfStaff,
+    /// Nobody of the staff has it, but Zendesk holds this iMIS ID for one of them.
+    HasTheirId,
     /// There is no list yet.
     Unknown,
 }
@@ -57,7 +74,7 @@ impl Staff {
             api,
             app: app.to_owned(),
             known: ArcSwapOption::empty(),
-            addresses: Mutex::default(),
+            addresses: Mutex::new(Addresses::none()),
         })
     }
 
@@ -65,6 +82,7 @@ impl Staff {
         match self.known.load().as_deref() {
             None => Standing::Unknown,
             Some(roster) => match roster.by_email.get(&email.to_lowercase()) {
+                None if roster.imis_ids.contains(imis_id) => Standing::HasTheirId,
                 None => Standing::NotStaff,
                 Some(people) if people.iter().all(|id| id.as_deref() == Some(imis_id)) => {
                     Standing::SamePerson
@@ -109,6 +127,9 @@ impl Staff {
     pub(crate) async fn refresh(&self) -> Result<usize, ApiError> {
         let mut by_email: HashMap<String, Vec<Option<String>>> = HashMap::new();
         let mut addresses = HashMap::new();
+        if self.addresses.lock().await.since.elapsed() > READ_ANEW {
+            *self.addresses.lock().await = Addresses::none();
+        }
         let users = self.api.list("users?role[]=agent&role[]=admin", "users").await?;
         for user in &users {
             let id = user["id"].as_u64().ok_or(ApiError::Answer)?;
@@ -120,11 +141,17 @@ impl Staff {
             }
             addresses.insert(key, own);
         }
+        // Every account has an owner, who is an admin: whoever is not shown one is not shown the staff.
+        if !users.iter().any(|user| user["role"] == "admin") {
+            return Err(ApiError::NoAdmin);
+        }
         let people = users.len();
+        let imis_ids = users.iter().filter_map(|user| text(&user["external_id"])).collect();
         let without_imis_id = users.iter().filter(|user| text(&user["external_id"]).is_none()).count();
-        *self.addresses.lock().await = addresses;
+        self.addresses.lock().await.known = addresses;
         self.known.store(Some(Arc::new(Roster {
             by_email,
+            imis_ids,
             fetched: Instant::now(),
             people,
             without_imis_id,
@@ -159,15 +186,16 @@ impl Staff {
     /// Every address of a user, in lower case; asked for again when the user has changed, or when Zendesk does not say whether.
     async fn addresses_of(&self, user: &Value, key: &(u64, String)) -> Result<Vec<String>, ApiError> {
         if !key.1.is_empty()
-            && let Some(known) = self.addresses.lock().await.get(key)
+            && let Some(known) = self.addresses.lock().await.known.get(key)
         {
             return Ok(known.clone());
         }
         let identities = self.api.list(&format!("users/{}/identities", key.0), "identities").await?;
+        // Whatever kind they are of: a Google identity is an address, too.
         let emails = identities
             .iter()
-            .filter(|identity| identity["type"] == "email")
-            .filter_map(|identity| text(&identity["value"]));
+            .filter_map(|identity| text(&identity["value"]))
+            .filter(|value| value.contains('@'));
         let mut all: Vec<String> =
             emails.chain(text(&user["email"])).map(|email| email.to_lowercase()).collect();
         all.sort();

@@ -5,11 +5,15 @@ use std::collections::BTreeMap;
 use crate::config::raw::{Section, Value};
 use crate::config::{Claims, Effect, Guards, OnDuplicate, Reason, Rule, Source, values};
 use crate::expression::{Expression, Language};
+use crate::sso::REASONS;
 use crate::sso::claims::{self, OVERWRITING, RESERVED, kind_of};
 use crate::telemetry::Chain;
 
 /// A reason's name: it stands in logs and in this file.
 fn reason_name(text: &str) -> Result<String, String> {
+    if REASONS.contains(&text) {
+        return Err(format!("`{text}` is a name under which the gateway itself refuses; use another"));
+    }
     let plain = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     if plain && !text.is_empty() && text.len() <= 64 {
         Ok(text.to_owned())
@@ -125,7 +129,13 @@ fn user_fields(section: Section<'_>, language: &Language) -> Option<Vec<(String,
                 "`{key}` is not a field key; Zendesk's keys have letters, digits and underscores"
             ));
         }
-        Some((key.to_owned(), source(&value, language)?))
+        let source = source(&value, language)?;
+        if let Source::Constant(constant) = &source
+            && let Err(error) = claims::field(constant)
+        {
+            value.report(error.to_string());
+        }
+        Some((key.to_owned(), source))
     };
     section.entries().into_iter().map(read).collect()
 }
