@@ -20,6 +20,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use rustls::sign::CertifiedKey;
 
+use crate::audit::folder_of;
 use crate::proxy::headers::Rules;
 use crate::tls::files;
 #[cfg(any(test, feature = "workbench"))]
@@ -260,6 +261,14 @@ impl Config {
                 UNIT_STOPS_AFTER.as_secs()
             ));
         }
+        if let Some(file) = &self.audit.file
+            && !folder_of(file).is_dir()
+        {
+            warnings.push(format!(
+                "audit.file: there is no folder {}; decisions would be in the log only",
+                folder_of(file).display()
+            ));
+        }
         for site in &self.sites {
             for host in site.hosts.iter().filter(|host| !files::covers(&site.certificate, host)) {
                 warnings.push(format!(
@@ -317,6 +326,12 @@ impl Config {
                 {
                     warnings.push(format!(
                         "{}: `{}` uses an API token of Zendesk, which stop working on 2027-04-30: use an OAuth client",
+                        site.hosts[0], app.name
+                    ));
+                }
+                if let Some(name) = app.trusts_the_request() {
+                    warnings.push(format!(
+                        "{}: a rule of `{}` asks about {name}, which is whatever the address says that somebody opens: it keeps nobody out",
                         site.hosts[0], app.name
                     ));
                 }

@@ -515,7 +515,15 @@ mod tests {
         let many = BTreeMap::from([("profile.groups", Value::from(vec!["x"; 400_000]))]);
         let long = language.read("'y' in profile.groups").unwrap();
         assert_eq!(language.holds(&long, &Facts::new(&many, [], [])), Err(ExpressionError::TooLong));
-        assert!(holds("profile.kind > 1 / 0").is_err());
+        for source in [
+            "profile.kind > 1 / 0",
+            "profile.groups[7] != 'Suspended'",
+            "profile.groups[7] not in ['Suspended']",
+            "'x' not in profile.groups[7]",
+            "'Board' not in profile.phone",
+        ] {
+            assert!(holds(source).is_err(), "{source}");
+        }
     }
 
     #[test]

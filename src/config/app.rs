@@ -130,6 +130,12 @@ impl App {
         rules.chain(claimed).chain(&self.guards.is_staff)
     }
 
+    /// What its rules ask about that whoever opens the address can write as they like.
+    pub(super) fn trusts_the_request(&self) -> Option<&'static str> {
+        let rules = || self.rules.iter().flatten().map(|rule| &rule.when).chain(&self.guards.is_staff);
+        ["request.brand_id", "request.locale_id"].into_iter().find(|name| rules().any(|rule| rule.asks(name)))
+    }
+
     /// What of this app only a service account can ask iMIS about; how to do without.
     pub(super) fn needs_service_account(&self) -> Vec<&'static str> {
         let mut needs = Vec::new();

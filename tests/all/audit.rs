@@ -90,7 +90,7 @@ async fn who_entered_who_did_not_and_what_broke_is_recorded() {
     let (_, text) = show(&["--since", "2999-01-01"]);
     assert!(text.contains("0 decisions"), "{text}");
     let (_, text) = show(&["--incident", first["incident"].as_str().unwrap()]);
-    assert!(text.contains("1 decisions"), "{text}");
+    assert!(text.contains("1 decision\n"), "{text}");
 }
 
 #[tokio::test]

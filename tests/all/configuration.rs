@@ -228,6 +228,10 @@ fn mistakes_in_rules_and_claims_are_named_where_they_are() {
         ("claims: {organization_id: nobody}", "knows no `nobody`"),
         ("claims: {organization_id: 1.5}", "has to be a whole number"),
         ("claims: {user_fields: {a b: 1}}", "is not a field key"),
+        ("claims: {user_fields: {a: [1, 2]}}", "has to be a text, a number"),
+        ("rules: [{deny: \"true\", reason: rate}]", "the gateway itself refuses"),
+        ("rules: [{allow: \"profile.groups.Staff\"}]", "knows no `profile.groups.Staff`"),
+        ("rules: [{allow: \"('x' if profile.is_member) == 'x'\"}]", "if without else"),
         ("claims: {locale: \"'en US'\"}", "has to be"),
         ("claims: {role: \"'admn'\"}\noverwrite: [role]", "has to be"),
         ("claims: {organization: \"'a'|nosuch\"}", "knows no filter `nosuch`"),
@@ -246,6 +250,8 @@ fn mistakes_in_rules_and_claims_are_named_where_they_are() {
     for what in ["tags REPLACE all tags", "takes the seat of an agent away"] {
         assert!(warned.warnings().iter().any(|warning| warning.contains(what)), "{:?}", warned.warnings());
     }
+    let asking = with_app("rules: [{allow: \"request.brand_id == 5\"}]").unwrap();
+    assert!(asking.warnings().iter().any(|warning| warning.contains("it keeps nobody out")));
     for guard in ["refuse", "warn", "off", "false"] {
         assert!(with_app(&format!("guards: {{duplicate_email: {guard}}}")).is_ok(), "{guard}");
     }

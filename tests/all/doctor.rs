@@ -34,7 +34,7 @@ async fn what_works_is_said_to_work() {
         "{text}"
     );
     assert!(
-        text.contains("of iMIS in the page: MainBody, aspnetForm") && text.contains("1 checks, 0 failed"),
+        text.contains("of iMIS in the page: MainBody, aspnetForm") && text.contains("1 check, 0 failed"),
         "{text}"
     );
     let value = stage.imis.sign_in("staff");

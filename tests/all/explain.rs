@@ -88,9 +88,9 @@ async fn the_decision_is_the_one_of_the_sign_in() {
 async fn what_cannot_be_told_is_said() {
     let stage = Stage::new().await;
     let (code, text) = run(&stage, &["explain", "--app", "No Such", "--imis-id", "1"], "").await;
-    assert!(code == 1 && text.contains("there is no app `No Such`; there is Contoso Helpdesk"), "{text}");
+    assert!(code == 2 && text.contains("there is no app `No Such`; there is Contoso Helpdesk"), "{text}");
     let (code, text) = run(&stage, &["explain", "--app", APP, "--imis-id", "../1"], "").await;
-    assert!(code == 1 && text.contains("is not an iMIS ID"), "{text}");
+    assert!(code == 2 && text.contains("is not an iMIS ID"), "{text}");
     let (code, text) = run(&stage, &["explain", "--app", APP, "--cookies"], "a=b").await;
     assert!(
         code == 1

@@ -30,6 +30,7 @@ mod proxy_protocol;
 mod proxying;
 mod recognition;
 mod rules;
+mod rules_attacks;
 mod sign_in;
 mod single_logout;
 mod staff;
