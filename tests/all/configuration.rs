@@ -256,3 +256,17 @@ fn mistakes_in_rules_and_claims_are_named_where_they_are() {
         assert!(with_app(&format!("guards: {{duplicate_email: {guard}}}")).is_ok(), "{guard}");
     }
 }
+
+#[test]
+fn the_examples_in_the_documentation_are_good() {
+    let docs = include_str!("../../docs/rules-and-claims.md");
+    let blocks: Vec<&str> =
+        docs.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    let of_app = |block: &&str| block.starts_with("rules:") || block.starts_with("claims:");
+    let mut seen = 0;
+    for block in blocks.iter().filter(|block| of_app(block)) {
+        with_app(block.trim_end()).unwrap_or_else(|problem| panic!("{block}: {problem}"));
+        seen += 1;
+    }
+    assert_eq!(seen, 4);
+}

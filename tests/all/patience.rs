@@ -306,9 +306,9 @@ async fn an_upload_may_wait_for_the_upstream_as_long_as_that_may_take() {
         let proxy = slow(upstream).await;
         let body = || bytes::Bytes::from(vec![b'x'; LENGTH]);
         let reply = proxy.client.send(http::Method::POST, "/", &[], body()).await;
-        assert_eq!(reply.status, status, "{upstream}, HTTP/1");
+        assert_eq!(reply.status, status, "{upstream}, HTTP/1: {}", proxy.gateway.log());
         let reply = proxy.client.send_h2(http::Method::POST, "/", &[], body()).await;
-        assert_eq!(reply.status, status, "{upstream}, HTTP/2");
+        assert_eq!(reply.status, status, "{upstream}, HTTP/2: {}", proxy.gateway.log());
     }
 }
 
