@@ -394,3 +394,39 @@ async fn signing_out_of_one_signs_out_of_the_other() {
         nobody_anywhere().await;
     }
 }
+
+/// What a page's script sees of the messaging token's address: `200 true` with a token, `204 false` without, or why not.
+async fn asked_by_script(browser: &Browser) -> String {
+    let script = format!(
+        "const done = arguments[0];
+         fetch('https://{SITE}/sso/zendesk/messaging-token', {{credentials: 'include'}})
+            .then(async answer => done(answer.status + ' ' + (await answer.text()).includes('\"jwt\"')))
+            .catch(error => done(error.name));"
+    );
+    browser.page.execute_async(&script, Vec::new()).await.unwrap().as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_script_of_the_site_gets_a_messaging_token_and_no_other() {
+    let keys = "messaging: {key_id: app_0123456789, secret: {file: messaging-key}}";
+    let stage = Stage::with(Setup::new(Generation::Ems).with_app(keys)).await;
+    let Some(browser) = Browser::open(&stage, Scripts::On).await else { return };
+    browser.go(&format!("https://{SITE}/SignIn")).await;
+    assert_eq!(asked_by_script(&browser).await, "204 false");
+    browser.sign_in("AMUELLER", PASSWORD).await;
+    browser.text_of("#who").await;
+    assert_eq!(asked_by_script(&browser).await, "200 true");
+    browser.go(&format!("{MAPPED}/hc/en-us")).await;
+    assert_eq!(asked_by_script(&browser).await, "TypeError", "another site may not read the answer");
+    stage
+        .gateway
+        .logged(|line| {
+            line["message"]
+                .as_str()
+                .is_some_and(|text| text.contains("not asked for by a script of this site"))
+        })
+        .await;
+    // Opened as a page.
+    browser.go(&format!("https://{SITE}/sso/zendesk/messaging-token")).await;
+    assert!(browser.page.source().await.unwrap().contains("not-same-origin"));
+}
