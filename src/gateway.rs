@@ -35,6 +35,8 @@ pub(crate) struct Gateway {
     pub(crate) audit: Audit,
     /// How many sign-ins anybody may begin.
     pub(crate) rates: Rates,
+    /// The same for messaging tokens, which every page of the site may ask for: a busy site must not use up its visitors' sign-ins.
+    pub(crate) messaging_rates: Rates,
     /// In which rules and claims are written.
     pub(crate) language: Language,
     pub(crate) admission: Arc<Admission>,
@@ -102,6 +104,7 @@ impl Gateway {
             metrics,
             audit: Audit::new(config).map_err(BuildError::Random)?,
             rates: Rates::new(config.sign_in_limits),
+            messaging_rates: Rates::new(config.sign_in_limits),
             language: Language::new(),
             admission: Admission::new(config.limits),
             tls: tls::server_config(&config.sites)?,

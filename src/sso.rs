@@ -53,7 +53,7 @@ pub(crate) use denied::REASONS;
 use loop_breaker::{Round, Way};
 pub(crate) use messaging::messaging_token;
 use policy::{Permit, Refused};
-use rate::Enough;
+use rate::{Enough, Rates};
 use return_to::Arrival;
 pub(crate) use return_to::ReturnTo;
 pub(crate) use signed_out::signed_out;
@@ -198,7 +198,7 @@ async fn admit(
     identity: &Identity,
 ) -> Result<Response<Bytes>, SignInError> {
     let app = &visit.app;
-    let permit = visit.permit(identity, arrival).await?;
+    let permit = visit.permit(&visit.gateway.rates, (identity, arrival)).await?;
     let round = loop_breaker::round(visit, arrival, Way::Zendesk);
     let cookie = match round {
         Round::Goes(cookie) => cookie,
@@ -253,10 +253,14 @@ impl Visit {
     }
 
     /// Whether the person may enter: the one way to a permit, whatever is minted by it.
-    async fn permit(&self, identity: &Identity, arrival: &Arrival) -> Result<Permit, SignInError> {
+    async fn permit(
+        &self,
+        rates: &Rates,
+        (identity, arrival): (&Identity, &Arrival),
+    ) -> Result<Permit, SignInError> {
         // Set once: a visit is one person's.
         let _ = self.learned.signed_in.set(identity.id.clone());
-        self.gateway.rates.person(self.site, identity.id.as_str()).map_err(SignInError::Enough)?;
+        rates.person(self.site, identity.id.as_str()).map_err(SignInError::Enough)?;
         let deciding = Deciding {
             sign_on: &self.sign_on,
             app: &self.app,

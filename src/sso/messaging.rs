@@ -60,7 +60,7 @@ pub(crate) async fn messaging_token(visit: Visit) -> Response<Bytes> {
 }
 
 async fn token_for(visit: &Visit, messaging: &Messaging) -> Result<Option<token::Token>, SignInError> {
-    visit.gateway.rates.network(visit.forwarded.client).map_err(SignInError::Enough)?;
+    visit.gateway.messaging_rates.network(visit.forwarded.client).map_err(SignInError::Enough)?;
     let imis = &visit.sign_on.imis;
     let visitor = visit.as_visitor();
     let Some(session) = imis.session(&visitor) else { return Ok(None) };
@@ -70,7 +70,7 @@ async fn token_for(visit: &Visit, messaging: &Messaging) -> Result<Option<token:
         // The Single Sign-On page cannot be asked behind the member's back.
         Answer::Nobody | Answer::AskSite => return Ok(None),
     };
-    let permit = visit.permit(&identity, &Arrival::default()).await?;
+    let permit = visit.permit(&visit.gateway.messaging_rates, (&identity, &Arrival::default())).await?;
     let token = token::mint_for_messaging(messaging, &permit, ambient::unix_now())?;
     info!(
         incident = %visit.incident,

@@ -110,3 +110,16 @@ async fn without_a_key_there_is_none() {
     assert_eq!((reply.status.as_u16(), &json_of(&reply)["error"]), (404, &json!("not-configured")));
     assert_eq!(stage.imis.requests().len(), 0);
 }
+
+#[tokio::test]
+async fn pages_that_ask_too_often_leave_the_sign_in_alone() {
+    let limits = "limits: {sign_ins_per_network: 1000000, sign_ins_per_person: 1000000}";
+    let setup = Setup::new(Generation::Ems).with_app(KEYS).edit(limits, "limits: {sign_ins_per_network: 5}");
+    let stage = Stage::with(setup).await;
+    let mut told = Vec::new();
+    for _ in 0..8 {
+        told.push(ask(&stage, Some("AMUELLER"), &OWN_SCRIPT).await.status.as_u16());
+    }
+    assert!(told.starts_with(&[200; 5]) && told.ends_with(&[429]), "{told:?}");
+    assert!(stage.sso("", &stage.cookie_of("AMUELLER")).await.token().is_some());
+}
