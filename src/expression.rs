@@ -3,12 +3,14 @@
 //! They are minijinja's, with a fixed vocabulary. A name that does not exist is a problem of the configuration; an attribute that a
 //! person does not have is an error when it is asked for, never a value that happens to be unequal to something.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+mod facts;
 
-use minijinja::value::{Enumerator, Object, ValueKind};
-use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior, Value};
+use std::fmt;
+
+use minijinja::value::ValueKind;
+use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value};
+
+pub(crate) use facts::Facts;
 
 /// Instructions that one evaluation may take; a rule takes some ten.
 const FUEL: u64 = 20_000;
@@ -76,21 +78,6 @@ pub(crate) enum ExpressionError {
     TooLong,
     #[error("it cannot be worked out: {0}")]
     Failed(&'static str),
-}
-
-/// What an expression is worked out over: a value for each name, some of them none.
-pub(crate) struct Facts {
-    values: Value,
-    missed: Missed,
-}
-
-/// What was asked for and is not there. Filters and tests may swallow the error of a lookup, and go on with a value that is equal to
-/// nothing; what stands here does not get lost.
-type Missed = Arc<Mutex<Option<ExpressionError>>>;
-
-fn miss(missed: &Missed, error: ExpressionError) -> Error {
-    *missed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-    Error::from(ErrorKind::UndefinedError)
 }
 
 /// The language: built once, used by all.
@@ -166,11 +153,10 @@ impl Language {
     }
 
     pub(crate) fn value(&self, expression: &Expression, facts: &Facts) -> Result<Value, ExpressionError> {
-        let missed = || facts.missed.lock().unwrap_or_else(PoisonError::into_inner).take();
-        missed();
+        facts.take_missed();
         let evaluated = self.0.compile_expression_owned(expression.source.clone());
-        let evaluated = evaluated.and_then(|compiled| compiled.eval(facts.values.clone()));
-        if let Some(error) = missed() {
+        let evaluated = evaluated.and_then(|compiled| compiled.eval(facts.values()));
+        if let Some(error) = facts.take_missed() {
             return Err(expression.in_its_own_words(error));
         }
         let value = evaluated.map_err(|error| failure(&error))?;
@@ -269,114 +255,6 @@ fn known(name: &str) -> Result<(), String> {
     })
 }
 
-/// Attributes of a person, by their names in lower case; none where there is no telling what it is. Asking for one that is not there
-/// is an error.
-#[derive(Debug)]
-struct Attributes {
-    all: BTreeMap<String, Option<Value>>,
-    missed: Missed,
-}
-
-impl Attributes {
-    /// The value; what is said for one that is not there.
-    fn find(&self, name: &Value) -> Result<Value, Error> {
-        let name = name.as_str().unwrap_or("?");
-        match self.all.get(&name.to_lowercase()) {
-            Some(Some(value)) => Ok(value.clone()),
-            Some(None) => Err(miss(&self.missed, ExpressionError::Unreadable(name.to_owned()))),
-            None => Err(miss(&self.missed, ExpressionError::NoAttribute(name.to_owned()))),
-        }
-    }
-
-    fn has(&self, name: &Value) -> bool {
-        name.as_str().is_some_and(|name| self.all.contains_key(&name.to_lowercase()))
-    }
-}
-
-impl Object for Attributes {
-    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        Some(self.find(key).unwrap_or_else(Value::from))
-    }
-
-    fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::NonEnumerable
-    }
-
-    fn call_method(
-        self: &Arc<Self>,
-        _: &mut State<'_, '_>,
-        method: &str,
-        arguments: &[Value],
-    ) -> Result<Value, Error> {
-        match (method, arguments) {
-            ("has", [name]) => Ok(Value::from(self.has(name))),
-            ("get", [name]) => self.find(name),
-            ("get", [name, otherwise]) if !self.has(name) => Ok(otherwise.clone()),
-            ("get", [name, otherwise]) => {
-                self.find(name).map(|found| if found.is_none() { otherwise.clone() } else { found })
-            }
-            _ => Err(Error::from(ErrorKind::UnknownMethod)),
-        }
-    }
-}
-
-/// One of a list of things with parts; asking for a part that there is none of is an error.
-#[derive(Debug)]
-struct Fields {
-    all: BTreeMap<&'static str, Value>,
-    missed: Missed,
-}
-
-impl Object for Fields {
-    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        let name = key.as_str().unwrap_or("?");
-        let found = self.all.get(name).cloned();
-        Some(
-            found.unwrap_or_else(|| {
-                Value::from(miss(&self.missed, ExpressionError::NoField(name.to_owned())))
-            }),
-        )
-    }
-
-    fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Values(self.all.keys().map(|name| Value::from(*name)).collect())
-    }
-}
-
-impl Facts {
-    /// Of the values by their names; a name that is not given is none. An attribute without a value is one that cannot be read.
-    pub(crate) fn new(
-        values: &BTreeMap<&'static str, Value>,
-        attributes: impl IntoIterator<Item = (String, Option<Value>)>,
-        memberships: impl IntoIterator<Item = BTreeMap<&'static str, Value>>,
-    ) -> Self {
-        let missed = Missed::default();
-        let mut roots: BTreeMap<&str, BTreeMap<&str, Value>> = BTreeMap::new();
-        for name in NAMES {
-            let (root, leaf) = name.split_once('.').unwrap_or((name, ""));
-            let value = values.get(name).cloned().unwrap_or(Value::from(()));
-            roots.entry(root).or_default().insert(leaf, value);
-        }
-        let mut all: BTreeMap<String, Option<Value>> = BTreeMap::new();
-        for (name, value) in attributes {
-            all.entry(name.to_lowercase())
-                .and_modify(|known| {
-                    if *known != value {
-                        *known = None;
-                    }
-                })
-                .or_insert(value);
-        }
-        let fields = |all| Value::from_object(Fields { all, missed: missed.clone() });
-        let profile = roots.entry("profile").or_default();
-        profile.insert("memberships", memberships.into_iter().map(fields).collect());
-        profile.insert("attributes", Value::from_object(Attributes { all, missed: missed.clone() }));
-        let values =
-            Value::from_pairs(roots.into_iter().map(|(root, leaves)| (root, Value::from_pairs(leaves))));
-        Self { values, missed }
-    }
-}
-
 /// What minijinja says, without the values that it may quote.
 fn failure(error: &Error) -> ExpressionError {
     #[expect(clippy::wildcard_enum_match_arm, reason = "the library's list may grow")]
@@ -405,6 +283,8 @@ fn kind_of(value: &Value) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn facts() -> Facts {

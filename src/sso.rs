@@ -8,6 +8,7 @@ mod client_application;
 mod decide;
 mod denied;
 mod email;
+mod error;
 pub(crate) mod explain;
 mod facts;
 mod handoff;
@@ -39,20 +40,19 @@ use crate::ambient;
 use crate::audit::Decision;
 use crate::config::App;
 use crate::gateway::{Gateway, SignOn};
-use crate::imis::groups::GroupsError;
-use crate::imis::recognise::{Answer, Identity, RecogniseError};
-use crate::imis::{ApplicationError, PartyId, ProfileError, Visitor};
+use crate::imis::recognise::{Answer, Identity};
+use crate::imis::{PartyId, Visitor};
 use crate::pages::{Link, Message};
 use crate::proxy::headers::Forwarded;
 use crate::telemetry::Chain;
 pub(crate) use client_application::posted;
 pub(crate) use decide::Step;
 use decide::{Deciding, Steps, decide};
-use denied::Denied;
 pub(crate) use denied::REASONS;
+use error::{Failed, SignInError};
 use loop_breaker::{Round, Way};
 pub(crate) use messaging::messaging_token;
-use policy::{Permit, Refused};
+use policy::Permit;
 use rate::{Enough, Rates};
 use return_to::Arrival;
 pub(crate) use return_to::ReturnTo;
@@ -93,55 +93,6 @@ pub(crate) struct Learned {
     subject: OnceLock<PartyId>,
     /// As iMIS has it.
     email: OnceLock<String>,
-}
-
-/// Every way a sign-in can end without a token, apart from nobody being signed in.
-#[derive(Debug, thiserror::Error)]
-enum SignInError {
-    #[error("not a top-level navigation")]
-    NotNavigation,
-    #[error("iMIS did not say who the visitor is")]
-    Recognise(#[from] RecogniseError),
-    #[error("iMIS did not say whose refresh token it is")]
-    Application(#[from] ApplicationError),
-    #[error("iMIS did not give the profile")]
-    Profile(#[from] ProfileError),
-    #[error("refused")]
-    Denied(#[from] Denied),
-    #[error("the token cannot be made")]
-    Mint(#[from] token::MintError),
-    #[error("the system has no randomness to give")]
-    Random(#[source] getrandom::Error),
-    #[error("iMIS did not say which groups the person belongs to")]
-    Groups(#[from] GroupsError),
-    #[error("iMIS did not say who else has this e-mail address")]
-    Duplicates(#[source] ProfileError),
-    #[error("it is not known yet who works in Zendesk")]
-    StaffUnknown,
-    #[error("the app's own claims")]
-    Claims(#[source] claims::NamedError),
-    #[error("iMIS took too long in all")]
-    TimedOut,
-    #[error("too many sign-ins at a time")]
-    Busy,
-    #[error("too many sign-ins in a minute: {}", .0.name())]
-    Enough(Enough),
-}
-
-impl SignInError {
-    /// Nothing that iMIS could be blamed for.
-    fn is_of_zendesk(&self) -> bool {
-        matches!(self, Self::StaffUnknown | Self::Claims(_) | Self::Mint(_) | Self::Random(_))
-    }
-}
-
-impl From<Refused> for SignInError {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Denied(denied) => Self::Denied(denied),
-            Refused::Claim(error) => Self::Claims(error),
-        }
-    }
 }
 
 /// The Remote login URL.
@@ -303,30 +254,20 @@ fn add_cookie(response: &mut Response<Bytes>, set_cookie: &str) {
 /// The one place where a failed sign-in becomes a log line, a record and a number.
 fn note(visit: &Visit, error: &SignInError) {
     let (incident, app) = (&visit.incident, &visit.app.name);
-    let (decision, reason, rule) = match error {
-        SignInError::NotNavigation => {
+    let (decision, reason, rule) = match error.failed() {
+        Failed::NotNavigation => {
             warn!(incident, app, "refused: not a top-level navigation");
             return;
         }
-        SignInError::Denied(denied) => {
+        Failed::Denied(denied) => {
             info!(incident, app, reason = denied.name(), rule = denied.rule(), error = %Chain(denied), "refused");
             ("refused", Some(denied.name()), denied.rule())
         }
-        SignInError::Enough(enough) => {
+        Failed::Enough(enough) => {
             warn!(incident, app, limit = enough.name(), "a sign-in was turned away");
             ("refused", Some("rate"), None)
         }
-        SignInError::Recognise(_)
-        | SignInError::Application(_)
-        | SignInError::Profile(_)
-        | SignInError::Groups(_)
-        | SignInError::Duplicates(_)
-        | SignInError::StaffUnknown
-        | SignInError::Claims(_)
-        | SignInError::Mint(_)
-        | SignInError::Random(_)
-        | SignInError::TimedOut
-        | SignInError::Busy => {
+        Failed::Broken => {
             warn!(incident, app, error = %Chain(error), "cannot sign in");
             ("broken", None, None)
         }
@@ -343,13 +284,13 @@ fn answer(visit: &Visit, arrival: &Arrival, error: &SignInError) -> Response<Byt
     note(visit, error);
     let app = &visit.app.name;
     let again = Link::primary("Try again", arrival.sso_target(&visit.app));
-    let message = match error {
-        SignInError::NotNavigation => {
+    let message = match error.failed() {
+        Failed::NotNavigation => {
             let text = "A sign-in starts by opening this address in the browser itself. \
                         It cannot be embedded in a page, fetched by a script or loaded in advance.";
             Message::new(StatusCode::FORBIDDEN, "This page has to be opened directly").text(text).link(again)
         }
-        SignInError::Denied(denied) => {
+        Failed::Denied(denied) => {
             let languages = visit.headers.get(http::header::ACCEPT_LANGUAGE);
             let languages = languages.and_then(|value| value.to_str().ok()).unwrap_or_default();
             Message::new(StatusCode::FORBIDDEN, denied.title())
@@ -358,26 +299,16 @@ fn answer(visit: &Visit, arrival: &Arrival, error: &SignInError) -> Response<Byt
                 .link(Link::new("Try again", arrival.sso_target(&visit.app)))
                 .link(Link::new("Sign out, to use another account", visit.sign_on.imis.sign_out.clone()))
         }
-        SignInError::Enough(_) => Message::new(StatusCode::TOO_MANY_REQUESTS, "That was too often")
+        Failed::Enough(_) => Message::new(StatusCode::TOO_MANY_REQUESTS, "That was too often")
             .text("There have been more sign-ins from here than are allowed in a minute. Please wait a little, then try again.")
             .link(again)
             .retry_after(TRY_AGAIN_AFTER),
-        SignInError::Recognise(_)
-        | SignInError::Application(_)
-        | SignInError::Profile(_)
-        | SignInError::Groups(_)
-        | SignInError::Duplicates(_)
-        | SignInError::StaffUnknown
-        | SignInError::Claims(_)
-        | SignInError::Mint(_)
-        | SignInError::Random(_)
-        | SignInError::TimedOut
-        | SignInError::Busy => {
+        Failed::Broken => {
             let password = crate::zendesk::password_sign_in(
                 &visit.app.zendesk,
                 arrival.return_to.as_ref().map(ReturnTo::as_str),
             );
-            let what = if error.is_of_zendesk() {
+            let what = if !error.is_of_imis() {
                 "Something that has to be known to let you in is not known at the moment, or not set up as it should be."
             } else {
                 "The membership system did not answer as it should, so we could not confirm who you are."

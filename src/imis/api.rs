@@ -8,7 +8,7 @@ use url::Url;
 use super::PartyId;
 use super::client::{self, ApiError};
 use super::groups::{self, GroupsError, Membership};
-use super::json::{Object, is_true, list, without_mark};
+use super::json::Rows;
 use super::party::{Among, Party, PartyError};
 use super::service_account::ServiceAccount;
 use super::token::{self, Granted, TokenError};
@@ -93,13 +93,10 @@ impl Api {
             .url
             .join(&format!("api/Party?email=eq:{}&limit=100", encoded(email)))
             .map_err(|_| ApiError::Url)?;
-        let json = self.get(url, own).await?;
-        let answer: Object = serde_json::from_slice(without_mark(&json)).map_err(|_| PartyError::NotRows)?;
-        let items =
-            answer.get("Items").filter(|items| !items.is_null()).and_then(list).ok_or(PartyError::NotRows)?;
-        let mut shared = answer.get("HasNext").is_some_and(is_true);
+        let rows = Rows::parse(&self.get(url, own).await?).ok_or(PartyError::NotRows)?;
+        let mut shared = rows.has_next();
         let mut listed = false;
-        for row in items {
+        for row in rows.items() {
             let party = Party::parse(row.to_string().as_bytes())?;
             if party.id().as_ref() == Some(id) {
                 listed = true;

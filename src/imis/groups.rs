@@ -5,7 +5,7 @@ use url::Url;
 
 use super::PartyId;
 use super::client::ApiError;
-use super::json::{Object, filled, is_true, list, unwrapped, without_mark};
+use super::json::{Rows, filled, list, unwrapped};
 use crate::query::encoded;
 
 /// Nobody belongs to more groups than fit on so many pages.
@@ -52,11 +52,9 @@ pub(super) fn read(
     (id, offset): (&PartyId, u64),
     today: &str,
 ) -> Result<(Vec<Membership>, Option<u64>), GroupsError> {
-    let answer: Object = serde_json::from_slice(without_mark(json)).map_err(|_| GroupsError::NotRows)?;
-    let items =
-        answer.get("Items").filter(|items| !items.is_null()).and_then(list).ok_or(GroupsError::NotRows)?;
+    let rows = Rows::parse(json).ok_or(GroupsError::NotRows)?;
     let mut all = Vec::new();
-    for row in items {
+    for row in rows.items() {
         let party = &row["Party"]["PartyId"];
         let group = filled(&row["Group"]["GroupId"]).ok_or(GroupsError::AnotherParty)?;
         if !party.is_null() && filled(party).as_deref() != Some(id.as_str()) {
@@ -64,10 +62,7 @@ pub(super) fn read(
         }
         all.extend(memberships(row, &group, today)?);
     }
-    let more = answer.get("HasNext").is_some_and(is_true);
-    let next = more.then(|| answer.get("NextOffset").and_then(Value::as_u64).filter(|next| *next > offset));
-    // Half a list could lack the very group that keeps somebody out.
-    next.map(|next| next.ok_or(GroupsError::NotRows)).transpose().map(|next| (all, next))
+    Ok((all, rows.next(offset).ok_or(GroupsError::NotRows)?))
 }
 
 /// One for each period that a row tells of, or one without dates.

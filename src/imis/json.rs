@@ -42,16 +42,49 @@ impl<'de> Deserialize<'de> for Object {
     }
 }
 
-/// The entries of a collection, `{"$values": [..]}`, or of a bare list.
+/// The entries of a collection, `{"$values": [..]}`, or of a bare list; none where it is something else.
 pub(super) fn entries(collection: &Value) -> &[Value] {
-    let list = collection.get("$values").unwrap_or(collection).as_array();
-    list.map(Vec::as_slice).unwrap_or_default()
+    list(collection).unwrap_or_default()
 }
 
 /// The same where it matters that nothing is overlooked: empty when there is nothing, none when it is something else than a collection.
 pub(super) fn list(collection: &Value) -> Option<&[Value]> {
     let list = collection.get("$values").unwrap_or(collection);
     if list.is_null() { Some(&[]) } else { list.as_array().map(Vec::as_slice) }
+}
+
+/// A page of rows, as the REST API answers questions about many.
+pub(super) struct Rows(Object);
+
+impl Rows {
+    /// None when it is something else.
+    pub(super) fn parse(json: &[u8]) -> Option<Self> {
+        let rows = Self(serde_json::from_slice(without_mark(json)).ok()?);
+        let items = rows.0.get("Items")?;
+        let is_list = items.is_array() || items["$values"].is_array();
+        is_list.then_some(rows)
+    }
+
+    pub(super) fn items(&self) -> &[Value] {
+        self.0.get("Items").map(entries).unwrap_or_default()
+    }
+
+    pub(super) fn total(&self) -> Option<u64> {
+        self.0.get("TotalCount").and_then(Value::as_u64)
+    }
+
+    pub(super) fn has_next(&self) -> bool {
+        self.0.get("HasNext").is_some_and(is_true)
+    }
+
+    /// Where the next page begins, if there is one behind this, which began at `offset`. None of that when the list does not go on
+    /// where it says: half a list could pass for the whole.
+    pub(super) fn next(&self, offset: u64) -> Option<Option<u64>> {
+        if !self.has_next() {
+            return Some(None);
+        }
+        self.0.get("NextOffset").and_then(Value::as_u64).filter(|next| *next > offset).map(Some)
+    }
 }
 
 /// A value without the type that iMIS may wrap it in: `{"$type":"System.Boolean","$value":true}`.

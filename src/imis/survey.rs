@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::api::{Api, ProfileError};
 use super::client::ApiError;
-use super::json::{Object, entries, filled, is_true, without_mark};
+use super::json::{Rows, filled};
 use super::party::{Kind, Party, PartyError};
 
 const PAGE: u64 = 500;
@@ -64,14 +64,9 @@ async fn each_page(
     let mut offset = 0;
     for _ in 0..MOST_PAGES {
         let json = api.page(&format!("{what}?limit={PAGE}&offset={offset}")).await?;
-        let answer: Object = serde_json::from_slice(without_mark(&json)).map_err(|_| PartyError::NotRows)?;
-        let items = answer.get("Items").filter(|items| items.is_array() || items["$values"].is_array());
-        let rows = entries(items.ok_or(PartyError::NotRows)?);
-        take(rows, answer.get("TotalCount").and_then(Value::as_u64))?;
-        let next = answer.get("NextOffset").and_then(Value::as_u64).unwrap_or_default();
-        if !answer.get("HasNext").is_some_and(is_true) || next <= offset {
-            return Ok(());
-        }
+        let rows = Rows::parse(&json).ok_or(PartyError::NotRows)?;
+        take(rows.items(), rows.total())?;
+        let Some(next) = rows.next(offset).ok_or(PartyError::NotRows)? else { return Ok(()) };
         offset = next;
     }
     Err(ApiError::TooLong(MOST_PAGES).into())

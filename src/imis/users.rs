@@ -5,7 +5,7 @@ use url::Url;
 
 use super::PartyId;
 use super::client::ApiError;
-use super::json::{Object, entries, without_mark};
+use super::json::Rows;
 use crate::query::encoded;
 
 /// Why a user name leads to nobody.
@@ -28,12 +28,11 @@ pub(super) fn url(api_url: &Url, name: &str) -> Result<Url, ApiError> {
 
 /// The iMIS ID of the one user with this name; names ignore case in iMIS.
 pub(super) fn id_of(name: &str, json: &[u8]) -> Result<PartyId, UserError> {
-    let answer: Object = serde_json::from_slice(without_mark(json)).map_err(|_| UserError::NotRows)?;
-    let items = answer.get("Items").ok_or(UserError::NotRows)?;
+    let rows = Rows::parse(json).ok_or(UserError::NotRows)?;
     let same = |user: &&Value| {
         user["UserName"].as_str().is_some_and(|own| own.to_lowercase() == name.to_lowercase())
     };
-    let mut users = entries(items).iter().filter(same);
+    let mut users = rows.items().iter().filter(same);
     let (Some(user), None) = (users.next(), users.next()) else { return Err(UserError::NotOne) };
     let id = |value: &Value| value.as_str().and_then(PartyId::parse);
     let own = id(&user["UserId"]).ok_or(UserError::NoId)?;

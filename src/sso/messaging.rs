@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::return_to::Arrival;
 use super::token::{self, LIFE_OF_MESSAGING};
-use super::{DEADLINE, SignInError, TRY_AGAIN_AFTER, Visit, note};
+use super::{DEADLINE, Failed, SignInError, TRY_AGAIN_AFTER, Visit, note};
 use crate::ambient;
 use crate::audit::Decision;
 use crate::config::Messaging;
@@ -38,22 +38,10 @@ pub(crate) async fn messaging_token(visit: Visit) -> Response<Bytes> {
         Ok(None) => pages::no_content(),
         Err(error) => {
             note(&visit, &error);
-            match error {
-                SignInError::Denied(_) | SignInError::NotNavigation => {
-                    failed(&visit, StatusCode::FORBIDDEN, "refused")
-                }
-                SignInError::Enough(_) => later(failed(&visit, StatusCode::TOO_MANY_REQUESTS, "too-often")),
-                SignInError::Recognise(_)
-                | SignInError::Application(_)
-                | SignInError::Profile(_)
-                | SignInError::Groups(_)
-                | SignInError::Duplicates(_)
-                | SignInError::StaffUnknown
-                | SignInError::Claims(_)
-                | SignInError::Mint(_)
-                | SignInError::Random(_)
-                | SignInError::TimedOut
-                | SignInError::Busy => later(failed(&visit, StatusCode::SERVICE_UNAVAILABLE, "unavailable")),
+            match error.failed() {
+                Failed::Denied(_) | Failed::NotNavigation => failed(&visit, StatusCode::FORBIDDEN, "refused"),
+                Failed::Enough(_) => later(failed(&visit, StatusCode::TOO_MANY_REQUESTS, "too-often")),
+                Failed::Broken => later(failed(&visit, StatusCode::SERVICE_UNAVAILABLE, "unavailable")),
             }
         }
     }

@@ -1,27 +1,11 @@
 //! `imis-gateway doctor`: what is wrong with recognition is told apart, without a value of anybody's.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
-
 use imis_gateway_simulators::imis::{Faults, Generation, PageFault, QueryFault};
 
 use crate::support::{Setup, Stage};
 
-/// The program's exit code and what it prints, with this on its standard input.
 async fn doctor(stage: &Stage, arguments: &[&str], input: &str) -> (i32, String) {
-    let config = stage.folder().join("config.yaml");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_imis-gateway"));
-    command.arg("doctor").arg("--config").arg(config).args(arguments);
-    let input = input.to_owned();
-    let run = move || {
-        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = piped.spawn().unwrap();
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        let text = [output.stdout, output.stderr].concat();
-        (output.status.code().unwrap(), String::from_utf8(text).unwrap())
-    };
-    tokio::task::spawn_blocking(run).await.unwrap()
+    stage.run(&[&["doctor"], arguments].concat(), input).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

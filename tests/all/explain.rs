@@ -1,26 +1,9 @@
 //! `explain` and `mint --dry-run`: the same decision as at a sign-in, told step by step, and nothing signed.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
-
 use imis_gateway_simulators::imis::{ApiFault, Faults, Generation};
 use serde_json::Value;
 
 use crate::support::{Setup, Stage};
-
-async fn run(stage: &Stage, arguments: &[&str], input: &str) -> (i32, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_imis-gateway"));
-    command.args(arguments).arg("--config").arg(stage.folder().join("config.yaml"));
-    let input = input.to_owned();
-    let run = move || {
-        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = piped.spawn().unwrap();
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        (output.status.code().unwrap(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
-    };
-    tokio::task::spawn_blocking(run).await.unwrap()
-}
 
 const APP: &str = "Contoso Helpdesk";
 
@@ -29,12 +12,9 @@ async fn every_step_is_told_for_an_id_and_for_cookies() {
     let app = "rules: [{deny: \"profile.id == '104020'\", reason: not-bob}, {allow: \"profile.is_member\"}]\n\
                claims: {organization: \"profile.organization\"}";
     let stage = Stage::with(Setup::new(Generation::Ems).with_api().with_app(app)).await;
-    let (code, text) = run(
-        &stage,
-        &["explain", "--app", APP, "--imis-id", "104019", "--return-to", "https://evil.example/"],
-        "",
-    )
-    .await;
+    let (code, text) = stage
+        .run(&["explain", "--app", APP, "--imis-id", "104019", "--return-to", "https://evil.example/"], "")
+        .await;
     assert_eq!(code, 0, "{text}");
     for told in [
         "return_to                dropped",
@@ -54,7 +34,7 @@ async fn every_step_is_told_for_an_id_and_for_cookies() {
     }
     let cookie = stage.cookie_of("boconnor");
     let (code, text) =
-        run(&stage, &["explain", "--app", "/sso/zendesk", "--cookies", "--format", "json"], &cookie).await;
+        stage.run(&["explain", "--app", "/sso/zendesk", "--cookies", "--format", "json"], &cookie).await;
     let told: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((code, &told["may_enter"], &told["claims"]), (1, &Value::Bool(false), &Value::Null));
     assert!(told["decision"].as_str().unwrap().starts_with("refused: not-bob"), "{told}");
@@ -70,7 +50,7 @@ async fn the_decision_is_the_one_of_the_sign_in() {
     for person in stage.imis.options().people.clone() {
         let reply = stage.sso("", &stage.cookie_of(&person.username)).await;
         let (code, text) =
-            run(&stage, &["explain", "--app", APP, "--cookies"], &stage.cookie_of(&person.username)).await;
+            stage.run(&["explain", "--app", APP, "--cookies"], &stage.cookie_of(&person.username)).await;
         assert_eq!(code == 0, reply.token().is_some(), "{}: {text}", person.username);
         if let Some(token) = reply.token() {
             let mut claims = crate::tokens::claims(&token);
@@ -78,7 +58,7 @@ async fn the_decision_is_the_one_of_the_sign_in() {
                 claims.as_object_mut().unwrap().remove(of_each);
             }
             let (code, text) =
-                run(&stage, &["mint", "--dry-run", "--app", APP, "--imis-id", &person.id], "").await;
+                stage.run(&["mint", "--dry-run", "--app", APP, "--imis-id", &person.id], "").await;
             assert_eq!((code, serde_json::from_str::<Value>(&text).unwrap()), (0, claims));
         }
     }
@@ -87,23 +67,23 @@ async fn the_decision_is_the_one_of_the_sign_in() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_told_is_said() {
     let stage = Stage::new().await;
-    let (code, text) = run(&stage, &["explain", "--app", "No Such", "--imis-id", "1"], "").await;
+    let (code, text) = stage.run(&["explain", "--app", "No Such", "--imis-id", "1"], "").await;
     assert!(code == 2 && text.contains("there is no app `No Such`; there is Contoso Helpdesk"), "{text}");
-    let (code, text) = run(&stage, &["explain", "--app", APP, "--imis-id", "../1"], "").await;
+    let (code, text) = stage.run(&["explain", "--app", APP, "--imis-id", "../1"], "").await;
     assert!(code == 2 && text.contains("is not an iMIS ID"), "{text}");
-    let (code, text) = run(&stage, &["explain", "--app", APP, "--cookies"], "a=b").await;
+    let (code, text) = stage.run(&["explain", "--app", APP, "--cookies"], "a=b").await;
     assert!(
         code == 1
             && text.contains("none of the cookies is a session's")
             && text.contains("nobody is signed in"),
         "{text}"
     );
-    let (code, _) = run(&stage, &["explain", "--app", APP], "").await;
+    let (code, _) = stage.run(&["explain", "--app", APP], "").await;
     assert_eq!(code, 2);
-    let (code, text) = run(&stage, &["mint", "--app", APP, "--imis-id", "104019"], "").await;
+    let (code, text) = stage.run(&["mint", "--app", APP, "--imis-id", "104019"], "").await;
     assert!(code == 2 && text.contains("--dry-run"), "{text}");
     stage.imis.set_faults(Faults { api: ApiFault::Status(500), ..Faults::default() });
-    let (code, text) = run(&stage, &["explain", "--app", APP, "--imis-id", "104019"], "").await;
+    let (code, text) = stage.run(&["explain", "--app", APP, "--imis-id", "104019"], "").await;
     assert!(code == 1 && text.contains("broken: iMIS did not give the profile"), "{text}");
 }
 
@@ -112,7 +92,7 @@ async fn addresses_that_would_keep_people_out_are_listed_beforehand() {
     let mut setup = Setup::new(Generation::Ems);
     setup.imis.people[0].party["Emails"]["$values"][0]["Address"] = Value::from("olga@association.example");
     let stage = Stage::with(setup.with_api()).await;
-    let (code, text) = run(&stage, &["audit", "emails"], "").await;
+    let (code, text) = stage.run(&["audit", "emails"], "").await;
     assert_eq!(code, 0, "{text}");
     for told in [
         "duplicate-email",
@@ -131,12 +111,12 @@ async fn addresses_that_would_keep_people_out_are_listed_beforehand() {
             && line.contains("104019")),
         "{text}"
     );
-    let (_, text) = run(&stage, &["audit", "emails", "--format", "csv"], "").await;
+    let (_, text) = stage.run(&["audit", "emails", "--format", "csv"], "").await;
     assert!(text.contains("members.example.org,duplicate-email,twins@example.org,104024 104025"), "{text}");
-    let (_, text) = run(&stage, &["audit", "emails", "--format", "json"], "").await;
+    let (_, text) = stage.run(&["audit", "emails", "--format", "json"], "").await;
     let json: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
     assert_eq!(json["findings"].as_array().unwrap().len(), 4);
     stage.imis.set_faults(Faults { api: ApiFault::Status(500), ..Faults::default() });
-    let (code, text) = run(&stage, &["audit", "emails"], "").await;
+    let (code, text) = stage.run(&["audit", "emails"], "").await;
     assert!(code == 1 && text.contains("status 500"), "{text}");
 }

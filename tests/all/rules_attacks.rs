@@ -1,28 +1,11 @@
 //! Ways into somebody else's place by what iMIS, Zendesk, operators or strangers may write: each was open once.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
-
 use imis_gateway_simulators::imis::Generation;
 use serde_json::{Value, json};
 
 use crate::support::jar::Jar;
 use crate::support::{SSO, Setup, Stage};
 use crate::tokens::claims;
-
-async fn run(stage: &Stage, arguments: &[&str], input: &str) -> (i32, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_imis-gateway"));
-    command.args(arguments).arg("--config").arg(stage.folder().join("config.yaml"));
-    let input = input.to_owned();
-    let run = move || {
-        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = piped.spawn().unwrap();
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        (output.status.code().unwrap(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
-    };
-    tokio::task::spawn_blocking(run).await.unwrap()
-}
 
 const APP: &str = "Contoso Helpdesk";
 
@@ -54,7 +37,7 @@ fn attribute(name: &str, value: Value) -> impl FnOnce(&mut Value) {
 async fn explain_refuses_a_token_that_would_be_too_long() {
     let stage = Stage::with(ems("claims: {user_fields: {long: \"'x' * 5000\"}}")).await;
     let status = ann(&stage).await;
-    let (code, text) = run(&stage, &["explain", "--app", APP, "--imis-id", "104019"], "").await;
+    let (code, text) = stage.run(&["explain", "--app", APP, "--imis-id", "104019"], "").await;
     assert_eq!((status, code), (503, 1), "{}", &text[..text.len().min(1500)]);
 }
 
@@ -64,7 +47,7 @@ async fn explain_writes_control_characters_out() {
         party["PersonName"]["FullName"] = json!("Ann\u{1b}[2J\n\nmay enter\n  role: \"admin\"");
     }))
     .await;
-    let (_, text) = run(&stage, &["explain", "--app", APP, "--imis-id", "104019"], "").await;
+    let (_, text) = stage.run(&["explain", "--app", APP, "--imis-id", "104019"], "").await;
     assert!(!text.contains('\u{1b}') && !text.lines().any(|line| line == "may enter"), "{text:?}");
 }
 
@@ -77,7 +60,7 @@ async fn audit_emails_writes_control_characters_out() {
         }
     }
     let stage = Stage::with(setup).await;
-    let (_, text) = run(&stage, &["audit", "emails"], "").await;
+    let (_, text) = stage.run(&["audit", "emails"], "").await;
     assert!(!text.contains('\u{1b}'), "{text:?}");
 }
 
@@ -116,7 +99,7 @@ async fn a_torn_line_takes_no_other_with_it() {
     std::fs::write(stage.folder().join("audit.jsonl"), "{\"time\":\"2026-11-27T").unwrap();
     assert_eq!(ann(&stage).await, 200);
     wait_for(&stage, "signed-in").await;
-    let (_, text) = run(&stage, &["audit", "show"], "").await;
+    let (_, text) = stage.run(&["audit", "show"], "").await;
     assert!(text.contains("1 decision\n"), "{text}");
 }
 
@@ -126,14 +109,14 @@ async fn a_byte_that_is_no_utf8_hides_one_line() {
     std::fs::write(stage.folder().join("audit.jsonl"), b"{\"time\":\"M\xc3\n").unwrap();
     assert_eq!(ann(&stage).await, 200);
     wait_for(&stage, "signed-in").await;
-    let (code, text) = run(&stage, &["audit", "show"], "").await;
+    let (code, text) = stage.run(&["audit", "show"], "").await;
     assert!(code == 0 && text.contains("1 decision\n"), "{code} {text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn before_the_first_decision_there_are_none() {
     let stage = Stage::with(audited("{file: audit.jsonl}")).await;
-    let (code, text) = run(&stage, &["audit", "show"], "").await;
+    let (code, text) = stage.run(&["audit", "show"], "").await;
     assert_eq!(code, 0, "{text}");
 }
 
@@ -149,7 +132,7 @@ async fn audit_show_refuses_nonsense() {
         ["--since", "27.11.2026"],
         ["--app", "Contoso"],
     ] {
-        let (code, text) = run(&stage, &["audit", "show", wrong[0], wrong[1]], "").await;
+        let (code, text) = stage.run(&["audit", "show", wrong[0], wrong[1]], "").await;
         all.push((wrong, code, text));
     }
     assert!(all.iter().all(|(_, code, _)| *code != 0), "{all:?}");
@@ -292,7 +275,7 @@ async fn a_padded_code_escapes_no_deny() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn explain_tells_the_guards_of_whom_a_rule_refuses() {
     let stage = Stage::with(ems("rules: [{deny: \"true\"}]")).await;
-    let (_, text) = run(&stage, &["explain", "--app", APP, "--imis-id", "104024"], "").await;
+    let (_, text) = stage.run(&["explain", "--app", APP, "--imis-id", "104024"], "").await;
     assert!(text.contains("guard: company_records") && text.contains("guard: inactive_records"), "{text}");
 }
 
@@ -317,15 +300,15 @@ async fn audit_emails_and_doctor_fail_without_the_staff() {
     let setup =
         ems("").with_api().edit("client_secret: {file: zendesk-api}", "client_secret: {file: imis-password}");
     let stage = Stage::with(setup).await;
-    let (code, text) = run(&stage, &["audit", "emails", "--format", "json"], "").await;
-    let (doctor, said) = run(&stage, &["doctor"], "").await;
+    let (code, text) = stage.run(&["audit", "emails", "--format", "json"], "").await;
+    let (doctor, said) = stage.run(&["doctor"], "").await;
     assert!(code != 0 && doctor != 0, "emails {code} {text}\ndoctor {doctor} {said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn check_warns_of_an_audit_file_that_cannot_be() {
     let stage = Stage::with(audited("{file: no/such/audit.jsonl}")).await;
-    let (code, text) = run(&stage, &["check"], "").await;
+    let (code, text) = stage.run(&["check"], "").await;
     assert!(code != 0 || text.contains("audit"), "{code} {text}");
 }
 
@@ -369,7 +352,7 @@ async fn explain_tells_a_wrong_question_from_a_no() {
         vec!["explain", "--app", APP, "--imis-id", "104019"],
         vec!["explain", "--app", APP, "--imis-id", "x y"],
     ] {
-        let (code, text) = run(&stage, &arguments, "").await;
+        let (code, text) = stage.run(&arguments, "").await;
         codes.push((arguments, code, text));
     }
     let got: Vec<i32> = codes.iter().map(|(_, code, _)| *code).collect();

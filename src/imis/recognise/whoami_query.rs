@@ -16,7 +16,7 @@ use super::seen::Seen;
 use super::{Identity, RecogniseError, client_context};
 use crate::config::WhoamiQuery;
 use crate::imis::client::{self, ApiError};
-use crate::imis::json::{Object, entries, filled, unwrapped, without_mark};
+use crate::imis::json::{Rows, entries, filled, unwrapped};
 use crate::imis::{PartyId, Visitor};
 use crate::query::encoded;
 
@@ -112,12 +112,11 @@ fn sensitive(mut value: HeaderValue) -> HeaderValue {
 ///
 /// `api/query` gives rows as plain objects, the older `api/iqa` as a list of named properties.
 fn only_row(json: &[u8]) -> Result<Option<Row>, QueryError> {
-    let answer: Object = serde_json::from_slice(without_mark(json)).map_err(|_| QueryError::NotRows)?;
-    let items = answer.get("Items").filter(|items| items.is_array() || items["$values"].is_array());
-    match entries(items.ok_or(QueryError::NotRows)?) {
+    let rows = Rows::parse(json).ok_or(QueryError::NotRows)?;
+    match rows.items() {
         [] => Ok(None),
         [row] => {
-            let more = answer.get("TotalCount").and_then(Value::as_u64).is_some_and(|count| count > 1);
+            let more = rows.total().is_some_and(|count| count > 1);
             if more { Err(QueryError::SeveralRows) } else { columns(row).map(Some) }
         }
         [_, _, ..] => Err(QueryError::SeveralRows),

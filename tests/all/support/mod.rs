@@ -10,6 +10,7 @@ pub(crate) mod origin;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use imis_gateway_simulators::certificates::Authority;
 use imis_gateway_simulators::imis::{Generation, Imis, Options as ImisOptions};
@@ -127,6 +128,22 @@ impl Stage {
         yaml = yaml.replace("ZENDESK_API", &format!("https://{}", zendesk.address()));
         let gateway = Gateway::start(folder.path(), &yaml);
         Self { gateway, imis, zendesk, secret, authority, folder }
+    }
+
+    /// What the program says to this, with this on its standard input, and how it ends.
+    pub(crate) async fn run(&self, arguments: &[&str], input: &str) -> (i32, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_imis-gateway"));
+        command.args(arguments).arg("--config").arg(self.folder().join("config.yaml"));
+        let input = input.to_owned();
+        let run = move || {
+            let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            let mut child = piped.spawn().unwrap();
+            child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+            let output = child.wait_with_output().unwrap();
+            let text = [output.stdout, output.stderr].concat();
+            (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+        };
+        tokio::task::spawn_blocking(run).await.unwrap()
     }
 
     /// Where its configuration is.
