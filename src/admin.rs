@@ -12,26 +12,25 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
 
 use crate::gateway::Gateway;
+use crate::reload::Reloader;
 
-/// Serves as long as the program runs; once `drain` is cancelled, `/readyz` says so.
-pub(crate) async fn serve(listener: TcpListener, gateway: Arc<Gateway>, drain: CancellationToken) {
+/// Serves as long as the program runs; once that drains, `/readyz` says so.
+pub(crate) async fn serve(listener: TcpListener, reloader: Arc<Reloader>) {
     loop {
         // An error concerns one connection, or descriptors that the workers report about.
         if let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(connection(stream, gateway.clone(), drain.clone()));
+            tokio::spawn(connection(stream, reloader.clone()));
         } else {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
     }
 }
 
-async fn connection(stream: TcpStream, gateway: Arc<Gateway>, drain: CancellationToken) {
+async fn connection(stream: TcpStream, reloader: Arc<Reloader>) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let draining = drain.is_cancelled();
-        let answer = answer(&request, &gateway, draining);
+        let answer = answer(&request, &reloader.gateway(), reloader.is_draining());
         async move { Ok::<_, Infallible>(answer) }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();

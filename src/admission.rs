@@ -5,16 +5,21 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::Limits;
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    limits: Limits,
     open: AtomicUsize,
-    by_address: Mutex<HashMap<IpAddr, usize>>,
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug)]
+struct Counts {
+    limits: Limits,
+    by_address: HashMap<IpAddr, usize>,
 }
 
 /// A connection that counts until this is dropped.
@@ -45,7 +50,22 @@ impl Full {
 
 impl Admission {
     pub(crate) fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self { limits, open: AtomicUsize::new(0), by_address: Mutex::default() })
+        let counts = Counts { limits, by_address: HashMap::new() };
+        Arc::new(Self { open: AtomicUsize::new(0), counts: Mutex::new(counts) })
+    }
+
+    /// How many there are.
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// From now on; who is there stays.
+    pub(crate) fn limit(&self, limits: Limits) {
+        self.counts().limits = limits;
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a connection in. `trusted`: many visitors come from this address. `leaving`: so many others are about to end.
@@ -56,13 +76,14 @@ impl Admission {
         leaving: usize,
     ) -> Result<Admitted, Full> {
         let address = (!trusted).then(|| counted(peer));
-        let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts();
+        let Counts { limits, by_address } = &mut *counts;
         let count = address.map(|address| by_address.get(&address).copied().unwrap_or(0));
         // Its own limit first: nobody makes room for an address that has enough.
-        if count.is_some_and(|count| count >= self.limits.connections_per_address) {
+        if count.is_some_and(|count| count >= limits.connections_per_address) {
             return Err(Full::Address);
         }
-        if self.open.load(Ordering::Relaxed) >= self.limits.connections + leaving {
+        if self.open.load(Ordering::Relaxed) >= limits.connections + leaving {
             return Err(Full::All);
         }
         if let Some(address) = address {
@@ -78,9 +99,10 @@ impl Admitted {
     pub(crate) fn belongs_to(&mut self, client: IpAddr) -> Result<(), Full> {
         debug_assert!(self.address.is_none(), "it was a trusted proxy's");
         let address = counted(client);
-        let mut by_address = self.admission.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = by_address.entry(address).or_insert(0);
-        if *count >= self.admission.limits.connections_per_address {
+        let mut counts = self.admission.counts();
+        let most = counts.limits.connections_per_address;
+        let count = counts.by_address.entry(address).or_insert(0);
+        if *count >= most {
             return Err(Full::Address);
         }
         *count += 1;
@@ -93,7 +115,7 @@ impl Drop for Admitted {
     fn drop(&mut self) {
         self.admission.open.fetch_sub(1, Ordering::Relaxed);
         let Some(address) = self.address else { return };
-        let mut by_address = self.admission.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let by_address = &mut self.admission.counts().by_address;
         if let Some(count) = by_address.get_mut(&address) {
             *count -= 1;
             if *count == 0 {
@@ -140,7 +162,7 @@ mod tests {
         );
         drop((first, beyond));
         admission.admit(one, false, 0).unwrap();
-        assert_eq!(admission.by_address.lock().unwrap().len(), 2);
+        assert_eq!(admission.counts().by_address.len(), 2);
     }
 
     #[test]

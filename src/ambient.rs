@@ -17,6 +17,12 @@ pub(crate) fn rfc_3339() -> String {
     now.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()
 }
 
+/// A moment in UTC, as RFC 3339 has it. `seconds` since 1970.
+pub(crate) fn rfc_3339_of(seconds: i64) -> String {
+    let at = jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
 /// Today in UTC, `YYYY-MM-DD`.
 pub(crate) fn today() -> String {
     let seconds = i64::try_from(unix_now()).unwrap_or(i64::MAX);

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use tracing::{info, warn};
 
 use crate::ambient;
-use crate::config::{AuditConfig, Config, Emails};
+use crate::config::{AuditConfig, Config, Emails, Secret};
 
 /// Lines that wait to be written. More are lost, and their number is told.
 const MOST_WAITING: usize = 8192;
@@ -25,7 +25,8 @@ const AT_THE_END: Duration = Duration::from_secs(2);
 /// See the module.
 pub(crate) struct Audit {
     key: hmac::Key,
-    emails: Emails,
+    config: AuditConfig,
+    /// Its hash.
     configuration: String,
     file: Option<SyncSender<Line>>,
 }
@@ -58,15 +59,18 @@ pub(crate) struct Decision<'a> {
 }
 
 impl Audit {
-    pub(crate) fn new(config: &Config) -> Result<Self, getrandom::Error> {
-        let own = ambient::random_hex()? + &ambient::random_hex()?;
-        let key = config.state_key.as_ref().map_or(own.as_bytes(), |key| key.expose().as_bytes());
-        Ok(Self {
-            key: hmac::Key::new(hmac::HMAC_SHA256, key),
-            emails: config.audit.emails,
+    /// `key`: of the hashes. `before`: goes on with its file, if that is the same.
+    pub(crate) fn new(config: &Config, key: &Secret, before: Option<&Self>) -> Self {
+        let file = match before.filter(|before| before.config == config.audit) {
+            Some(before) => before.file.clone(),
+            None => config.audit.file.is_some().then(|| writer(config.audit.clone())),
+        };
+        Self {
+            key: hmac::Key::new(hmac::HMAC_SHA256, key.expose().as_bytes()),
+            config: config.audit.clone(),
             configuration: config.hash.clone(),
-            file: config.audit.file.is_some().then(|| writer(config.audit.clone())),
-        })
+            file,
+        }
     }
 
     pub(crate) fn record(&self, decision: &Decision<'_>) {
@@ -126,7 +130,7 @@ impl Audit {
     }
 
     fn shown(&self, email: &str) -> Option<String> {
-        match self.emails {
+        match self.config.emails {
             Emails::None => None,
             Emails::Plain => Some(email.to_owned()),
             Emails::Hashed => {

@@ -6,7 +6,10 @@ mod audit;
 mod check;
 mod doctor;
 mod explain;
+mod healthcheck;
+mod reload;
 mod run;
+mod status;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -40,7 +43,13 @@ enum Command {
     /// Run the gateway until SIGTERM or SIGINT
     Run(WithConfig),
     /// Check the configuration, the files and the secrets it names; opens no socket
-    Check(WithConfig),
+    Check(check::Check),
+    /// Have the gateway that runs take its configuration up; says what `check` says, and waits until it is done
+    Reload(reload::Reload),
+    /// Say what runs at this moment: configuration, certificates, connections
+    Status(status::Status),
+    /// Ask the gateway that runs whether it takes requests
+    Healthcheck(WithConfig),
     /// Ask iMIS as visitors would and say what was seen: how members are recognised, and why not
     Doctor(doctor::Doctor),
     /// Say whether somebody may enter an app, and why: each step of the decision, and what Zendesk would be told
@@ -62,23 +71,36 @@ struct WithConfig {
 
 impl WithConfig {
     fn load(&self) -> Result<Config, Problems> {
-        let file = match &self.config {
+        Config::load(self.file())
+    }
+
+    fn file(&self) -> &Path {
+        match &self.config {
             Some(file) => file.as_path(),
             None => DEFAULT_PATHS
                 .map(Path::new)
                 .into_iter()
                 .find(|path| path.exists())
                 .unwrap_or(Path::new(DEFAULT_PATHS[0])),
-        };
-        Config::load(file)
+        }
     }
+}
+
+/// How a command prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    Text,
+    Json,
 }
 
 /// Runs the program and returns its exit code.
 pub fn main() -> i32 {
     match Arguments::parse().command {
         Command::Run(with_config) => run::run(&with_config),
-        Command::Check(with_config) => check::check(&with_config),
+        Command::Check(arguments) => check::check(&arguments),
+        Command::Reload(arguments) => reload::reload(&arguments),
+        Command::Status(arguments) => status::status(&arguments),
+        Command::Healthcheck(with_config) => healthcheck::healthcheck(&with_config),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Audit(arguments) => audit::audit(&arguments),

@@ -3,12 +3,14 @@
 //! `Config::load` either returns something that can run, or every problem of the file at once. It opens no socket.
 
 mod app;
+mod files;
 mod imis;
 mod problem;
 mod raw;
 mod read;
 mod secret;
 mod values;
+mod warnings;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -20,9 +22,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use rustls::sign::CertifiedKey;
 
-use crate::audit::folder_of;
 use crate::proxy::headers::Rules;
-use crate::tls::files;
 #[cfg(any(test, feature = "workbench"))]
 pub(crate) use app::app_at;
 #[cfg(test)]
@@ -31,19 +31,21 @@ pub(crate) use app::{
     App, Claims, Effect, FromZendesk, Guards, Messaging, OnBehalfOf, OnDuplicate, Reason, Rule, SingleLogout,
     Source, Zendesk, ZendeskApi, ZendeskCredentials,
 };
+pub(crate) use files::{Files, Watched};
 pub(crate) use imis::{
     ClientApplication, Columns, FormsTicket, How, IfBroken, Imis, Method, ProfileColumns, ServiceAccount,
     WhoamiQuery,
 };
 pub use problem::{Problem, Problems};
+pub(crate) use read::glance;
 pub use secret::Secret;
 pub(crate) use values::Authority;
 
-/// `TimeoutStopSec=` of the unit that comes with the gateway.
-const UNIT_STOPS_AFTER: Duration = Duration::from_secs(40);
-
 /// Where `--config` points when it is not given: the first of these that exists.
 pub const DEFAULT_PATHS: [&str; 2] = ["/etc/imis-gateway/config.yaml", "./config.yaml"];
+
+/// Where the control socket is unless `listen.control` says otherwise: in the RuntimeDirectory= of the unit.
+pub(crate) const DEFAULT_CONTROL: &str = "/run/imis-gateway/control.sock";
 
 /// Everything the gateway needs to know, immutable.
 #[derive(Debug)]
@@ -57,6 +59,8 @@ pub struct Config {
     /// Signs what browsers carry for us between two requests; none = one of this process's own.
     pub(crate) state_key: Option<Arc<Secret>>,
     pub(crate) workers: usize,
+    /// How often the files it names are looked at; none = only on a reload.
+    pub(crate) watch: Option<Duration>,
     pub(crate) timeouts: BrowserTimeouts,
     pub(crate) limits: Limits,
     pub(crate) sign_in_limits: SignInLimits,
@@ -65,19 +69,49 @@ pub struct Config {
     pub(crate) audit: AuditConfig,
     /// Of the file's text, to tell which configuration decided.
     pub(crate) hash: String,
+    /// The file's text, which holds no secret: they are named in it, and fetched.
+    pub(crate) text: String,
+    /// What it names.
+    pub(crate) watched: Watched,
     pub(crate) sites: Vec<Site>,
 }
 
 /// Addresses to accept connections on.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Listen {
     pub(crate) https: Vec<SocketAddr>,
     pub(crate) http: Vec<SocketAddr>,
     pub(crate) admin: Option<SocketAddr>,
+    /// Path of the Unix socket for `reload` and `status`.
+    pub(crate) control: Option<PathBuf>,
+}
+
+/// What is settled when the gateway starts, and by nothing later.
+#[derive(Debug, Clone)]
+pub(crate) struct Fixed {
+    listen: Listen,
+    workers: usize,
+    log: Log,
+}
+
+impl Fixed {
+    /// The keys in which another configuration differs.
+    pub(crate) fn differing(&self, other: &Self) -> Vec<&'static str> {
+        let keys = [
+            ("listen.https", self.listen.https != other.listen.https),
+            ("listen.http", self.listen.http != other.listen.http),
+            ("listen.admin", self.listen.admin != other.listen.admin),
+            ("listen.control", self.listen.control != other.listen.control),
+            ("workers", self.workers != other.workers),
+            ("log.format", self.log.format != other.log.format),
+            ("log.level", self.log.level != other.log.level),
+        ];
+        keys.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+    }
 }
 
 /// Where decisions are recorded beside the log.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AuditConfig {
     pub(crate) file: Option<PathBuf>,
     /// Bytes.
@@ -139,12 +173,12 @@ impl Site {
 }
 
 /// The iMIS web servers of a site.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Upstream {
     /// At least one; a later one is used when an earlier one accepts no connection.
     pub(crate) servers: Vec<Server>,
     /// Roots from `ca_file`; the system's store when absent.
-    pub(crate) roots: Arc<rustls::RootCertStore>,
+    pub(crate) roots: Roots,
     /// The Host that iMIS sees; the visitor's own when absent.
     pub(crate) host: Option<Authority>,
     /// Which of visitors' headers never reach iMIS, beside those that never do.
@@ -152,6 +186,18 @@ pub(crate) struct Upstream {
     pub(crate) limits: UpstreamLimits,
     pub(crate) timeouts: Timeouts,
 }
+
+/// Certificates that others are vouched for by.
+#[derive(Debug, Clone)]
+pub(crate) struct Roots(pub(crate) Arc<rustls::RootCertStore>);
+
+impl PartialEq for Roots {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.roots == other.0.roots
+    }
+}
+
+impl Eq for Roots {}
 
 /// What iMIS is given to do at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -248,111 +294,16 @@ impl Config {
     pub fn load(file: &Path) -> Result<Self, Problems> {
         let text = std::fs::read_to_string(file)
             .map_err(|error| Problems::of_file(file.to_owned(), format!("cannot be read: {error}")))?;
-        read::config(file, &text).map_err(|list| Problems { file: file.to_owned(), list })
+        Self::resolve(file, &text)
     }
 
-    /// What is allowed and yet not what most operators want.
-    pub fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
-        if self.timeouts.drain >= UNIT_STOPS_AFTER {
-            warnings.push(format!(
-                "timeouts.drain is {} s, and systemd kills the service {} s after it has told it to stop: raise TimeoutStopSec= with it",
-                self.timeouts.drain.as_secs(),
-                UNIT_STOPS_AFTER.as_secs()
-            ));
-        }
-        if let Some(file) = &self.audit.file
-            && !folder_of(file).is_dir()
-        {
-            warnings.push(format!(
-                "audit.file: there is no folder {}; decisions would be in the log only",
-                folder_of(file).display()
-            ));
-        }
-        for site in &self.sites {
-            for host in site.hosts.iter().filter(|host| !files::covers(&site.certificate, host)) {
-                warnings.push(format!(
-                    "{host}: the certificate does not cover this name; browsers will refuse it"
-                ));
-            }
-            for server in site.upstream.servers.iter().filter(|server| !server.tls) {
-                warnings.push(format!(
-                    "{}: the upstream {server} is plain HTTP: cookies and pages cross the network in the clear, and \
-                     iMIS 2017 redirects plain HTTP for ever; use https",
-                    site.hosts[0]
-                ));
-            }
-            if let Some(sign_on) = &site.sign_on
-                && sign_on.imis.api_url.scheme() != "https"
-            {
-                warnings.push(format!(
-                    "{}: api_url is plain HTTP: the service account's password and members' records cross the network \
-                     in the clear; use https",
-                    site.hosts[0]
-                ));
-            }
-            let tickets = site.sign_on.iter().flat_map(|sign_on| &sign_on.imis.recognise);
-            if tickets.into_iter().any(
-                |method| matches!(&method.how, How::FormsTicket(ticket) if ticket.session_info.is_none()),
-            ) {
-                warnings.push(format!(
-                    "{}: forms_ticket without session_info: iMIS revokes no ticket, so whoever has signed out stays recognised \
-                     for as long as the ticket is valid",
-                    site.hosts[0]
-                ));
-            }
-            let asks_site = |sign_on: &SignOn| {
-                sign_on.imis.recognise.iter().all(|method| matches!(method.how, How::ClientApplication(_)))
-            };
-            if site.sign_on.as_ref().is_some_and(asks_site) {
-                for app in site.apps().filter(|app| app.messaging.is_some()) {
-                    warnings.push(format!(
-                        "{}: `{}` gives nobody a messaging token: client_application cannot tell who is signed in without leading the browser away; add a method",
-                        site.hosts[0], app.name
-                    ));
-                }
-            }
-            for app in site.apps().filter(|app| app.guards.refuses_staff) {
-                if app.zendesk.api.is_none() && app.guards.staff_domains.is_empty() {
-                    warnings.push(format!(
-                        "{}: `{}` cannot know who works in Zendesk: an iMIS account with the e-mail address of an agent becomes that agent. Set zendesk.api, or name guards.staff_domains, or switch guards.staff off",
-                        site.hosts[0], app.name
-                    ));
-                }
-            }
-            for app in site.apps() {
-                if let Some(ZendeskApi { credentials: ZendeskCredentials::Token { .. }, .. }) =
-                    &app.zendesk.api
-                {
-                    warnings.push(format!(
-                        "{}: `{}` uses an API token of Zendesk, which stop working on 2027-04-30: use an OAuth client",
-                        site.hosts[0], app.name
-                    ));
-                }
-                if let Some(name) = app.trusts_the_request() {
-                    warnings.push(format!(
-                        "{}: a rule of `{}` asks about {name}, which is whatever the address says that somebody opens: it keeps nobody out",
-                        site.hosts[0], app.name
-                    ));
-                }
-                for what in app.claims.overwriting() {
-                    warnings.push(format!("{}: `{}`: {what}", site.hosts[0], app.name));
-                }
-            }
-            for app in site.apps().filter(|app| app.on_behalf_of == OnBehalfOf::SignInAsContact) {
-                warnings.push(format!(
-                    "{}: `{}` signs staff in as the contact they act for: in Zendesk nobody can tell them apart",
-                    site.hosts[0], app.name
-                ));
-            }
-            for app in site.apps().filter(|app| app.zendesk.shared_secret.expose().len() < 32) {
-                warnings.push(format!(
-                    "{}: the shared secret of `{}` is shorter than 32 characters; was it copied whole?",
-                    site.hosts[0], app.name
-                ));
-            }
-        }
-        warnings
+    /// Resolves a text as `file`'s: reads what it names.
+    pub(crate) fn resolve(file: &Path, text: &str) -> Result<Self, Problems> {
+        read::config(file, text).map_err(|list| Problems { file: file.to_owned(), list })
+    }
+
+    pub(crate) fn fixed(&self) -> Fixed {
+        Fixed { listen: self.listen.clone(), workers: self.workers, log: self.log }
     }
 
     /// How many sites and apps there are, for a line that confirms what was read.

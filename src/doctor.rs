@@ -80,7 +80,7 @@ pub(crate) fn pasted_cookies(text: &str) -> Option<HeaderValue> {
 
 /// Runs every check, one site after the other. `cookies`: what somebody's browser sends to the site.
 pub(crate) async fn examine(config: &Config, cookies: Option<&str>) -> Result<Vec<Finding>, DoctorError> {
-    let gateway = Gateway::build(config, 443)?;
+    let gateway = Gateway::alone(config)?;
     let cookie = cookies.map(|text| pasted_cookies(text).ok_or(DoctorError::Cookie)).transpose()?;
     let mut findings = Vec::new();
     for site in &gateway.sites {

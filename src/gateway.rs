@@ -1,14 +1,17 @@
-//! The composition root: everything that answers requests, built once from the configuration and immutable after.
+//! The composition root: everything that answers requests, built from one configuration and immutable after. A reload builds another,
+//! which takes over what is not the configuration's (`Lasting`) and what its predecessor knows that is still true.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use rustls::server::ProducesTickets;
 use rustls_pki_types::ServerName;
 use tokio::sync::Semaphore;
 
 use crate::admission::Admission;
+use crate::ambient;
 use crate::audit::Audit;
 use crate::config::{self, App, BrowserTimeouts, Config, Secret};
 use crate::expression::Language;
@@ -18,7 +21,7 @@ use crate::pace::Limits;
 use crate::pages::Pages;
 use crate::proxy::places::Places;
 use crate::sso::rate::Rates;
-use crate::sso::state::Signer;
+use crate::sso::state::{Signer, UsedStates};
 use crate::tls;
 use crate::zendesk::api::Api;
 use crate::zendesk::staff::Staff;
@@ -31,12 +34,13 @@ pub(crate) struct Gateway {
     /// Whether trusted proxies begin each connection with a PROXY header.
     pub(crate) proxy_protocol: bool,
     pub(crate) pages: Pages,
+    pub(crate) lasting: Arc<Lasting>,
     pub(crate) metrics: Metrics,
     pub(crate) audit: Audit,
     /// How many sign-ins anybody may begin.
-    pub(crate) rates: Rates,
+    pub(crate) rates: Arc<Rates>,
     /// The same for messaging tokens, which every page of the site may ask for: a busy site must not use up its visitors' sign-ins.
-    pub(crate) messaging_rates: Rates,
+    pub(crate) messaging_rates: Arc<Rates>,
     /// In which rules and claims are written.
     pub(crate) language: Language,
     pub(crate) admission: Arc<Admission>,
@@ -45,8 +49,34 @@ pub(crate) struct Gateway {
     pub(crate) timeouts: BrowserTimeouts,
     /// How slow browsers may be within a body.
     pub(crate) limits: Limits,
+    /// Of the configuration's text.
+    pub(crate) hash: String,
+}
+
+/// What one process keeps, however often it is reloaded.
+pub(crate) struct Lasting {
+    pub(crate) metrics: Metrics,
+    pub(crate) admission: Arc<Admission>,
     /// Where the redirect from http leads.
     pub(crate) https_port: u16,
+    tickets: Arc<dyn ProducesTickets>,
+    /// Signs where no `state_key` is configured.
+    own_key: Secret,
+    used_states: Arc<UsedStates>,
+}
+
+impl Lasting {
+    pub(crate) fn new(config: &Config, https_port: u16) -> Result<Arc<Self>, BuildError> {
+        let own_key = ambient::random_hex().and_then(|half| Ok(half + &ambient::random_hex()?));
+        Ok(Arc::new(Self {
+            metrics: Metrics::new(),
+            admission: Admission::new(config.limits),
+            https_port,
+            tickets: tls::tickets()?,
+            own_key: Secret::new(&own_key.map_err(BuildError::Random)?),
+            used_states: Arc::default(),
+        }))
+    }
 }
 
 /// A site with its clients.
@@ -87,31 +117,47 @@ pub(crate) enum BuildError {
 }
 
 impl Gateway {
-    pub(crate) fn build(config: &Config, https_port: u16) -> Result<Self, BuildError> {
-        let metrics = Metrics::new();
+    /// For a command that answers no requests.
+    pub(crate) fn alone(config: &Config) -> Result<Self, BuildError> {
+        Self::build(config, &Lasting::new(config, 443)?, None)
+    }
+
+    /// `before`: the one whose place it takes.
+    pub(crate) fn build(
+        config: &Config,
+        lasting: &Arc<Lasting>,
+        before: Option<&Self>,
+    ) -> Result<Self, BuildError> {
+        let key = config.state_key.as_deref().unwrap_or(&lasting.own_key);
         let mut sites = Vec::new();
         let mut by_host = HashMap::new();
         for (index, site) in config.sites.iter().enumerate() {
             by_host.extend(site.hosts.iter().map(|host| (host.clone(), index)));
-            sites.push(Site::build(site, config.state_key.as_deref(), &metrics)?);
+            let before = before.and_then(|before| before.sites.get(before.site_of(&site.hosts[0])?));
+            sites.push(Site::build(site, key, lasting, before)?);
         }
+        let kept_rates = |of: fn(&Self) -> &Arc<Rates>| {
+            let kept = before.map(of).filter(|rates| rates.limits == config.sign_in_limits);
+            kept.cloned().unwrap_or_else(|| Arc::new(Rates::new(config.sign_in_limits)))
+        };
         Ok(Self {
             sites,
             by_host,
             trusted_proxies: config.trusted_proxies.clone(),
             proxy_protocol: config.proxy_protocol,
             pages: Pages::new(),
-            metrics,
-            audit: Audit::new(config).map_err(BuildError::Random)?,
-            rates: Rates::new(config.sign_in_limits),
-            messaging_rates: Rates::new(config.sign_in_limits),
+            metrics: lasting.metrics.clone(),
+            audit: Audit::new(config, key, before.map(|before| &before.audit)),
+            rates: kept_rates(|before| &before.rates),
+            messaging_rates: kept_rates(|before| &before.messaging_rates),
             language: Language::new(),
-            admission: Admission::new(config.limits),
-            tls: tls::server_config(&config.sites)?,
+            admission: lasting.admission.clone(),
+            tls: tls::server_config(&config.sites, &lasting.tickets)?,
             access_log: config.log.access,
             timeouts: config.timeouts,
             limits: Limits { gap: config.timeouts.gap, rate: config.limits.body_rate },
-            https_port,
+            hash: config.hash.clone(),
+            lasting: lasting.clone(),
         })
     }
 
@@ -136,37 +182,54 @@ impl Gateway {
 impl Site {
     fn build(
         config: &config::Site,
-        state_key: Option<&Secret>,
-        metrics: &Metrics,
+        key: &Secret,
+        lasting: &Lasting,
+        before: Option<&Self>,
     ) -> Result<Self, BuildError> {
         let names = upstream_names(config);
-        let upstream_tls = Arc::new(tls::upstream::client_config(config.upstream.roots.clone(), names)?);
+        let kept = before.filter(|before| {
+            upstream_names(&before.config) == names && before.config.upstream == config.upstream
+        });
+        let (upstream_tls, places) = match kept {
+            Some(before) => (before.upstream_tls.clone(), before.places.clone()),
+            None => (
+                Arc::new(tls::upstream::client_config(config.upstream.roots.0.clone(), names)?),
+                Arc::new(Places::new(config.upstream.limits)),
+            ),
+        };
         let sign_on = match &config.sign_on {
             Some(sign_on) => Some(Arc::new(SignOn {
                 imis: Imis::build(
                     &sign_on.imis,
                     config,
                     &upstream_tls,
-                    metrics.recognitions(&config.hosts[0]),
+                    lasting.metrics.recognitions(&config.hosts[0]),
                 )?,
-                states: Signer::new(state_key, &config.hosts[0]).map_err(BuildError::Random)?,
-                staff: staff_of(&sign_on.apps)?,
+                states: Signer::new(key, &config.hosts[0], lasting.used_states.clone()),
+                staff: staff_of(&sign_on.apps, before.and_then(|before| before.sign_on.as_deref()))?,
                 apps: sign_on.apps.clone(),
                 places: Semaphore::new(SIGN_INS_AT_A_TIME),
             })),
             None => None,
         };
-        let places = Arc::new(Places::new(config.upstream.limits));
         Ok(Self { config: config.clone(), upstream_tls, places, sign_on })
     }
 }
 
 /// What is to be known of the staff of each account whose API can be asked.
-fn staff_of(apps: &[Arc<App>]) -> Result<HashMap<String, Arc<Staff>>, BuildError> {
+fn staff_of(apps: &[Arc<App>], before: Option<&SignOn>) -> Result<HashMap<String, Arc<Staff>>, BuildError> {
     let mut all = HashMap::new();
     for app in apps.iter().filter(|app| app.guards.refuses_staff) {
         if let Some(api) = &app.zendesk.api {
-            all.insert(app.path.clone(), Staff::new(zendesk_api(api)?, &app.name));
+            let known = before.and_then(|before| {
+                let old = before.apps.iter().find(|old| old.path == app.path)?.zendesk.api.as_ref()?;
+                // Whose list it is must not change; as whom it is fetched may.
+                (old.url == api.url).then(|| before.staff.get(&app.path)).flatten()
+            });
+            all.insert(
+                app.path.clone(),
+                Staff::new(zendesk_api(api)?, &app.name, known.map(|staff| &**staff)),
+            );
         }
     }
     Ok(all)

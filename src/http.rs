@@ -99,10 +99,10 @@ struct Connection {
 }
 
 /// Where a connection came in.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum Door {
-    /// With the certificate of this site.
-    Https { site: usize },
+    /// With the certificate for this name, which is this site's. No site has it any more after some reloads.
+    Https { name: Rc<str>, site: Option<usize> },
     /// The plain-HTTP port, which only leads to the other.
     Http,
 }
@@ -111,8 +111,11 @@ enum Door {
 pub(crate) async fn serve_https(stream: Box<TlsStream<Wire>>, peer: SocketAddr, worker: Rc<Worker>) {
     let (_, tls) = stream.get_ref();
     let speaks_h2 = tls.alpn_protocol() == Some(b"h2");
-    let site = tls.server_name().and_then(|name| worker.gateway.site_of(name)).unwrap_or(0);
-    let connection = Connection::new(worker, peer, Door::Https { site });
+    // Without a name it was shown the certificate of the first site.
+    let first = || worker.gateway.sites[0].config.hosts[0].as_str();
+    let name: Rc<str> = tls.server_name().unwrap_or_else(first).into();
+    let site = worker.gateway.site_of(&name);
+    let connection = Connection::new(worker, peer, Door::Https { name, site });
     if speaks_h2 {
         h2::serve(stream, connection).await;
     } else {
@@ -128,6 +131,18 @@ pub(crate) async fn serve_redirects(stream: TcpStream, peer: SocketAddr, worker:
 impl Connection {
     fn new(worker: Rc<Worker>, peer: SocketAddr, door: Door) -> Self {
         Self { worker, peer: peer.ip(), peer_text: peer.ip().to_string(), door }
+    }
+
+    /// The same connection under the configuration of now, for a request that begins; none when that has not changed.
+    fn renewed(&self) -> Option<Self> {
+        let worker = self.worker.newer()?;
+        let door = match &self.door {
+            Door::Https { name, .. } => {
+                Door::Https { name: name.clone(), site: worker.gateway.site_of(name) }
+            }
+            Door::Http => Door::Http,
+        };
+        Some(Self { worker, peer: self.peer, peer_text: self.peer_text.clone(), door })
     }
 
     /// `X-Forwarded-For` for the upstream: what trusted proxies say of a request's way to our peer, then our peer.
@@ -176,13 +191,16 @@ impl Connection {
     /// What is known of the session of a request is forgotten. Whether it had one.
     async fn forget(&self, site: usize, head: &[u8]) -> bool {
         let Some(sign_on) = &self.worker.gateway.sites[site].sign_on else { return false };
-        match single_logout::session_cookies(sign_on, head) {
-            Some(cookies) => {
-                sign_on.imis.forget(&cookies).await;
-                true
-            }
-            None => false,
+        let Some(cookies) = single_logout::session_cookies(sign_on, head) else { return false };
+        sign_on.imis.forget(&cookies).await;
+        // Somebody may have asked under a configuration that has come since this request began.
+        if let Some(newer) = self.renewed()
+            && let Door::Https { site: Some(site), .. } = newer.door
+            && let Some(sign_on) = &newer.worker.gateway.sites[site].sign_on
+        {
+            sign_on.imis.forget(&cookies).await;
         }
+        true
     }
 
     /// What becomes of the answer to a sign-out.
@@ -266,8 +284,8 @@ enum What {
 /// The order of a request: whose it is, then what it asks for.
 fn decide<'a>(asked: &Asked<'a>, connection: &'a Connection) -> Result<Verdict<'a>, Failure> {
     let gateway = &connection.worker.gateway;
-    let certified = match connection.door {
-        Door::Https { site } => site,
+    let certified = match &connection.door {
+        Door::Https { site, .. } => site.ok_or(Failure::UnknownHost)?,
         Door::Http => return https_location(asked, connection).map(Verdict::Redirect),
     };
     let (site, host) = match asked.authority {
@@ -313,7 +331,7 @@ fn https_location(asked: &Asked<'_>, connection: &Connection) -> Result<String, 
     let gateway = &connection.worker.gateway;
     let (host, _) = asked.authority.ok_or(Failure::BadRequest)?;
     gateway.site_of(host).ok_or(Failure::UnknownHost)?;
-    let port = match gateway.https_port {
+    let port = match gateway.lasting.https_port {
         443 => String::new(),
         other => format!(":{other}"),
     };

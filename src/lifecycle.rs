@@ -1,29 +1,34 @@
 //! Starting, running until told to stop, draining. Signals and systemd are dealt with here and nowhere else.
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::unbounded_channel;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::balance::Table;
-use crate::config::Config;
-use crate::gateway::Gateway;
-use crate::telemetry::Writing;
+use crate::config::{Config, DEFAULT_CONTROL};
+use crate::control::{self, Control};
+use crate::gateway::{Gateway, Lasting};
+use crate::reload::{self, By, Reloader};
+use crate::systemd::{self, Pulse};
+use crate::telemetry::{Chain, Writing};
 use crate::worker::{Sockets, Start};
 use crate::{admin, listener, worker};
 
 /// A gateway that is accepting connections.
 pub struct Server {
-    gateway: Arc<Gateway>,
+    reloader: Arc<Reloader>,
+    control_socket: Option<Control>,
     workers: Vec<JoinHandle<bool>>,
     control: Runtime,
     drain: CancellationToken,
-    grace: Duration,
     https: Vec<SocketAddr>,
     http: Vec<SocketAddr>,
 }
@@ -38,6 +43,14 @@ pub enum StartError {
         address: SocketAddr,
         /// What the system says.
         source: std::io::Error,
+    },
+    /// The control socket cannot be had.
+    #[error("cannot listen on the control socket {}", path.display())]
+    Control {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// TLS or HTTP clients cannot be set up.
     #[error("cannot start: {0}")]
@@ -76,8 +89,8 @@ impl Server {
         let https_addresses = addresses(&https);
         let http_addresses = addresses(&http);
         let port = https_addresses.first().map_or(443, SocketAddr::port);
-        let gateway = Gateway::build(config, port).map_err(|error| StartError::Build(error.into()))?;
-        let gateway = Arc::new(gateway);
+        let gateway = Lasting::new(config, port).and_then(|lasting| Gateway::build(config, &lasting, None));
+        let gateway = Arc::new(gateway.map_err(|error| StartError::Build(error.into()))?);
         let control = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("control")
@@ -85,19 +98,19 @@ impl Server {
             .build()
             .map_err(StartError::Worker)?;
         let drain = CancellationToken::new();
+        let (senders, mut renewals): (Vec<_>, Vec<_>) =
+            (0..config.workers).map(|_| unbounded_channel()).unzip();
+        let reloader = Reloader::new(config, gateway.clone(), senders, control.handle().clone());
+        let control_socket = open_control(config, &reloader, &control)?;
         if let Some(admin) = admin {
             let address = admin.local_addr().map_err(StartError::Worker)?;
             let _context = control.enter();
             let listener = tokio::net::TcpListener::from_std(admin).map_err(StartError::Worker)?;
-            control.spawn(admin::serve(listener, gateway.clone(), drain.clone()));
+            control.spawn(admin::serve(listener, reloader.clone()));
             info!(%address, "admin listener");
         }
-        for staff in
-            gateway.sites.iter().flat_map(|site| &site.sign_on).flat_map(|sign_on| sign_on.staff.values())
-        {
-            control.spawn(staff.clone().keep_fresh());
-        }
-        let mut workers = Vec::new();
+        reload::keep_staff_fresh(&gateway, control.handle());
+        let (mut workers, mut pulses) = (Vec::new(), Vec::new());
         for (index, seat) in Table::set(config.workers).into_iter().enumerate() {
             let take = |all: &mut Vec<Vec<TcpListener>>| all.iter_mut().filter_map(Vec::pop).collect();
             let sockets = Sockets { https: take(&mut https), http: take(&mut http) };
@@ -107,10 +120,15 @@ impl Server {
                 control: control.handle().clone(),
                 drain: drain.clone(),
                 seat,
+                renewals: renewals.remove(0),
+                pulse: Pulse::default(),
             };
+            pulses.push(start.pulse.clone());
             let started = worker::spawn(index, start);
             workers.push(started.map_err(StartError::Worker)?);
         }
+        control.spawn(systemd::feed_watchdog(pulses));
+        control.spawn(reloader.clone().watch());
         for address in &https_addresses {
             info!(%address, workers = config.workers, "listening for https");
         }
@@ -119,10 +137,10 @@ impl Server {
         }
         Ok(Self {
             workers,
-            gateway,
+            reloader,
+            control_socket,
             control,
             drain,
-            grace: config.timeouts.drain,
             https: https_addresses,
             http: http_addresses,
         })
@@ -146,19 +164,18 @@ impl Server {
             let _context = self.control.enter();
             Signals::listen()
         };
-        // Without its notification socket systemd is not there to be told.
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        let name = self.control.block_on(signals.next_to_stop());
+        systemd::ready(&self.reloader.state());
+        let name = self.control.block_on(signals.next_to_stop(Some(&self.reloader)));
         info!(signal = name, "stopping: no new connections, finishing requests under way");
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        systemd::stopping();
         self.control.spawn(async move {
-            let name = signals.next_to_stop().await;
+            let name = signals.next_to_stop(None).await;
             warn!(signal = name, "second signal: ending at once");
             // Time for that line.
             tokio::time::sleep(Duration::from_millis(100)).await;
             std::process::exit(UNCLEAN);
         });
-        let grace = self.grace;
+        let grace = self.reloader.gateway().timeouts.drain;
         let clean = self.stop();
         if !clean {
             warn!(seconds = grace.as_secs(), "some requests were still under way and were cut off");
@@ -168,13 +185,15 @@ impl Server {
 
     /// Stops accepting, lets requests finish for as long as the configuration says, and ends. `true`: nothing was cut off.
     pub fn stop(self) -> bool {
+        self.reloader.drain();
         self.drain.cancel();
         let mut clean = true;
         for worker in self.workers {
             clean &= worker.join().unwrap_or(false);
         }
+        drop(self.control_socket);
         self.control.shutdown_background();
-        self.gateway.audit.finish();
+        self.reloader.gateway().audit.finish();
         clean
     }
 }
@@ -197,15 +216,17 @@ impl Signals {
         Self { terminate, interrupt, hangup }
     }
 
-    /// The name of the next signal that asks for the end.
-    async fn next_to_stop(&mut self) -> &'static str {
+    /// The name of the next signal that asks for the end. Those that ask for a reload get one before.
+    async fn next_to_stop(&mut self, reloader: Option<&Arc<Reloader>>) -> &'static str {
         loop {
             tokio::select! {
                 () = received(&mut self.terminate) => return "SIGTERM",
                 () = received(&mut self.interrupt) => return "SIGINT",
-                () = received(&mut self.hangup) => {
-                    warn!("SIGHUP: this version cannot reload; restart to take a new configuration up");
-                }
+                () = received(&mut self.hangup) => match reloader.cloned() {
+                    // Beside the waiting: a signal that comes meanwhile is not to wait for it.
+                    Some(reloader) => drop(tokio::spawn(async move { reloader.reload(By::Signal).await })),
+                    None => warn!("SIGHUP: the gateway stops, and takes nothing up any more"),
+                },
             }
         }
     }
@@ -218,6 +239,28 @@ async fn received(signal: &mut Option<Signal>) {
     };
     if !delivered {
         std::future::pending().await
+    }
+}
+
+/// The socket for `reload` and `status`. The default one is no reason not to start.
+fn open_control(
+    config: &Config,
+    reloader: &Arc<Reloader>,
+    control: &Runtime,
+) -> Result<Option<Control>, StartError> {
+    let Some(path) = &config.listen.control else { return Ok(None) };
+    let _context = control.enter();
+    match control::open(path) {
+        Ok((listener, socket)) => {
+            control.spawn(control::serve(listener, reloader.clone()));
+            info!(path = %path.display(), "control socket");
+            Ok(Some(socket))
+        }
+        Err(error) if path == Path::new(DEFAULT_CONTROL) => {
+            warn!(path = %path.display(), error = %Chain(&error), "no control socket: reload with SIGHUP");
+            Ok(None)
+        }
+        Err(error) => Err(StartError::Control { path: path.clone(), source: error.into() }),
     }
 }
 

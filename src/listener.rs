@@ -92,6 +92,7 @@ pub(crate) async fn accept_http(
 /// Serves what other workers hand on, as long as the worker runs.
 pub(crate) async fn take_over(mut incoming: UnboundedReceiver<HandedOn>, worker: Rc<Worker>) {
     while let Some(HandedOn { stream, peer, tls, admitted }) = incoming.recv().await {
+        let worker = worker.newer().unwrap_or_else(|| worker.clone());
         let occupied = worker.seat.occupied();
         match TcpStream::from_std(stream) {
             Ok(stream) => serve(stream, peer, &worker, tls, (admitted, occupied)),
@@ -117,6 +118,8 @@ async fn accept(
         match accepted {
             Ok((stream, peer)) => {
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                let newer = worker.newer();
+                let worker = newer.as_ref().unwrap_or(worker);
                 let Some(admitted) = admitted(peer, worker) else { continue };
                 match worker.seat.elsewhere() {
                     None => serve(stream, peer, worker, tls, (admitted, worker.seat.occupy())),

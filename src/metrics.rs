@@ -10,11 +10,13 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::ambient;
 use crate::imis::recognise::{Identity, RecogniseError};
 
-/// Every number there is.
+/// Every number there is; clones count together.
+#[derive(Clone)]
 pub(crate) struct Metrics {
-    registry: Registry,
+    registry: Arc<Registry>,
     recognitions: Family<Recognition, Counter>,
     cache: Family<CacheUse, Counter>,
     entries: Family<OfSite, Gauge<u64, AtomicU64>>,
@@ -23,6 +25,15 @@ pub(crate) struct Metrics {
     refusals: Family<Refusal, Counter>,
     staff: Family<OfApp, Gauge<u64, AtomicU64>>,
     staff_age: Family<OfApp, Gauge<u64, AtomicU64>>,
+    reloads: Family<Reload, Counter>,
+    last_reload_good: Gauge<u64, AtomicU64>,
+    last_good_reload: Gauge<u64, AtomicU64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reload {
+    by: &'static str,
+    result: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -64,8 +75,9 @@ struct OfSite {
 
 impl Metrics {
     pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("imis_gateway");
         let mut metrics = Self {
-            registry: Registry::with_prefix("imis_gateway"),
+            registry: Arc::default(),
             recognitions: Family::default(),
             cache: Family::default(),
             entries: Family::default(),
@@ -74,9 +86,24 @@ impl Metrics {
             refusals: Family::default(),
             staff: Family::default(),
             staff_age: Family::default(),
+            reloads: Family::default(),
+            last_reload_good: Gauge::default(),
+            last_good_reload: Gauge::default(),
         };
-        let Self { registry, recognitions, cache, entries, sign_outs, decisions, refusals, staff, staff_age } =
-            &mut metrics;
+        let Self {
+            registry: _,
+            recognitions,
+            cache,
+            entries,
+            sign_outs,
+            decisions,
+            refusals,
+            staff,
+            staff_age,
+            reloads,
+            last_reload_good,
+            last_good_reload,
+        } = &metrics;
         registry.register(
             "recognitions",
             "Answers of iMIS to who a visitor is, by method: person, nobody or broken",
@@ -114,12 +141,37 @@ impl Metrics {
             Unit::Seconds,
             staff_age.clone(),
         );
+        registry.register("reloads", "Reloads, by who asked for them and how they went", reloads.clone());
+        registry.register(
+            "last_reload_successful",
+            "1 when the last reload, or the start, took its configuration up; 0 when the one before goes on",
+            last_reload_good.clone(),
+        );
+        registry.register_with_unit(
+            "last_successful_reload_timestamp",
+            "When a configuration was last taken up",
+            Unit::Seconds,
+            last_good_reload.clone(),
+        );
+        metrics.registry = Arc::new(registry);
         metrics
     }
 
     pub(crate) fn decision(&self, app: &str, decision: &'static str, reason: &str) {
         let labels = Decision { app: app.to_owned(), decision, reason: reason.to_owned() };
         self.decisions.get_or_create(&labels).inc();
+    }
+
+    /// A reload, or without `by` the start.
+    pub(crate) fn reloaded(&self, by: Option<&'static str>, good: bool) {
+        if let Some(by) = by {
+            let result = if good { "good" } else { "failed" };
+            self.reloads.get_or_create(&Reload { by, result }).inc();
+        }
+        self.last_reload_good.set(good.into());
+        if good {
+            self.last_good_reload.set(ambient::unix_now());
+        }
     }
 
     pub(crate) fn refusal(&self, app: &str, kind: &'static str) {

@@ -3,7 +3,7 @@
 //! A name we do not serve is refused in the handshake; a client that sends no name gets the first site's certificate. No
 //! early data.
 
-pub(crate) mod files;
+pub(crate) mod pem;
 pub(crate) mod upstream;
 pub(crate) mod wire;
 
@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, SupportedCipherSuite};
 
@@ -23,7 +23,10 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 }
 
 /// What the listeners accept connections with.
-pub(crate) fn server_config(sites: &[Site]) -> Result<Arc<ServerConfig>, rustls::Error> {
+pub(crate) fn server_config(
+    sites: &[Site],
+    tickets: &Arc<dyn ProducesTickets>,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
     let mut provider = rustls::crypto::aws_lc_rs::default_provider();
     // With AES in hardware the 128-bit suite is the cheapest to key and to run, and as strong as any here.
     provider.cipher_suites.sort_by_key(prefer_aes_128);
@@ -33,11 +36,16 @@ pub(crate) fn server_config(sites: &[Site]) -> Result<Arc<ServerConfig>, rustls:
         .with_cert_resolver(Arc::new(BySni::new(sites)));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.ignore_client_order = true;
-    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+    config.ticketer = tickets.clone();
     // A browser resumes with one: over HTTP/2 it opens one connection at a time. Each costs as much as a small request.
     config.send_tls13_tickets = 1;
     config.max_early_data_size = 0;
     Ok(Arc::new(config))
+}
+
+/// What sessions are resumed with, for as long as the process runs.
+pub(crate) fn tickets() -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
+    rustls::crypto::aws_lc_rs::Ticketer::new()
 }
 
 fn prefer_aes_128(suite: &SupportedCipherSuite) -> bool {

@@ -2,15 +2,16 @@
 //!
 //! A request locks nothing but the count of places at iMIS (`proxy/places.rs`), a connection the count of connections. What waits on iMIS for a sign-in runs on the control runtime instead.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::TcpListener;
-use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::rc::{Rc, Weak};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -20,17 +21,20 @@ use crate::drain::Drain;
 use crate::gateway::Gateway;
 use crate::incident::Incident;
 use crate::proxy::upstream::Upstream;
+use crate::systemd::Pulse;
 use crate::{ambient, listener};
 
 /// How often what is under way at iMIS is looked over, and every so many times what is idle.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const PRUNE_EVERY: u32 = 5;
 
-/// What the connections of one worker have at hand.
+/// What the connections of one worker have at hand, under one configuration. A reload makes another, and what is not the configuration's
+/// they share; a request keeps the one that it began with.
+#[derive(Clone)]
 pub(crate) struct Worker {
     pub(crate) gateway: Arc<Gateway>,
     /// One per site, in the order of the sites.
-    pub(crate) upstreams: Vec<Upstream>,
+    pub(crate) upstreams: Vec<Rc<Upstream>>,
     pub(crate) buffers: Rc<Buffers>,
     /// Where sign-ins run.
     pub(crate) control: Handle,
@@ -41,9 +45,17 @@ pub(crate) struct Worker {
     /// Its place among the others.
     pub(crate) seat: Seat,
     /// Connections that were turned away since somebody was last told.
-    pub(crate) turned_away: Cell<u64>,
+    pub(crate) turned_away: Rc<Cell<u64>>,
     incident_prefix: u64,
-    incident_counter: Cell<u64>,
+    incident_counter: Rc<Cell<u64>>,
+    newest: Rc<Newest>,
+}
+
+/// The worker under the configuration of now, and what older ones still have under way at iMIS.
+#[derive(Default)]
+struct Newest {
+    worker: RefCell<Option<Rc<Worker>>>,
+    retired: RefCell<Vec<Weak<Upstream>>>,
 }
 
 impl Worker {
@@ -53,12 +65,46 @@ impl Worker {
         self.incident_counter.set(count + 1);
         Incident::new(self.incident_prefix, count)
     }
+
+    /// The worker under the configuration of now, if that is another.
+    pub(crate) fn newer(&self) -> Option<Rc<Worker>> {
+        let newest = self.newest.worker.borrow();
+        newest.as_ref().filter(|newest| !Arc::ptr_eq(&newest.gateway, &self.gateway)).cloned()
+    }
+
+    /// The worker under another configuration. Connections to servers that are used as before are kept.
+    fn under(&self, gateway: Arc<Gateway>) -> Self {
+        let upstreams = gateway.sites.iter().map(|site| {
+            let same = |upstream: &&Rc<Upstream>| upstream.serves(site, gateway.limits);
+            let kept = self.upstreams.iter().find(same).cloned();
+            kept.unwrap_or_else(|| Rc::new(Upstream::new(site, self.buffers.clone(), gateway.limits)))
+        });
+        Self { upstreams: upstreams.collect(), gateway: gateway.clone(), ..self.clone() }
+    }
+
+    fn take_up(&self, renewal: Renewal) {
+        let next = Rc::new(self.under(renewal.gateway));
+        let mut retired = self.newest.retired.borrow_mut();
+        retired.retain(|upstream| upstream.strong_count() > 0);
+        let is_kept = |upstream: &&Rc<Upstream>| next.upstreams.iter().any(|kept| Rc::ptr_eq(kept, upstream));
+        retired.extend(self.upstreams.iter().filter(|upstream| !is_kept(upstream)).map(Rc::downgrade));
+        *self.newest.worker.borrow_mut() = Some(next);
+        // Whoever reloads may have given up.
+        let _ = renewal.taken_up.send(());
+    }
 }
 
 /// The sockets of one worker.
 pub(crate) struct Sockets {
     pub(crate) https: Vec<TcpListener>,
     pub(crate) http: Vec<TcpListener>,
+}
+
+/// Another configuration, for a worker to take up.
+pub(crate) struct Renewal {
+    pub(crate) gateway: Arc<Gateway>,
+    /// Told once every request that begins is served under it.
+    pub(crate) taken_up: oneshot::Sender<()>,
 }
 
 /// What a worker is started with.
@@ -69,6 +115,8 @@ pub(crate) struct Start {
     pub(crate) drain: CancellationToken,
     /// Its place among the others, and what they hand on to it.
     pub(crate) seat: (Seat, UnboundedReceiver<HandedOn>),
+    pub(crate) renewals: UnboundedReceiver<Renewal>,
+    pub(crate) pulse: Pulse,
 }
 
 /// Starts a worker. Its thread ends once it is drained, or when the grace is over; `true` means nothing was cut off.
@@ -94,24 +142,26 @@ pub(crate) fn spawn(index: usize, start: Start) -> std::io::Result<std::thread::
 }
 
 async fn run(start: Start, incident_prefix: u64, started: mpsc::Sender<std::io::Result<()>>) -> bool {
-    let Start { gateway, sockets, control, drain: stop, seat: (seat, incoming) } = start;
+    let Start { gateway, sockets, control, drain: stop, seat: (seat, incoming), renewals, pulse } = start;
     let buffers = Rc::new(Buffers::default());
     let worker = Rc::new(Worker {
         upstreams: gateway
             .sites
             .iter()
-            .map(|site| Upstream::new(site, buffers.clone(), gateway.limits))
+            .map(|site| Rc::new(Upstream::new(site, buffers.clone(), gateway.limits)))
             .collect(),
         buffers,
         control,
         drain: Rc::default(),
         connections: TaskTracker::new(),
         seat,
-        turned_away: Cell::new(0),
+        turned_away: Rc::default(),
         incident_prefix,
-        incident_counter: Cell::new(0),
+        incident_counter: Rc::default(),
+        newest: Rc::default(),
         gateway,
     });
+    *worker.newest.worker.borrow_mut() = Some(worker.clone());
     let adopted = (adopt(sockets.https), adopt(sockets.http));
     let (https, http) = match adopted {
         (Ok(https), Ok(http)) => (https, http),
@@ -127,21 +177,45 @@ async fn run(start: Start, incident_prefix: u64, started: mpsc::Sender<std::io::
         tokio::task::spawn_local(listener::accept_http(socket, worker.clone(), stop.clone()));
     }
     tokio::task::spawn_local(listener::take_over(incoming, worker.clone()));
-    tokio::task::spawn_local(prune(worker.clone()));
+    tokio::task::spawn_local(prune(worker.newest.clone(), pulse));
+    tokio::task::spawn_local(take_up_all(renewals, worker.newest.clone()));
     let _ = started.send(Ok(()));
     stop.cancelled().await;
     worker.drain.begin();
     worker.connections.close();
-    let grace = worker.gateway.timeouts.drain;
+    let grace = worker.newer().unwrap_or_else(|| worker.clone()).gateway.timeouts.drain;
     tokio::time::timeout(grace, worker.connections.wait()).await.is_ok()
 }
 
-async fn prune(worker: Rc<Worker>) {
+async fn prune(newest: Rc<Newest>, pulse: Pulse) {
     for look in (1..=PRUNE_EVERY).cycle() {
+        pulse.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(LOOK_EVERY).await;
-        worker.upstreams.iter().for_each(Upstream::release_long);
-        if look == PRUNE_EVERY {
-            worker.upstreams.iter().for_each(Upstream::prune);
+        for upstream in newest.upstreams() {
+            upstream.release_long();
+            if look == PRUNE_EVERY {
+                upstream.prune();
+            }
+        }
+    }
+}
+
+impl Newest {
+    /// Those of now and those that still have something under way.
+    fn upstreams(&self) -> Vec<Rc<Upstream>> {
+        let retired = self.retired.borrow();
+        let retired = retired.iter().filter_map(Weak::upgrade);
+        let current = self.worker.borrow();
+        retired.chain(current.iter().flat_map(|worker| worker.upstreams.iter().cloned())).collect()
+    }
+}
+
+/// Takes up one configuration after the other, as long as the worker runs.
+async fn take_up_all(mut renewals: UnboundedReceiver<Renewal>, newest: Rc<Newest>) {
+    while let Some(renewal) = renewals.recv().await {
+        let worker = newest.worker.borrow().clone();
+        if let Some(worker) = worker {
+            worker.take_up(renewal);
         }
     }
 }

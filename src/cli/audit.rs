@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::doctor::Format;
+use super::Format;
 use super::{FAILED, GOOD, USAGE, WithConfig, complain, counted, plain, report, say};
 use crate::audit::{Wanted, read};
 use crate::config::Site;
@@ -96,7 +96,7 @@ fn emails(arguments: &Emails) -> i32 {
         Ok(runtime) => runtime,
         Err(error) => return failed(error.to_string()),
     };
-    let gateway = match Gateway::build(&config, 443) {
+    let gateway = match Gateway::alone(&config) {
         Ok(gateway) => gateway,
         Err(error) => return failed(Chain(&error).to_string()),
     };

@@ -1,16 +1,50 @@
 //! `imis-gateway check`
 
-use super::{GOOD, WithConfig, report, say};
+use serde_json::json;
 
-pub(super) fn check(with_config: &WithConfig) -> i32 {
-    match with_config.load() {
-        Ok(config) => {
+use super::{BAD_CONFIGURATION, Format, GOOD, WithConfig, report, say};
+
+#[derive(clap::Args)]
+pub(super) struct Check {
+    #[command(flatten)]
+    with_config: WithConfig,
+    /// How to print what was found
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+/// What a reload cannot change.
+const BY_RESTART: &str = "listen, workers, log.format and log.level take effect at the next start, all else with `imis-gateway reload`";
+
+pub(super) fn check(arguments: &Check) -> i32 {
+    let loaded = arguments.with_config.load();
+    match (loaded, arguments.format) {
+        (Ok(config), Format::Text) => {
             for warning in config.warnings() {
                 say(&format!("warning: {warning}"));
             }
-            say(&format!("{}: good, {}", config.file.display(), config.summary()));
+            say(&format!(
+                "{}: good, {} (configuration {})",
+                config.file.display(),
+                config.summary(),
+                config.hash
+            ));
+            say(BY_RESTART);
             GOOD
         }
-        Err(problems) => report(&problems),
+        (Ok(config), Format::Json) => {
+            say(&json!({
+                "good": true, "file": config.file, "hash": config.hash, "summary": config.summary(),
+                "problems": [], "warnings": config.warnings(),
+            })
+            .to_string());
+            GOOD
+        }
+        (Err(problems), Format::Text) => report(&problems),
+        (Err(problems), Format::Json) => {
+            say(&json!({"good": false, "file": problems.file, "problems": problems.list, "warnings": []})
+                .to_string());
+            BAD_CONFIGURATION
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::io::Read;
 
 use serde_json::json;
 
-use super::{FAILED, GOOD, WithConfig, complain, counted, report, say};
+use super::{FAILED, Format, GOOD, WithConfig, complain, counted, report, say};
 use crate::doctor::{Finding, Severity, examine};
 use crate::telemetry::Chain;
 
@@ -21,12 +21,6 @@ pub(super) struct Doctor {
     /// How to print the findings
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Format {
-    Text,
-    Json,
 }
 
 pub(super) fn doctor(arguments: &Doctor) -> i32 {

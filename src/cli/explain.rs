@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::doctor::{Format, cookies};
+use super::Format;
+use super::doctor::cookies;
 use super::{FAILED, GOOD, USAGE, WithConfig, complain, plain, report, say};
 use crate::doctor::pasted_cookies;
 use crate::gateway::Gateway;
@@ -120,7 +121,7 @@ fn asked(arguments: &Explain) -> Result<Explanation, i32> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| failed(error.to_string()))?;
-    let gateway = Gateway::build(&config, 443).map_err(|error| failed(Chain(&error).to_string()))?;
+    let gateway = Gateway::alone(&config).map_err(|error| failed(Chain(&error).to_string()))?;
     runtime.block_on(explain(&gateway, &question)).map_err(|error| {
         failed(Chain(&error).to_string());
         if error.is_of_the_question() { USAGE } else { FAILED }

@@ -3,10 +3,12 @@
 //! A problem never holds a value that came out of a secret.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 /// One thing wrong with the configuration file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// Line, counted from 1; 0 when the problem concerns the file as a whole.
     pub line: u64,
@@ -27,8 +29,22 @@ pub struct Problems {
     pub list: Vec<Problem>,
 }
 
+impl Problem {
+    /// `FILE:LINE:COLUMN: KEY: REASON`.
+    pub(crate) fn shown(&self, file: &Path) -> String {
+        let mut text = file.display().to_string();
+        if self.line > 0 {
+            text += &format!(":{}:{}", self.line, self.column);
+        }
+        if !self.key.is_empty() {
+            text += &format!(": {}", self.key);
+        }
+        text + ": " + &self.reason
+    }
+}
+
 impl Problems {
-    pub(super) fn of_file(file: PathBuf, reason: String) -> Self {
+    pub(crate) fn of_file(file: PathBuf, reason: String) -> Self {
         Self { file, list: vec![Problem { line: 0, column: 0, key: String::new(), reason }] }
     }
 }
@@ -39,14 +55,7 @@ impl fmt::Display for Problems {
             if index > 0 {
                 writeln!(f)?;
             }
-            write!(f, "{}", self.file.display())?;
-            if problem.line > 0 {
-                write!(f, ":{}:{}", problem.line, problem.column)?;
-            }
-            if !problem.key.is_empty() {
-                write!(f, ": {}", problem.key)?;
-            }
-            write!(f, ": {}", problem.reason)?;
+            write!(f, "{}", problem.shown(&self.file))?;
         }
         Ok(())
     }

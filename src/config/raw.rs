@@ -34,6 +34,18 @@ impl Node {
     }
 }
 
+impl Node {
+    pub(super) fn text(&self) -> Option<&str> {
+        if let Self::Text(text) = self { Some(text) } else { None }
+    }
+
+    /// What stands under a key.
+    pub(super) fn get(&self, key: &str) -> Option<&Node> {
+        let Self::Map(entries) = self else { return None };
+        entries.iter().find(|(name, _)| name.value == key).map(|(_, node)| &node.value)
+    }
+}
+
 impl<'de> Deserialize<'de> for Node {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct NodeVisitor;

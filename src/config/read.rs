@@ -10,35 +10,36 @@ mod site;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::files::{Files, Watched};
 use super::raw::{self, Reader, Section, Value};
 use super::{
-    AuditConfig, BrowserTimeouts, Config, Emails, Limits, Listen, Log, LogFormat, Problem, SignInLimits,
-    values,
+    AuditConfig, BrowserTimeouts, Config, DEFAULT_CONTROL, Emails, Limits, Listen, Log, LogFormat, Problem,
+    SignInLimits, values,
 };
 
 /// Reads the whole file; `file` gives relative paths their folder.
 pub(super) fn config(file: &Path, text: &str) -> Result<Config, Vec<Problem>> {
     let tree = raw::parse(text).map_err(|problem| vec![problem])?;
     let reader = Reader::default();
-    let base = file.parent().unwrap_or(Path::new("."));
-    let config = reader.document(&tree).and_then(|document| root(document, text, file, base));
+    let files = Files::below(file.parent().unwrap_or(Path::new(".")));
+    let config = reader.document(&tree).and_then(|document| root(document, text, file, &files));
     match (config, reader.finish()) {
-        (Some(config), problems) if problems.is_empty() => Ok(config),
+        (Some(config), problems) if problems.is_empty() => Ok(Config { watched: files.watched(), ..config }),
         (_, problems) => Err(problems),
     }
 }
 
-fn root(mut root: Section<'_>, text: &str, file: &Path, base: &Path) -> Option<Config> {
+fn root(mut root: Section<'_>, text: &str, file: &Path, files: &Files) -> Option<Config> {
     if let Some(version) = root.required("version") {
         version.number(1..=1);
     }
     let listen = match root.optional("listen") {
-        Some(value) => value.section().and_then(listen),
+        Some(value) => value.section().and_then(|section| listen(section, files)),
         None => Some(default_listen()),
     };
     let trusted_proxies = match root.optional("trusted_proxies") {
@@ -50,12 +51,17 @@ fn root(mut root: Section<'_>, text: &str, file: &Path, base: &Path) -> Option<C
         None => Some(false),
     };
     let state_key = match root.optional("state_key") {
-        Some(value) => state_key(&value, base).map(Some),
+        Some(value) => state_key(&value, files).map(Some),
         None => Some(None),
     };
     let workers = match root.optional("workers") {
         Some(value) => workers(&value),
         None => Some(cores()),
+    };
+    let watch = match root.optional("watch") {
+        Some(value) if value.is_off() => Some(None),
+        Some(value) => value.text(values::duration).map(Some),
+        None => Some(Some(DEFAULT_WATCH)),
     };
     let timeouts = match root.optional("timeouts") {
         Some(value) => value.section().and_then(timeouts),
@@ -70,10 +76,10 @@ fn root(mut root: Section<'_>, text: &str, file: &Path, base: &Path) -> Option<C
         None => Some(default_log()),
     };
     let audit = match root.optional("audit") {
-        Some(value) => value.section().and_then(|section| audit(section, base)),
+        Some(value) => value.section().and_then(|section| audit(section, files)),
         None => Some(default_audit()),
     };
-    let sites = root.required("sites").and_then(|list| site::sites(&list, base));
+    let sites = root.required("sites").and_then(|list| site::sites(&list, files));
     root.finish();
     Some(Config {
         file: file.to_owned(),
@@ -82,12 +88,15 @@ fn root(mut root: Section<'_>, text: &str, file: &Path, base: &Path) -> Option<C
         proxy_protocol: proxy_protocol?,
         state_key: state_key?,
         workers: workers?,
+        watch: watch?,
         timeouts: timeouts?,
         limits: limits.as_ref().map(|(limits, _)| *limits)?,
         sign_in_limits: limits.map(|(_, sign_ins)| sign_ins)?,
         log: log?,
         audit: audit?,
         hash: hash(text),
+        text: text.to_owned(),
+        watched: Watched::default(),
         sites: sites?,
     })
 }
@@ -98,6 +107,7 @@ fn default_listen() -> Listen {
         https: vec![SocketAddr::from((any, 443))],
         http: vec![SocketAddr::from((any, 80))],
         admin: Some(default_admin()),
+        control: Some(PathBuf::from(DEFAULT_CONTROL)),
     }
 }
 
@@ -105,7 +115,7 @@ fn default_admin() -> SocketAddr {
     SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 9180))
 }
 
-fn listen(mut section: Section<'_>) -> Option<Listen> {
+fn listen(mut section: Section<'_>, files: &Files) -> Option<Listen> {
     let default = default_listen();
     let addresses = |value: Option<Value<'_>>, default| match value {
         Some(list) => list.texts(values::socket_address),
@@ -124,8 +134,47 @@ fn listen(mut section: Section<'_>) -> Option<Listen> {
         Some(value) => value.text(loopback_address).map(Some),
         None => Some(default.admin),
     };
+    let control = match section.optional("control") {
+        Some(value) if value.is_null() => Some(None),
+        Some(value) => value.text(control_path).map(|path| Some(files.at(path))),
+        None => Some(default.control),
+    };
     section.finish();
-    Some(Listen { https: https?, http: http?, admin: admin? })
+    Some(Listen { https: https?, http: http?, admin: admin?, control: control? })
+}
+
+/// A Unix socket's path has room for so many bytes (unix(7)), less the zero at its end.
+const MOST_SOCKET_PATH: usize = 107;
+
+fn control_path(text: &str) -> Result<String, String> {
+    let path = values::not_empty(text)?;
+    if path.len() > MOST_SOCKET_PATH {
+        return Err(format!("a socket's path has at most {MOST_SOCKET_PATH} bytes"));
+    }
+    Ok(path)
+}
+
+/// How the gateway of a file is reached, however much else in the file is wrong.
+pub(crate) struct Glance {
+    pub(crate) control: Option<PathBuf>,
+    pub(crate) admin: Option<SocketAddr>,
+}
+
+pub(crate) fn glance(file: &Path) -> Glance {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let tree = raw::parse(&text).ok();
+    let listen = tree.as_ref().and_then(|tree| tree.value.get("listen"));
+    let of = |key| listen.and_then(|listen| listen.get(key));
+    Glance {
+        control: match of("control") {
+            None => Some(PathBuf::from(DEFAULT_CONTROL)),
+            Some(node) => node.text().map(|path| file.parent().unwrap_or(Path::new(".")).join(path)),
+        },
+        admin: match of("admin") {
+            None => Some(default_admin()),
+            Some(node) => node.text().and_then(|text| loopback_address(text).ok()),
+        },
+    }
 }
 
 fn loopback_address(text: &str) -> Result<SocketAddr, String> {
@@ -155,14 +204,17 @@ fn proxy_protocol(value: &Value<'_>, trusted: Option<&[IpNet]>) -> Option<bool> 
 /// Shorter ones can be guessed.
 const SHORTEST_STATE_KEY: usize = 32;
 
-fn state_key(value: &Value<'_>, base: &Path) -> Option<std::sync::Arc<super::Secret>> {
-    let secret = sign_on::secret(value, base)?;
+fn state_key(value: &Value<'_>, files: &Files) -> Option<std::sync::Arc<super::Secret>> {
+    let secret = sign_on::secret(value, files)?;
     if secret.expose().len() < SHORTEST_STATE_KEY {
         value.report(format!("a key of at least {SHORTEST_STATE_KEY} characters is needed, such as `openssl rand -hex 32` prints"));
         return None;
     }
     Some(std::sync::Arc::new(secret))
 }
+
+/// Certificates and secrets change a few times a year, and somebody may stand beside it.
+const DEFAULT_WATCH: Duration = Duration::from_secs(10);
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
@@ -262,11 +314,11 @@ fn default_audit() -> AuditConfig {
     AuditConfig { file: None, rotate_at: 10 * 1024 * 1024, keep: 10, emails: Emails::Hashed }
 }
 
-fn audit(mut section: Section<'_>, base: &Path) -> Option<AuditConfig> {
+fn audit(mut section: Section<'_>, files: &Files) -> Option<AuditConfig> {
     let default = default_audit();
     let file = match section.optional("file") {
         Some(value) if value.is_off() => Some(None),
-        Some(value) => value.text(values::not_empty).map(|path| Some(base.join(path))),
+        Some(value) => value.text(values::not_empty).map(|path| Some(files.at(path))),
         None => Some(None),
     };
     let rotate_at = section.text_or("rotate_at", values::size, default.rotate_at);

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretBox};
 
+use super::files::Files;
+
 /// A value that must never be shown. White space around it (a pasted line end), or a byte order mark, is not part of it.
 pub struct Secret(SecretBox<str>);
 
@@ -35,12 +37,12 @@ pub(super) enum Reference {
 }
 
 impl Reference {
-    /// Fetches the secret. `base` is the folder of the configuration file.
-    pub(super) fn resolve(&self, base: &Path) -> Result<Secret, String> {
+    /// Fetches the secret.
+    pub(super) fn resolve(&self, files: &Files) -> Result<Secret, String> {
         let (text, place) = match self {
             Self::File(path) => {
-                let path = base.join(path);
-                (read(&path)?, path.display().to_string())
+                let path = files.at(path);
+                (read(files, &path)?, path.display().to_string())
             }
             Self::Credential(name) => {
                 let folder = environment("CREDENTIALS_DIRECTORY").ok_or_else(|| {
@@ -50,7 +52,7 @@ impl Reference {
                     )
                 })?;
                 let path = Path::new(&folder).join(name);
-                (read(&path)?, path.display().to_string())
+                (read(files, &path)?, path.display().to_string())
             }
             Self::Env(name) => {
                 let text = environment(name).ok_or_else(|| {
@@ -70,8 +72,10 @@ impl Reference {
     }
 }
 
-fn read(path: &Path) -> Result<String, String> {
-    std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+fn read(files: &Files, path: &Path) -> Result<String, String> {
+    let bytes = files.bytes(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    // Not what the conversion says: it holds the bytes.
+    String::from_utf8(bytes).map_err(|_| format!("cannot read {}: it is not UTF-8", path.display()))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one home of environment references")]
@@ -95,7 +99,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("empty"), " \n").unwrap();
         std::fs::write(folder.path().join("two-lines"), "hunter2\nhunter3").unwrap();
-        let problem = |name: &str| Reference::File(name.into()).resolve(folder.path()).unwrap_err();
+        let problem =
+            |name: &str| Reference::File(name.into()).resolve(&Files::below(folder.path())).unwrap_err();
         assert!(problem("absent").contains("cannot read"));
         assert!(problem("empty").contains("is empty"));
         assert!(problem("two-lines").contains("line break"));

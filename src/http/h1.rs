@@ -45,10 +45,17 @@ const MOST_DISCARDED: u64 = 16 * 1024 * 1024;
 const HEAD_IN_DRAIN: Duration = Duration::from_secs(2);
 
 /// Serves a browser until it leaves or the worker drains.
-pub(super) async fn serve<S: AsyncRead + AsyncWrite + Socket + Unpin>(io: S, connection: Connection) {
+pub(super) async fn serve<S: AsyncRead + AsyncWrite + Socket + Unpin>(io: S, mut connection: Connection) {
     let mut browser = Browser::new(io, &connection);
     loop {
-        let next = match browser.next_head(&connection).await {
+        let next = browser.next_head(&connection).await;
+        if let Some(renewed) = connection.renewed() {
+            browser.limits = renewed.worker.gateway.limits;
+            // It may lead to a server that is not the site's any more.
+            browser.own = None;
+            connection = renewed;
+        }
+        let next = match next {
             Next::Head(length) => browser.answer(length, &connection).await,
             Next::Malformed(error) => browser.refuse(Failure::Malformed(error), &connection).await,
             Next::TooSlow => browser.refuse(Failure::RequestTimeout, &connection).await,

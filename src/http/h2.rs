@@ -200,6 +200,11 @@ impl Kept {
                 }
                 Poll::Ready(Some(Ok((request, reply)))) => {
                     self.used = true;
+                    if let Some(renewed) = self.connection.renewed() {
+                        self.timeouts = renewed.worker.gateway.timeouts;
+                        self.limits = renewed.worker.gateway.limits;
+                        self.connection = Rc::new(renewed);
+                    }
                     let (head, body) = request.into_parts();
                     // From now on it counts as being answered.
                     let upload = FromStream::new(body, self.watch.clone(), self.io.arrivals());

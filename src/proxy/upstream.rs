@@ -15,7 +15,7 @@ use tracing::debug;
 use super::Outgoing;
 use super::connection::{Connection, Stream};
 use super::exchange::{Exchange, Patience, Upload, UploadError};
-use super::places::{Busy, Gate, Held};
+use super::places::{Busy, Gate, Held, Places};
 use super::pool::Pool;
 use crate::buffers::Buffers;
 use crate::config::{Server, Timeouts};
@@ -81,6 +81,8 @@ pub(crate) enum ConnectError {
 
 /// Connections of one worker to the servers of one site.
 pub(crate) struct Upstream {
+    /// Whose it is: as long as that is the same, so is all of this.
+    places: Arc<Places>,
     servers: Vec<Server>,
     server_names: Vec<String>,
     tls: TlsConnector,
@@ -96,6 +98,7 @@ impl Upstream {
     pub(crate) fn new(site: &Site, buffers: Rc<Buffers>, browser: Limits) -> Self {
         let upstream = &site.config.upstream;
         Self {
+            places: site.places.clone(),
             servers: upstream.servers.clone(),
             server_names: upstream.servers.iter().map(|server| server_name(server, site)).collect(),
             tls: TlsConnector::from(Arc::clone(&site.upstream_tls)),
@@ -109,6 +112,12 @@ impl Upstream {
             held: Held::new(site.places.clone()),
             buffers,
         }
+    }
+
+    /// Whether it would be made anew just so.
+    pub(crate) fn serves(&self, site: &Site, browser: Limits) -> bool {
+        // A site whose upstream is as before keeps its places.
+        Arc::ptr_eq(&self.places, &site.places) && self.patience.browser == browser
     }
 
     /// Sends a request and waits for the head of the response. `own`: the connection that is the browser's alone.

@@ -13,6 +13,7 @@ const LOOK_THROUGH: u32 = 4096;
 
 /// See the module.
 pub(crate) struct Rates {
+    pub(crate) limits: SignInLimits,
     networks: DefaultKeyedRateLimiter<IpAddr>,
     people: DefaultKeyedRateLimiter<String>,
     visits: AtomicU32,
@@ -39,6 +40,7 @@ impl Rates {
     pub(crate) fn new(limits: SignInLimits) -> Self {
         let quota = |a_minute: NonZeroU32| Quota::per_minute(a_minute);
         Self {
+            limits,
             networks: RateLimiter::keyed(quota(limits.per_network)),
             people: RateLimiter::keyed(quota(limits.per_person)),
             visits: AtomicU32::new(0),

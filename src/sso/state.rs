@@ -4,7 +4,7 @@
 //! through Zendesk (`Purpose::SignOut`). Each holds where the browser goes afterwards, and nothing about a person.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
@@ -84,10 +84,13 @@ pub(crate) struct Signer {
     key: hmac::Key,
     /// Whose states they are: a gateway may have several sites, and gateways may share a key.
     site: String,
-    used: Mutex<Used>,
+    used: Arc<UsedStates>,
 }
 
-/// The states that have been used.
+/// The states that have been used, of all sites.
+#[derive(Default)]
+pub(crate) struct UsedStates(Mutex<Used>);
+
 struct Used {
     /// Nonces, and when their states were issued.
     nonces: HashMap<String, u64>,
@@ -95,16 +98,17 @@ struct Used {
     prune_at: usize,
 }
 
+impl Default for Used {
+    fn default() -> Self {
+        Self { nonces: HashMap::new(), prune_at: FEW_USED }
+    }
+}
+
 impl Signer {
     /// With a key that several gateways share, or one of this process's own.
-    pub(crate) fn new(shared: Option<&Secret>, site: &str) -> Result<Self, getrandom::Error> {
-        let own = ambient::random_hex()? + &ambient::random_hex()?;
-        let key = shared.map_or(own.as_bytes(), |secret| secret.expose().as_bytes());
-        Ok(Self {
-            key: hmac::Key::new(hmac::HMAC_SHA256, key),
-            site: format!("{site}\n"),
-            used: Mutex::new(Used { nonces: HashMap::new(), prune_at: FEW_USED }),
-        })
+    pub(crate) fn new(key: &Secret, site: &str, used: Arc<UsedStates>) -> Self {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, key.expose().as_bytes());
+        Self { key, site: format!("{site}\n"), used }
     }
 
     /// A new state: its nonce, and the Set-Cookie header that carries it. A `target` that is too long, or could not be carried, is
@@ -193,7 +197,7 @@ impl Signer {
     }
 
     fn used(&self) -> MutexGuard<'_, Used> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+        self.used.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -248,7 +252,7 @@ mod tests {
     }
 
     fn signer_of(site: &str) -> Signer {
-        Signer::new(Some(&Secret::new("a key of no account, but a long one.")), site).unwrap()
+        Signer::new(&Secret::new("a key of no account, but a long one."), site, Arc::default())
     }
 
     fn cookie(set_cookie: &str) -> &str {
@@ -300,7 +304,10 @@ mod tests {
 
     #[test]
     fn what_we_did_not_make_or_not_for_this_is_nothing() {
-        let (one, two) = (signer(), Signer::new(None, "members.example.org").unwrap());
+        let (one, two) = (
+            signer(),
+            Signer::new(&Secret::new("of another process"), "members.example.org", Arc::default()),
+        );
         let (_, set) = issued(&one, "/sso/zendesk");
         let own = cookie(&set);
         assert_eq!(two.states(Purpose::SignIn, &sent(&[own]), NOW), [], "another's key");

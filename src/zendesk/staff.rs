@@ -5,7 +5,7 @@
 //! enters, and nobody at all where no such domains are named: it never opens for want of an answer.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -69,11 +69,12 @@ pub(crate) enum Standing {
 }
 
 impl Staff {
-    pub(crate) fn new(api: Api, app: &str) -> Arc<Self> {
+    /// `before`: what is known of the same account already.
+    pub(crate) fn new(api: Api, app: &str, before: Option<&Self>) -> Arc<Self> {
         Arc::new(Self {
             api,
             app: app.to_owned(),
-            known: ArcSwapOption::empty(),
+            known: ArcSwapOption::new(before.and_then(|before| before.known.load_full())),
             addresses: Mutex::new(Addresses::none()),
         })
     }
@@ -102,24 +103,27 @@ impl Staff {
         self.known.load().as_deref().map(|roster| (roster.people, roster.fetched.elapsed()))
     }
 
-    /// Fetches the list again and again, as long as the program runs.
-    pub(crate) async fn keep_fresh(self: Arc<Self>) {
+    /// Fetches the list again and again, as long as anybody needs it.
+    pub(crate) async fn keep_fresh(staff: Weak<Self>) {
         let mut wait = RETRY;
-        loop {
-            match self.refresh().await {
+        while let Some(staff) = staff.upgrade() {
+            let pause = match staff.refresh().await {
                 Ok(people) => {
-                    info!(app = %self.app, people, "the staff of Zendesk is known");
+                    info!(app = %staff.app, people, "the staff of Zendesk is known");
                     wait = RETRY;
-                    tokio::time::sleep(REFRESH).await;
+                    REFRESH
                 }
                 Err(error) => {
-                    let known = self.state().map(|(_, age)| age.as_secs());
-                    warn!(app = %self.app, error = %Chain(&error), age_of_the_last = known, "the staff of Zendesk cannot be fetched");
+                    let known = staff.state().map(|(_, age)| age.as_secs());
+                    warn!(app = %staff.app, error = %Chain(&error), age_of_the_last = known, "the staff of Zendesk cannot be fetched");
                     let asked_for = if let ApiError::Later(time) = error { time } else { Duration::ZERO };
-                    tokio::time::sleep(wait.max(asked_for)).await;
+                    let pause = wait.max(asked_for);
                     wait = (wait * 2).min(REFRESH);
+                    pause
                 }
-            }
+            };
+            drop(staff);
+            tokio::time::sleep(pause).await;
         }
     }
 

@@ -66,6 +66,25 @@ async fn a_member_comes_through_the_page_with_the_deep_link() {
 }
 
 #[tokio::test]
+async fn a_sign_in_that_has_begun_ends_after_a_reload_and_only_once() {
+    let stage = Stage::with(setup(Generation::Ems)).await;
+    let mut jar = browser(&stage, "AMUELLER");
+    let begun = jar.get(SSO).await;
+    let (at, form) = page(&mut jar, &begun).await;
+    let as_it_was = jar.header();
+    let reload = async |round: u32| {
+        stage.edit("version: 1\n", &format!("version: 1\n# {round}\n"));
+        assert_eq!(stage.run(&["reload"], "").await.0, 0);
+    };
+    reload(1).await;
+    assert_eq!(who(&jar.post(POSTS_TO, &at, &form).await), "104019");
+    reload(2).await;
+    let mut thief = Jar::new(stage.client()).with(&as_it_was);
+    let again = thief.post(POSTS_TO, &at, &form).await;
+    assert_eq!(again.token(), None, "{}", again.text());
+}
+
+#[tokio::test]
 async fn over_http_2_too() {
     let stage = Stage::with(setup(Generation::Ems)).await;
     let cookie = stage.cookie_of("boconnor");

@@ -225,17 +225,6 @@ async fn a_second_signal_cuts_off_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_hangup_changes_nothing_and_is_answered_in_the_log() {
-    let stage = Stage::new().await;
-    stage.gateway.signal("HUP");
-    stage
-        .gateway
-        .logged(|line| line["message"].as_str().is_some_and(|text| text.starts_with("SIGHUP")))
-        .await;
-    assert_eq!(stage.client().get("/Default.aspx", &[]).await.status, 200);
-}
-
-#[tokio::test]
 async fn a_slow_reader_gets_all_of_an_answer_that_was_under_way() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     const LENGTH: usize = 3 * 1024 * 1024;

@@ -29,6 +29,7 @@ mod patience;
 mod proxy_protocol;
 mod proxying;
 mod recognition;
+mod reload;
 mod rules;
 mod rules_attacks;
 mod sign_in;

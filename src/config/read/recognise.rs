@@ -1,9 +1,9 @@
 //! `imis.recognise`: by which methods a site's members are known, in order.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use super::sign_on::secret;
+use crate::config::files::Files;
 use crate::config::raw::{Section, Value};
 use crate::config::{
     ClientApplication, Columns, FormsTicket, How, IfBroken, Method, ProfileColumns, WhoamiQuery, values,
@@ -16,9 +16,9 @@ const METHODS: &str =
     "whoami_query, client_application, client_context, forms_ticket or login_status_redirect";
 
 /// One method, or a list of them.
-pub(super) fn methods(value: &Value<'_>, base: &Path, base_path: &str) -> Option<Vec<Method>> {
+pub(super) fn methods(value: &Value<'_>, files: &Files, base_path: &str) -> Option<Vec<Method>> {
     if value.is_mapping() {
-        return value.section().and_then(|section| method(section, base, base_path)).map(|one| vec![one]);
+        return value.section().and_then(|section| method(section, files, base_path)).map(|one| vec![one]);
     }
     let items = value.items()?;
     if items.is_empty() {
@@ -27,7 +27,7 @@ pub(super) fn methods(value: &Value<'_>, base: &Path, base_path: &str) -> Option
     }
     let mut methods: Vec<Method> = Vec::new();
     for (index, item) in items.iter().enumerate() {
-        let Some(method) = item.section().and_then(|section| method(section, base, base_path)) else {
+        let Some(method) = item.section().and_then(|section| method(section, files, base_path)) else {
             continue;
         };
         let is_last = index + 1 == items.len();
@@ -42,7 +42,7 @@ pub(super) fn methods(value: &Value<'_>, base: &Path, base_path: &str) -> Option
     (methods.len() == items.len()).then_some(methods)
 }
 
-fn method(mut section: Section<'_>, base: &Path, base_path: &str) -> Option<Method> {
+fn method(mut section: Section<'_>, files: &Files, base_path: &str) -> Option<Method> {
     let below = |path: &str| format!("{}/{path}", base_path.trim_end_matches('/'));
     let name_value = section.required("method");
     let name = name_value.as_ref().and_then(|value| value.text(|text| Ok(text.to_owned())));
@@ -55,8 +55,8 @@ fn method(mut section: Section<'_>, base: &Path, base_path: &str) -> Option<Meth
         Some("login_status_redirect") => section
             .text_or("page", values::site_path, below(LOGIN_STATUS))
             .map(|page| How::LoginStatusRedirect { page }),
-        Some("forms_ticket") => forms_ticket(&mut section, base, base_path),
-        Some("client_application") => client_application(&mut section, base),
+        Some("forms_ticket") => forms_ticket(&mut section, files, base_path),
+        Some("client_application") => client_application(&mut section, files),
         Some(other) => {
             if let Some(value) = name_value {
                 value.report(format!("`{other}` is not a method; use {METHODS}"));
@@ -149,7 +149,7 @@ fn columns(mut section: Section<'_>) -> Option<Columns> {
     Some(Columns { id: id?, profile: profile? })
 }
 
-fn forms_ticket(section: &mut Section<'_>, base: &Path, base_path: &str) -> Option<How> {
+fn forms_ticket(section: &mut Section<'_>, files: &Files, base_path: &str) -> Option<How> {
     let validation = section.text_or(
         "validation",
         |text| match text.to_ascii_uppercase().as_str() {
@@ -177,7 +177,7 @@ fn forms_ticket(section: &mut Section<'_>, base: &Path, base_path: &str) -> Opti
     );
     let mut key = |name| {
         let value = section.required(name)?;
-        let secret = secret(&value, base)?;
+        let secret = secret(&value, files)?;
         let bytes = hexadecimal(secret.expose());
         if bytes.is_none() {
             value.report("is not hexadecimal digits as in machineKey; AutoGenerate cannot be used, iMIS needs an explicit key");
@@ -196,10 +196,10 @@ fn forms_ticket(section: &mut Section<'_>, base: &Path, base_path: &str) -> Opti
     Some(How::FormsTicket(Arc::new(FormsTicket { keys, session_info: session_info? })))
 }
 
-fn client_application(section: &mut Section<'_>, base: &Path) -> Option<How> {
+fn client_application(section: &mut Section<'_>, files: &Files) -> Option<How> {
     let page = section.required("page").and_then(|value| value.text(values::site_path));
     let client_id = section.required("client_id").and_then(|value| value.text(values::not_empty));
-    let client_secret = section.required("client_secret").and_then(|value| secret(&value, base));
+    let client_secret = section.required("client_secret").and_then(|value| secret(&value, files));
     let application = ClientApplication { page: page?, client_id: client_id?, client_secret: client_secret? };
     Some(How::ClientApplication(Arc::new(application)))
 }

@@ -1,11 +1,12 @@
 //! `imis`, `apps` and the secrets they name.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{decisions, recognise};
+use crate::config::files::Files;
 use crate::config::raw::{Section, Value};
 use crate::config::secret::{Reference, Secret};
 use crate::config::{
@@ -13,12 +14,12 @@ use crate::config::{
     SingleLogout, Upstream, Zendesk, ZendeskApi, ZendeskCredentials, values,
 };
 use crate::expression::Language;
-use crate::tls::files;
+use crate::tls::pem;
 
 const SIGN_IN: &str = "AsiCommon/Controls/Shared/FormsAuthentication/Login.aspx";
 const SIGN_OUT: &str = "AsiCommon/Controls/Shared/FormsAuthentication/logout.aspx";
 
-pub(super) fn imis(mut section: Section<'_>, base: &Path, upstream: Option<&Upstream>) -> Option<Imis> {
+pub(super) fn imis(mut section: Section<'_>, files: &Files, upstream: Option<&Upstream>) -> Option<Imis> {
     let base_path = section.text_or("base_path", values::site_path, "/".to_owned());
     let below = |path: &str| {
         let base_path = base_path.as_deref().unwrap_or("/").trim_end_matches('/');
@@ -36,9 +37,10 @@ pub(super) fn imis(mut section: Section<'_>, base: &Path, upstream: Option<&Upst
     };
     let recognise_value = section.required("recognise");
     let base_or_root = base_path.clone().unwrap_or_else(|| "/".to_owned());
-    let recognise = recognise_value.as_ref().and_then(|value| recognise::methods(value, base, &base_or_root));
+    let recognise =
+        recognise_value.as_ref().and_then(|value| recognise::methods(value, files, &base_or_root));
     let service_account = match section.optional("service_account") {
-        Some(value) => value.section().and_then(|section| service_account(section, base)).map(Some),
+        Some(value) => value.section().and_then(|section| service_account(section, files)).map(Some),
         None => Some(None),
     };
     if let (Some(methods), Some(None)) = (&recognise, &service_account) {
@@ -108,19 +110,19 @@ fn region(text: &str) -> Result<phonenumber::country::Id, String> {
         .map_err(|_| format!("`{text}` is not a region; write its two ISO 3166 letters, like US, CA or GB"))
 }
 
-fn service_account(mut section: Section<'_>, base: &Path) -> Option<ServiceAccount> {
+fn service_account(mut section: Section<'_>, files: &Files) -> Option<ServiceAccount> {
     let username = section.required("username").and_then(|value| value.text(values::not_empty));
-    let password = section.required("password").and_then(|value| secret(&value, base));
+    let password = section.required("password").and_then(|value| secret(&value, files));
     section.finish();
     Some(ServiceAccount { username: username?, password: password? })
 }
 
-pub(super) fn apps(list: &Value<'_>, base: &Path) -> Option<Vec<Arc<App>>> {
+pub(super) fn apps(list: &Value<'_>, files: &Files) -> Option<Vec<Arc<App>>> {
     let mut paths_seen: Vec<String> = Vec::new();
     let mut apps = Vec::new();
     let items = list.items()?;
     for item in &items {
-        let Some(app) = item.section().and_then(|section| app(section, base)) else { continue };
+        let Some(app) = item.section().and_then(|section| app(section, files)) else { continue };
         let own = app.paths();
         if let Some(taken) = own.iter().find(|path| paths_seen.contains(path)) {
             item.report(format!("`{taken}` already belongs to another app of this site"));
@@ -131,17 +133,17 @@ pub(super) fn apps(list: &Value<'_>, base: &Path) -> Option<Vec<Arc<App>>> {
     (apps.len() == items.len()).then_some(apps)
 }
 
-fn app(mut section: Section<'_>, base: &Path) -> Option<App> {
+fn app(mut section: Section<'_>, files: &Files) -> Option<App> {
     let name = section.required("name").and_then(|value| value.text(values::not_empty));
     let path = section.required("path").and_then(|value| value.text(values::app_path));
-    let zendesk = section.required("zendesk").and_then(|value| zendesk(value.section()?, base));
+    let zendesk = section.required("zendesk").and_then(|value| zendesk(value.section()?, files));
     let on_behalf_of = section.text_or("on_behalf_of", on_behalf_of, OnBehalfOf::default());
     let single_logout = match section.optional("single_logout") {
         Some(value) => value.section().and_then(single_logout),
         None => Some(SingleLogout::default()),
     };
     let messaging = match section.optional("messaging") {
-        Some(value) => value.section().and_then(|section| messaging(section, base)).map(Some),
+        Some(value) => value.section().and_then(|section| messaging(section, files)).map(Some),
         None => Some(None),
     };
     let language = Language::new();
@@ -190,9 +192,9 @@ fn app(mut section: Section<'_>, base: &Path) -> Option<App> {
     })
 }
 
-fn messaging(mut section: Section<'_>, base: &Path) -> Option<Messaging> {
+fn messaging(mut section: Section<'_>, files: &Files) -> Option<Messaging> {
     let key_id = section.required("key_id").and_then(|value| value.text(values::not_empty));
-    let secret = section.required("secret").and_then(|value| secret(&value, base));
+    let secret = section.required("secret").and_then(|value| secret(&value, files));
     section.finish();
     Some(Messaging { key_id: key_id?, secret: secret? })
 }
@@ -226,7 +228,7 @@ fn single_logout(mut section: Section<'_>) -> Option<SingleLogout> {
     Some(SingleLogout { from_imis: from_imis?, from_zendesk: from_zendesk? })
 }
 
-fn zendesk(mut section: Section<'_>, base: &Path) -> Option<Zendesk> {
+fn zendesk(mut section: Section<'_>, files: &Files) -> Option<Zendesk> {
     let subdomain = section.required("subdomain").and_then(|value| value.text(values::subdomain));
     let origin = match section.optional("url") {
         Some(value) => value.text(values::https_origin),
@@ -236,9 +238,9 @@ fn zendesk(mut section: Section<'_>, base: &Path) -> Option<Zendesk> {
         Some(list) => list.texts(values::authority),
         None => Some(Vec::new()),
     };
-    let shared_secret = section.required("shared_secret").and_then(|value| secret(&value, base));
+    let shared_secret = section.required("shared_secret").and_then(|value| secret(&value, files));
     let api = match section.optional("api") {
-        Some(value) => value.section().and_then(|section| api(section, base, origin.as_ref())).map(Some),
+        Some(value) => value.section().and_then(|section| api(section, files, origin.as_ref())).map(Some),
         None => Some(None),
     };
     section.finish();
@@ -247,19 +249,19 @@ fn zendesk(mut section: Section<'_>, base: &Path) -> Option<Zendesk> {
 }
 
 /// An OAuth client, or a user's API token.
-fn api(mut section: Section<'_>, base: &Path, origin: Option<&Authority>) -> Option<ZendeskApi> {
+fn api(mut section: Section<'_>, files: &Files, origin: Option<&Authority>) -> Option<ZendeskApi> {
     let url = match section.optional("url") {
         Some(value) => value.text(values::base_url),
         None => origin.and_then(|origin| values::base_url(&format!("https://{origin}/")).ok()),
     };
     let roots = match section.optional("ca_file") {
-        Some(value) => value.text(|path| files::roots(&base.join(path))),
-        None => Some(files::system_roots()),
+        Some(value) => value.text(|path| pem::roots(files, &files.at(path))),
+        None => Some(pem::system_roots()),
     };
     let client_id = section.optional("client_id").map(|value| value.text(values::not_empty));
-    let client_secret = section.optional("client_secret").map(|value| secret(&value, base));
+    let client_secret = section.optional("client_secret").map(|value| secret(&value, files));
     let email = section.optional("email").map(|value| value.text(values::not_empty));
-    let token = section.optional("token").map(|value| secret(&value, base));
+    let token = section.optional("token").map(|value| secret(&value, files));
     let credentials = match (client_id, client_secret, email, token) {
         (Some(id), Some(secret), None, None) => {
             id.zip(secret).map(|(id, secret)| ZendeskCredentials::Client { id, secret: Arc::new(secret) })
@@ -277,7 +279,7 @@ fn api(mut section: Section<'_>, base: &Path, origin: Option<&Authority>) -> Opt
 }
 
 /// A secret's reference, fetched.
-pub(super) fn secret(value: &Value<'_>, base: &Path) -> Option<Secret> {
+pub(super) fn secret(value: &Value<'_>, files: &Files) -> Option<Secret> {
     let how = "a secret is given by reference: {file: PATH}, {credential: NAME} or {env: NAME}";
     if !value.is_mapping() {
         // Not the value itself: it may be the secret.
@@ -297,7 +299,7 @@ pub(super) fn secret(value: &Value<'_>, base: &Path) -> Option<Secret> {
     }
     section.finish();
     let reference = given.pop()??;
-    reference.resolve(base).map_err(|reason| value.report(reason)).ok()
+    reference.resolve(files).map_err(|reason| value.report(reason)).ok()
 }
 
 fn credential_name(text: &str) -> Result<String, String> {

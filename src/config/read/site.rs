@@ -1,16 +1,17 @@
 //! `sites`: hosts, certificates, upstreams.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::sign::CertifiedKey;
 
 use super::sign_on;
+use crate::config::files::Files;
 use crate::config::raw::{Section, Value};
-use crate::config::{SignOn, Site, Timeouts, Upstream, UpstreamLimits, values};
+use crate::config::{Roots, SignOn, Site, Timeouts, Upstream, UpstreamLimits, values};
 use crate::proxy::headers::Rules;
-use crate::tls::files;
+use crate::tls::pem;
 
 /// IIS closes idle connections at 120 s, and iMIS runs requests of up to 3,600 s (docs/architecture.md).
 const DEFAULT_TIMEOUTS: Timeouts = Timeouts {
@@ -24,7 +25,7 @@ const DEFAULT_TIMEOUTS: Timeouts = Timeouts {
 /// More pages at a time are no faster for anybody: at a hundred a second each takes two and a half seconds then.
 const DEFAULT_LIMITS: UpstreamLimits = UpstreamLimits { requests: 256, wait: Duration::from_secs(1) };
 
-pub(super) fn sites(list: &Value<'_>, base: &Path) -> Option<Vec<Site>> {
+pub(super) fn sites(list: &Value<'_>, files: &Files) -> Option<Vec<Site>> {
     let items = list.items()?;
     if items.is_empty() {
         list.report("at least one site is needed");
@@ -32,25 +33,25 @@ pub(super) fn sites(list: &Value<'_>, base: &Path) -> Option<Vec<Site>> {
     let mut hosts_seen = Vec::new();
     let sites: Vec<_> = items
         .iter()
-        .map(|item| item.section().and_then(|section| site(section, base, &mut hosts_seen)))
+        .map(|item| item.section().and_then(|section| site(section, files, &mut hosts_seen)))
         .collect();
     sites.into_iter().collect()
 }
 
-fn site(mut section: Section<'_>, base: &Path, hosts_seen: &mut Vec<String>) -> Option<Site> {
+fn site(mut section: Section<'_>, files: &Files, hosts_seen: &mut Vec<String>) -> Option<Site> {
     let hosts = section.required("hosts").and_then(|list| hosts(&list, hosts_seen));
-    let certificate = section.required("certificate").and_then(|value| certificate(value.section()?, base));
-    let upstream = section.required("upstream").and_then(|value| upstream(value.section()?, base));
+    let certificate = section.required("certificate").and_then(|value| certificate(value.section()?, files));
+    let upstream = section.required("upstream").and_then(|value| upstream(value.section()?, files));
     let apps_value = section.optional("apps");
     let imis = match section.optional("imis") {
         Some(value) => value
             .section()
-            .and_then(|imis_section| sign_on::imis(imis_section, base, upstream.as_ref()))
+            .and_then(|imis_section| sign_on::imis(imis_section, files, upstream.as_ref()))
             .map(Some),
         None => Some(None),
     };
     let apps = match &apps_value {
-        Some(list) => sign_on::apps(list, base),
+        Some(list) => sign_on::apps(list, files),
         None => Some(Vec::new()),
     };
     if let (Some(list), Some(None)) = (&apps_value, &imis) {
@@ -95,8 +96,8 @@ fn hosts(list: &Value<'_>, seen: &mut Vec<String>) -> Option<Vec<String>> {
     (hosts.len() == items.len()).then_some(hosts)
 }
 
-fn certificate(mut section: Section<'_>, base: &Path) -> Option<Arc<CertifiedKey>> {
-    let path = |value: Value<'_>| value.text(values::not_empty).map(|path| base.join(path));
+fn certificate(mut section: Section<'_>, files: &Files) -> Option<Arc<CertifiedKey>> {
+    let path = |value: Value<'_>| value.text(values::not_empty).map(|path| files.at(path));
     if let Some(value) = section.optional("acme") {
         value.report("not supported by this version of imis-gateway; use chain and key");
         return None;
@@ -112,12 +113,14 @@ fn certificate(mut section: Section<'_>, base: &Path) -> Option<Arc<CertifiedKey
             value.report(reason);
         }
     };
-    let chain = chain_path.and_then(|path| files::chain(&path).map_err(|why| report(chain_value, why)).ok());
-    let key = key_path.and_then(|path| files::key(&path).map_err(|why| report(key_value.clone(), why)).ok());
-    files::pair(chain?, key?).map_err(|why| report(key_value, why)).ok()
+    let chain =
+        chain_path.and_then(|path| pem::chain(files, &path).map_err(|why| report(chain_value, why)).ok());
+    let key =
+        key_path.and_then(|path| pem::key(files, &path).map_err(|why| report(key_value.clone(), why)).ok());
+    pem::pair(chain?, key?).map_err(|why| report(key_value, why)).ok()
 }
 
-fn upstream(mut section: Section<'_>, base: &Path) -> Option<Upstream> {
+fn upstream(mut section: Section<'_>, files: &Files) -> Option<Upstream> {
     let servers = section.required("servers").and_then(|list| {
         let servers = list.texts(values::server)?;
         if servers.is_empty() {
@@ -126,8 +129,8 @@ fn upstream(mut section: Section<'_>, base: &Path) -> Option<Upstream> {
         Some(servers)
     });
     let roots = match section.optional("ca_file") {
-        Some(value) => value.text(|path| files::roots(&base.join(path))),
-        None => Some(files::system_roots()),
+        Some(value) => value.text(|path| pem::roots(files, &files.at(path)).map(Roots)),
+        None => Some(Roots(pem::system_roots())),
     };
     let host = section.text_or(
         "host",
@@ -150,7 +153,7 @@ fn upstream(mut section: Section<'_>, base: &Path) -> Option<Upstream> {
         None => Some(DEFAULT_TIMEOUTS),
     };
     // Only the system's store can be empty here: a ca_file without certificates is a problem of its own.
-    if roots.as_ref().is_some_and(|roots| roots.is_empty()) {
+    if roots.as_ref().is_some_and(|roots| roots.0.is_empty()) {
         section.report("the system has no CA certificates; install them (ca-certificates) or set ca_file");
     }
     section.finish();

@@ -132,18 +132,12 @@ impl Stage {
 
     /// What the program says to this, with this on its standard input, and how it ends.
     pub(crate) async fn run(&self, arguments: &[&str], input: &str) -> (i32, String) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_imis-gateway"));
-        command.args(arguments).arg("--config").arg(self.folder().join("config.yaml"));
-        let input = input.to_owned();
-        let run = move || {
-            let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-            let mut child = piped.spawn().unwrap();
-            child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-            let output = child.wait_with_output().unwrap();
-            let text = [output.stdout, output.stderr].concat();
-            (output.status.code().unwrap(), String::from_utf8(text).unwrap())
-        };
-        tokio::task::spawn_blocking(run).await.unwrap()
+        run(self.folder(), arguments, input).await
+    }
+
+    /// Changes its configuration, which is not taken up yet.
+    pub(crate) fn edit(&self, from: &str, to: &str) {
+        edit(self.folder(), from, to);
     }
 
     /// Where its configuration is.
@@ -171,6 +165,31 @@ impl Stage {
     }
 }
 
+/// Changes the configuration in a folder.
+pub(crate) fn edit(folder: &Path, from: &str, to: &str) {
+    let file = folder.join("config.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.contains(from), "no `{from}` in {text}");
+    std::fs::write(file, text.replace(from, to)).unwrap();
+}
+
+/// What the program says to this, with the configuration in a folder, and how it ends.
+pub(crate) async fn run(folder: &Path, arguments: &[&str], input: &str) -> (i32, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_imis-gateway"));
+    command.args(arguments).arg("--config").arg(folder.join("config.yaml"));
+    let input = input.to_owned();
+    let run = move || {
+        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = piped.spawn().unwrap();
+        // A program that reads nothing may have ended.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        let output = child.wait_with_output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+    };
+    tokio::task::spawn_blocking(run).await.unwrap()
+}
+
 pub(crate) fn lay_out_certificates(authority: &Authority, folder: &Path) {
     std::fs::write(folder.join("ca.pem"), authority.certificate_pem()).unwrap();
     authority.issue(&[SITE, "www.example.org"]).write(folder, "members").unwrap();
@@ -184,6 +203,7 @@ listen:
   https: ["127.0.0.1:0"]
   http: ["127.0.0.1:0"]
   admin: 127.0.0.1:0
+  control: control.sock
 workers: 2
 log: {{format: json, level: {level}}}
 limits: {{sign_ins_per_network: 1000000, sign_ins_per_person: 1000000}}

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::{Client, Gateway, SITE, SSO, lay_out_certificates};
+use super::{Client, Gateway, SITE, SSO, edit, lay_out_certificates, run};
 
 pub(crate) type Connection = TlsStream<TcpStream>;
 
@@ -52,8 +52,9 @@ impl Origin {
 pub(crate) struct Proxy {
     pub(crate) gateway: Gateway,
     pub(crate) client: Client,
+    pub(crate) authority: Authority,
     _origin: Option<Origin>,
-    _folder: TempDir,
+    pub(crate) folder: TempDir,
 }
 
 impl Proxy {
@@ -117,7 +118,7 @@ impl Proxy {
         std::fs::write(folder.path().join("any-secret"), "of-no-account-and-long-enough-for-one").unwrap();
         let yaml = format!(
             r#"version: 1
-listen: {{https: ["127.0.0.1:0"], http: ["127.0.0.1:0"], admin: 127.0.0.1:0}}
+listen: {{https: ["127.0.0.1:0"], http: ["127.0.0.1:0"], admin: 127.0.0.1:0, control: control.sock}}
 workers: 1
 log: {{level: debug}}
 {more}
@@ -132,7 +133,19 @@ sites:
         );
         let gateway = Gateway::start(folder.path(), &yaml);
         let client = Client::new(&authority, gateway.https);
-        Self { gateway, client, _origin: origin, _folder: folder }
+        Self { gateway, client, authority, _origin: origin, folder }
+    }
+
+    /// What the program says to this, and how it ends.
+    pub(crate) async fn run(&self, arguments: &[&str]) -> (i32, String) {
+        run(self.folder.path(), arguments, "").await
+    }
+
+    /// Changes its configuration and has it taken up.
+    pub(crate) async fn reload(&self, from: &str, to: &str) {
+        edit(self.folder.path(), from, to);
+        let (code, said) = self.run(&["reload"]).await;
+        assert_eq!(code, 0, "{said}");
     }
 
     /// In front of an upstream that answers every request with `answer`; the heads that arrived are kept.

@@ -10,11 +10,15 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
+use crate::config::Files;
+
 /// A certificate chain, leaf first.
-pub(crate) fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(crate) fn chain(files: &Files, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let shown = path.display();
-    let certificates = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+    let pem =
+        files.bytes(path).map_err(|error| format!("cannot read the certificate chain {shown}: {error}"))?;
+    let certificates = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<Vec<_>, _>>()
         .map_err(|error| format!("cannot read the certificate chain {shown}: {error}"))?;
     if certificates.is_empty() {
         return Err(format!(
@@ -25,9 +29,11 @@ pub(crate) fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String>
 }
 
 /// A private key: PKCS #8, PKCS #1 or SEC 1.
-pub(crate) fn key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+pub(crate) fn key(files: &Files, path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let shown = path.display();
-    PrivateKeyDer::from_pem_file(path)
+    let pem =
+        files.bytes(path).map_err(|error| format!("cannot read a private key from {shown}: {error}"))?;
+    PrivateKeyDer::from_pem_slice(&pem)
         .map_err(|error| format!("cannot read a private key from {shown}: {error}"))
 }
 
@@ -47,10 +53,17 @@ pub(crate) fn covers(certificate: &CertifiedKey, host: &str) -> bool {
     ParsedCertificate::try_from(leaf).is_ok_and(|leaf| verify_server_name(&leaf, &name).is_ok())
 }
 
+/// When a certificate stops being good, in seconds since 1970.
+pub(crate) fn expiry(certificate: &CertifiedKey) -> Option<i64> {
+    use x509_parser::prelude::{FromDer, X509Certificate};
+    let (_, parsed) = X509Certificate::from_der(certificate.cert.first()?).ok()?;
+    Some(parsed.validity().not_after.timestamp())
+}
+
 /// The roots of `ca_file`.
-pub(crate) fn roots(path: &Path) -> Result<Arc<RootCertStore>, String> {
+pub(crate) fn roots(files: &Files, path: &Path) -> Result<Arc<RootCertStore>, String> {
     let mut store = RootCertStore::empty();
-    for certificate in chain(path)? {
+    for certificate in chain(files, path)? {
         store.add(certificate).map_err(|error| {
             format!("{} holds a certificate that cannot be a root: {error}", path.display())
         })?;

@@ -1,0 +1,109 @@
+//! `imis-gateway status`: what runs at this moment, as the gateway itself says.
+
+use http::Method;
+use serde_json::Value;
+
+use super::reload::Socket;
+use super::{FAILED, Format, GOOD, complain, counted, plain, say};
+use crate::control;
+use crate::telemetry::Chain;
+
+#[derive(clap::Args)]
+pub(super) struct Status {
+    #[command(flatten)]
+    socket: Socket,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+pub(super) fn status(arguments: &Status) -> i32 {
+    let socket = match arguments.socket.path() {
+        Ok(path) => path,
+        Err(code) => return code,
+    };
+    match control::ask(&socket, Method::GET, "/status") {
+        Ok((_, status)) => {
+            match arguments.format {
+                Format::Json => say(&status.to_string()),
+                Format::Text => tell(&status),
+            }
+            GOOD
+        }
+        Err(error) => {
+            complain(&format!("imis-gateway: {}", Chain(&error)));
+            FAILED
+        }
+    }
+}
+
+fn tell(status: &Value) {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), plain);
+    let list =
+        |value: &Value| value.as_array().into_iter().flatten().map(text).collect::<Vec<_>>().join(", ");
+    let draining = if status["draining"] == true { ", draining" } else { "" };
+    say(&format!(
+        "imis-gateway {}, process {}, up {}{draining}",
+        text(&status["version"]),
+        status["pid"],
+        lasted(status["uptime_seconds"].as_u64().unwrap_or(0))
+    ));
+    let last = &status["last_reload"];
+    say(&format!("configuration  {} ({})", text(&last["hash"]), text(&last["file"])));
+    if status["configuration"]["differs_from_file"] == true {
+        say("               the file says something else by now; `imis-gateway reload` takes it up");
+    }
+    if last["good"] == true {
+        say(&format!("taken up       {} by {}", text(&last["at"]), text(&last["by"])));
+    } else {
+        say(&format!(
+            "last reload    FAILED at {} (by {}); what ran before goes on",
+            text(&last["at"]),
+            text(&last["by"])
+        ));
+        for problem in last["problems"].as_array().into_iter().flatten() {
+            say(&format!(
+                "               {}:{}: {}: {}",
+                problem["line"],
+                problem["column"],
+                text(&problem["key"]),
+                text(&problem["reason"])
+            ));
+        }
+    }
+    for key in last["needs_restart"].as_array().into_iter().flatten() {
+        say(&format!("restart        {}: its change waits for one", text(key)));
+    }
+    say(&format!("connections    {}", status["connections"]));
+    for site in status["sites"].as_array().into_iter().flatten() {
+        say("");
+        say(&format!("site           {}", list(&site["hosts"])));
+        say(&format!("  certificate  good until {}", text(&site["certificate"]["expires"])));
+        say(&format!("  upstream     {}", list(&site["upstream"])));
+        for app in site["apps"].as_array().into_iter().flatten() {
+            say(&format!(
+                "  app          {} at {}, to {}",
+                text(&app["name"]),
+                text(&app["path"]),
+                text(&app["zendesk"])
+            ));
+            if let Some(people) = app["staff"]["people"].as_u64() {
+                let people = counted(usize::try_from(people).unwrap_or(0), "agent or admin");
+                say(&format!(
+                    "    staff      {people} known, {} ago",
+                    lasted(app["staff"]["age_seconds"].as_u64().unwrap_or(0))
+                ));
+            }
+        }
+    }
+}
+
+/// `3 d 4 h`, `5 min 2 s`.
+fn lasted(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}

@@ -1,0 +1,116 @@
+//! What is allowed and yet not what most operators want.
+
+use std::time::Duration;
+
+use super::{Config, How, OnBehalfOf, SignOn, ZendeskApi, ZendeskCredentials};
+use crate::audit::folder_of;
+use crate::tls::pem;
+
+/// `TimeoutStopSec=` of the unit that comes with the gateway.
+const UNIT_STOPS_AFTER: Duration = Duration::from_secs(40);
+
+impl Config {
+    /// What is allowed and yet not what most operators want.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.timeouts.drain >= UNIT_STOPS_AFTER {
+            warnings.push(format!(
+                "timeouts.drain is {} s, and systemd kills the service {} s after it has told it to stop: raise TimeoutStopSec= with it",
+                self.timeouts.drain.as_secs(),
+                UNIT_STOPS_AFTER.as_secs()
+            ));
+        }
+        if let Some(file) = &self.audit.file
+            && !folder_of(file).is_dir()
+        {
+            warnings.push(format!(
+                "audit.file: there is no folder {}; decisions would be in the log only",
+                folder_of(file).display()
+            ));
+        }
+        for site in &self.sites {
+            for host in site.hosts.iter().filter(|host| !pem::covers(&site.certificate, host)) {
+                warnings.push(format!(
+                    "{host}: the certificate does not cover this name; browsers will refuse it"
+                ));
+            }
+            for server in site.upstream.servers.iter().filter(|server| !server.tls) {
+                warnings.push(format!(
+                    "{}: the upstream {server} is plain HTTP: cookies and pages cross the network in the clear, and \
+                     iMIS 2017 redirects plain HTTP for ever; use https",
+                    site.hosts[0]
+                ));
+            }
+            if let Some(sign_on) = &site.sign_on
+                && sign_on.imis.api_url.scheme() != "https"
+            {
+                warnings.push(format!(
+                    "{}: api_url is plain HTTP: the service account's password and members' records cross the network \
+                     in the clear; use https",
+                    site.hosts[0]
+                ));
+            }
+            let tickets = site.sign_on.iter().flat_map(|sign_on| &sign_on.imis.recognise);
+            if tickets.into_iter().any(
+                |method| matches!(&method.how, How::FormsTicket(ticket) if ticket.session_info.is_none()),
+            ) {
+                warnings.push(format!(
+                    "{}: forms_ticket without session_info: iMIS revokes no ticket, so whoever has signed out stays recognised \
+                     for as long as the ticket is valid",
+                    site.hosts[0]
+                ));
+            }
+            let asks_site = |sign_on: &SignOn| {
+                sign_on.imis.recognise.iter().all(|method| matches!(method.how, How::ClientApplication(_)))
+            };
+            if site.sign_on.as_ref().is_some_and(asks_site) {
+                for app in site.apps().filter(|app| app.messaging.is_some()) {
+                    warnings.push(format!(
+                        "{}: `{}` gives nobody a messaging token: client_application cannot tell who is signed in without leading the browser away; add a method",
+                        site.hosts[0], app.name
+                    ));
+                }
+            }
+            for app in site.apps().filter(|app| app.guards.refuses_staff) {
+                if app.zendesk.api.is_none() && app.guards.staff_domains.is_empty() {
+                    warnings.push(format!(
+                        "{}: `{}` cannot know who works in Zendesk: an iMIS account with the e-mail address of an agent becomes that agent. Set zendesk.api, or name guards.staff_domains, or switch guards.staff off",
+                        site.hosts[0], app.name
+                    ));
+                }
+            }
+            for app in site.apps() {
+                if let Some(ZendeskApi { credentials: ZendeskCredentials::Token { .. }, .. }) =
+                    &app.zendesk.api
+                {
+                    warnings.push(format!(
+                        "{}: `{}` uses an API token of Zendesk, which stop working on 2027-04-30: use an OAuth client",
+                        site.hosts[0], app.name
+                    ));
+                }
+                if let Some(name) = app.trusts_the_request() {
+                    warnings.push(format!(
+                        "{}: a rule of `{}` asks about {name}, which is whatever the address says that somebody opens: it keeps nobody out",
+                        site.hosts[0], app.name
+                    ));
+                }
+                for what in app.claims.overwriting() {
+                    warnings.push(format!("{}: `{}`: {what}", site.hosts[0], app.name));
+                }
+            }
+            for app in site.apps().filter(|app| app.on_behalf_of == OnBehalfOf::SignInAsContact) {
+                warnings.push(format!(
+                    "{}: `{}` signs staff in as the contact they act for: in Zendesk nobody can tell them apart",
+                    site.hosts[0], app.name
+                ));
+            }
+            for app in site.apps().filter(|app| app.zendesk.shared_secret.expose().len() < 32) {
+                warnings.push(format!(
+                    "{}: the shared secret of `{}` is shorter than 32 characters; was it copied whole?",
+                    site.hosts[0], app.name
+                ));
+            }
+        }
+        warnings
+    }
+}

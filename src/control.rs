@@ -1,0 +1,187 @@
+//! The control socket: `reload` and `status` for whoever may open it, as HTTP over a Unix socket.
+//!
+//! Who may is a matter of the file's rights: the gateway's user and group, in a folder that systemd makes for the service.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tracing::{info, warn};
+
+use crate::reload::{By, Reloader};
+use crate::status;
+
+/// The owner and the group.
+const RIGHTS: u32 = 0o660;
+/// A reload reads files and sets clients up.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+const READY_WITHIN: Duration = Duration::from_secs(5);
+
+/// The socket, which goes with this.
+#[derive(Debug)]
+pub(crate) struct Control {
+    path: PathBuf,
+    inode: u64,
+}
+
+/// Why there is no control socket.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error("there is no folder {}", .0.display())]
+    NoFolder(PathBuf),
+    #[error("another gateway listens on it")]
+    Taken,
+    #[error(transparent)]
+    System(#[from] std::io::Error),
+}
+
+/// Opens the socket; needs to be called within a runtime. A socket that a gateway has left behind is replaced.
+pub(crate) fn open(path: &Path) -> Result<(UnixListener, Control), OpenError> {
+    if let Some(folder) = path.parent().filter(|folder| !folder.is_dir()) {
+        return Err(OpenError::NoFolder(folder.to_owned()));
+    }
+    if path.exists() {
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(OpenError::Taken);
+        }
+        std::fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(RIGHTS))?;
+    let inode = std::fs::metadata(path)?.ino();
+    Ok((listener, Control { path: path.to_owned(), inode }))
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        // Not another's that has come since. Whoever comes next replaces what is left.
+        if std::fs::metadata(&self.path).is_ok_and(|metadata| metadata.ino() == self.inode) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Serves as long as the program runs.
+pub(crate) async fn serve(listener: UnixListener, reloader: Arc<Reloader>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                tokio::spawn(connection(stream, reloader.clone()));
+            }
+            Err(error) => {
+                warn!(%error, "the control socket does not accept");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: UnixStream, reloader: Arc<Reloader>) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let reloader = reloader.clone();
+        async move { Ok::<_, Infallible>(answer(&request, &reloader).await) }
+    });
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(5));
+    // A client that breaks off has nobody to tell.
+    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+}
+
+async fn answer(request: &Request<Incoming>, reloader: &Reloader) -> Response<Full<Bytes>> {
+    match (request.method(), request.uri().path()) {
+        (&Method::GET, "/status") => json(StatusCode::OK, &status::of(reloader).await),
+        (&Method::POST, "/reload") => {
+            info!("a reload is asked for on the control socket");
+            let last = reloader.reload(By::Command).await;
+            let status = if last.good { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
+            json(status, &serde_json::to_value(&*last).unwrap_or_default())
+        }
+        (_, "/status") => not_allowed("GET"),
+        (_, "/reload") => not_allowed("POST"),
+        (_, _) => json(StatusCode::NOT_FOUND, &Value::from("there is GET /status and POST /reload")),
+    }
+}
+
+fn not_allowed(methods: &'static str) -> Response<Full<Bytes>> {
+    let mut response = json(StatusCode::METHOD_NOT_ALLOWED, &Value::from(methods));
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
+    response
+}
+
+fn json(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(format!("{value}\n")));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Why a gateway could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AskError {
+    #[error("no gateway listens on {0}")]
+    Connect(String, #[source] std::io::Error),
+    #[error("the gateway does not answer")]
+    Late,
+    #[error("the gateway broke off")]
+    Http(#[from] hyper::Error),
+    #[error("the gateway's answer makes no sense")]
+    Answer,
+}
+
+/// Asks the gateway that listens on a socket.
+pub(crate) fn ask(socket: &Path, method: Method, path: &str) -> Result<(StatusCode, Value), AskError> {
+    let shown = socket.display().to_string();
+    within(ANSWER_WITHIN, shown, UnixStream::connect(socket), async |stream| {
+        let (status, body) = exchange(stream, method, path).await?;
+        Ok((status, serde_json::from_slice(&body).map_err(|_| AskError::Answer)?))
+    })
+}
+
+/// Whether the gateway with this admin listener is ready.
+pub(crate) fn is_ready(admin: SocketAddr) -> Result<bool, AskError> {
+    within(READY_WITHIN, admin.to_string(), TcpStream::connect(admin), async |stream| {
+        Ok(exchange(stream, Method::GET, "/readyz").await?.0 == StatusCode::OK)
+    })
+}
+
+fn within<S, T>(
+    limit: Duration,
+    address: String,
+    connecting: impl Future<Output = std::io::Result<S>>,
+    asking: impl AsyncFnOnce(S) -> Result<T, AskError>,
+) -> Result<T, AskError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| AskError::Connect(address.clone(), error))?;
+    let asked = async {
+        let stream = connecting.await.map_err(|error| AskError::Connect(address, error))?;
+        asking(stream).await
+    };
+    runtime.block_on(async { tokio::time::timeout(limit, asked).await.unwrap_or(Err(AskError::Late)) })
+}
+
+async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    method: Method,
+    path: &str,
+) -> Result<(StatusCode, Bytes), AskError> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let request = Request::builder().method(method).uri(path).header("host", "gateway");
+    let request = request.body(Empty::<Bytes>::new()).map_err(|_| AskError::Answer)?;
+    let response = sender.send_request(request).await?;
+    let status = response.status();
+    Ok((status, response.into_body().collect().await?.to_bytes()))
+}

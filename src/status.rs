@@ -1,0 +1,44 @@
+//! What runs at this moment, for `imis-gateway status`.
+
+use serde_json::{Value, json};
+
+use crate::gateway::{Gateway, Site};
+use crate::reload::Reloader;
+use crate::tls::pem;
+
+/// All of it. Nothing in it is secret.
+pub(crate) async fn of(reloader: &Reloader) -> Value {
+    let gateway = reloader.gateway();
+    let last = reloader.last();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "pid": std::process::id(),
+        "uptime_seconds": reloader.uptime().as_secs(),
+        "draining": reloader.is_draining(),
+        "configuration": {
+            "hash": gateway.hash,
+            "differs_from_file": reloader.differs_from_file().await,
+        },
+        "last_reload": &*last,
+        "connections": gateway.admission.open(),
+        "sites": gateway.sites.iter().map(|site| of_site(site, &gateway)).collect::<Vec<_>>(),
+    })
+}
+
+fn of_site(site: &Site, _: &Gateway) -> Value {
+    let servers: Vec<String> = site.config.upstream.servers.iter().map(ToString::to_string).collect();
+    json!({
+        "hosts": site.config.hosts,
+        "certificate": {"expires": pem::expiry(&site.config.certificate).map(|at| crate::ambient::rfc_3339_of(at))},
+        "upstream": servers,
+        "apps": site.sign_on.iter().flat_map(|sign_on| sign_on.apps.iter().map(|app| {
+            let staff = sign_on.staff.get(&app.path).and_then(|staff| staff.state());
+            json!({
+                "name": app.name,
+                "path": app.path,
+                "zendesk": app.zendesk.origin.to_string(),
+                "staff": staff.map(|(people, age)| json!({"people": people, "age_seconds": age.as_secs()})),
+            })
+        })).collect::<Vec<_>>(),
+    })
+}

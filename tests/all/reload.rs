@@ -1,0 +1,469 @@
+//! Another configuration while the gateway runs: all or nothing, and nobody notices.
+
+use std::os::unix::fs::symlink;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use http::{Method, Request};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use imis_gateway_simulators::imis::Generation;
+use imis_gateway_simulators::zendesk::Faults as ZendeskFaults;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::origin::{Connection, Origin, Proxy, read_request};
+use crate::support::{SITE, SSO, Setup, Stage};
+use crate::tokens::claims;
+
+/// Answers every request with its name; `/slow` in two halves, the second when `go` is set; `/chat` is a WebSocket that echoes.
+async fn named(mut connection: Connection, name: &'static str, go: Arc<AtomicBool>) {
+    while let Some(request) = read_request(&mut connection).await {
+        if request.starts_with("GET /chat") {
+            let agreed =
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+            connection.write_all(agreed.as_bytes()).await.unwrap();
+            let mut buffer = [0; 64];
+            while let Ok(count @ 1..) = connection.read(&mut buffer).await {
+                connection.write_all(&buffer[..count]).await.unwrap();
+            }
+            return;
+        }
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 6\r\n\r\n";
+        connection.write_all(format!("{head}{name}").as_bytes()).await.unwrap();
+        if request.starts_with("GET /slow") {
+            while !go.load(Ordering::Relaxed) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        connection.write_all(b"...").await.unwrap();
+    }
+}
+
+async fn origin(proxy: &Proxy, name: &'static str, go: &Arc<AtomicBool>) -> Origin {
+    let go = go.clone();
+    Origin::start(&proxy.authority, move |connection| named(connection, name, go.clone())).await
+}
+
+/// A request on a connection that stays, and its whole answer.
+async fn h1(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin), path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {SITE}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    rest(stream, "").await
+}
+
+/// What is left of an answer of which this has been read.
+async fn rest(stream: &mut (impl AsyncReadExt + Unpin), read: &str) -> String {
+    let mut text = read.to_owned();
+    while !text.ends_with("...") {
+        text.push(char::from(stream.read_u8().await.unwrap()));
+    }
+    text
+}
+
+#[tokio::test]
+async fn new_requests_get_the_new_and_what_is_under_way_is_left_alone() {
+    let go = Arc::new(AtomicBool::new(false));
+    let of_first = go.clone();
+    let proxy = Proxy::start(move |connection| named(connection, "one", of_first.clone())).await;
+    let second = origin(&proxy, "two", &go).await;
+    let first_server = {
+        let text = std::fs::read_to_string(proxy.folder.path().join("config.yaml")).unwrap();
+        text.lines().find(|line| line.contains("servers:")).unwrap().trim().to_owned()
+    };
+
+    let mut kept = proxy.client.connect("http/1.1").await;
+    assert!(h1(&mut kept, "/").await.ends_with("one..."));
+    let mut slow = proxy.client.connect("http/1.1").await;
+    slow.write_all(format!("GET /slow HTTP/1.1\r\nHost: {SITE}\r\n\r\n").as_bytes()).await.unwrap();
+    let mut begun = String::new();
+    while !begun.ends_with("one") {
+        begun.push(char::from(slow.read_u8().await.unwrap()));
+    }
+    let mut socket = proxy.client.connect("http/1.1").await;
+    let ask =
+        format!("GET /chat HTTP/1.1\r\nHost: {SITE}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    socket.write_all(ask.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(socket.read_u8().await.unwrap());
+    }
+    let io = TokioIo::new(proxy.client.connect("h2").await);
+    let (mut h2, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    let h2_lives = tokio::spawn(connection);
+    let ask_h2 = |path: &str| {
+        let request = Request::get(format!("https://{SITE}{path}")).body(Empty::<&[u8]>::new()).unwrap();
+        h2.send_request(request)
+    };
+    let mut ask_h2 = ask_h2;
+    let slow_h2 = ask_h2("/slow").await.unwrap();
+    let body = ask_h2("/").await.unwrap().into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "one...");
+
+    proxy.reload(&first_server, &format!("servers: [\"https://{}\"]", second.address)).await;
+
+    assert!(h1(&mut kept, "/").await.ends_with("two..."), "on the same HTTP/1 connection");
+    let body = ask_h2("/").await.unwrap().into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "two...", "on the same HTTP/2 connection");
+    assert_eq!(proxy.client.get("/", &[]).await.text(), "two...", "on a new connection");
+    for message in [&b"hello"[..], b"again"] {
+        socket.write_all(message).await.unwrap();
+        let mut back = vec![0; message.len()];
+        socket.read_exact(&mut back).await.unwrap();
+        assert_eq!(back, message, "a WebSocket lives on");
+    }
+    go.store(true, Ordering::Relaxed);
+    assert!(rest(&mut slow, &begun).await.ends_with("one..."), "an answer under way ends as it began");
+    let body = slow_h2.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "one...", "over HTTP/2, too");
+    assert!(h1(&mut slow, "/").await.ends_with("two..."));
+    assert!(!h2_lives.is_finished(), "the HTTP/2 connection was not asked to end");
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_said_as_check_says_it_and_the_old_goes_on() {
+    let stage = Stage::new().await;
+    let cookie = stage.cookie_of("AMUELLER");
+    stage.edit(
+        "name: Contoso Helpdesk",
+        "name: Contoso Helpdesk\n        colour: red\n        rules: [{allow: \"profile.\"}]",
+    );
+    let (code, checked) = stage.run(&["check"], "").await;
+    assert_eq!(code, 78, "{checked}");
+    let problems: Vec<&str> = checked.lines().filter(|line| line.contains("config.yaml:")).collect();
+    assert_eq!(problems.len(), 2, "{checked}");
+    let (code, said) = stage.run(&["reload"], "").await;
+    assert_eq!(code, 78);
+    for problem in &problems {
+        assert!(said.contains(problem), "{problem} is not in {said}");
+    }
+    assert!(said.contains("2 problems in ") && said.contains("what ran before goes on"), "{said}");
+
+    assert!(stage.sso("", &cookie).await.token().is_some(), "it signs in as before");
+    let metrics = stage.gateway.metrics().await;
+    assert!(metrics.contains("imis_gateway_last_reload_successful 0"), "{metrics}");
+    assert!(metrics.contains("imis_gateway_reloads_total{by=\"command\",result=\"failed\"} 1"), "{metrics}");
+    stage
+        .gateway
+        .logged(|line| {
+            line["message"] == "not reloaded"
+                && line["problem"].as_str().is_some_and(|text| text.contains("colour"))
+        })
+        .await;
+    let (code, status) = stage.run(&["status"], "").await;
+    assert_eq!(code, 0);
+    assert!(status.contains("FAILED") && status.contains("unknown key"), "{status}");
+    assert!(status.contains("the file says something else by now"), "{status}");
+
+    let (code, json) = stage.run(&["reload", "--format", "json"], "").await;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        (code, json["good"].as_bool(), json["problems"].as_array().unwrap().len()),
+        (78, Some(false), 2)
+    );
+    let (code, json) = stage.run(&["check", "--format", "json"], "").await;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        (code, json["good"].as_bool(), json["problems"].as_array().unwrap().len()),
+        (78, Some(false), 2)
+    );
+
+    std::fs::write(stage.folder().join("config.yaml"), "sites: [").unwrap();
+    let (code, said) =
+        stage.run(&["reload", "--socket", &stage.folder().join("control.sock").to_string_lossy()], "").await;
+    assert_eq!(code, 78, "{said}");
+    assert!(said.contains("not valid YAML"), "{said}");
+    assert!(stage.sso("", &cookie).await.token().is_some());
+}
+
+#[tokio::test]
+async fn rules_and_claims_are_taken_up_by_command_and_by_signal() {
+    let stage = Stage::new().await;
+    let cookie = stage.cookie_of("AMUELLER");
+    assert!(stage.sso("", &cookie).await.token().is_some());
+    stage.edit("        path: /sso/zendesk\n", "        path: /sso/zendesk\n        rules: [{deny: 'true', reason: closed}]\n        reasons: {closed: We are closed.}\n");
+    let (code, said) = stage.run(&["reload"], "").await;
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("reloaded, 1 site(s), 1 app(s)"), "{said}");
+    let refused = stage.sso("", &cookie).await;
+    assert_eq!((refused.status.as_u16(), refused.token()), (403, None));
+    assert!(refused.text().contains("We are closed."));
+    stage.edit(
+        "rules: [{deny: 'true', reason: closed}]\n        reasons: {closed: We are closed.}",
+        "claims: {organization: \"'Chapter 7'\"}",
+    );
+    stage.gateway.signal("HUP");
+    stage
+        .gateway
+        .logged(|line| {
+            line["by"] == "signal"
+                && line["message"].as_str().is_some_and(|text| text.starts_with("reloaded"))
+        })
+        .await;
+    let token = stage.sso("", &cookie).await.token().unwrap();
+    assert_eq!(claims(&token)["organization"], "Chapter 7");
+    let metrics = stage.gateway.metrics().await;
+    for line in [
+        "imis_gateway_reloads_total{by=\"command\",result=\"good\"} 1",
+        "imis_gateway_reloads_total{by=\"signal\",result=\"good\"} 1",
+        "imis_gateway_last_reload_successful 1",
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+}
+
+#[tokio::test]
+async fn tls_sessions_are_resumed_across_a_reload() {
+    let proxy = Proxy::start(|connection| named(connection, "one", Arc::default())).await;
+    let mut first = proxy.client.connect("http/1.1").await;
+    assert_eq!(first.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Full));
+    // The ticket comes with what is read.
+    h1(&mut first, "/").await;
+    proxy.reload("workers: 1", "workers: 1\n# another").await;
+    let second = proxy.client.connect("http/1.1").await;
+    assert_eq!(second.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Resumed));
+}
+
+#[tokio::test]
+async fn what_waits_for_a_restart_is_said() {
+    let proxy = Proxy::start(|connection| named(connection, "one", Arc::default())).await;
+    let (_, checked) = proxy.run(&["check"]).await;
+    assert!(
+        checked.contains("listen, workers, log.format and log.level take effect at the next start"),
+        "{checked}"
+    );
+    crate::support::edit(proxy.folder.path(), "workers: 1", "workers: 3\nlog: {format: pretty}");
+    crate::support::edit(proxy.folder.path(), "log: {level: debug}\n", "");
+    crate::support::edit(proxy.folder.path(), "http: [\"127.0.0.1:0\"]", "http: []");
+    let (code, said) = proxy.run(&["reload"]).await;
+    assert_eq!(code, 0, "{said}");
+    for key in ["listen.http", "workers", "log.format", "log.level"] {
+        assert!(said.contains(&format!("warning: {key}: this change waits for a restart")), "{key}: {said}");
+    }
+    assert!(!said.contains("listen.https"), "{said}");
+    let (_, status) = proxy.run(&["status"]).await;
+    assert!(status.contains("workers: its change waits for one"), "{status}");
+}
+
+/// The serial number of the certificate that a new connection is shown.
+async fn certificate(proxy: &Proxy) -> Vec<u8> {
+    let stream = proxy.client.connect("http/1.1").await;
+    stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+}
+
+#[tokio::test]
+async fn certificates_are_taken_up_when_links_are_swapped_and_never_half_a_pair() {
+    let proxy = Proxy::start(|connection| named(connection, "one", Arc::default())).await;
+    let folder = proxy.folder.path();
+    let pairs = ["first", "second"];
+    for name in pairs {
+        std::fs::create_dir(folder.join(name)).unwrap();
+        proxy.authority.issue(&[SITE, "www.example.org"]).write(&folder.join(name), "members").unwrap();
+    }
+    let link = |pair: &str, file: &str| {
+        symlink(folder.join(pair).join(file), folder.join("new")).unwrap();
+        std::fs::rename(folder.join("new"), folder.join(file)).unwrap();
+    };
+    for file in ["members.pem", "members.key"] {
+        link("first", file);
+    }
+    proxy.reload("workers: 1", "workers: 1\nwatch: 100ms").await;
+    let first = certificate(&proxy).await;
+
+    // As certbot does it: one link after the other, here with a pause in between.
+    link("second", "members.pem");
+    proxy
+        .gateway
+        .logged(|line| {
+            line["message"] == "not reloaded"
+                && line["problem"].as_str().is_some_and(|text| text.contains("does not go with"))
+        })
+        .await;
+    assert_eq!(certificate(&proxy).await, first, "half a pair is not taken up");
+    link("second", "members.key");
+    let end = Instant::now() + Duration::from_secs(10);
+    while certificate(&proxy).await == first {
+        assert!(Instant::now() < end, "not taken up: {}", proxy.gateway.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let failures =
+        proxy.gateway.log().lines().filter(|line| line.contains("what ran before goes on")).count();
+    assert_eq!(failures, 1, "what is wrong is said once, not at every look");
+    assert_eq!(proxy.client.get("/", &[]).await.text(), "one...");
+}
+
+/// Whether HMAC-SHA-256 with this key gives the token's signature (RFC 7515 appendix A.1).
+pub(crate) fn is_signed_with(token: &str, secret: &str) -> bool {
+    use base64::Engine;
+    let (signed, signature) = token.rsplit_once('.').unwrap();
+    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, secret.as_bytes());
+    let signature = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(signature).unwrap();
+    aws_lc_rs::hmac::verify(&key, signed.as_bytes(), &signature).is_ok()
+}
+
+#[tokio::test]
+async fn the_text_that_runs_is_the_one_whose_files_are_watched() {
+    let stage = Stage::with(Setup::new(Generation::Ems).edit("workers: 2", "workers: 2\nwatch: 100ms")).await;
+    let cookie = stage.cookie_of("AMUELLER");
+    // Somebody is writing the file, and has not asked for it to be taken up.
+    stage.edit(
+        "        path: /sso/zendesk\n",
+        "        path: /sso/zendesk\n        rules: [{deny: 'true', reason: closed}]\n",
+    );
+    let secret = "another-secret-of-the-account-long-enough";
+    std::fs::write(stage.folder().join("zendesk-jwt"), secret).unwrap();
+    stage.zendesk.reset_secret(secret);
+    stage.gateway.logged(|line| line["by"] == "files").await;
+    let reply = stage.sso("", &cookie).await;
+    let token = reply.token().unwrap();
+    assert!(is_signed_with(&token, secret));
+    // What cannot be read is not taken up, and the one before stays.
+    std::fs::remove_file(stage.folder().join("zendesk-jwt")).unwrap();
+    stage
+        .gateway
+        .logged(|line| {
+            line["by"] == "files" && line["problem"].as_str().is_some_and(|text| text.contains("cannot read"))
+        })
+        .await;
+    assert!(stage.sso("", &cookie).await.token().is_some());
+    let log = stage.gateway.log();
+    assert!(!log.contains(secret));
+}
+
+/// Waits until a count has grown by so many.
+async fn grown_by(more: usize, count: &AtomicUsize) {
+    let (before, end) = (count.load(Ordering::Relaxed), Instant::now() + Duration::from_secs(20));
+    while count.load(Ordering::Relaxed) < before + more {
+        assert!(Instant::now() < end, "nothing is answered any more");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn sign_ins_go_on_while_it_is_reloaded_again_and_again() {
+    let stage = Arc::new(Stage::with(Setup::new(Generation::Ems).with_api()).await);
+    stage.gateway.logged(|line| line["message"] == "the staff of Zendesk is known").await;
+    // From now on its list can only be the one of before.
+    stage.zendesk.set_faults(ZendeskFaults { drop: true, ..ZendeskFaults::default() });
+    let over = Arc::new(AtomicBool::new(false));
+    let done = Arc::new(AtomicUsize::new(0));
+    let mut members = Vec::new();
+    for (username, id) in [("AMUELLER", "104019"), ("boconnor", "104020")] {
+        let (stage, over, done) = (stage.clone(), over.clone(), done.clone());
+        members.push(tokio::spawn(async move {
+            let cookie = stage.cookie_of(username);
+            while !over.load(Ordering::Relaxed) {
+                let reply = stage.sso("", &cookie).await;
+                let token = reply.token().unwrap_or_else(|| panic!("{} {}", reply.status, reply.text()));
+                assert_eq!(claims(&token)["external_id"], id);
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+        }));
+    }
+    for round in 0..20 {
+        grown_by(2, &done).await;
+        stage.edit("version: 1\n", &format!("version: 1\n# {round}\n"));
+        let (code, said) = stage.run(&["reload"], "").await;
+        assert_eq!(code, 0, "{said}");
+    }
+    over.store(true, Ordering::Relaxed);
+    for member in members {
+        member.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn reloads_by_the_hundred_lose_no_request() {
+    const RELOADS: usize = 200;
+    let proxy = Arc::new(Proxy::start(|connection| named(connection, "one", Arc::default())).await);
+    let (over, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let mut clients = Vec::new();
+    for kind in 0..4 {
+        let (proxy, over, done) = (proxy.clone(), over.clone(), done.clone());
+        clients.push(tokio::spawn(async move {
+            let mut kept = proxy.client.connect("http/1.1").await;
+            let io = TokioIo::new(proxy.client.connect("h2").await);
+            let (mut h2, connection) =
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+            tokio::spawn(connection);
+            while !over.load(Ordering::Relaxed) {
+                let text = match kind {
+                    0 => h1(&mut kept, "/").await,
+                    1 => {
+                        let request =
+                            Request::get(format!("https://{SITE}/")).body(Empty::<&[u8]>::new()).unwrap();
+                        let answer =
+                            h2.send_request(request).await.unwrap().into_body().collect().await.unwrap();
+                        String::from_utf8(answer.to_bytes().to_vec()).unwrap()
+                    }
+                    2 => proxy.client.get("/", &[]).await.text(),
+                    _ => proxy.client.send_h2(Method::POST, "/", &[], "a form").await.text(),
+                };
+                assert!(text.ends_with("one..."), "{text}");
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+        }));
+    }
+    let file = proxy.folder.path().join("config.yaml");
+    let good = std::fs::read_to_string(&file).unwrap();
+    for round in 0..RELOADS {
+        grown_by(4, &done).await;
+        let (text, wanted) = match round % 4 {
+            0 => (good.replace("workers: 1", "worker: 1"), 422),
+            1 => (good.replace("idle: 60s", &format!("idle: {}s", 30 + round % 30)), 200),
+            2 => (good.replace("members.key", "ca.pem"), 422),
+            _ => (format!("{good}# {round}\n"), 200),
+        };
+        std::fs::write(&file, text).unwrap();
+        let mut stream =
+            tokio::net::UnixStream::connect(proxy.folder.path().join("control.sock")).await.unwrap();
+        stream
+            .write_all(b"POST /reload HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).await.unwrap();
+        assert!(said.starts_with(&format!("HTTP/1.1 {wanted} ")), "{round}: {said}");
+    }
+    over.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.await.unwrap();
+    }
+    let metrics = proxy.gateway.metrics().await;
+    for (result, count) in [("good", RELOADS / 2), ("failed", RELOADS / 2)] {
+        let line = format!("imis_gateway_reloads_total{{by=\"command\",result=\"{result}\"}} {count}");
+        assert!(metrics.contains(&line), "{line}: {metrics}");
+    }
+}
+
+#[tokio::test]
+async fn status_and_healthcheck_say_what_runs() {
+    let stage = Stage::new().await;
+    let (code, status) = stage.run(&["status", "--format", "json"], "").await;
+    let status: Value = serde_json::from_str(&status).unwrap();
+    assert_eq!((code, status["pid"].as_u64()), (0, Some(stage.gateway.pid().into())));
+    assert_eq!(status["configuration"]["differs_from_file"], false);
+    assert_eq!(status["sites"][0]["apps"][0]["name"], "Contoso Helpdesk");
+    assert!(status["sites"][0]["certificate"]["expires"].as_str().unwrap().ends_with('Z'));
+    let (code, said) = stage.run(&["status"], "").await;
+    assert_eq!(code, 0);
+    assert!(
+        said.contains(&format!("site           {SITE}, www.example.org")) && said.contains(SSO),
+        "{said}"
+    );
+
+    let (code, said) = stage.run(&["healthcheck"], "").await;
+    assert_eq!(code, 1, "port 0 is nobody's: {said}");
+    stage.edit("admin: 127.0.0.1:0", &format!("admin: {}", stage.gateway.admin));
+    let (code, said) = stage.run(&["healthcheck"], "").await;
+    assert_eq!((code, said.as_str()), (0, "ready\n"));
+
+    let nobody = ["--socket", "/nowhere/control.sock"];
+    let (code, said) = stage.run(&[&["status"], &nobody[..]].concat(), "").await;
+    assert_eq!(code, 1);
+    assert!(said.contains("no gateway listens on /nowhere/control.sock"), "{said}");
+    let socket = stage.folder().join("control.sock");
+    use std::os::unix::fs::PermissionsExt;
+    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o660);
+}
