@@ -28,8 +28,8 @@ pub(crate) use app::app_at;
 #[cfg(test)]
 pub(crate) use app::test_app;
 pub(crate) use app::{
-    App, Claims, Effect, FromZendesk, Guards, Messaging, OnBehalfOf, OnDuplicate, Reason, Rule, SingleLogout,
-    Source, Zendesk, ZendeskApi, ZendeskCredentials,
+    App, Claims, Effect, FromZendesk, Guards, Messaging, OnBehalfOf, OnDuplicate, Reason, Rule, SharedSecret,
+    ShownSecret, SingleLogout, Source, Zendesk, ZendeskApi, ZendeskCredentials,
 };
 pub(crate) use files::{Files, Watched};
 pub(crate) use imis::{
@@ -39,6 +39,7 @@ pub(crate) use imis::{
 pub use problem::{Problem, Problems};
 pub(crate) use read::glance;
 pub use secret::Secret;
+pub(crate) use secret::fingerprint;
 pub(crate) use values::Authority;
 
 /// Where `--config` points when it is not given: the first of these that exists.
@@ -304,6 +305,11 @@ impl Config {
 
     pub(crate) fn fixed(&self) -> Fixed {
         Fixed { listen: self.listen.clone(), workers: self.workers, log: self.log }
+    }
+
+    /// The secrets of all apps, as they may be shown.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = ShownSecret> {
+        self.sites.iter().flat_map(Site::apps).flat_map(|app| app.secrets())
     }
 
     /// How many sites and apps there are, for a line that confirms what was read.

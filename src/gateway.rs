@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnet::IpNet;
 use rustls::server::ProducesTickets;
@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use crate::admission::Admission;
 use crate::ambient;
 use crate::audit::Audit;
-use crate::config::{self, App, BrowserTimeouts, Config, Secret};
+use crate::config::{self, App, BrowserTimeouts, Config, Secret, ShownSecret};
 use crate::expression::Language;
 use crate::imis::{self, Imis};
 use crate::metrics::Metrics;
@@ -63,6 +63,8 @@ pub(crate) struct Lasting {
     /// Signs where no `state_key` is configured.
     own_key: Secret,
     used_states: Arc<UsedStates>,
+    /// Since when secrets have been known, by their fingerprints; seconds since 1970.
+    secrets: Mutex<HashMap<String, u64>>,
 }
 
 impl Lasting {
@@ -75,7 +77,16 @@ impl Lasting {
             tickets: tls::tickets()?,
             own_key: Secret::new(&own_key.map_err(BuildError::Random)?),
             used_states: Arc::default(),
+            secrets: Mutex::default(),
         }))
+    }
+
+    /// How old a secret is, in seconds, as far as anybody knows.
+    pub(crate) fn age(&self, secret: &ShownSecret) -> u64 {
+        let now = ambient::unix_now();
+        let mut known = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = secret.changed.unwrap_or_else(|| *known.entry(secret.fingerprint.clone()).or_insert(now));
+        now.saturating_sub(since)
     }
 }
 
@@ -140,6 +151,9 @@ impl Gateway {
             let kept = before.map(of).filter(|rates| rates.limits == config.sign_in_limits);
             kept.cloned().unwrap_or_else(|| Arc::new(Rates::new(config.sign_in_limits)))
         };
+        for secret in config.secrets() {
+            lasting.age(&secret);
+        }
         Ok(Self {
             sites,
             by_host,
@@ -158,6 +172,15 @@ impl Gateway {
             limits: Limits { gap: config.timeouts.gap, rate: config.limits.body_rate },
             hash: config.hash.clone(),
             lasting: lasting.clone(),
+        })
+    }
+
+    /// The secrets of all apps, as they may be shown, with their ages in seconds.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = (ShownSecret, u64)> {
+        let apps = self.sites.iter().flat_map(|site| site.config.apps());
+        apps.flat_map(|app| app.secrets()).map(|secret| {
+            let age = self.lasting.age(&secret);
+            (secret, age)
         })
     }
 

@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::ambient;
+use crate::config::ShownSecret;
 use crate::imis::recognise::{Identity, RecogniseError};
 
 /// Every number there is; clones count together.
@@ -25,9 +26,24 @@ pub(crate) struct Metrics {
     refusals: Family<Refusal, Counter>,
     staff: Family<OfApp, Gauge<u64, AtomicU64>>,
     staff_age: Family<OfApp, Gauge<u64, AtomicU64>>,
+    tokens: Family<TokenOf, Counter>,
+    secret_age: Family<SecretOf, Gauge<u64, AtomicU64>>,
     reloads: Family<Reload, Counter>,
     last_reload_good: Gauge<u64, AtomicU64>,
     last_good_reload: Gauge<u64, AtomicU64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TokenOf {
+    app: String,
+    secret: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SecretOf {
+    app: String,
+    secret: &'static str,
+    fingerprint: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -86,6 +102,8 @@ impl Metrics {
             refusals: Family::default(),
             staff: Family::default(),
             staff_age: Family::default(),
+            tokens: Family::default(),
+            secret_age: Family::default(),
             reloads: Family::default(),
             last_reload_good: Gauge::default(),
             last_good_reload: Gauge::default(),
@@ -100,6 +118,8 @@ impl Metrics {
             refusals,
             staff,
             staff_age,
+            tokens,
+            secret_age,
             reloads,
             last_reload_good,
             last_good_reload,
@@ -141,6 +161,17 @@ impl Metrics {
             Unit::Seconds,
             staff_age.clone(),
         );
+        registry.register(
+            "tokens",
+            "Tokens for Zendesk, by the secret they were signed with",
+            tokens.clone(),
+        );
+        registry.register_with_unit(
+            "secret_age",
+            "Time since a secret was changed: its file, or where that tells nothing, since this process has known it",
+            Unit::Seconds,
+            secret_age.clone(),
+        );
         registry.register("reloads", "Reloads, by who asked for them and how they went", reloads.clone());
         registry.register(
             "last_reload_successful",
@@ -160,6 +191,18 @@ impl Metrics {
     pub(crate) fn decision(&self, app: &str, decision: &'static str, reason: &str) {
         let labels = Decision { app: app.to_owned(), decision, reason: reason.to_owned() };
         self.decisions.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn token(&self, app: &str, secret: &'static str) {
+        self.tokens.get_or_create(&TokenOf { app: app.to_owned(), secret }).inc();
+    }
+
+    /// The secrets of now, each with its age in seconds.
+    pub(crate) fn secrets(&self, secrets: impl Iterator<Item = (ShownSecret, u64)>) {
+        self.secret_age.clear();
+        for (ShownSecret { app, secret, fingerprint, .. }, age) in secrets {
+            self.secret_age.get_or_create(&SecretOf { app, secret, fingerprint }).set(age);
+        }
     }
 
     /// A reload, or without `by` the start.

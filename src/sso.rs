@@ -18,6 +18,7 @@ mod navigation;
 mod policy;
 pub(crate) mod rate;
 mod return_to;
+mod rotation;
 mod signed_out;
 pub(crate) mod single_logout;
 pub(crate) mod state;
@@ -156,7 +157,8 @@ async fn admit(
         Round::Stops(page) => return Ok(*page),
     };
     let jti = ambient::random_hex().map_err(token::MintError::Random)?;
-    let token = token::mint(&app.zendesk.shared_secret, &permit, ambient::unix_now(), &jti)?;
+    let chosen = rotation::choose(visit, arrival);
+    let token = token::mint(chosen.secret, &permit, ambient::unix_now(), &jti)?;
     info!(
         incident = %visit.incident,
         client = %visit.forwarded.client,
@@ -167,12 +169,17 @@ async fn admit(
         rule = permit.rule(),
         member = permit.is_member(),
         customer_type = permit.customer_type(),
+        secret = chosen.name,
         "signed in"
     );
     visit.gateway.metrics.decision(&app.name, "signed-in", "");
+    visit.gateway.metrics.token(&app.name, chosen.name);
     visit.gateway.audit.record(&Decision { rule: permit.rule(), ..visit.decision("signed-in") });
     let mut response = handoff::page(visit, arrival, &token);
     add_cookie(&mut response, &cookie);
+    if let Some(cookie) = chosen.cookie {
+        add_cookie(&mut response, &cookie);
+    }
     // A sign-out that was begun before is none of this visit's.
     for state in visit.sign_on.states.states(Purpose::SignOut, &visit.headers, ambient::unix_now()) {
         add_cookie(&mut response, &state.deletion());

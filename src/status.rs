@@ -25,11 +25,11 @@ pub(crate) async fn of(reloader: &Reloader) -> Value {
     })
 }
 
-fn of_site(site: &Site, _: &Gateway) -> Value {
+fn of_site(site: &Site, gateway: &Gateway) -> Value {
     let servers: Vec<String> = site.config.upstream.servers.iter().map(ToString::to_string).collect();
     json!({
         "hosts": site.config.hosts,
-        "certificate": {"expires": pem::expiry(&site.config.certificate).map(|at| crate::ambient::rfc_3339_of(at))},
+        "certificate": {"expires": pem::expiry(&site.config.certificate).map(crate::ambient::rfc_3339_of)},
         "upstream": servers,
         "apps": site.sign_on.iter().flat_map(|sign_on| sign_on.apps.iter().map(|app| {
             let staff = sign_on.staff.get(&app.path).and_then(|staff| staff.state());
@@ -37,6 +37,10 @@ fn of_site(site: &Site, _: &Gateway) -> Value {
                 "name": app.name,
                 "path": app.path,
                 "zendesk": app.zendesk.origin.to_string(),
+                "secrets": app.secrets().map(|secret| {
+                    let age = gateway.lasting.age(&secret);
+                    json!({"secret": secret.secret, "fingerprint": secret.fingerprint, "age_seconds": age})
+                }).collect::<Vec<_>>(),
                 "staff": staff.map(|(people, age)| json!({"people": people, "age_seconds": age.as_secs()})),
             })
         })).collect::<Vec<_>>(),

@@ -29,13 +29,16 @@ pub(super) fn check(arguments: &Check) -> i32 {
                 config.summary(),
                 config.hash
             ));
+            for secret in config.secrets() {
+                say(&format!("{}: {} has the fingerprint {}", secret.app, secret.secret, secret.fingerprint));
+            }
             say(BY_RESTART);
             GOOD
         }
         (Ok(config), Format::Json) => {
             say(&json!({
                 "good": true, "file": config.file, "hash": config.hash, "summary": config.summary(),
-                "problems": [], "warnings": config.warnings(),
+                "problems": [], "warnings": config.warnings(), "secrets": config.secrets().collect::<Vec<_>>(),
             })
             .to_string());
             GOOD

@@ -87,6 +87,14 @@ fn tell(status: &Value) {
                 text(&app["path"]),
                 text(&app["zendesk"])
             ));
+            for secret in app["secrets"].as_array().into_iter().flatten() {
+                let age = lasted(secret["age_seconds"].as_u64().unwrap_or(0));
+                say(&format!(
+                    "    {}  fingerprint {}, {age} old",
+                    text(&secret["secret"]),
+                    text(&secret["fingerprint"])
+                ));
+            }
             if let Some(people) = app["staff"]["people"].as_u64() {
                 let people = counted(usize::try_from(people).unwrap_or(0), "agent or admin");
                 say(&format!(

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::Serialize;
 use url::Url;
 
 #[cfg(any(test, feature = "workbench"))]
@@ -187,7 +188,34 @@ pub(crate) enum FromZendesk {
     SignOut,
 }
 
+/// A secret of an app as it may be shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct ShownSecret {
+    pub(crate) app: String,
+    /// The key of the configuration.
+    pub(crate) secret: &'static str,
+    pub(crate) fingerprint: String,
+    /// When it was last changed, as far as its file tells; seconds since 1970.
+    #[serde(skip)]
+    pub(crate) changed: Option<u64>,
+}
+
 impl App {
+    /// The secrets by which Zendesk knows who is in.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = ShownSecret> {
+        let SharedSecret { current, next } = &self.zendesk.shared_secret;
+        let which = if next.is_some() { "shared_secret.current" } else { "shared_secret" };
+        let messaging = self.messaging.iter().map(|messaging| ("messaging.secret", &messaging.secret));
+        let all =
+            std::iter::once((which, current)).chain(next.iter().map(|next| ("shared_secret.next", next)));
+        all.chain(messaging).map(|(name, secret)| ShownSecret {
+            app: self.name.clone(),
+            secret: name,
+            fingerprint: secret.fingerprint(),
+            changed: secret.changed(),
+        })
+    }
+
     /// Every path that belongs to it, whether it is used or not: the Remote logout URL's, where the site's Single Sign-On page posts to,
     /// where scripts fetch messaging tokens, and the Remote login URL's.
     pub(crate) fn paths(&self) -> [String; 4] {
@@ -208,9 +236,17 @@ pub(crate) struct Zendesk {
     pub(crate) origin: Authority,
     /// Other brands' hosts and host-mapped domains.
     pub(crate) brand_hosts: Vec<Authority>,
-    pub(crate) shared_secret: Secret,
+    pub(crate) shared_secret: SharedSecret,
     /// For the guard of its staff.
     pub(crate) api: Option<ZendeskApi>,
+}
+
+/// What tokens are signed with.
+#[derive(Debug)]
+pub(crate) struct SharedSecret {
+    pub(crate) current: Secret,
+    /// The one that Zendesk is about to have, or has had until now.
+    pub(crate) next: Option<Secret>,
 }
 
 /// The API of an account.
@@ -248,7 +284,10 @@ pub(crate) fn app_at(path: &str) -> Option<App> {
         zendesk: Zendesk {
             origin: authority("contoso.zendesk.com")?,
             brand_hosts: vec![authority("contoso-events.zendesk.com")?, authority("support.contoso.org")?],
-            shared_secret: Secret::new("not-a-real-secret-but-a-long-one"),
+            shared_secret: SharedSecret {
+                current: Secret::new("not-a-real-secret-but-a-long-one"),
+                next: None,
+            },
             api: None,
         },
         rules: None,

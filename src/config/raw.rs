@@ -152,6 +152,11 @@ impl<'a> Value<'a> {
         matches!(self.node.value, Node::Map(_))
     }
 
+    /// Whether it is a mapping with this key.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.node.value.get(key).is_some()
+    }
+
     pub(super) fn is_word(&self, word: &str) -> bool {
         matches!(&self.node.value, Node::Text(text) if text == word)
     }

@@ -5,22 +5,44 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use secrecy::{ExposeSecret, SecretBox};
 
 use super::files::Files;
 
 /// A value that must never be shown. White space around it (a pasted line end), or a byte order mark, is not part of it.
-pub struct Secret(SecretBox<str>);
+pub struct Secret {
+    text: SecretBox<str>,
+    /// Seconds since 1970, where its file tells.
+    changed: Option<u64>,
+}
 
 impl Secret {
     pub(crate) fn new(text: &str) -> Self {
-        Self(SecretBox::new(text.trim_start_matches('\u{feff}').trim().into()))
+        let text = SecretBox::new(text.trim_start_matches('\u{feff}').trim().into());
+        Self { text, changed: None }
     }
 
     /// The secret itself, for the one call that needs it.
     pub(crate) fn expose(&self) -> &str {
-        self.0.expose_secret()
+        self.text.expose_secret()
     }
+
+    /// When it was last changed, in seconds since 1970, as far as that is known: the time of a file.
+    pub(crate) fn changed(&self) -> Option<u64> {
+        self.changed
+    }
+
+    /// Enough to tell it from others, too little to be of use to anybody.
+    pub(crate) fn fingerprint(&self) -> String {
+        fingerprint(self.expose())
+    }
+}
+
+/// The first 32 bits of a SHA-256 of its own kind, as 8 hex digits.
+pub(crate) fn fingerprint(text: &str) -> String {
+    let digest = digest(&SHA256, format!("imis-gateway fingerprint\n{text}").as_bytes());
+    digest.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl fmt::Debug for Secret {
@@ -61,7 +83,10 @@ impl Reference {
                 (text, format!("${name}"))
             }
         };
-        let secret = Secret::new(&text);
+        let mut secret = Secret::new(&text);
+        if let Self::File(path) = self {
+            secret.changed = modified(&files.at(path));
+        }
         if secret.expose().is_empty() {
             return Err(format!("the secret in {place} is empty"));
         }
@@ -70,6 +95,12 @@ impl Reference {
         }
         Ok(secret)
     }
+}
+
+/// A credential's is the start of the service, which says nothing.
+fn modified(path: &Path) -> Option<u64> {
+    let modified = std::fs::metadata(path).ok()?.modified().ok()?;
+    modified.duration_since(std::time::UNIX_EPOCH).ok().map(|since| since.as_secs())
 }
 
 fn read(files: &Files, path: &Path) -> Result<String, String> {
@@ -92,6 +123,8 @@ mod tests {
         let secret = Secret::new("\u{feff}  s3cr3t\r\n");
         assert_eq!(format!("{secret:?}"), "Secret");
         assert_eq!(secret.expose(), "s3cr3t");
+        // `printf 'imis-gateway fingerprint\ns3cr3t' | sha256sum`
+        assert_eq!(secret.fingerprint(), "ae536858");
     }
 
     #[test]

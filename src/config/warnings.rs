@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Config, How, OnBehalfOf, SignOn, ZendeskApi, ZendeskCredentials};
+use super::{Config, How, OnBehalfOf, Secret, SignOn, ZendeskApi, ZendeskCredentials};
 use crate::audit::folder_of;
 use crate::tls::pem;
 
@@ -104,7 +104,11 @@ impl Config {
                     site.hosts[0], app.name
                 ));
             }
-            for app in site.apps().filter(|app| app.zendesk.shared_secret.expose().len() < 32) {
+            let is_short = |secret: &Secret| secret.expose().len() < 32;
+            for app in site.apps().filter(|app| {
+                let both = &app.zendesk.shared_secret;
+                is_short(&both.current) || both.next.as_ref().is_some_and(is_short)
+            }) {
                 warnings.push(format!(
                     "{}: the shared secret of `{}` is shorter than 32 characters; was it copied whole?",
                     site.hosts[0], app.name

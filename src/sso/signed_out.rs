@@ -10,7 +10,7 @@ use url::form_urlencoded;
 
 use super::return_to::Arrival;
 use super::single_logout::{Onward, onward};
-use super::{Visit, add_cookie, loop_breaker, navigation};
+use super::{Visit, add_cookie, loop_breaker, navigation, rotation};
 use crate::config::FromZendesk;
 use crate::imis::recognise::Answer;
 use crate::pages::{self, Link, Message};
@@ -28,7 +28,7 @@ pub(crate) async fn signed_out(visit: Visit) -> Response<Bytes> {
     if parameter("kind").as_deref() == Some("error") {
         return refused(&visit, &parameter("message").unwrap_or_default());
     }
-    let navigates = !visit.is_head && navigation::require_top_level(&visit.headers).is_ok();
+    let navigates = navigates(&visit);
     if navigates && let Some(onward) = onward(&visit.sign_on, &visit.headers) {
         return led_on(&visit, onward);
     }
@@ -61,6 +61,10 @@ pub(crate) async fn signed_out(visit: Visit) -> Response<Bytes> {
     page
 }
 
+fn navigates(visit: &Visit) -> bool {
+    !visit.is_head && navigation::require_top_level(&visit.headers).is_ok()
+}
+
 fn refused(visit: &Visit, message: &str) -> Response<Bytes> {
     let raw: String = message.chars().take(MOST_MESSAGE_CHARACTERS).collect();
     let refusal = Refusal::of(&raw);
@@ -68,14 +72,23 @@ fn refused(visit: &Visit, message: &str) -> Response<Bytes> {
     // The text itself may name an e-mail address and may come from anybody; its kind says enough.
     warn!(incident, app, kind = refusal.name(), "Zendesk refused a sign-in");
     visit.gateway.metrics.refusal(app, refusal.name());
-    let again = Arrival::parse(&visit.query, &visit.app.zendesk).sso_target(&visit.app);
+    if refusal == Refusal::Signature
+        && navigates(visit)
+        && let Some(response) = rotation::once_more(visit)
+    {
+        return response;
+    }
+    let again = rotation::target(visit)
+        .unwrap_or_else(|| Arrival::parse(&visit.query, &visit.app.zendesk).sso_target(&visit.app));
     let message = Message::new(StatusCode::OK, format!("{app} could not sign you in"))
         .text(refusal.for_member())
         .detail("What Zendesk said", raw)
         .detail("For the administrator", refusal.for_administrator())
         .link(Link::primary("Try again", again))
         .link(Link::new("Back to the site", "/"));
-    visit.gateway.pages.message(&message, incident)
+    let mut page = visit.gateway.pages.message(&message, incident);
+    add_cookie(&mut page, &rotation::deletion(&visit.app));
+    page
 }
 
 /// A sign-out of iMIS has been through one Zendesk account.

@@ -30,6 +30,7 @@ mod proxy_protocol;
 mod proxying;
 mod recognition;
 mod reload;
+mod rotation;
 mod rules;
 mod rules_attacks;
 mod sign_in;

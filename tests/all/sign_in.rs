@@ -53,7 +53,7 @@ async fn a_member_gets_a_page_that_posts_a_token_and_lands_where_the_question_ca
 }
 
 /// Posts to Zendesk's own address and tells where it redirects.
-async fn post_to_zendesk(stage: &Stage, form: String) -> String {
+pub(crate) async fn post_to_zendesk(stage: &Stage, form: String) -> String {
     let client = crate::support::Client::new(&stage.authority, stage.zendesk.address());
     let tls = client.connect_as("http/1.1", "contoso.zendesk.com").await.unwrap();
     let (mut sender, connection) =
@@ -65,7 +65,7 @@ async fn post_to_zendesk(stage: &Stage, form: String) -> String {
     response.headers()["location"].to_str().unwrap().to_owned()
 }
 
-fn form_of(fields: &[(&str, &str)]) -> String {
+pub(crate) fn form_of(fields: &[(&str, &str)]) -> String {
     url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish()
 }
 

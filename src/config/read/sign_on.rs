@@ -11,7 +11,7 @@ use crate::config::raw::{Section, Value};
 use crate::config::secret::{Reference, Secret};
 use crate::config::{
     App, Authority, Claims, FromZendesk, Guards, How, Imis, Messaging, OnBehalfOf, ServiceAccount,
-    SingleLogout, Upstream, Zendesk, ZendeskApi, ZendeskCredentials, values,
+    SharedSecret, SingleLogout, Upstream, Zendesk, ZendeskApi, ZendeskCredentials, values,
 };
 use crate::expression::Language;
 use crate::tls::pem;
@@ -238,7 +238,7 @@ fn zendesk(mut section: Section<'_>, files: &Files) -> Option<Zendesk> {
         Some(list) => list.texts(values::authority),
         None => Some(Vec::new()),
     };
-    let shared_secret = section.required("shared_secret").and_then(|value| secret(&value, files));
+    let shared_secret = section.required("shared_secret").and_then(|value| shared_secret(&value, files));
     let api = match section.optional("api") {
         Some(value) => value.section().and_then(|section| api(section, files, origin.as_ref())).map(Some),
         None => Some(None),
@@ -246,6 +246,28 @@ fn zendesk(mut section: Section<'_>, files: &Files) -> Option<Zendesk> {
     section.finish();
     subdomain?;
     Some(Zendesk { origin: origin?, brand_hosts: brand_hosts?, shared_secret: shared_secret?, api: api? })
+}
+
+/// One secret, or the one of now and the next.
+fn shared_secret(value: &Value<'_>, files: &Files) -> Option<SharedSecret> {
+    if !value.has("current") && !value.has("next") {
+        return secret(value, files).map(|current| SharedSecret { current, next: None });
+    }
+    let mut section = value.section()?;
+    let current = section.required("current").and_then(|value| secret(&value, files));
+    let next_value = section.optional("next").filter(|value| !value.is_null());
+    let next = match &next_value {
+        Some(value) => secret(value, files).map(Some),
+        None => Some(None),
+    };
+    section.finish();
+    let (current, next) = (current?, next?);
+    if let (Some(value), Some(next)) = (next_value, &next)
+        && next.expose() == current.expose()
+    {
+        value.report("it is the same as `current`; leave it out until there is a new one");
+    }
+    Some(SharedSecret { current, next })
 }
 
 /// An OAuth client, or a user's API token.
