@@ -18,6 +18,10 @@ const WITHIN: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub(crate) struct Drain {
     on: Cell<bool>,
+    /// The grace is over, too: what has no end of its own is given one.
+    closing: Cell<bool>,
+    /// Something was ended in the middle.
+    cut: Cell<bool>,
     places: RefCell<Vec<Option<Place>>>,
     free: RefCell<Vec<usize>>,
 }
@@ -34,6 +38,21 @@ struct Place {
 impl Drain {
     pub(crate) fn begin(&self) {
         self.on.set(true);
+        self.wake_all();
+    }
+
+    /// What could go on for ever is closed now.
+    pub(crate) fn close(&self) {
+        self.closing.set(true);
+        self.wake_all();
+    }
+
+    /// Whether something was ended in the middle.
+    pub(crate) fn has_cut(&self) -> bool {
+        self.cut.get()
+    }
+
+    fn wake_all(&self) {
         for place in self.places.borrow().iter().flatten() {
             place.waker.wake_by_ref();
         }
@@ -82,6 +101,15 @@ impl Watching {
 
     pub(crate) fn is_on(&self) -> bool {
         self.drain.on.get()
+    }
+
+    /// It is ended in the middle.
+    pub(crate) fn cut_off(&self) {
+        self.drain.cut.set(true);
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.drain.closing.get()
     }
 
     /// Whether the connection is to make room for another, at once.

@@ -16,6 +16,7 @@ use crate::balance::Table;
 use crate::config::{Config, DEFAULT_CONTROL};
 use crate::control::{self, Control};
 use crate::gateway::{Gateway, Lasting};
+use crate::listener::inherited;
 use crate::reload::{self, By, Reloader};
 use crate::systemd::{self, Pulse};
 use crate::telemetry::{Chain, Writing};
@@ -44,6 +45,9 @@ pub enum StartError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// Sockets that were passed to this process are of no use.
+    #[error("{0}")]
+    Inherited(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The control socket cannot be had.
     #[error("cannot listen on the control socket {}", path.display())]
     Control {
@@ -78,13 +82,16 @@ impl Server {
     pub fn start(config: &Config) -> Result<Self, StartError> {
         // Where this fails, the limit stays as it is.
         let _ = rlimit::increase_nofile_limit(u64::MAX);
-        let mut https = open_all(&config.listen.https, config)?;
-        let mut http = open_all(&config.listen.http, config)?;
-        let admin = match config.listen.admin {
-            Some(address) => {
+        let inherited =
+            inherited::take(&config.listen).map_err(|error| StartError::Inherited(error.into()))?;
+        let mut https = open_all(&config.listen.https, inherited.https, config)?;
+        let mut http = open_all(&config.listen.http, inherited.http, config)?;
+        let admin = match (inherited.admin, config.listen.admin) {
+            (Some(socket), _) => Some(socket),
+            (None, Some(address)) => {
                 Some(admin::open(address).map_err(|source| StartError::Listen { address, source })?)
             }
-            None => None,
+            (None, None) => None,
         };
         let https_addresses = addresses(&https);
         let http_addresses = addresses(&http);
@@ -264,7 +271,16 @@ fn open_control(
     }
 }
 
-fn open_all(addresses: &[SocketAddr], config: &Config) -> Result<Vec<Vec<TcpListener>>, StartError> {
+/// One socket for each worker and address; those that were passed to this process instead, when there are any.
+fn open_all(
+    addresses: &[SocketAddr],
+    passed: Vec<TcpListener>,
+    config: &Config,
+) -> Result<Vec<Vec<TcpListener>>, StartError> {
+    if !passed.is_empty() {
+        let shared = passed.iter().map(|socket| inherited::shared(socket, config.workers));
+        return shared.collect::<std::io::Result<_>>().map_err(StartError::Worker);
+    }
     let open = |address: &SocketAddr| {
         listener::open(*address, config.workers)
             .map_err(|source| StartError::Listen { address: *address, source })

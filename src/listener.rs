@@ -1,12 +1,13 @@
 //! Accepting connections: the loop that must never end, the TLS handshake and its deadline, and which worker serves it.
 
+pub(crate) mod inherited;
 pub(crate) mod proxy_header;
 
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_rustls::TlsAcceptor;
@@ -52,12 +53,17 @@ pub(crate) fn open(address: SocketAddr, workers: usize) -> std::io::Result<Vec<T
 
 fn open_one(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = bound(address, true)?;
-    // Linux gives these on to accepted connections, which saves system calls for each.
+    socket.listen(BACKLOG)?;
+    tuned(socket.into())
+}
+
+/// Linux gives these on to accepted connections, which saves system calls for each.
+fn tuned(listener: TcpListener) -> std::io::Result<TcpListener> {
+    let socket = SockRef::from(&listener);
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);
     socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_TIMES))?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(listener)
 }
 
 fn bound(address: SocketAddr, reuse_port: bool) -> std::io::Result<Socket> {
@@ -89,9 +95,23 @@ pub(crate) async fn accept_http(
     accept(&listener, &worker, &stop, false).await;
 }
 
-/// Serves what other workers hand on, as long as the worker runs.
-pub(crate) async fn take_over(mut incoming: UnboundedReceiver<HandedOn>, worker: Rc<Worker>) {
-    while let Some(HandedOn { stream, peer, tls, admitted }) = incoming.recv().await {
+/// Serves what other workers hand on, until the worker stops; what is on its way then is served, too.
+pub(crate) async fn take_over(
+    mut incoming: UnboundedReceiver<HandedOn>,
+    worker: Rc<Worker>,
+    stop: CancellationToken,
+) {
+    loop {
+        let handed_on = tokio::select! {
+            biased;
+            handed_on = incoming.recv() => handed_on,
+            () = stop.cancelled(), if !incoming.is_closed() => {
+                // From now on the others keep what they have.
+                incoming.close();
+                continue;
+            }
+        };
+        let Some(HandedOn { stream, peer, tls, admitted }) = handed_on else { return };
         let worker = worker.newer().unwrap_or_else(|| worker.clone());
         let occupied = worker.seat.occupied();
         match TcpStream::from_std(stream) {
@@ -109,12 +129,20 @@ async fn accept(
     tls: bool,
 ) {
     let mut stopping = std::pin::pin!(stop.cancelled());
+    let mut after_the_end = 0;
     loop {
         let accepted = tokio::select! {
             biased;
             accepted = listener.accept() => accepted,
             () = &mut stopping => return,
         };
+        if stop.is_cancelled() {
+            // Whoever has connected already is served, and no crowd beyond that.
+            after_the_end += 1;
+            if after_the_end > BACKLOG {
+                return;
+            }
+        }
         match accepted {
             Ok((stream, peer)) => {
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());

@@ -8,6 +8,7 @@ pub(crate) mod headers;
 pub(crate) mod places;
 mod pool;
 pub(crate) mod upgrade;
+mod websocket;
 pub(crate) mod upstream;
 pub(crate) mod windows;
 

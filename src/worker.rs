@@ -24,6 +24,8 @@ use crate::proxy::upstream::Upstream;
 use crate::systemd::Pulse;
 use crate::{ambient, listener};
 
+/// How long WebSockets have for a last frame once the grace is over.
+const LAST_FRAMES: Duration = Duration::from_secs(3);
 /// How often what is under way at iMIS is looked over, and every so many times what is idle.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const PRUNE_EVERY: u32 = 5;
@@ -170,21 +172,30 @@ async fn run(start: Start, incident_prefix: u64, started: mpsc::Sender<std::io::
             return false;
         }
     };
+    let arriving = TaskTracker::new();
     for socket in https {
-        tokio::task::spawn_local(listener::accept_https(socket, worker.clone(), stop.clone()));
+        arriving.spawn_local(listener::accept_https(socket, worker.clone(), stop.clone()));
     }
     for socket in http {
-        tokio::task::spawn_local(listener::accept_http(socket, worker.clone(), stop.clone()));
+        arriving.spawn_local(listener::accept_http(socket, worker.clone(), stop.clone()));
     }
-    tokio::task::spawn_local(listener::take_over(incoming, worker.clone()));
+    arriving.spawn_local(listener::take_over(incoming, worker.clone(), stop.clone()));
+    arriving.close();
     tokio::task::spawn_local(prune(worker.newest.clone(), pulse));
     tokio::task::spawn_local(take_up_all(renewals, worker.newest.clone()));
     let _ = started.send(Ok(()));
     stop.cancelled().await;
     worker.drain.begin();
+    arriving.wait().await;
     worker.connections.close();
     let grace = worker.newer().unwrap_or_else(|| worker.clone()).gateway.timeouts.drain;
-    tokio::time::timeout(grace, worker.connections.wait()).await.is_ok()
+    if tokio::time::timeout(grace, worker.connections.wait()).await.is_ok() {
+        return true;
+    }
+    // WebSockets have no end of their own.
+    worker.drain.close();
+    let all_ended = tokio::time::timeout(LAST_FRAMES, worker.connections.wait()).await.is_ok();
+    all_ended && !worker.drain.has_cut()
 }
 
 async fn prune(newest: Rc<Newest>, pulse: Pulse) {

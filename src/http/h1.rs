@@ -115,6 +115,8 @@ struct Browser<S> {
     draining: Watching,
     /// A head that was under way when the worker began to drain has been given its last time.
     hurried: bool,
+    /// It has had a request.
+    used: bool,
     /// The upstream connection that Windows authentication signed in for this browser.
     own: Option<Box<connection::Connection>>,
 }
@@ -132,6 +134,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
             begun: Instant::now(),
             draining: Watching::new(worker.drain.clone()),
             hurried: false,
+            used: false,
             own: None,
         }
     }
@@ -190,10 +193,10 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
             return Poll::Ready(Next::Idle);
         }
         if draining && !self.hurried {
-            if idle {
+            if idle && self.used {
                 return Poll::Ready(Next::Idle);
             }
-            // The rest of a head that has begun may come, if it comes soon.
+            // The rest of a head that has begun may come, and so may the request that a new connection was opened for, if it comes soon.
             self.hurried = true;
             self.deadline.set(HEAD_IN_DRAIN);
         }
@@ -201,6 +204,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
     }
 
     async fn answer(&mut self, head: usize, connection: &Connection) -> After {
+        self.used = true;
         let incident = connection.worker.next_incident();
         self.sender.wake(&connection.worker.buffers);
         let planned = {

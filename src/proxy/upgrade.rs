@@ -2,13 +2,16 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::exchange::{Exchange, Patience};
+use super::websocket::{self, Frames};
+use crate::drain::Watching;
 use crate::http1::head::{Request, Response};
-use crate::http1::transfer::{PipeError, Receiver, Sender, poll_pipe};
+use crate::http1::transfer::{PipeError, Receiver, Sender};
 use crate::http1::{Length, Version};
 use crate::pace::Pace;
 
@@ -48,15 +51,21 @@ pub(crate) enum TunnelError {
     Silent,
     #[error("the browser takes nothing")]
     Unread,
+    #[error("the gateway ends in the middle of a frame")]
+    Cut,
 }
 
+/// How long a WebSocket that is closed for the end of the gateway may take over its last frames.
+const CLOSING: Duration = Duration::from_secs(2);
+
 /// Moves bytes both ways until both sides have ended, or nothing has come for too long, or been taken by the browser. What was
-/// read behind the two heads goes first. `acknowledged`: what has arrived at the browser.
+/// read behind the two heads goes first. `acknowledged`: what has arrived at the browser. When the worker's grace is over, both sides are
+/// told between two frames.
 pub(crate) async fn tunnel<S: AsyncRead + AsyncWrite + Unpin>(
     browser: End<'_, S>,
     acknowledged: impl Fn(&S) -> Option<u64>,
     exchange: &mut Exchange,
-    patience: Patience,
+    (patience, draining): (Patience, &mut Watching),
 ) -> Result<(), TunnelError> {
     let upstream = &mut *exchange.connection;
     // Until its connection ends, everything is data.
@@ -66,16 +75,34 @@ pub(crate) async fn tunnel<S: AsyncRead + AsyncWrite + Unpin>(
         .map_err(|error| TunnelError::Up(PipeError::Receive(error.into())))?;
     upstream.sender.begin_body(Length::UntilClose);
     browser.sender.begin_body(Length::UntilClose);
-    let (mut up, mut down) = (Half::Open, Half::Open);
-    let (mut seen, mut pace) = (0, Pace::default());
+    let mut up = Way::new(websocket::close_to_server, true);
+    let mut down = Way::new(websocket::close_to_browser, false);
+    let (mut seen, mut pace, mut closing) = (0, Pace::default(), false);
     upstream.deadline.set(patience.upstream);
     poll_fn(|cx| {
+        if !closing && draining.poll(cx) && draining.is_closing() {
+            closing = true;
+            upstream.deadline.set(CLOSING);
+        }
         let to_upstream = (&mut upstream.sender, &mut upstream.stream);
-        up.poll(cx, (browser.receiver, browser.io), to_upstream).map_err(TunnelError::Up)?;
+        up.poll(cx, (browser.receiver, browser.io), to_upstream, closing).map_err(TunnelError::Up)?;
         let from_upstream = (&mut upstream.receiver, &mut upstream.stream);
-        down.poll(cx, from_upstream, (browser.sender, browser.io)).map_err(TunnelError::Down)?;
-        if up == Half::Closed && down == Half::Closed {
+        down.poll(cx, from_upstream, (browser.sender, browser.io), closing).map_err(TunnelError::Down)?;
+        if up.half == Half::Closed && down.half == Half::Closed {
             return Poll::Ready(Ok(()));
+        }
+        if closing {
+            let over = upstream.deadline.poll(cx).is_ready();
+            // Whoever has been told and says nothing has had its chance.
+            let told = down.half != Half::Open;
+            if over && !told {
+                draining.cut_off();
+            }
+            return if !over {
+                Poll::Pending
+            } else {
+                Poll::Ready(if told { Ok(()) } else { Err(TunnelError::Cut) })
+            };
         }
         // What waits for the browser waits only so long.
         if !upstream.receiver.data().is_empty() || !browser.sender.is_empty() {
@@ -100,6 +127,18 @@ pub(crate) async fn tunnel<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// One direction.
+struct Way {
+    half: Half,
+    frames: Frames,
+    /// Writes the frame that says good-bye.
+    close: fn(&mut Vec<u8>),
+    /// It has been written, or the peer's own has passed.
+    said: bool,
+    /// Whoever sends here has been told, too, and says good-bye before the connection ends: what is not read would take our last frame
+    /// away from it.
+    awaits_reply: bool,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Half {
     Open,
@@ -108,23 +147,97 @@ enum Half {
     Closed,
 }
 
-impl Half {
+impl Way {
+    fn new(close: fn(&mut Vec<u8>), awaits_reply: bool) -> Self {
+        Self { half: Half::Open, frames: Frames::default(), close, said: false, awaits_reply }
+    }
+
+    /// Reads, for nobody, until the other side's close frame or its end.
+    fn poll_reply<R: AsyncRead + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        receiver: &mut Receiver,
+        from: &mut R,
+    ) -> Poll<Result<(), PipeError>> {
+        loop {
+            self.frames.follow(receiver.data(), false);
+            receiver.consume(receiver.data().len());
+            if receiver.is_over() || (self.frames.is_closed && self.frames.is_between()) {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(receiver.poll_body(cx, from))?;
+        }
+    }
+
     fn poll<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
         from: (&mut Receiver, &mut R),
-        to: (&mut Sender, &mut W),
+        (sender, io): (&mut Sender, &mut W),
+        closing: bool,
     ) -> Result<(), PipeError> {
-        let (sender, io) = to;
-        if *self == Self::Open
-            && let Poll::Ready(outcome) = poll_pipe(cx, from, (sender, io))
+        if self.half == Half::Open
+            && let Poll::Ready(outcome) = self.poll_pass(cx, from, (sender, io), closing)
         {
             outcome?;
-            *self = Self::Ending;
+            self.half = Half::Ending;
         }
-        if *self == Self::Ending && Pin::new(io).poll_shutdown(cx).is_ready() {
-            *self = Self::Closed;
+        if self.half == Half::Ending && Pin::new(io).poll_shutdown(cx).is_ready() {
+            self.half = Half::Closed;
         }
         Ok(())
+    }
+
+    /// Passes on what comes, until its end. `closing`: until the frame of now is over, and a last one of ours behind it.
+    fn poll_pass<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        (receiver, from): (&mut Receiver, &mut R),
+        (sender, to): (&mut Sender, &mut W),
+        closing: bool,
+    ) -> Poll<Result<(), PipeError>> {
+        loop {
+            if closing && self.frames.is_between() && !self.said {
+                if !self.frames.is_closed {
+                    (self.close)(sender.head());
+                }
+                self.said = true;
+            }
+            if self.said {
+                ready!(sender.poll_flush(cx, to)).map_err(PipeError::Send)?;
+                return if self.awaits_reply {
+                    self.poll_reply(cx, receiver, from)
+                } else {
+                    Poll::Ready(Ok(()))
+                };
+            }
+            while !receiver.data().is_empty() || !sender.is_empty() {
+                let data = receiver.data();
+                let mut ahead = self.frames.clone();
+                let offered = ahead.follow(data, closing);
+                let count = ready!(sender.poll_send(cx, to, &data[..offered], false))?;
+                self.frames.follow(&data[..count], false);
+                receiver.consume(count);
+                if closing && self.frames.is_between() {
+                    break;
+                }
+            }
+            if closing && self.frames.is_between() {
+                continue;
+            }
+            if receiver.is_over() {
+                return Pin::new(to).poll_flush(cx).map_err(|error| PipeError::Send(error.into()));
+            }
+            match receiver.poll_body(cx, from) {
+                Poll::Ready(outcome) => outcome?,
+                Poll::Pending => {
+                    // What TLS could not write at once goes out as soon as it can.
+                    if let Poll::Ready(Err(error)) = Pin::new(to).poll_flush(cx) {
+                        return Poll::Ready(Err(PipeError::Send(error.into())));
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
     }
 }

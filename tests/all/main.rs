@@ -30,6 +30,7 @@ mod proxy_protocol;
 mod proxying;
 mod recognition;
 mod reload;
+mod restarts;
 mod rotation;
 mod rules;
 mod rules_attacks;

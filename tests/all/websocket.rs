@@ -1,9 +1,13 @@
 //! Upgrades: only WebSocket, only when iMIS agrees, then bytes both ways.
 
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use imis_gateway_simulators::certificates::Authority;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::SITE;
-use crate::support::origin::{Connection, Proxy, read_request};
+use crate::support::origin::{Connection, Origin, Proxy, read_request};
 
 const ASK: &str = "GET /chat?room=1 HTTP/1.1\r\nHost: members.example.org\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
@@ -51,6 +55,75 @@ async fn a_websocket_passes_bytes_both_ways() {
 }
 
 #[tokio::test]
+async fn at_the_end_of_the_grace_both_sides_get_a_close_frame_between_two_frames() {
+    let authority = Authority::new("test CA");
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let kept = seen.clone();
+    let origin = Origin::start(&authority, move |mut connection| {
+        let kept = kept.clone();
+        async move {
+            let agreed =
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+            let _ = read_request(&mut connection).await;
+            connection.write_all(agreed.as_bytes()).await.unwrap();
+            // A frame of ten bytes, five of them after the end of the grace.
+            connection.write_all(b"\x82\x0ahalf ").await.unwrap();
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            connection.write_all(b"whole\x82\x05never").await.unwrap();
+            let mut bytes = Vec::new();
+            let _ = connection.read_to_end(&mut bytes).await;
+            kept.lock().unwrap().extend(bytes);
+        }
+    })
+    .await;
+    let server = format!("https://{}", origin.address);
+    let mut proxy = Proxy::to(authority, &server, Some(origin), "timeouts: {drain: 1s}");
+    let mut browser = proxy.client.connect("http/1.1").await;
+    browser.write_all(ASK.as_bytes()).await.unwrap();
+    assert!(head(&mut browser).await.starts_with("HTTP/1.1 101"));
+    proxy.gateway.signal("TERM");
+    let mut frames = [0; 16];
+    browser.read_exact(&mut frames).await.unwrap();
+    assert_eq!(&frames[..12], b"\x82\x0ahalf whole");
+    assert_eq!(&frames[12..], [0x88, 2, 3, 0xe9], "1001, going away");
+    // A client answers with a close frame of its own, masked.
+    browser.write_all(&[0x88, 0x82, 0, 0, 0, 0, 3, 0xe9]).await.unwrap();
+    let mut rest = Vec::new();
+    browser.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest, b"");
+    assert_eq!(proxy.gateway.wait().code(), Some(0), "closed, not cut");
+    for _ in 0..500 {
+        // The process has ended; what it sent is still to arrive.
+        if !seen.lock().unwrap().is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let seen = seen.lock().unwrap();
+    let [0x88, 0x82, a, b, _, _, code, rest] = seen[..] else { panic!("iMIS got {seen:?}") };
+    assert_eq!([code ^ a, rest ^ b], [3, 0xe9]);
+}
+
+#[tokio::test]
+async fn a_websocket_that_never_ends_its_frame_is_cut_and_that_is_said() {
+    let authority = Authority::new("test CA");
+    let origin = Origin::start(&authority, |mut connection| async move {
+        let agreed = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n\x82\x0ahalf";
+        let _ = read_request(&mut connection).await;
+        connection.write_all(agreed).await.unwrap();
+        let _ = connection.read_u8().await;
+    })
+    .await;
+    let server = format!("https://{}", origin.address);
+    let mut proxy = Proxy::to(authority, &server, Some(origin), "timeouts: {drain: 1s}");
+    let mut browser = proxy.client.connect("http/1.1").await;
+    browser.write_all(ASK.as_bytes()).await.unwrap();
+    assert!(head(&mut browser).await.starts_with("HTTP/1.1 101"));
+    proxy.gateway.signal("TERM");
+    assert_eq!(proxy.gateway.wait().code(), Some(3));
+}
+
+#[tokio::test]
 async fn a_refused_upgrade_is_an_ordinary_answer() {
     let (proxy, heads) = Proxy::answering(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno").await;
     let mut browser = proxy.client.connect("http/1.1").await;
@@ -89,9 +162,8 @@ async fn a_switch_to_another_protocol_than_asked_for_is_a_502() {
 
 #[tokio::test]
 async fn whoever_takes_nothing_of_a_websocket_is_let_go_and_whoever_is_only_silent_is_not() {
-    use imis_gateway_simulators::certificates::Authority;
     let authority = Authority::new("test CA");
-    let origin = crate::support::origin::Origin::start(&authority, |mut connection| async move {
+    let origin = Origin::start(&authority, |mut connection| async move {
         let request = read_request(&mut connection).await.unwrap_or_default();
         let agreed = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
         let _ = connection.write_all(agreed.as_bytes()).await;
@@ -111,7 +183,7 @@ async fn whoever_takes_nothing_of_a_websocket_is_let_go_and_whoever_is_only_sile
     silent.write_all(ASK.replace("room=1", "room=2").as_bytes()).await.unwrap();
     assert!(head(&mut silent).await.starts_with("HTTP/1.1 101"));
     proxy.gateway.logged(|line| line["error"] == "the browser takes nothing").await;
-    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     silent.write_all(b"?").await.unwrap();
     assert_eq!(silent.read_u8().await.unwrap(), b'!');
 }

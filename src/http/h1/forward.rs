@@ -245,7 +245,8 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
         let patience = connection.worker.upstreams[site].patience;
         let before = exchange.connection.receiver.taken;
         let end = End { receiver: &mut self.receiver, sender: &mut self.sender, io: &mut self.io };
-        let ended = Box::pin(upgrade::tunnel(end, Socket::acknowledged, &mut exchange, patience)).await;
+        let how = (patience, &mut self.draining);
+        let ended = Box::pin(upgrade::tunnel(end, Socket::acknowledged, &mut exchange, how)).await;
         if let Some(access) = &mut facts.access {
             access.count(exchange.connection.receiver.taken - before);
         }

@@ -43,12 +43,22 @@ impl Gateway {
         let is_second = folder.join("control.sock").exists();
         let control = if is_second { "control: null" } else { "control: control.sock" };
         std::fs::write(&file, yaml.replace("control: control.sock", control)).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_imis-gateway"))
-            .args(["run", "--config"])
-            .arg(&file)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_imis-gateway"));
+        command.args(["run", "--config"]).arg(&file);
+        Self::spawn(command)
+    }
+
+    /// Starts it with a socket that is listened on already, as systemd does (sd_listen_fds(3)), and the configuration in `folder`.
+    pub(crate) fn start_on(socket: &std::net::TcpListener, folder: &Path) -> Self {
+        let mut command = Command::new("sh");
+        let pass = "exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" run --config \"$1\"";
+        command.args(["-c", pass, env!("CARGO_BIN_EXE_imis-gateway")]).arg(folder.join("config.yaml"));
+        command.stdin(Stdio::from(std::os::fd::OwnedFd::from(socket.try_clone().unwrap())));
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = channel();
         let log = Arc::new(Mutex::new(Vec::new()));
         let deaf = Arc::new(AtomicBool::new(false));

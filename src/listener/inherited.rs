@@ -1,0 +1,53 @@
+//! Listening sockets that systemd, or whoever starts the gateway, has opened before (sd_listen_fds(3)): they stay open while one process
+//! ends and the next begins, and whoever connects meanwhile waits.
+
+use std::net::{SocketAddr, TcpListener};
+
+use listenfd::ListenFd;
+
+use super::tuned;
+use crate::config::Listen;
+
+/// The sockets, by what they are for.
+#[derive(Debug, Default)]
+pub(crate) struct Inherited {
+    pub(crate) https: Vec<TcpListener>,
+    pub(crate) http: Vec<TcpListener>,
+    pub(crate) admin: Option<TcpListener>,
+}
+
+/// Why the sockets cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InheritedError {
+    #[error("a socket was passed that is no TCP listener")]
+    Kind(#[source] std::io::Error),
+    #[error("a socket was passed at {0}, and no address under `listen` has this port")]
+    Nowhere(SocketAddr),
+}
+
+/// Takes them, each for what `listen` has its port for.
+pub(crate) fn take(listen: &Listen) -> Result<Inherited, InheritedError> {
+    let mut passed = ListenFd::from_env();
+    let mut inherited = Inherited::default();
+    for index in 0..passed.len() {
+        let Some(socket) = passed.take_tcp_listener(index).map_err(InheritedError::Kind)? else { continue };
+        let address = socket.local_addr().map_err(InheritedError::Kind)?;
+        let has_port = |addresses: &[SocketAddr]| addresses.iter().any(|own| own.port() == address.port());
+        socket.set_nonblocking(true).map_err(InheritedError::Kind)?;
+        if has_port(&listen.https) {
+            inherited.https.push(tuned(socket).map_err(InheritedError::Kind)?);
+        } else if has_port(&listen.http) {
+            inherited.http.push(tuned(socket).map_err(InheritedError::Kind)?);
+        } else if listen.admin.is_some_and(|own| own.port() == address.port()) {
+            inherited.admin = Some(socket);
+        } else {
+            return Err(InheritedError::Nowhere(address));
+        }
+    }
+    Ok(inherited)
+}
+
+/// The same socket for each worker.
+pub(crate) fn shared(socket: &TcpListener, workers: usize) -> std::io::Result<Vec<TcpListener>> {
+    (0..workers).map(|_| socket.try_clone()).collect()
+}

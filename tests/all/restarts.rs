@@ -1,0 +1,166 @@
+//! One process after the other on a socket that stays open, as behind a `.socket` unit of systemd: whoever connects meanwhile waits, and
+//! no request is lost.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use imis_gateway_simulators::certificates::Authority;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::origin::{Connection, Origin, read_request};
+use crate::support::{Client, Gateway, SITE, lay_out_certificates};
+
+const RESTARTS: usize = 50;
+
+/// Answers now and then after a moment, so that there always is something under way.
+async fn serve(mut connection: Connection) {
+    while let Some(request) = read_request(&mut connection).await {
+        if request.starts_with("GET /slow") {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwhole";
+        if connection.write_all(answer.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A client that keeps its connection for as long as it may. What it asks for is asked for again when the connection had ended before, as
+/// browsers do (RFC 9112 section 9.3.1), and is lost when anything of an answer had come.
+async fn keeps(client: &Client, over: &AtomicBool, answered: &AtomicUsize) {
+    let mut kept: Option<tokio_rustls::client::TlsStream<tokio::net::TcpStream>> = None;
+    while !over.load(Ordering::Relaxed) {
+        let was_used = kept.is_some();
+        let mut stream = match kept.take() {
+            Some(stream) => stream,
+            None => client.connect("http/1.1").await,
+        };
+        let sent = stream.write_all(format!("GET /slow HTTP/1.1\r\nHost: {SITE}\r\n\r\n").as_bytes()).await;
+        let mut text = String::new();
+        while !text.ends_with("whole") {
+            match stream.read_u8().await {
+                Ok(byte) => text.push(char::from(byte)),
+                Err(error) => {
+                    assert!(text.is_empty() && was_used, "{sent:?} {error}: {text}");
+                    break;
+                }
+            }
+        }
+        if text.is_empty() {
+            continue;
+        }
+        answered.fetch_add(1, Ordering::Relaxed);
+        if !text.to_lowercase().contains("connection: close") {
+            kept = Some(stream);
+        }
+    }
+}
+
+/// Over HTTP/2, with a new connection when the old one says that it ends.
+async fn multiplexes(client: &Client, over: &AtomicBool, answered: &AtomicUsize) {
+    while !over.load(Ordering::Relaxed) {
+        let io = TokioIo::new(client.connect("h2").await);
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        tokio::spawn(connection);
+        let mut used = false;
+        while !over.load(Ordering::Relaxed) && sender.ready().await.is_ok() {
+            let request = Request::get(format!("https://{SITE}/slow")).body(Full::new(Bytes::new())).unwrap();
+            let response = match sender.send_request(request).await {
+                Ok(response) => response,
+                // It came too late for this connection: GOAWAY says which requests were not taken up (RFC 9113 section 6.8).
+                Err(error) if used && (error.is_canceled() || is_not_taken_up(&error)) => break,
+                Err(error) => panic!("lost: {error:?}"),
+            };
+            assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "whole");
+            answered.fetch_add(1, Ordering::Relaxed);
+            used = true;
+        }
+    }
+}
+
+fn is_not_taken_up(error: &hyper::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            let reason = error.reason();
+            return reason == Some(h2::Reason::REFUSED_STREAM)
+                || (error.is_go_away() && reason == Some(h2::Reason::NO_ERROR));
+        }
+        cause = error.source();
+    }
+    false
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_restarts_behind_a_socket_that_stays_lose_no_request() {
+    let authority = Authority::new("test CA");
+    let folder = tempfile::tempdir().unwrap();
+    lay_out_certificates(&authority, folder.path());
+    let origin = Origin::start(&authority, serve).await;
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let yaml = format!(
+        r#"version: 1
+listen: {{https: ["{address}"], http: ["127.0.0.1:0"], admin: 127.0.0.1:0, control: control.sock}}
+workers: 2
+sites:
+  - hosts: [{SITE}]
+    certificate: {{chain: members.pem, key: members.key}}
+    upstream: {{servers: ["https://{}"], ca_file: ca.pem}}
+"#,
+        origin.address
+    );
+    std::fs::write(folder.path().join("config.yaml"), yaml).unwrap();
+    let (over, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let mut gateway = Gateway::start_on(&socket, folder.path());
+    assert_eq!(gateway.https, address);
+    let mut clients = Vec::new();
+    for kind in 0..4 {
+        let client = Client::new(&authority, address);
+        let (over, answered) = (over.clone(), answered.clone());
+        clients.push(tokio::spawn(async move {
+            match kind {
+                0 => keeps(&client, &over, &answered).await,
+                1 => multiplexes(&client, &over, &answered).await,
+                _ => {
+                    // Each on a connection of its own, of which none may be lost.
+                    while !over.load(Ordering::Relaxed) {
+                        let path = if kind == 2 { "/" } else { "/slow" };
+                        assert_eq!(client.get(path, &[]).await.text(), "whole");
+                        answered.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            }
+        }));
+    }
+    for restart in 0..RESTARTS {
+        let before = answered.load(Ordering::Relaxed);
+        for _ in 0..2000 {
+            if answered.load(Ordering::Relaxed) >= before + 8 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(
+            answered.load(Ordering::Relaxed) >= before + 8,
+            "nothing is answered after {restart} restarts"
+        );
+        assert!(clients.iter().all(|client| !client.is_finished()), "a client has lost something");
+        gateway.signal("TERM");
+        let ended = tokio::task::spawn_blocking(move || gateway.wait()).await.unwrap();
+        assert_eq!(ended.code(), Some(0), "nothing was cut off");
+        let (passed, at) = (socket.try_clone().unwrap(), folder.path().to_owned());
+        gateway = tokio::task::spawn_blocking(move || Gateway::start_on(&passed, &at)).await.unwrap();
+    }
+    over.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.await.unwrap();
+    }
+}
