@@ -5,6 +5,7 @@
 mod audit;
 mod check;
 mod doctor;
+mod documents;
 mod explain;
 mod healthcheck;
 mod reload;
@@ -58,6 +59,19 @@ enum Command {
     Audit(audit::Audit),
     /// Print what a token would say (only with --dry-run)
     Mint(explain::Mint),
+    /// Print the JSON Schema of the configuration, for editors
+    Schema,
+    /// Print a manual page: imis-gateway(1), or imis-gateway.yaml(5)
+    Man {
+        /// Which one
+        #[arg(value_enum, default_value_t = documents::Page::Program)]
+        page: documents::Page,
+    },
+    /// Print completions for a shell
+    Completions {
+        /// Which one
+        shell: clap_complete::Shell,
+    },
     /// Print the version
     Version,
 }
@@ -105,6 +119,9 @@ pub fn main() -> i32 {
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Audit(arguments) => audit::audit(&arguments),
         Command::Mint(arguments) => explain::mint(&arguments),
+        Command::Schema => documents::schema(),
+        Command::Man { page } => documents::man(page),
+        Command::Completions { shell } => documents::completions(shell),
         Command::Version => {
             say(concat!("imis-gateway ", env!("CARGO_PKG_VERSION")));
             GOOD

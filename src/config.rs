@@ -8,6 +8,7 @@ mod imis;
 mod problem;
 mod raw;
 mod read;
+pub(crate) mod reference;
 mod secret;
 mod values;
 mod warnings;

@@ -107,6 +107,9 @@ pub(super) fn parse(text: &str) -> Result<Spanned<Node>, Problem> {
 #[derive(Default)]
 pub(super) struct Reader {
     problems: RefCell<Vec<Problem>>,
+    /// Paths of the keys that were looked for.
+    #[cfg(test)]
+    pub(super) asked: RefCell<Vec<String>>,
 }
 
 impl Reader {
@@ -279,6 +282,8 @@ impl<'a> Section<'a> {
 
     pub(super) fn optional(&mut self, key: &'static str) -> Option<Value<'a>> {
         self.known.push(key);
+        #[cfg(test)]
+        self.reader.asked.borrow_mut().push(self.key_path(key));
         let (_, node) = self.entries.iter().find(|(name, _)| name.value == key)?;
         Some(Value { reader: self.reader, node, path: self.key_path(key) })
     }

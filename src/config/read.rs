@@ -34,6 +34,16 @@ pub(super) fn config(file: &Path, text: &str) -> Result<Config, Vec<Problem>> {
     }
 }
 
+/// Paths of all keys that the reader looks for in a text, whatever is wrong with their values.
+#[cfg(test)]
+pub(super) fn keys_asked_for(file: &Path, text: &str) -> Vec<String> {
+    let tree = raw::parse(text).unwrap();
+    let reader = Reader::default();
+    let files = Files::below(file.parent().unwrap());
+    let _ = reader.document(&tree).and_then(|document| root(document, text, file, &files));
+    reader.asked.into_inner()
+}
+
 fn root(mut root: Section<'_>, text: &str, file: &Path, files: &Files) -> Option<Config> {
     if let Some(version) = root.required("version") {
         version.number(1..=1);

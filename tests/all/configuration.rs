@@ -49,6 +49,79 @@ fn every_commented_out_key_is_a_good_key() {
     check(&opened.join("\n")).unwrap();
 }
 
+/// What an editor says of a text.
+fn by_schema(yaml: &str) -> Vec<String> {
+    let output =
+        std::process::Command::new(env!("CARGO_BIN_EXE_imis-gateway")).arg("schema").output().unwrap();
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let validator = jsonschema::draft202012::new(&schema).unwrap();
+    let text: serde_json::Value = serde_saphyr::from_str(yaml).unwrap();
+    validator.iter_errors(&text).map(|error| format!("{} at {}", error, error.instance_path())).collect()
+}
+
+#[test]
+fn the_schema_takes_what_the_reader_takes_and_sees_what_editors_can_see() {
+    let shown = shipped();
+    let opened = shown.replace("#~ ", "");
+    for yaml in [&shown, &opened] {
+        assert_eq!(by_schema(yaml), Vec::<String>::new());
+    }
+    for (from, to) in [
+        ("version: 1\n", "version: 2\n"),
+        ("watch: 10s", "watch: 10"),
+        ("watch: 10s", "wach: 10s"),
+        ("format: json", "format: xml"),
+        ("{credential: imis-password}", "hunter2"),
+        ("{credential: imis-password}", "{credential: a, file: b}"),
+        ("{credential: zendesk-jwt}", "{next: {credential: a}}"),
+        ("hosts: [members.example.org]", "hosts: members.example.org"),
+        ("method: client_context", "method: guessing"),
+        ("requests: 256", "requests: 0"),
+    ] {
+        assert!(shown.contains(from), "{from}");
+        let changed = shown.replace(from, to);
+        assert_ne!(by_schema(&changed), Vec::<String>::new(), "{to}");
+        check(&changed).map(drop).expect_err(to);
+    }
+    assert!(shown.starts_with("# yaml-language-server: $schema="), "editors find it");
+}
+
+#[test]
+fn manual_pages_and_completions_name_every_command_and_key() {
+    let said = |arguments: &[&str]| {
+        let output =
+            std::process::Command::new(env!("CARGO_BIN_EXE_imis-gateway")).args(arguments).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let (page, keys) = (said(&["man"]), said(&["man", "imis-gateway.yaml"]));
+    for command in [
+        "run",
+        "check",
+        "reload",
+        "status",
+        "doctor",
+        "explain",
+        "mint",
+        "audit",
+        "healthcheck",
+        "schema",
+        "man",
+        "completions",
+        "version",
+    ] {
+        assert!(page.contains(&format!(".SH \"{}\"", command.to_uppercase())), "{command}");
+        for shell in ["bash", "zsh", "fish"] {
+            assert!(said(&["completions", shell]).contains(command), "{command} in {shell}");
+        }
+    }
+    for key in
+        ["listen.control", "sites[].apps[].zendesk.shared_secret", "sites[].upstream.timeouts.response_head"]
+    {
+        assert!(keys.contains(&key.replace('-', "\\-")), "{key}");
+    }
+}
+
 /// What the code says is known at each level, asked for by a key that cannot be.
 #[test]
 fn every_key_that_the_code_knows_is_in_the_shipped_file() {

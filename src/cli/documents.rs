@@ -1,0 +1,114 @@
+//! `imis-gateway schema`, `man`, `completions`: what is written down about the program, by the program.
+
+use std::io::Write;
+
+use clap::CommandFactory;
+
+use super::{Arguments, FAILED, GOOD, complain, say};
+use crate::config::reference::{KEYS, Preset, schema as of_configuration};
+
+/// A manual page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Page {
+    /// The program
+    #[value(name = "imis-gateway")]
+    Program,
+    /// Its configuration
+    #[value(name = "imis-gateway.yaml")]
+    Configuration,
+}
+
+pub(super) fn schema() -> i32 {
+    match serde_json::to_string_pretty(&of_configuration()) {
+        Ok(text) => {
+            say(&text);
+            GOOD
+        }
+        Err(error) => {
+            complain(&format!("imis-gateway: {error}"));
+            FAILED
+        }
+    }
+}
+
+pub(super) fn completions(shell: clap_complete::Shell) -> i32 {
+    let mut out = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "imis-gateway", &mut out);
+    print(&out)
+}
+
+pub(super) fn man(page: Page) -> i32 {
+    match page {
+        Page::Program => print(&program()),
+        Page::Configuration => print(configuration().as_bytes()),
+    }
+}
+
+/// imis-gateway(1), with every command.
+fn program() -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut command = Arguments::command();
+    command.build();
+    // A vector takes everything.
+    let _ = clap_mangen::Man::new(command.clone()).render(&mut out);
+    for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+        let man = clap_mangen::Man::new(sub.clone());
+        let _ = writeln!(out, ".SH \"{}\"", sub.get_name().to_uppercase());
+        let _ = man.render_synopsis_section(&mut out);
+        let _ = man.render_description_section(&mut out);
+        let _ = man.render_options_section(&mut out);
+    }
+    let more = ".SH FILES\n.TP\n/etc/imis-gateway/config.yaml\nThe configuration, imis-gateway.yaml(5).\n.TP\n/run/imis-gateway/control.sock\n\
+                The control socket.\n.SH \"SEE ALSO\"\nimis-gateway.yaml(5), systemd.service(5)\n";
+    out.extend_from_slice(more.as_bytes());
+    out
+}
+
+/// imis-gateway.yaml(5): each key with what it takes, and its default.
+fn configuration() -> String {
+    let mut out = format!(
+        ".TH imis-gateway.yaml 5 \"\" \"imis-gateway {}\"\n.SH NAME\nimis-gateway.yaml \\- configuration of imis-gateway(1)\n.SH DESCRIPTION\n\
+         YAML, by default in /etc/imis\\-gateway/config.yaml. Relative paths begin at its folder. Unknown keys are refused. Secrets are references: \
+         {{file: PATH}}, {{credential: NAME}} (systemd) or {{env: NAME}}. A path with [] is for each item of a list.\n.SH KEYS\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    for key in KEYS {
+        let default = match key.default {
+            Preset::Required => "required".to_owned(),
+            Preset::Is(text) => format!("default: {text}"),
+            Preset::IsOrNull(text) => format!("default: {text}; null = none"),
+            Preset::Null => "default: null = none".to_owned(),
+            Preset::Absent(text) => format!("when absent: {text}"),
+        };
+        let text = [
+            ".TP\n\\fB",
+            key.path,
+            "\\fR\n",
+            key.text,
+            "\n",
+            &capital(&key.kind.shown()),
+            ". ",
+            &capital(&default),
+            ".\n",
+        ]
+        .concat();
+        out += &escaped(&text);
+    }
+    out + ".SH \"SEE ALSO\"\nimis-gateway(1)\n"
+}
+
+fn capital(text: &str) -> String {
+    let mut rest = text.chars();
+    rest.next().map_or_else(String::new, |first| first.to_uppercase().chain(rest).collect())
+}
+
+/// As roff takes it: a hyphen is one, and no line of text begins with a dot or an apostrophe.
+fn escaped(text: &str) -> String {
+    text.replace('-', "\\-").replace("\n'", "\n\\&'")
+}
+
+fn print(bytes: &[u8]) -> i32 {
+    // A reader that has gone away is not an error.
+    let _ = std::io::stdout().write_all(bytes);
+    GOOD
+}
