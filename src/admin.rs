@@ -72,6 +72,7 @@ fn answer(request: &Request<Incoming>, gateway: &Gateway, draining: bool) -> Res
 fn metrics(gateway: &Gateway) -> Response<Full<Bytes>> {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     gateway.metrics.secrets(gateway.secrets());
+    gateway.metrics.forget_staff();
     for sign_on in gateway.sites.iter().flat_map(|site| &site.sign_on) {
         for app in &sign_on.apps {
             let state = sign_on.staff.get(&app.path).and_then(|staff| staff.state());

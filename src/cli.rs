@@ -88,6 +88,17 @@ impl WithConfig {
         Config::load(self.file())
     }
 
+    /// The same, for a gateway that runs: wherever `reload` is asked for, it is known which file that is.
+    fn load_to_run(&self) -> Result<Config, Problems> {
+        let file = std::path::absolute(self.file());
+        Config::load(file.as_deref().unwrap_or(self.file()))
+    }
+
+    /// The file, if one was named.
+    fn named(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
+
     fn file(&self) -> &Path {
         match &self.config {
             Some(file) => file.as_path(),

@@ -32,7 +32,7 @@ pub(crate) use app::{
     App, Claims, Effect, FromZendesk, Guards, Messaging, OnBehalfOf, OnDuplicate, Reason, Rule, SharedSecret,
     ShownSecret, SingleLogout, Source, Zendesk, ZendeskApi, ZendeskCredentials,
 };
-pub(crate) use files::{Files, Watched};
+pub(crate) use files::{Files, Watched, read_text};
 pub(crate) use imis::{
     ClientApplication, Columns, FormsTicket, How, IfBroken, Imis, Method, ProfileColumns, ServiceAccount,
     WhoamiQuery,
@@ -294,7 +294,7 @@ impl Config {
     /// # Errors
     /// Every problem of the file, in its order.
     pub fn load(file: &Path) -> Result<Self, Problems> {
-        let text = std::fs::read_to_string(file)
+        let text = read_text(file)
             .map_err(|error| Problems::of_file(file.to_owned(), format!("cannot be read: {error}")))?;
         Self::resolve(file, &text)
     }
@@ -322,7 +322,7 @@ impl Config {
 
 /// Reads a text as a file's, for the workbench.
 #[cfg(any(test, feature = "workbench"))]
-pub(crate) fn read_text(text: &str) {
+pub(crate) fn read_as_file(text: &str) {
     // In YAML a CR ends a line, too.
     let lines = text.matches(['\n', '\r']).count() as u64;
     if let Err(problems) = read::config(Path::new("/nowhere/config.yaml"), text) {

@@ -4,7 +4,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,13 +19,17 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
+use crate::audit::folder_of;
 use crate::reload::{By, Reloader};
 use crate::status;
 
 /// The owner and the group.
 const RIGHTS: u32 = 0o660;
+/// Connections at a time.
+const MOST_CONNECTIONS: usize = 32;
 /// A reload reads files and sets clients up.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 const READY_WITHIN: Duration = Duration::from_secs(5);
@@ -44,20 +48,30 @@ pub(crate) enum OpenError {
     NoFolder(PathBuf),
     #[error("another gateway listens on it")]
     Taken,
+    #[error("there is something else than a socket")]
+    NoSocket,
     #[error(transparent)]
     System(#[from] std::io::Error),
 }
 
 /// Opens the socket; needs to be called within a runtime. A socket that a gateway has left behind is replaced.
 pub(crate) fn open(path: &Path) -> Result<(UnixListener, Control), OpenError> {
-    if let Some(folder) = path.parent().filter(|folder| !folder.is_dir()) {
+    let folder = folder_of(path);
+    if !folder.is_dir() {
         return Err(OpenError::NoFolder(folder.to_owned()));
     }
-    if path.exists() {
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(OpenError::Taken);
+    if let Ok(metadata) = std::fs::symlink_metadata(path) {
+        if !metadata.file_type().is_socket() {
+            return Err(OpenError::NoSocket);
         }
-        std::fs::remove_file(path)?;
+        match std::os::unix::net::UnixStream::connect(path) {
+            Ok(_) => return Err(OpenError::Taken),
+            // What a gateway that did not end in order has left behind.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path)?
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(RIGHTS))?;
@@ -76,10 +90,17 @@ impl Drop for Control {
 
 /// Serves as long as the program runs.
 pub(crate) async fn serve(listener: UnixListener, reloader: Arc<Reloader>) {
+    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
+        // Others wait in the system's queue.
+        let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                tokio::spawn(connection(stream, reloader.clone()));
+                let reloader = reloader.clone();
+                tokio::spawn(async move {
+                    connection(stream, reloader).await;
+                    drop(place);
+                });
             }
             Err(error) => {
                 warn!(%error, "the control socket does not accept");
@@ -100,7 +121,7 @@ async fn connection(stream: UnixStream, reloader: Arc<Reloader>) {
     let _ = builder.serve_connection(TokioIo::new(stream), service).await;
 }
 
-async fn answer(request: &Request<Incoming>, reloader: &Reloader) -> Response<Full<Bytes>> {
+async fn answer(request: &Request<Incoming>, reloader: &Arc<Reloader>) -> Response<Full<Bytes>> {
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/status") => json(StatusCode::OK, &status::of(reloader).await),
         (&Method::POST, "/reload") => {
@@ -131,23 +152,43 @@ fn json(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
 /// Why a gateway could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AskError {
-    #[error("no gateway listens on {0}")]
+    #[error(
+        "no gateway listens on {0} (when listen.control or listen.admin has changed, the one that runs has the old address; --socket names one)"
+    )]
     Connect(String, #[source] std::io::Error),
+    #[error("{0} may not be opened: run it as root, or as a member of the gateway's group")]
+    NotAllowed(String),
     #[error("the gateway does not answer")]
     Late,
     #[error("the gateway broke off")]
     Http(#[from] hyper::Error),
-    #[error("the gateway's answer makes no sense")]
+    #[error("what listens there is no gateway, or one of another version")]
     Answer,
 }
 
 /// Asks the gateway that listens on a socket.
-pub(crate) fn ask(socket: &Path, method: Method, path: &str) -> Result<(StatusCode, Value), AskError> {
+pub(crate) fn ask(socket: &Path, method: Method, path: &str) -> Result<Value, AskError> {
     let shown = socket.display().to_string();
     within(ANSWER_WITHIN, shown, UnixStream::connect(socket), async |stream| {
         let (status, body) = exchange(stream, method, path).await?;
-        Ok((status, serde_json::from_slice(&body).map_err(|_| AskError::Answer)?))
+        match status {
+            StatusCode::OK | StatusCode::UNPROCESSABLE_ENTITY => {
+                serde_json::from_slice(&body).map_err(|_| AskError::Answer)
+            }
+            _ => Err(AskError::Answer),
+        }
     })
+}
+
+/// What runs there.
+pub(crate) fn status(socket: &Path) -> Result<Value, AskError> {
+    let status = ask(socket, Method::GET, "/status")?;
+    // Somebody else may listen there.
+    if status["pid"].is_u64() && status["last_reload"]["hash"].is_string() {
+        Ok(status)
+    } else {
+        Err(AskError::Answer)
+    }
 }
 
 /// Whether the gateway with this admin listener is ready.
@@ -166,7 +207,10 @@ fn within<S, T>(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| AskError::Connect(address.clone(), error))?;
     let asked = async {
-        let stream = connecting.await.map_err(|error| AskError::Connect(address, error))?;
+        let stream = connecting.await.map_err(|error| {
+            let not_allowed = error.kind() == std::io::ErrorKind::PermissionDenied;
+            if not_allowed { AskError::NotAllowed(address) } else { AskError::Connect(address, error) }
+        })?;
         asking(stream).await
     };
     runtime.block_on(async { tokio::time::timeout(limit, asked).await.unwrap_or(Err(AskError::Late)) })

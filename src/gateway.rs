@@ -108,7 +108,7 @@ pub(crate) struct SignOn {
     /// Who works in the accounts, by the apps' paths.
     pub(crate) staff: HashMap<String, Arc<Staff>>,
     /// A place for each sign-in under way; whoever finds none waits a little, then is told to come back.
-    pub(crate) places: Semaphore,
+    pub(crate) places: Arc<Semaphore>,
 }
 
 /// A sign-in waits on iMIS with a connection or two; iMIS has others to serve.
@@ -144,8 +144,9 @@ impl Gateway {
         let mut by_host = HashMap::new();
         for (index, site) in config.sites.iter().enumerate() {
             by_host.extend(site.hosts.iter().map(|host| (host.clone(), index)));
-            let before = before.and_then(|before| before.sites.get(before.site_of(&site.hosts[0])?));
-            sites.push(Site::build(site, key, lasting, before)?);
+            let same = |before: &Self| site.hosts.iter().find_map(|host| before.site_of(host));
+            let predecessor = before.and_then(|before| before.sites.get(same(before)?));
+            sites.push(Site::build(site, key, lasting, (before, predecessor))?);
         }
         let kept_rates = |of: fn(&Self) -> &Arc<Rates>| {
             let kept = before.map(of).filter(|rates| rates.limits == config.sign_in_limits);
@@ -173,6 +174,11 @@ impl Gateway {
             hash: config.hash.clone(),
             lasting: lasting.clone(),
         })
+    }
+
+    /// Who works in the accounts.
+    pub(crate) fn staff(&self) -> impl Iterator<Item = &Arc<Staff>> {
+        self.sites.iter().flat_map(|site| &site.sign_on).flat_map(|sign_on| sign_on.staff.values())
     }
 
     /// The secrets of all apps, as they may be shown, with their ages in seconds.
@@ -207,7 +213,7 @@ impl Site {
         config: &config::Site,
         key: &Secret,
         lasting: &Lasting,
-        before: Option<&Self>,
+        (gateway, before): (Option<&Gateway>, Option<&Self>),
     ) -> Result<Self, BuildError> {
         let names = upstream_names(config);
         let kept = before.filter(|before| {
@@ -229,9 +235,12 @@ impl Site {
                     lasting.metrics.recognitions(&config.hosts[0]),
                 )?,
                 states: Signer::new(key, &config.hosts[0], lasting.used_states.clone()),
-                staff: staff_of(&sign_on.apps, before.and_then(|before| before.sign_on.as_deref()))?,
+                staff: staff_of(&sign_on.apps, gateway)?,
                 apps: sign_on.apps.clone(),
-                places: Semaphore::new(SIGN_INS_AT_A_TIME),
+                places: match before.and_then(|before| before.sign_on.as_ref()) {
+                    Some(before) => before.places.clone(),
+                    None => Arc::new(Semaphore::new(SIGN_INS_AT_A_TIME)),
+                },
             })),
             None => None,
         };
@@ -239,28 +248,36 @@ impl Site {
     }
 }
 
-/// What is to be known of the staff of each account whose API can be asked.
-fn staff_of(apps: &[Arc<App>], before: Option<&SignOn>) -> Result<HashMap<String, Arc<Staff>>, BuildError> {
+/// What is to be known of the staff of each account whose API can be asked. What another app knew of the same account is taken over, and
+/// all of it when it is asked in the same way.
+fn staff_of(apps: &[Arc<App>], before: Option<&Gateway>) -> Result<HashMap<String, Arc<Staff>>, BuildError> {
+    let old: Vec<(&App, &Arc<Staff>)> = before
+        .iter()
+        .flat_map(|before| before.sites.iter().flat_map(|site| &site.sign_on))
+        .flat_map(|sign_on| {
+            sign_on.apps.iter().filter_map(|app| Some((&**app, sign_on.staff.get(&app.path)?)))
+        })
+        .collect();
     let mut all = HashMap::new();
     for app in apps.iter().filter(|app| app.guards.refuses_staff) {
-        if let Some(api) = &app.zendesk.api {
-            let known = before.and_then(|before| {
-                let old = before.apps.iter().find(|old| old.path == app.path)?.zendesk.api.as_ref()?;
-                // Whose list it is must not change; as whom it is fetched may.
-                (old.url == api.url).then(|| before.staff.get(&app.path)).flatten()
-            });
-            all.insert(
-                app.path.clone(),
-                Staff::new(zendesk_api(api)?, &app.name, known.map(|staff| &**staff)),
-            );
-        }
+        let Some(api) = &app.zendesk.api else { continue };
+        let of = |old: &App| old.zendesk.api.as_ref().is_some_and(|old| old.url == api.url);
+        let same = |old: &App| old.zendesk.api.as_ref() == Some(api) && old.name == app.name;
+        let staff = match old.iter().find(|(old, _)| same(old)) {
+            Some((_, staff)) => Arc::clone(staff),
+            None => {
+                let known = old.iter().find(|(old, _)| of(old)).map(|(_, staff)| &***staff);
+                Staff::new(zendesk_api(api)?, &app.name, known)
+            }
+        };
+        all.insert(app.path.clone(), staff);
     }
     Ok(all)
 }
 
 /// A client of an account's API.
 pub(crate) fn zendesk_api(api: &config::ZendeskApi) -> Result<Api, BuildError> {
-    let tls = tls::upstream::client_config(api.roots.clone(), Vec::new())?;
+    let tls = tls::upstream::client_config(api.roots.0.clone(), Vec::new())?;
     Api::new(api, tls).map_err(BuildError::Zendesk)
 }
 

@@ -145,6 +145,15 @@ impl Connection {
         Some(Self { worker, peer: self.peer, peer_text: self.peer_text.clone(), door })
     }
 
+    /// Whether a request of this connection goes to the same servers under both configurations, on connections that are the same.
+    fn has_upstream_of(&self, other: &Self) -> bool {
+        let upstream = |connection: &Self| match connection.door {
+            Door::Https { site: Some(site), .. } => Some(connection.worker.upstreams[site].clone()),
+            Door::Https { site: None, .. } | Door::Http => None,
+        };
+        matches!((upstream(self), upstream(other)), (Some(own), Some(other)) if Rc::ptr_eq(&own, &other))
+    }
+
     /// `X-Forwarded-For` for the upstream: what trusted proxies say of a request's way to our peer, then our peer.
     fn chain<'a>(&self, fields: impl Iterator<Item = (&'a str, &'a [u8])>) -> Cow<'_, str> {
         let told = self.vouched_for(fields);

@@ -205,6 +205,16 @@ impl Server {
     }
 }
 
+/// From now on SIGHUP does not end the process, which has not begun to listen for it yet.
+pub fn survive_hangups() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    if let Ok(runtime) = runtime {
+        let _context = runtime.enter();
+        // The handler stays when nobody listens any more.
+        let _ = signal(SignalKind::hangup());
+    }
+}
+
 /// The exit code after a drain that cut something off.
 pub const UNCLEAN: i32 = 3;
 

@@ -21,7 +21,7 @@ use crate::drain::Watching;
 use crate::http;
 use crate::telemetry::Chain;
 use crate::tls::wire::Wire;
-use crate::worker::Worker;
+use crate::worker::{Newest, Worker};
 use proxy_header::HeaderError;
 
 /// How long the loop rests when the machine has no descriptor or memory for another connection.
@@ -81,24 +81,24 @@ fn bound(address: SocketAddr, reuse_port: bool) -> std::io::Result<Socket> {
 
 pub(crate) async fn accept_https(
     listener: tokio::net::TcpListener,
-    worker: Rc<Worker>,
+    newest: Rc<Newest>,
     stop: CancellationToken,
 ) {
-    accept(&listener, &worker, &stop, true).await;
+    accept(&listener, &newest, &stop, true).await;
 }
 
 pub(crate) async fn accept_http(
     listener: tokio::net::TcpListener,
-    worker: Rc<Worker>,
+    newest: Rc<Newest>,
     stop: CancellationToken,
 ) {
-    accept(&listener, &worker, &stop, false).await;
+    accept(&listener, &newest, &stop, false).await;
 }
 
 /// Serves what other workers hand on, until the worker stops; what is on its way then is served, too.
 pub(crate) async fn take_over(
     mut incoming: UnboundedReceiver<HandedOn>,
-    worker: Rc<Worker>,
+    newest: Rc<Newest>,
     stop: CancellationToken,
 ) {
     loop {
@@ -112,7 +112,7 @@ pub(crate) async fn take_over(
             }
         };
         let Some(HandedOn { stream, peer, tls, admitted }) = handed_on else { return };
-        let worker = worker.newer().unwrap_or_else(|| worker.clone());
+        let Some(worker) = newest.worker() else { return };
         let occupied = worker.seat.occupied();
         match TcpStream::from_std(stream) {
             Ok(stream) => serve(stream, peer, &worker, tls, (admitted, occupied)),
@@ -122,12 +122,7 @@ pub(crate) async fn take_over(
 }
 
 /// Accepts connections until the gateway stops.
-async fn accept(
-    listener: &tokio::net::TcpListener,
-    worker: &Rc<Worker>,
-    stop: &CancellationToken,
-    tls: bool,
-) {
+async fn accept(listener: &tokio::net::TcpListener, newest: &Newest, stop: &CancellationToken, tls: bool) {
     let mut stopping = std::pin::pin!(stop.cancelled());
     let mut after_the_end = 0;
     loop {
@@ -143,11 +138,11 @@ async fn accept(
                 return;
             }
         }
+        let Some(worker) = newest.worker() else { return };
+        let worker = &worker;
         match accepted {
             Ok((stream, peer)) => {
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-                let newer = worker.newer();
-                let worker = newer.as_ref().unwrap_or(worker);
                 let Some(admitted) = admitted(peer, worker) else { continue };
                 match worker.seat.elsewhere() {
                     None => serve(stream, peer, worker, tls, (admitted, worker.seat.occupy())),

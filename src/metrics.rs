@@ -175,7 +175,7 @@ impl Metrics {
         registry.register("reloads", "Reloads, by who asked for them and how they went", reloads.clone());
         registry.register(
             "last_reload_successful",
-            "1 when the last reload, or the start, took its configuration up; 0 when the one before goes on",
+            "1 when the configuration and the files it names are taken up; 0 when the last reload of either failed",
             last_reload_good.clone(),
         );
         registry.register_with_unit(
@@ -205,13 +205,13 @@ impl Metrics {
         }
     }
 
-    /// A reload, or without `by` the start.
-    pub(crate) fn reloaded(&self, by: Option<&'static str>, good: bool) {
+    /// A reload, or without `by` the start. `all_good`: nothing waits to be mended.
+    pub(crate) fn reloaded(&self, by: Option<&'static str>, good: bool, all_good: bool) {
         if let Some(by) = by {
             let result = if good { "good" } else { "failed" };
             self.reloads.get_or_create(&Reload { by, result }).inc();
         }
-        self.last_reload_good.set(good.into());
+        self.last_reload_good.set(all_good.into());
         if good {
             self.last_good_reload.set(ambient::unix_now());
         }
@@ -219,6 +219,12 @@ impl Metrics {
 
     pub(crate) fn refusal(&self, app: &str, kind: &'static str) {
         self.refusals.get_or_create(&Refusal { app: app.to_owned(), kind }).inc();
+    }
+
+    /// Of apps that there may not be any more.
+    pub(crate) fn forget_staff(&self) {
+        self.staff.clear();
+        self.staff_age.clear();
     }
 
     /// What the staff guard of an app knows at this moment.

@@ -4,15 +4,15 @@
 //! A request keeps the configuration that it began with; connections, WebSockets among them, are left alone.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::{Mutex, Notify, oneshot};
 use tracing::{error, info, warn};
 
 use crate::ambient;
@@ -21,10 +21,12 @@ use crate::gateway::{BuildError, Gateway, Lasting};
 use crate::systemd;
 use crate::telemetry::Chain;
 use crate::worker::Renewal;
-use crate::zendesk::staff::Staff;
 
 /// How long files have to stay as they are before they are taken up: whoever changes several does so one after the other.
 const SETTLED: Duration = Duration::from_secs(1);
+/// Reading all that a configuration names, and setting clients up.
+const BUILT_IN: Duration = Duration::from_secs(30);
+const LOOKED_AT_IN: Duration = Duration::from_secs(5);
 /// A worker takes a configuration up between two events; one that does not in this time is told of.
 const TAKEN_UP_IN: Duration = Duration::from_secs(5);
 
@@ -36,14 +38,18 @@ pub(crate) struct Reloader {
     control: Handle,
     /// One reload at a time.
     running: Mutex<Running>,
+    /// What runs, for those who do not wait for a reload.
+    source: ArcSwap<Source>,
     last: ArcSwap<Last>,
+    failed: std::sync::Mutex<Failed>,
+    /// A configuration has been taken up.
+    taken_up: Notify,
     draining: AtomicBool,
     started: Instant,
 }
 
 /// What is running.
 struct Running {
-    config: Source,
     fixed: Fixed,
     watched: Watched,
     watch: Option<Duration>,
@@ -54,6 +60,13 @@ struct Running {
 struct Source {
     file: PathBuf,
     text: String,
+}
+
+/// Reloads that failed, as long as what they were about is not mended. A good one by files says nothing of the file's text.
+#[derive(Default)]
+struct Failed {
+    text: Option<Arc<Last>>,
+    files: Option<Arc<Last>>,
 }
 
 /// Who asks for a reload.
@@ -99,6 +112,10 @@ pub(crate) struct Last {
 enum Refused {
     Problems(Problems),
     Build(BuildError),
+    /// Something it names keeps whoever reads it waiting.
+    Late,
+    /// The gateway is about to end.
+    Draining,
     /// A thread of ours has ended.
     Internal,
 }
@@ -121,14 +138,16 @@ impl Reloader {
             hash: config.hash.clone(),
             summary: config.summary(),
         };
-        gateway.metrics.reloaded(None, true);
+        gateway.metrics.reloaded(None, true, true);
         Arc::new(Self {
             lasting: gateway.lasting.clone(),
             gateway: ArcSwap::new(gateway),
             workers,
             control,
+            source: ArcSwap::from_pointee(Source { file: config.file.clone(), text: config.text.clone() }),
+            failed: std::sync::Mutex::default(),
+            taken_up: Notify::new(),
             running: Mutex::new(Running {
-                config: Source { file: config.file.clone(), text: config.text.clone() },
                 fixed: config.fixed(),
                 watched: config.watched.clone(),
                 watch: config.watch,
@@ -152,7 +171,16 @@ impl Reloader {
     pub(crate) fn state(&self) -> String {
         let last = self.last.load();
         let serves = format!("serves {} (configuration {})", last.summary, last.hash);
-        if last.good { serves } else { format!("the reload of {} failed; still {serves}", last.at) }
+        match self.failed().first() {
+            None => serves,
+            Some(failed) => format!("the reload of {} failed; still {serves}", failed.at),
+        }
+    }
+
+    /// Reloads that failed and are not mended.
+    pub(crate) fn failed(&self) -> Vec<Arc<Last>> {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.text.iter().chain(&failed.files).cloned().collect()
     }
 
     pub(crate) fn uptime(&self) -> Duration {
@@ -170,21 +198,31 @@ impl Reloader {
 
     /// Whether the file says something else than what runs.
     pub(crate) async fn differs_from_file(&self) -> bool {
-        let Source { file, text } = self.running.lock().await.config.clone();
-        let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(file)).await;
-        !matches!(read, Ok(Ok(now)) if now == text)
+        let Source { file, text } = (**self.source.load()).clone();
+        let read = tokio::task::spawn_blocking(move || crate::config::read_text(&file));
+        !matches!(tokio::time::timeout(LOOKED_AT_IN, read).await, Ok(Ok(Ok(now))) if now == text)
     }
 
-    /// Takes another configuration up, or says why not.
-    pub(crate) async fn reload(&self, by: By) -> Arc<Last> {
+    /// Takes another configuration up, or says why not. It is done whether somebody waits for it or not: half of it would be neither
+    /// one nor the other.
+    pub(crate) async fn reload(self: &Arc<Self>, by: By) -> Arc<Last> {
+        let own = self.clone();
+        let reload = self.control.spawn(async move { own.reload_now(by).await });
+        reload.await.unwrap_or_else(|_| self.last())
+    }
+
+    async fn reload_now(&self, by: By) -> Arc<Last> {
         let mut running = self.running.lock().await;
-        systemd::reloading();
+        if !self.is_draining() {
+            systemd::reloading();
+        }
         let outcome = self.take_up(by, &mut running).await;
         let good = outcome.is_ok();
+        let source = self.source.load_full();
         let last = Arc::new(match outcome {
             Ok(taken) => taken,
             Err(refused) => Last {
-                problems: refused.problems(&running.config.file),
+                problems: refused.problems(&source.file),
                 at: ambient::rfc_3339(),
                 by: by.name().to_owned(),
                 good: false,
@@ -192,15 +230,40 @@ impl Reloader {
                 ..(**self.last.load()).clone()
             },
         });
-        self.lasting.metrics.reloaded(Some(by.name()), good);
         self.last.store(last.clone());
+        {
+            let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+            match (good, by) {
+                (true, By::Files) => failed.files = None,
+                (true, By::Start | By::Command | By::Signal) => *failed = Failed::default(),
+                (false, By::Files) => failed.files = Some(last.clone()),
+                (false, By::Start | By::Command | By::Signal) => failed.text = Some(last.clone()),
+            }
+        }
+        self.lasting.metrics.reloaded(Some(by.name()), good, self.failed().is_empty());
         tell(&last);
-        systemd::ready(&self.state());
+        if !self.is_draining() {
+            systemd::ready(&self.state());
+        }
+        self.taken_up.notify_one();
         last
     }
 
+    /// The files are again what runs.
+    fn files_are_mended(&self) {
+        let before = self.failed.lock().unwrap_or_else(PoisonError::into_inner).files.take();
+        if before.is_some() {
+            info!("the files that the configuration names are again as they were when they were taken up");
+            self.lasting.metrics.reloaded(None, true, self.failed().is_empty());
+            systemd::ready(&self.state());
+        }
+    }
+
     async fn take_up(&self, by: By, running: &mut Running) -> Result<Last, Refused> {
-        let source = running.config.clone();
+        if self.is_draining() {
+            return Err(Refused::Draining);
+        }
+        let source = (**self.source.load()).clone();
         let before = self.gateway();
         let lasting = self.lasting.clone();
         let built = tokio::task::spawn_blocking(move || {
@@ -212,14 +275,22 @@ impl Reloader {
             let gateway = Gateway::build(&config, &lasting, Some(&before)).map_err(Refused::Build)?;
             Ok((config, gateway))
         });
-        let (config, gateway) = built.await.map_err(|_| Refused::Internal)??;
+        let built = tokio::time::timeout(BUILT_IN, built).await.map_err(|_| Refused::Late)?;
+        let (config, gateway) = built.map_err(|_| Refused::Internal)??;
+        if self.is_draining() {
+            return Err(Refused::Draining);
+        }
         let gateway = Arc::new(gateway);
         keep_staff_fresh(&gateway, &self.control);
         self.lasting.admission.limit(config.limits);
         self.publish(&gateway).await;
-        self.gateway.store(gateway);
+        let before = self.gateway.swap(gateway.clone());
+        // A sign-in under way has the list it began with, as it is.
+        for staff in before.staff().filter(|staff| !gateway.staff().any(|kept| Arc::ptr_eq(kept, staff))) {
+            staff.is_unneeded();
+        }
         let needs_restart = running.fixed.differing(&config.fixed()).into_iter().map(str::to_owned).collect();
-        running.config = Source { file: config.file.clone(), text: config.text.clone() };
+        self.source.store(Arc::new(Source { file: config.file.clone(), text: config.text.clone() }));
         running.watched = config.watched.clone();
         running.watch = config.watch;
         Ok(Last {
@@ -263,16 +334,27 @@ impl Reloader {
                 let running = self.running.lock().await;
                 (running.watched.clone(), running.watch)
             };
-            let Some(every) = every else {
-                // A reload may switch it on.
-                tokio::time::sleep(SETTLED).await;
-                continue;
+            let pause = async {
+                match every {
+                    Some(every) => tokio::time::sleep(every).await,
+                    None => std::future::pending().await,
+                }
             };
-            tokio::time::sleep(every).await;
+            tokio::select! {
+                () = pause => {}
+                // What it names, and how often it is looked at, may be others.
+                () = self.taken_up.notified() => continue,
+            }
             let now = look(&watched).await;
-            if now == watched || in_vain.as_ref() == Some(&now) {
+            if now == watched {
+                in_vain = None;
+                self.files_are_mended();
                 continue;
             }
+            if in_vain.as_ref() == Some(&now) {
+                continue;
+            }
+            let every = every.unwrap_or(SETTLED);
             tokio::time::sleep(SETTLED.min(every)).await;
             if look(&watched).await != now || self.running.lock().await.watched != watched {
                 continue;
@@ -292,9 +374,8 @@ async fn look(watched: &Watched) -> Watched {
 
 /// Fetches the staff of each account for as long as this gateway, or a request under way, needs it.
 pub(crate) fn keep_staff_fresh(gateway: &Gateway, control: &Handle) {
-    let sites = gateway.sites.iter().flat_map(|site| &site.sign_on);
-    for staff in sites.flat_map(|sign_on| sign_on.staff.values()) {
-        control.spawn(Staff::keep_fresh(Arc::downgrade(staff)));
+    for staff in gateway.staff() {
+        staff.keep_fresh(control);
     }
 }
 
@@ -303,6 +384,14 @@ impl Refused {
         match self {
             Self::Problems(problems) => problems.list.clone(),
             Self::Build(error) => Problems::of_file(file.to_owned(), Chain(error).to_string()).list,
+            Self::Late => {
+                let seconds = BUILT_IN.as_secs();
+                let why = format!("what it names could not be read within {seconds} s");
+                Problems::of_file(file.to_owned(), why).list
+            }
+            Self::Draining => {
+                Problems::of_file(file.to_owned(), "the gateway is about to end".to_owned()).list
+            }
             Self::Internal => Problems::of_file(file.to_owned(), "the reload broke off".to_owned()).list,
         }
     }

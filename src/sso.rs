@@ -218,7 +218,9 @@ impl Visit {
     ) -> Result<Permit, SignInError> {
         // Set once: a visit is one person's.
         let _ = self.learned.signed_in.set(identity.id.clone());
-        rates.person(self.site, identity.id.as_str()).map_err(SignInError::Enough)?;
+        rates
+            .person(&self.gateway.sites[self.site].config.hosts[0], identity.id.as_str())
+            .map_err(SignInError::Enough)?;
         let deciding = Deciding {
             sign_on: &self.sign_on,
             app: &self.app,

@@ -20,6 +20,7 @@ pub(crate) async fn of(reloader: &Reloader) -> Value {
             "differs_from_file": reloader.differs_from_file().await,
         },
         "last_reload": &*last,
+        "failed_reloads": reloader.failed().iter().map(|failed| json!(&**failed)).collect::<Vec<_>>(),
         "connections": gateway.admission.open(),
         "sites": gateway.sites.iter().map(|site| of_site(site, &gateway)).collect::<Vec<_>>(),
     })

@@ -55,7 +55,7 @@ pub(crate) struct Worker {
 
 /// The worker under the configuration of now, and what older ones still have under way at iMIS.
 #[derive(Default)]
-struct Newest {
+pub(crate) struct Newest {
     worker: RefCell<Option<Rc<Worker>>>,
     retired: RefCell<Vec<Weak<Upstream>>>,
 }
@@ -90,7 +90,7 @@ impl Worker {
         retired.retain(|upstream| upstream.strong_count() > 0);
         let is_kept = |upstream: &&Rc<Upstream>| next.upstreams.iter().any(|kept| Rc::ptr_eq(kept, upstream));
         retired.extend(self.upstreams.iter().filter(|upstream| !is_kept(upstream)).map(Rc::downgrade));
-        *self.newest.worker.borrow_mut() = Some(next);
+        self.newest.become_of(Some(next));
         // Whoever reloads may have given up.
         let _ = renewal.taken_up.send(());
     }
@@ -163,7 +163,10 @@ async fn run(start: Start, incident_prefix: u64, started: mpsc::Sender<std::io::
         newest: Rc::default(),
         gateway,
     });
-    *worker.newest.worker.borrow_mut() = Some(worker.clone());
+    let (newest, drain, connections) =
+        (worker.newest.clone(), worker.drain.clone(), worker.connections.clone());
+    // From here on nothing holds the first configuration but what is served under it.
+    newest.become_of(Some(worker));
     let adopted = (adopt(sockets.https), adopt(sockets.http));
     let (https, http) = match adopted {
         (Ok(https), Ok(http)) => (https, http),
@@ -174,28 +177,29 @@ async fn run(start: Start, incident_prefix: u64, started: mpsc::Sender<std::io::
     };
     let arriving = TaskTracker::new();
     for socket in https {
-        arriving.spawn_local(listener::accept_https(socket, worker.clone(), stop.clone()));
+        arriving.spawn_local(listener::accept_https(socket, newest.clone(), stop.clone()));
     }
     for socket in http {
-        arriving.spawn_local(listener::accept_http(socket, worker.clone(), stop.clone()));
+        arriving.spawn_local(listener::accept_http(socket, newest.clone(), stop.clone()));
     }
-    arriving.spawn_local(listener::take_over(incoming, worker.clone(), stop.clone()));
+    arriving.spawn_local(listener::take_over(incoming, newest.clone(), stop.clone()));
     arriving.close();
-    tokio::task::spawn_local(prune(worker.newest.clone(), pulse));
-    tokio::task::spawn_local(take_up_all(renewals, worker.newest.clone()));
+    tokio::task::spawn_local(prune(newest.clone(), pulse));
+    tokio::task::spawn_local(take_up_all(renewals, newest.clone()));
     let _ = started.send(Ok(()));
     stop.cancelled().await;
-    worker.drain.begin();
+    drain.begin();
     arriving.wait().await;
-    worker.connections.close();
-    let grace = worker.newer().unwrap_or_else(|| worker.clone()).gateway.timeouts.drain;
-    if tokio::time::timeout(grace, worker.connections.wait()).await.is_ok() {
-        return true;
+    connections.close();
+    let grace = newest.worker().map_or(Duration::ZERO, |worker| worker.gateway.timeouts.drain);
+    let mut all_ended = tokio::time::timeout(grace, connections.wait()).await.is_ok();
+    if !all_ended {
+        // WebSockets have no end of their own.
+        drain.close();
+        all_ended = tokio::time::timeout(LAST_FRAMES, connections.wait()).await.is_ok();
     }
-    // WebSockets have no end of their own.
-    worker.drain.close();
-    let all_ended = tokio::time::timeout(LAST_FRAMES, worker.connections.wait()).await.is_ok();
-    all_ended && !worker.drain.has_cut()
+    newest.become_of(None);
+    all_ended && !drain.has_cut()
 }
 
 async fn prune(newest: Rc<Newest>, pulse: Pulse) {
@@ -212,6 +216,17 @@ async fn prune(newest: Rc<Newest>, pulse: Pulse) {
 }
 
 impl Newest {
+    /// None once the worker has ended.
+    pub(crate) fn worker(&self) -> Option<Rc<Worker>> {
+        self.worker.borrow().clone()
+    }
+
+    fn become_of(&self, worker: Option<Rc<Worker>>) {
+        // Dropped when nothing is borrowed: it may be the last of its kind.
+        let before = self.worker.replace(worker);
+        drop(before);
+    }
+
     /// Those of now and those that still have something under way.
     fn upstreams(&self) -> Vec<Rc<Upstream>> {
         let retired = self.retired.borrow();
@@ -224,8 +239,7 @@ impl Newest {
 /// Takes up one configuration after the other, as long as the worker runs.
 async fn take_up_all(mut renewals: UnboundedReceiver<Renewal>, newest: Rc<Newest>) {
     while let Some(renewal) = renewals.recv().await {
-        let worker = newest.worker.borrow().clone();
-        if let Some(worker) = worker {
+        if let Some(worker) = newest.worker() {
             worker.take_up(renewal);
         }
     }

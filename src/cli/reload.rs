@@ -1,6 +1,6 @@
 //! `imis-gateway reload`: asks the gateway that runs to take its configuration up, waits for it, and says what `check` would say.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use http::Method;
 
@@ -31,11 +31,46 @@ pub(super) struct Socket {
 impl Socket {
     /// Its path, or the exit code of whoever has been told why there is none.
     pub(super) fn path(&self) -> Result<PathBuf, i32> {
-        let glance = || crate::config::glance(self.with_config.file()).control;
-        self.socket.clone().or_else(glance).ok_or_else(|| {
-            complain("imis-gateway: listen.control is null in the configuration: the gateway has no control socket");
+        if let Some(socket) = &self.socket {
+            return Ok(socket.clone());
+        }
+        let file = self.with_config.file();
+        let glance = crate::config::glance(file);
+        if !glance.is_read {
+            let socket = glance.control.as_deref().unwrap_or(Path::new("-"));
+            complain(&format!(
+                "imis-gateway: {} cannot be read as YAML; asking on the default socket {}",
+                file.display(),
+                socket.display()
+            ));
+        }
+        glance.control.ok_or_else(|| {
+            complain("imis-gateway: listen.control is null, or no path, in the configuration: there is no control socket to ask on");
             FAILED
         })
+    }
+
+    /// Complains when the gateway that listens there runs another file than was named.
+    fn require_same_file(&self, socket: &Path) -> Result<(), i32> {
+        let Some(named) = self.with_config.named() else { return Ok(()) };
+        let status = control::status(socket).map_err(|error| {
+            complain(&format!("imis-gateway: {}", Chain(&error)));
+            FAILED
+        })?;
+        let runs = Path::new(status["last_reload"]["file"].as_str().unwrap_or_default());
+        let same = runs == std::path::absolute(named).as_deref().unwrap_or(named)
+            || std::fs::canonicalize(named)
+                .is_ok_and(|named| std::fs::canonicalize(runs).is_ok_and(|runs| runs == named));
+        if same {
+            return Ok(());
+        }
+        complain(&format!(
+            "imis-gateway: the gateway on {} runs {}, not {}",
+            socket.display(),
+            runs.display(),
+            named.display()
+        ));
+        Err(FAILED)
     }
 }
 
@@ -44,8 +79,11 @@ pub(super) fn reload(arguments: &Reload) -> i32 {
         Ok(path) => path,
         Err(code) => return code,
     };
+    if let Err(code) = arguments.socket.require_same_file(&socket) {
+        return code;
+    }
     let answer = match control::ask(&socket, Method::POST, "/reload") {
-        Ok((_, answer)) => answer,
+        Ok(answer) => answer,
         Err(error) => {
             complain(&format!("imis-gateway: {}", Chain(&error)));
             return FAILED;

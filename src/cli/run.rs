@@ -1,11 +1,12 @@
 //! `imis-gateway run`
 
 use super::{FAILED, GOOD, WithConfig, complain, report};
-use crate::lifecycle::{Server, UNCLEAN};
+use crate::lifecycle::{Server, UNCLEAN, survive_hangups};
 use crate::telemetry::{self, Chain};
 
 pub(super) fn run(with_config: &WithConfig) -> i32 {
-    let config = match with_config.load() {
+    survive_hangups();
+    let config = match with_config.load_to_run() {
         Ok(config) => config,
         Err(problems) => return report(&problems),
     };

@@ -1,10 +1,13 @@
 //! `imis-gateway status`: what runs at this moment, as the gateway itself says.
 
-use http::Method;
+use std::path::Path;
+
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::reload::Socket;
 use super::{FAILED, Format, GOOD, complain, counted, plain, say};
+use crate::config::Problem;
 use crate::control;
 use crate::telemetry::Chain;
 
@@ -22,8 +25,8 @@ pub(super) fn status(arguments: &Status) -> i32 {
         Ok(path) => path,
         Err(code) => return code,
     };
-    match control::ask(&socket, Method::GET, "/status") {
-        Ok((_, status)) => {
+    match control::status(&socket) {
+        Ok(status) => {
             match arguments.format {
                 Format::Json => say(&status.to_string()),
                 Format::Text => tell(&status),
@@ -55,20 +58,17 @@ fn tell(status: &Value) {
     }
     if last["good"] == true {
         say(&format!("taken up       {} by {}", text(&last["at"]), text(&last["by"])));
-    } else {
+    }
+    for last in status["failed_reloads"].as_array().into_iter().flatten() {
         say(&format!(
             "last reload    FAILED at {} (by {}); what ran before goes on",
             text(&last["at"]),
             text(&last["by"])
         ));
-        for problem in last["problems"].as_array().into_iter().flatten() {
-            say(&format!(
-                "               {}:{}: {}: {}",
-                problem["line"],
-                problem["column"],
-                text(&problem["key"]),
-                text(&problem["reason"])
-            ));
+        let file = Path::new(last["file"].as_str().unwrap_or_default());
+        let problems = Vec::<Problem>::deserialize(&last["problems"]).unwrap_or_default();
+        for problem in problems {
+            say(&format!("               {}", plain(&problem.shown(file))));
         }
     }
     for key in last["needs_restart"].as_array().into_iter().flatten() {

@@ -8,7 +8,7 @@ use url::Url;
 
 #[cfg(any(test, feature = "workbench"))]
 use super::values;
-use super::{Authority, Secret};
+use super::{Authority, Roots, Secret};
 use crate::expression::Expression;
 use crate::sso::claims;
 
@@ -250,16 +250,16 @@ pub(crate) struct SharedSecret {
 }
 
 /// The API of an account.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ZendeskApi {
     /// Ends in `/`.
     pub(crate) url: Url,
-    pub(crate) roots: Arc<rustls::RootCertStore>,
+    pub(crate) roots: Roots,
     pub(crate) credentials: ZendeskCredentials,
 }
 
 /// As whom the API is asked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ZendeskCredentials {
     /// An OAuth client.
     Client { id: String, secret: Arc<Secret> },

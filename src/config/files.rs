@@ -2,9 +2,12 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use nix::fcntl::OFlag;
 
 /// Reads what a configuration names and remembers what it was.
 pub(crate) struct Files {
@@ -27,7 +30,7 @@ impl Files {
 
     /// The contents of a file, whose changes count from now on.
     pub(crate) fn bytes(&self, path: &Path) -> std::io::Result<Vec<u8>> {
-        let bytes = std::fs::read(path);
+        let bytes = read(path);
         let contents = bytes.as_ref().ok().map(|bytes| contents(bytes));
         self.read.borrow_mut().insert(path.to_owned(), contents);
         bytes
@@ -45,7 +48,7 @@ pub(crate) struct Watched(BTreeMap<PathBuf, Contents>);
 impl Watched {
     /// The same files as they are now. Whatever leads to them (the symbolic links of certbot and Kubernetes) is followed anew.
     pub(crate) fn now(&self) -> Self {
-        let now = |path: &PathBuf| std::fs::read(path).ok().map(|bytes| contents(&bytes));
+        let now = |path: &PathBuf| read(path).ok().map(|bytes| contents(&bytes));
         Self(self.0.keys().map(|path| (path.clone(), now(path))).collect())
     }
 
@@ -56,6 +59,29 @@ impl Watched {
             .filter(|(path, contents)| other.0.get(*path) != Some(*contents))
             .map(|(path, _)| path.as_path())
     }
+}
+
+/// More is no certificate, no secret and no configuration.
+const MOST_BYTES: u64 = 4 * 1024 * 1024;
+
+/// All of a file. What is no file (a pipe, a device) could keep whoever reads it waiting for ever.
+pub(crate) fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(std::io::Error::other(format!("it has more than {MOST_BYTES} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// The same of a text.
+pub(crate) fn read_text(path: &Path) -> std::io::Result<String> {
+    // Not what the conversion says: it holds the bytes.
+    String::from_utf8(read(path)?).map_err(|_| std::io::Error::other("it is not UTF-8"))
 }
 
 fn contents(bytes: &[u8]) -> Box<[u8]> {
@@ -85,5 +111,9 @@ mod tests {
         assert_eq!(before.differing(&now).collect::<Vec<_>>(), [at("absent"), at("current")]);
         std::fs::remove_file(at("current")).unwrap();
         assert_ne!(before.now(), now);
+        assert!(read(folder.path()).unwrap_err().to_string().contains("regular file"));
+        assert!(read(Path::new("/dev/zero")).unwrap_err().to_string().contains("regular file"));
+        std::fs::write(at("large"), vec![0; MOST_BYTES as usize + 1]).unwrap();
+        assert!(read(&at("large")).is_err());
     }
 }

@@ -318,6 +318,11 @@ impl<'a> Section<'a> {
         self.entries.iter().map(value).collect()
     }
 
+    /// Whether there are keys that were not asked for.
+    pub(super) fn has_others(&self) -> bool {
+        self.entries.iter().any(|(name, _)| !self.known.contains(&name.value.as_str()))
+    }
+
     /// Reports every key that was not asked for, with the nearest known one.
     pub(super) fn finish(self) {
         for (name, _) in self.entries.iter().filter(|(name, _)| !self.known.contains(&name.value.as_str())) {

@@ -10,12 +10,13 @@ mod site;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::files::{Files, Watched};
+use super::files::{Files, Watched, read_text};
 use super::raw::{self, Reader, Section, Value};
 use super::{
     AuditConfig, BrowserTimeouts, Config, DEFAULT_CONTROL, Emails, Limits, Listen, Log, LogFormat, Problem,
@@ -146,7 +147,14 @@ fn listen(mut section: Section<'_>, files: &Files) -> Option<Listen> {
     };
     let control = match section.optional("control") {
         Some(value) if value.is_null() => Some(None),
-        Some(value) => value.text(control_path).map(|path| Some(files.at(path))),
+        Some(value) => value.text(control_path).and_then(|path| {
+            let path = files.at(path);
+            let taken = std::fs::symlink_metadata(&path).is_ok_and(|found| !found.file_type().is_socket());
+            if taken {
+                value.report("there is something else than a socket at this path");
+            }
+            (!taken).then_some(Some(path))
+        }),
         None => Some(default.control),
     };
     section.finish();
@@ -166,16 +174,19 @@ fn control_path(text: &str) -> Result<String, String> {
 
 /// How the gateway of a file is reached, however much else in the file is wrong.
 pub(crate) struct Glance {
+    /// It is there, and YAML.
+    pub(crate) is_read: bool,
     pub(crate) control: Option<PathBuf>,
     pub(crate) admin: Option<SocketAddr>,
 }
 
 pub(crate) fn glance(file: &Path) -> Glance {
-    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let text = read_text(file).unwrap_or_default();
     let tree = raw::parse(&text).ok();
     let listen = tree.as_ref().and_then(|tree| tree.value.get("listen"));
     let of = |key| listen.and_then(|listen| listen.get(key));
     Glance {
+        is_read: tree.is_some() && !text.is_empty(),
         control: match of("control") {
             None => Some(PathBuf::from(DEFAULT_CONTROL)),
             Some(node) => node.text().map(|path| file.parent().unwrap_or(Path::new(".")).join(path)),

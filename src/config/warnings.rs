@@ -88,6 +88,17 @@ impl Config {
                         site.hosts[0], app.name
                     ));
                 }
+                if let Some(api) = &app.zendesk.api
+                    && api.url.host_str() != Some(app.zendesk.origin.host.as_str())
+                {
+                    warnings.push(format!(
+                        "{}: `{}` asks the API of {} about the staff, and signs in to {}: is that one account?",
+                        site.hosts[0],
+                        app.name,
+                        api.url.host_str().unwrap_or_default(),
+                        app.zendesk.origin.host
+                    ));
+                }
                 if let Some(name) = app.trusts_the_request() {
                     warnings.push(format!(
                         "{}: a rule of `{}` asks about {name}, which is whatever the address says that somebody opens: it keeps nobody out",

@@ -51,8 +51,10 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Socket + Unpin>(io: S, mut
         let next = browser.next_head(&connection).await;
         if let Some(renewed) = connection.renewed() {
             browser.limits = renewed.worker.gateway.limits;
-            // It may lead to a server that is not the site's any more.
-            browser.own = None;
+            if !renewed.has_upstream_of(&connection) {
+                // It leads to a server that is not the site's any more.
+                browser.own = None;
+            }
             connection = renewed;
         }
         let next = match next {

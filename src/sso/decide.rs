@@ -149,6 +149,14 @@ fn guard_staff(
             sign_on.staff.get(&app.path).map(|staff| staff.standing(permit.email(), permit.id().as_str()));
         match standing {
             Some(Standing::NotStaff) => (Ok(()), "nobody of the staff has the address"),
+            Some(Standing::NotStaffLongAgo) if of_domains => (
+                Err(Denied::StaffAddress.into()),
+                "the list of the staff is old, and the address is of its domains",
+            ),
+            Some(Standing::NotStaffLongAgo) => (
+                Ok(()),
+                "nobody of the staff had the address when the list was fetched, which is a while ago",
+            ),
             Some(Standing::SamePerson) => (Ok(()), "the address is of the staff member with this iMIS ID"),
             Some(Standing::SomebodyOfStaff) => {
                 (Err(Denied::StaffAddress.into()), "somebody of the staff has the address")

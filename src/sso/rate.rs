@@ -57,7 +57,7 @@ impl Rates {
     }
 
     /// Another sign-in of this person. `site` tells people of one id apart.
-    pub(super) fn person(&self, site: usize, imis_id: &str) -> Result<(), Enough> {
+    pub(super) fn person(&self, site: &str, imis_id: &str) -> Result<(), Enough> {
         self.people.check_key(&format!("{site} {imis_id}")).map_err(|_| Enough::Person)
     }
 }
@@ -87,9 +87,9 @@ mod tests {
         assert_eq!(rates.network(address("2001:db8::3")), Err(Enough::Network), "the same /64");
         assert_eq!(rates.network(address("2001:db8:0:1::1")), Ok(()));
         assert_eq!(
-            [rates.person(0, "7"), rates.person(0, "7"), rates.person(0, "7")],
+            [rates.person("a", "7"), rates.person("a", "7"), rates.person("a", "7")],
             [Ok(()), Ok(()), Err(Enough::Person)]
         );
-        assert_eq!([rates.person(0, "8"), rates.person(1, "7")], [Ok(()), Ok(())]);
+        assert_eq!([rates.person("a", "8"), rates.person("b", "7")], [Ok(()), Ok(())]);
     }
 }

@@ -1,9 +1,9 @@
 //! From one shared secret to the next without a lost sign-in.
 //!
 //! Zendesk ends the old secret the moment it has a new one, and nobody can do that and change the gateway's at the same moment. While an
-//! app has two, a token that Zendesk refuses for its signature is minted once more with the other. Which secret a token was signed with,
-//! and where its sign-in was to go, a short-lived cookie tells; it holds fingerprints, and nothing that has to be believed: whoever makes
-//! one up chooses between secrets that are both the operator's.
+//! app has two, a token that Zendesk refuses for its signature is minted once more with the other. Which secrets tokens on their way were
+//! signed with, and where their sign-ins were to go, a short-lived cookie tells; it holds fingerprints, and nothing that has to be
+//! believed: whoever makes one up chooses between secrets that are both the operator's.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,7 +13,7 @@ use http::{HeaderMap, Response, StatusCode};
 use tracing::info;
 
 use super::return_to::Arrival;
-use super::{Visit, add_cookie};
+use super::{Visit, add_cookie, loop_breaker};
 use crate::config::{App, Secret, fingerprint};
 use crate::pages;
 
@@ -21,15 +21,27 @@ const NAME: &str = "__Host-imis-gateway-signed-";
 /// From the hand-off to Zendesk's answer.
 const SECONDS: u32 = 120;
 /// A longer way is not remembered.
-const MOST_TARGET: usize = 1200;
+const MOST_TARGET: usize = 800;
+/// Tokens on their way at a time, for tabs that sign in together.
+const MOST_ON_THEIR_WAY: usize = 4;
+/// So many times one browser is sent through once more: four tabs, and an error that somebody made up.
+const MOST_TRIES: u32 = 6;
 
-/// How far a sign-in has come.
+/// What became of the tokens of one browser.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-struct Trial {
-    /// Fingerprint of the secret that Zendesk did not take.
-    refused: Option<String>,
-    /// Of the one that the last token was signed with.
-    used: Option<String>,
+struct Trials {
+    /// Fingerprints of the secrets that Zendesk did not take.
+    refused: Vec<String>,
+    /// How often the browser was sent through once more.
+    tries: u32,
+    /// The last one comes last.
+    on_their_way: Vec<OnItsWay>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct OnItsWay {
+    /// Fingerprint of the secret it was signed with.
+    signed_with: String,
     target: String,
 }
 
@@ -44,43 +56,48 @@ pub(super) struct Chosen<'a> {
 /// The secret for the next token: the current one, unless Zendesk has just refused it.
 pub(super) fn choose<'a>(visit: &'a Visit, arrival: &Arrival) -> Chosen<'a> {
     let app = &visit.app;
-    let before = Trial::of(&visit.headers, app).unwrap_or_default();
-    let refused = before.refused;
-    let other = secrets(app)
-        .find(|(_, secret)| refused.as_ref().is_none_or(|refused| secret.fingerprint() != *refused));
-    let (name, secret) = other.unwrap_or(("current", &app.zendesk.shared_secret.current));
-    let matters = refused.is_some() || app.zendesk.shared_secret.next.is_some();
-    let cookie = matters.then(|| {
-        let target = arrival.sso_target(app);
-        let target = if target.len() <= MOST_TARGET { target } else { app.path.clone() };
-        Trial { refused, used: Some(secret.fingerprint()), target }.cookie(app)
-    });
+    let mut trials = Trials::of(&visit.headers, app);
+    let matters = trials.tries > 0 || app.zendesk.shared_secret.next.is_some();
+    let (name, secret) = trials.untried(app).unwrap_or(("current", &app.zendesk.shared_secret.current));
+    let target = arrival.sso_target(app);
+    let target = if target.len() <= MOST_TARGET { target } else { app.path.clone() };
+    trials.on_their_way.push(OnItsWay { signed_with: secret.fingerprint(), target });
+    let cookie = matters.then(|| trials.cookie(app));
     Chosen { secret, name, cookie }
 }
 
-/// What becomes of a token that Zendesk refused for its signature: once more with the other secret, if there is one.
-pub(super) fn once_more(visit: &Visit) -> Option<Response<Bytes>> {
+/// What becomes of a token that Zendesk refused for its signature.
+pub(super) enum Refused {
+    /// Once more, with the other secret.
+    OnceMore(Box<Response<Bytes>>),
+    /// Zendesk takes none. Where the sign-in was to go, and the cookie for what other tabs have on its way.
+    ByAll { target: Option<String>, cookie: String },
+}
+
+/// A token was refused for its signature.
+pub(super) fn refused(visit: &Visit) -> Refused {
     let app = &visit.app;
-    let Trial { refused: None, used: Some(used), target } = Trial::of(&visit.headers, app)? else {
-        return None;
+    let mut trials = Trials::of(&visit.headers, app);
+    let Some(token) = trials.returned() else {
+        return Refused::ByAll { target: None, cookie: trials.cookie(app) };
     };
-    let (name, _) = secrets(app).find(|(_, secret)| secret.fingerprint() != used)?;
-    info!(incident = %visit.incident, app = %app.name, secret = name, "Zendesk refused one secret; once more with the other");
-    let target = Arrival::of_target(&target, app).sso_target(app);
-    let mut response = pages::redirect(StatusCode::FOUND, &target);
-    add_cookie(&mut response, &Trial { refused: Some(used), used: None, target }.cookie(app));
-    Some(response)
-}
-
-/// Where the sign-in that Zendesk refused was to go.
-pub(super) fn target(visit: &Visit) -> Option<String> {
-    let Trial { target, .. } = Trial::of(&visit.headers, &visit.app)?;
-    Some(Arrival::of_target(&target, &visit.app).sso_target(&visit.app))
-}
-
-/// The Set-Cookie header of whoever begins anew.
-pub(super) fn deletion(app: &App) -> String {
-    format!("{}=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Lax", name(app))
+    let target = Arrival::of_target(&token.target, app).sso_target(app);
+    trials.tries += 1;
+    match trials.untried(app).map(|(name, _)| name) {
+        Some(name) if trials.tries <= MOST_TRIES => {
+            info!(incident = %visit.incident, app = %app.name, secret = name, "Zendesk refused one secret; once more with the other");
+            let mut response = pages::redirect(StatusCode::FOUND, &target);
+            add_cookie(&mut response, &trials.cookie(app));
+            // How often this goes on is counted here.
+            add_cookie(&mut response, loop_breaker::DELETION);
+            Refused::OnceMore(Box::new(response))
+        }
+        Some(_) | None => {
+            // Whoever tries again begins anew.
+            trials.refused.clear();
+            Refused::ByAll { target: Some(target), cookie: trials.cookie(app) }
+        }
+    }
 }
 
 fn secrets(app: &App) -> impl Iterator<Item = (&'static str, &Secret)> {
@@ -93,31 +110,60 @@ fn name(app: &App) -> String {
     format!("{NAME}{}", fingerprint(&app.path))
 }
 
-impl Trial {
-    fn of(headers: &HeaderMap, app: &App) -> Option<Self> {
+impl Trials {
+    /// The first secret that Zendesk has not refused.
+    fn untried<'a>(&self, app: &'a App) -> Option<(&'static str, &'a Secret)> {
+        secrets(app).find(|(_, secret)| !self.refused.contains(&secret.fingerprint()))
+    }
+
+    /// The token that Zendesk has most likely answered about: one with a secret that it is known not to take, else the last one. Its secret is
+    /// known to be refused from now on.
+    fn returned(&mut self) -> Option<OnItsWay> {
+        let known = self.on_their_way.iter().rposition(|token| self.refused.contains(&token.signed_with));
+        let place = known.or(self.on_their_way.len().checked_sub(1))?;
+        let token = self.on_their_way.remove(place);
+        if !self.refused.contains(&token.signed_with) {
+            self.refused.push(token.signed_with.clone());
+        }
+        Some(token)
+    }
+
+    /// What the browser brings; nothing, where that makes no sense.
+    fn of(headers: &HeaderMap, app: &App) -> Self {
         let name = name(app);
         let lines = headers.get_all(COOKIE).iter();
         let pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
         let mut values = pairs.filter_map(|pair| {
             std::str::from_utf8(pair.trim_ascii()).ok()?.strip_prefix(name.as_str())?.strip_prefix('=')
         });
-        let value = values.next()?;
-        let mut parts = value.splitn(3, '.');
-        let mut print = || parts.next().map(|part| (part != "-").then(|| part.to_owned()));
-        let (refused, used) = (print()?, print()?);
-        let target = URL_SAFE_NO_PAD.decode(parts.next()?).ok()?;
-        Some(Self { refused, used, target: String::from_utf8(target).ok()? })
+        values.next().and_then(Self::parse).unwrap_or_default()
+    }
+
+    /// `TRIES.REFUSED-REFUSED.SIGNED~TARGET.SIGNED~TARGET`
+    fn parse(value: &str) -> Option<Self> {
+        let mut parts = value.split('.');
+        let tries = parts.next()?.parse().ok()?;
+        let refused = parts.next()?.split('-').filter(|print| !print.is_empty()).map(str::to_owned).collect();
+        let on_its_way = |part: &str| {
+            let (signed_with, target) = part.split_once('~')?;
+            let target = String::from_utf8(URL_SAFE_NO_PAD.decode(target).ok()?).ok()?;
+            Some(OnItsWay { signed_with: signed_with.to_owned(), target })
+        };
+        let on_their_way = parts.map(on_its_way).collect::<Option<Vec<_>>>()?;
+        Some(Self { refused, tries, on_their_way })
     }
 
     fn cookie(&self, app: &App) -> String {
-        let print = |print: &Option<String>| print.clone().unwrap_or_else(|| "-".to_owned());
-        let value = format!(
-            "{}.{}.{}",
-            print(&self.refused),
-            print(&self.used),
-            URL_SAFE_NO_PAD.encode(&self.target)
-        );
-        format!("{}={value}; Path=/; Max-Age={SECONDS}; Secure; HttpOnly; SameSite=Lax", name(app))
+        let name = name(app);
+        if self.on_their_way.is_empty() && self.refused.is_empty() {
+            return format!("{name}=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Lax");
+        }
+        let mut value = format!("{}.{}", self.tries, self.refused.join("-"));
+        let first = self.on_their_way.len().saturating_sub(MOST_ON_THEIR_WAY);
+        for token in &self.on_their_way[first..] {
+            value += &format!(".{}~{}", token.signed_with, URL_SAFE_NO_PAD.encode(&token.target));
+        }
+        format!("{name}={value}; Path=/; Max-Age={SECONDS}; Secure; HttpOnly; SameSite=Lax")
     }
 }
 
@@ -131,21 +177,46 @@ mod tests {
         HeaderMap::from_iter([(COOKIE, format!("Login=x; {pair}").parse().unwrap())])
     }
 
+    fn token(signed_with: &str, target: &str) -> OnItsWay {
+        OnItsWay { signed_with: signed_with.to_owned(), target: target.to_owned() }
+    }
+
     #[test]
-    fn a_trial_comes_back_as_it_was_and_to_its_own_app_alone() {
+    fn trials_come_back_as_they_were_and_to_their_own_app_alone() {
         let app = test_app();
-        let trial = Trial {
-            refused: Some("01234567".to_owned()),
-            used: None,
-            target: "/sso/zendesk?return_to=%2Fhc".to_owned(),
-        };
-        let cookie = trial.cookie(&app);
-        assert_eq!(Trial::of(&sent(&cookie), &app), Some(trial));
+        let tokens =
+            vec![token("01234567", "/sso/zendesk?return_to=%2Fhc"), token("89abcdef", "/sso/zendesk")];
+        let trials = Trials { refused: vec!["01234567".to_owned()], tries: 2, on_their_way: tokens };
+        let cookie = trials.cookie(&app);
+        assert_eq!(Trials::of(&sent(&cookie), &app), trials);
         let other = App { path: "/sso/staff".to_owned(), ..test_app() };
-        assert_eq!(Trial::of(&sent(&cookie), &other), None);
-        for odd in ["", "-.-", "-.-.%", "-.-.____", "x"] {
+        assert_eq!(Trials::of(&sent(&cookie), &other), Trials::default());
+        for odd in ["", "x", "1", "1.a.b", "1.a.b~%", "1.a.b~____", "-1..", "99999999999."] {
             let cookie = format!("{}={odd}", name(&app));
-            assert_eq!(Trial::of(&sent(&cookie), &app), None, "{odd}");
+            assert_eq!(Trials::of(&sent(&cookie), &app), Trials::default(), "{odd}");
         }
+    }
+
+    #[test]
+    fn answers_are_about_the_secret_that_is_known_to_be_refused_first() {
+        let mut trials =
+            Trials { on_their_way: vec![token("old", "a"), token("old", "b")], ..Trials::default() };
+        assert_eq!(trials.returned(), Some(token("old", "b")));
+        trials.on_their_way.push(token("new", "b"));
+        assert_eq!(trials.returned(), Some(token("old", "a")), "the other tab's answer, not the new token's");
+        assert_eq!(trials.refused, ["old"]);
+        assert_eq!(trials.returned(), Some(token("new", "b")));
+        assert_eq!(trials.returned(), None);
+    }
+
+    #[test]
+    fn no_more_is_carried_than_a_few_tabs_need() {
+        let app = test_app();
+        let tokens =
+            (0..9).map(|number| token("01234567", &format!("/{number}{}", "x".repeat(780)))).collect();
+        let cookie = Trials { on_their_way: tokens, ..Trials::default() }.cookie(&app);
+        assert!(cookie.len() < 4600, "{}", cookie.len());
+        let back = Trials::of(&sent(&cookie), &app).on_their_way;
+        assert!(back.len() == MOST_ON_THEIR_WAY && back[3].target.starts_with("/8"));
     }
 }

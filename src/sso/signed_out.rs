@@ -72,14 +72,17 @@ fn refused(visit: &Visit, message: &str) -> Response<Bytes> {
     // The text itself may name an e-mail address and may come from anybody; its kind says enough.
     warn!(incident, app, kind = refusal.name(), "Zendesk refused a sign-in");
     visit.gateway.metrics.refusal(app, refusal.name());
-    if refusal == Refusal::Signature
-        && navigates(visit)
-        && let Some(response) = rotation::once_more(visit)
-    {
-        return response;
+    let mut again = Arrival::parse(&visit.query, &visit.app.zendesk).sso_target(&visit.app);
+    let mut cookies = vec![loop_breaker::DELETION.to_owned()];
+    if refusal == Refusal::Signature && navigates(visit) {
+        match rotation::refused(visit) {
+            rotation::Refused::OnceMore(response) => return *response,
+            rotation::Refused::ByAll { target, cookie } => {
+                again = target.unwrap_or(again);
+                cookies.push(cookie);
+            }
+        }
     }
-    let again = rotation::target(visit)
-        .unwrap_or_else(|| Arrival::parse(&visit.query, &visit.app.zendesk).sso_target(&visit.app));
     let message = Message::new(StatusCode::OK, format!("{app} could not sign you in"))
         .text(refusal.for_member())
         .detail("What Zendesk said", raw)
@@ -87,7 +90,10 @@ fn refused(visit: &Visit, message: &str) -> Response<Bytes> {
         .link(Link::primary("Try again", again))
         .link(Link::new("Back to the site", "/"));
     let mut page = visit.gateway.pages.message(&message, incident);
-    add_cookie(&mut page, &rotation::deletion(&visit.app));
+    // Whoever tries again, by a click, is in no circle.
+    for cookie in &cookies {
+        add_cookie(&mut page, cookie);
+    }
     page
 }
 

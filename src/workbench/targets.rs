@@ -340,7 +340,7 @@ pub fn configuration(bytes: &[u8]) {
     if text.len() > 8 * 1024 {
         return;
     }
-    config::read_text(text);
+    config::read_as_file(text);
 }
 
 #[cfg(test)]

@@ -5,12 +5,15 @@
 //! enters, and nobody at all where no such domains are named: it never opens for want of an answer.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use serde_json::Value;
+use tokio::runtime::Handle;
 use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::api::{Api, ApiError, text};
@@ -19,6 +22,8 @@ use crate::telemetry::Chain;
 const REFRESH: Duration = Duration::from_secs(300);
 /// All addresses of everybody, whether Zendesk says that they have changed or not.
 const READ_ANEW: Duration = Duration::from_secs(3600);
+/// A list that is older does not know who has come since.
+const TOO_OLD: Duration = Duration::from_secs(3600);
 /// After a failure, doubled up to `REFRESH`.
 const RETRY: Duration = Duration::from_secs(15);
 
@@ -27,6 +32,10 @@ pub(crate) struct Staff {
     api: Api,
     app: String,
     known: ArcSwapOption<Roster>,
+    /// Nobody needs the list any more.
+    unneeded: CancellationToken,
+    /// It is being kept fresh.
+    begun: AtomicBool,
     addresses: Mutex<Addresses>,
 }
 
@@ -64,6 +73,8 @@ pub(crate) enum Standing {
     SomebodyOfStaff,
     /// Nobody of the staff has it, but Zendesk holds this iMIS ID for one of them.
     HasTheirId,
+    /// Nobody of the staff had it a while ago; the list is old.
+    NotStaffLongAgo,
     /// There is no list yet.
     Unknown,
 }
@@ -75,6 +86,8 @@ impl Staff {
             api,
             app: app.to_owned(),
             known: ArcSwapOption::new(before.and_then(|before| before.known.load_full())),
+            unneeded: CancellationToken::new(),
+            begun: AtomicBool::new(false),
             addresses: Mutex::new(Addresses::none()),
         })
     }
@@ -83,9 +96,15 @@ impl Staff {
         match self.known.load().as_deref() {
             None => Standing::Unknown,
             Some(roster) => match roster.by_email.get(&email.to_lowercase()) {
-                None if roster.imis_ids.contains(imis_id) => Standing::HasTheirId,
+                // Zendesk tells no external IDs apart by case.
+                None if roster.imis_ids.contains(&imis_id.to_lowercase()) => Standing::HasTheirId,
+                None if roster.fetched.elapsed() > TOO_OLD => Standing::NotStaffLongAgo,
                 None => Standing::NotStaff,
-                Some(people) if people.iter().all(|id| id.as_deref() == Some(imis_id)) => {
+                Some(people)
+                    if people
+                        .iter()
+                        .all(|id| id.as_ref().is_some_and(|id| id.eq_ignore_ascii_case(imis_id))) =>
+                {
                     Standing::SamePerson
                 }
                 Some(_) => Standing::SomebodyOfStaff,
@@ -103,26 +122,43 @@ impl Staff {
         self.known.load().as_deref().map(|roster| (roster.people, roster.fetched.elapsed()))
     }
 
-    /// Fetches the list again and again, as long as anybody needs it.
-    pub(crate) async fn keep_fresh(staff: Weak<Self>) {
+    /// Fetches the list again and again, as long as anybody needs it. Once is enough for all who share it.
+    pub(crate) fn keep_fresh(self: &Arc<Self>, control: &Handle) {
+        if self.begun.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (staff, unneeded) = (self.clone(), self.unneeded.clone());
+        control.spawn(async move {
+            tokio::select! {
+                () = staff.fetch_for_ever() => {}
+                () = unneeded.cancelled() => {}
+            }
+        });
+    }
+
+    /// Nobody needs the list any more: whatever is being fetched is given up.
+    pub(crate) fn is_unneeded(&self) {
+        self.unneeded.cancel();
+    }
+
+    async fn fetch_for_ever(&self) {
         let mut wait = RETRY;
-        while let Some(staff) = staff.upgrade() {
-            let pause = match staff.refresh().await {
+        loop {
+            let pause = match self.refresh().await {
                 Ok(people) => {
-                    info!(app = %staff.app, people, "the staff of Zendesk is known");
+                    info!(app = %self.app, people, "the staff of Zendesk is known");
                     wait = RETRY;
                     REFRESH
                 }
                 Err(error) => {
-                    let known = staff.state().map(|(_, age)| age.as_secs());
-                    warn!(app = %staff.app, error = %Chain(&error), age_of_the_last = known, "the staff of Zendesk cannot be fetched");
+                    let known = self.state().map(|(_, age)| age.as_secs());
+                    warn!(app = %self.app, error = %Chain(&error), age_of_the_last = known, "the staff of Zendesk cannot be fetched");
                     let asked_for = if let ApiError::Later(time) = error { time } else { Duration::ZERO };
                     let pause = wait.max(asked_for);
                     wait = (wait * 2).min(REFRESH);
                     pause
                 }
             };
-            drop(staff);
             tokio::time::sleep(pause).await;
         }
     }
@@ -150,7 +186,8 @@ impl Staff {
             return Err(ApiError::NoAdmin);
         }
         let people = users.len();
-        let imis_ids = users.iter().filter_map(|user| text(&user["external_id"])).collect();
+        let imis_ids =
+            users.iter().filter_map(|user| text(&user["external_id"])).map(|id| id.to_lowercase()).collect();
         let without_imis_id = users.iter().filter(|user| text(&user["external_id"]).is_none()).count();
         self.addresses.lock().await.known = addresses;
         self.known.store(Some(Arc::new(Roster {

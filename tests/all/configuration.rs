@@ -138,7 +138,6 @@ fn every_key_that_the_code_knows_is_in_the_shipped_file() {
         ("      recognise:\n", "      recognise:\n        zzzzzzzz: 1\n"),
         ("      service_account:\n", "      service_account:\n        zzzzzzzz: 1\n"),
         ("    certificate:\n", "    certificate:\n      zzzzzzzz: 1\n"),
-        ("password: {", "password: {zzzzzzzz: 1, "),
         ("#~ audit:\n", "audit:\n  zzzzzzzz: 1\n"),
         ("        guards:\n", "        guards:\n          zzzzzzzz: 1\n"),
         ("          #~ api:\n", "          api:\n            zzzzzzzz: 1\n"),

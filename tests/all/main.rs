@@ -30,6 +30,7 @@ mod proxy_protocol;
 mod proxying;
 mod recognition;
 mod reload;
+mod reload_attacks;
 mod restarts;
 mod rotation;
 mod rules;

@@ -112,6 +112,72 @@ async fn when_zendesk_takes_neither_there_is_a_page_and_no_circle() {
 }
 
 #[tokio::test]
+async fn tabs_that_sign_in_together_all_arrive() {
+    let stage = stage().await;
+    stage.zendesk.reset_secret(NEW);
+    let mut jar = member(&stage);
+    let places = ["/hc/a", "/hc/b", "/hc/c"];
+    let mut pages = Vec::new();
+    for place in places {
+        pages.push(jar.get(&format!("{SSO}?return_to={}", place.replace('/', "%2F"))).await);
+    }
+    let mut arrived = Vec::new();
+    let mut second = Vec::new();
+    for page in &pages {
+        let refused = handed_on(&stage, page).await;
+        let once_more = jar.get(own(&refused)).await;
+        assert_eq!(once_more.status, 302, "{}", once_more.text());
+        second.push(jar.get(once_more.header("location")).await);
+    }
+    for page in &second {
+        let location = handed_on(&stage, page).await;
+        arrived.push(
+            places.into_iter().find(|place| location.contains(place)).unwrap_or_else(|| panic!("{location}")),
+        );
+    }
+    arrived.sort_unstable();
+    assert_eq!(arrived, places, "each place is reached, in one tab or another");
+    // And the next sign-in goes straight to the secret that is known to work.
+    let page = jar.get(SSO).await;
+    assert!(is_signed_with(&page.token().unwrap(), NEW));
+}
+
+#[tokio::test]
+async fn a_second_sign_in_within_the_minute_is_no_circle() {
+    let stage = stage().await;
+    stage.zendesk.reset_secret(NEW);
+    for _ in 0..4 {
+        let mut jar = member(&stage);
+        for _ in 0..2 {
+            let mut page = jar.get(&format!("{SSO}{WANTED}")).await;
+            let mut location = handed_on(&stage, &page).await;
+            if location.contains("kind=error") {
+                let once_more = jar.get(own(&location)).await;
+                page = jar.get(once_more.header("location")).await;
+                location = handed_on(&stage, &page).await;
+            }
+            assert!(location.contains("/hc/en-us/requests/42"), "{location}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_error_that_somebody_made_up_costs_a_detour_and_no_sign_in() {
+    let stage = stage().await;
+    let mut jar = jar_with_a_sign_in(&stage).await;
+    let forged = jar.get(&format!("{SSO}/signed-out?kind=error&message=invalid+signature")).await;
+    assert_eq!(forged.status, 302);
+    // Now it is the next one's turn, which Zendesk does not have yet.
+    let page = jar.get(forged.header("location")).await;
+    let refused = handed_on(&stage, &page).await;
+    assert!(refused.contains("kind=error"));
+    let end = jar.get(own(&refused)).await;
+    assert_eq!(end.status, 200, "it says so, and that one can try again");
+    let page = jar.get(SSO).await;
+    assert!(!handed_on(&stage, &page).await.contains("kind=error"));
+}
+
+#[tokio::test]
 async fn whoever_makes_an_error_up_changes_nothing() {
     let stage = stage().await;
     let forged =

@@ -10,7 +10,7 @@ use crate::config::files::Files;
 use crate::config::raw::{Section, Value};
 use crate::config::secret::{Reference, Secret};
 use crate::config::{
-    App, Authority, Claims, FromZendesk, Guards, How, Imis, Messaging, OnBehalfOf, ServiceAccount,
+    App, Authority, Claims, FromZendesk, Guards, How, Imis, Messaging, OnBehalfOf, Roots, ServiceAccount,
     SharedSecret, SingleLogout, Upstream, Zendesk, ZendeskApi, ZendeskCredentials, values,
 };
 use crate::expression::Language;
@@ -277,8 +277,8 @@ fn api(mut section: Section<'_>, files: &Files, origin: Option<&Authority>) -> O
         None => origin.and_then(|origin| values::base_url(&format!("https://{origin}/")).ok()),
     };
     let roots = match section.optional("ca_file") {
-        Some(value) => value.text(|path| pem::roots(files, &files.at(path))),
-        None => Some(pem::system_roots()),
+        Some(value) => value.text(|path| pem::roots(files, &files.at(path)).map(Roots)),
+        None => Some(Roots(pem::system_roots())),
     };
     let client_id = section.optional("client_id").map(|value| value.text(values::not_empty));
     let client_secret = section.optional("client_secret").map(|value| secret(&value, files));
@@ -312,21 +312,35 @@ pub(super) fn secret(value: &Value<'_>, files: &Files) -> Option<Secret> {
     let file = section.optional("file").map(|v| v.text(|t| Ok(Reference::File(PathBuf::from(t)))));
     let credential =
         section.optional("credential").map(|v| v.text(|t| credential_name(t).map(Reference::Credential)));
-    let env = section.optional("env").map(|v| v.text(|t| Ok(Reference::Env(t.to_owned()))));
+    let env = section.optional("env").map(|v| v.text(|t| variable_name(t).map(Reference::Env)));
     let mut given: Vec<_> = [file, credential, env].into_iter().flatten().collect();
     if given.len() != 1 {
+        // Not which keys there are instead: one may be the secret.
         section.report(how);
-        section.finish();
         return None;
     }
-    section.finish();
+    if section.has_others() {
+        section.report(how);
+        return None;
+    }
     let reference = given.pop()??;
     reference.resolve(files).map_err(|reason| value.report(reason)).ok()
 }
 
+/// Whoever pastes the secret itself here does not get to read it in a log.
+fn variable_name(text: &str) -> Result<String, String> {
+    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    let begins = text.bytes().next().is_some_and(|b| !b.is_ascii_digit());
+    if plain && begins && text.len() <= 64 {
+        Ok(text.to_owned())
+    } else {
+        Err("is not the name of an environment variable, like ZENDESK_JWT".to_owned())
+    }
+}
+
 fn credential_name(text: &str) -> Result<String, String> {
     if text.is_empty() || text.contains('/') || text.starts_with('.') {
-        return Err(format!("`{text}` is not a credential's name"));
+        return Err("is not a credential's name".to_owned());
     }
     Ok(text.to_owned())
 }
