@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::gateway::Gateway;
 use crate::reload::Reloader;
+use crate::tls::pem;
 
 /// Serves as long as the program runs; once that drains, `/readyz` says so.
 pub(crate) async fn serve(listener: TcpListener, reloader: Arc<Reloader>) {
@@ -71,6 +72,11 @@ fn answer(request: &Request<Incoming>, gateway: &Gateway, draining: bool) -> Res
 
 fn metrics(gateway: &Gateway) -> Response<Full<Bytes>> {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let expiries = gateway
+        .sites
+        .iter()
+        .filter_map(|site| Some((site.config.hosts[0].as_str(), pem::expiry(&site.config.certificate)?)));
+    gateway.metrics.now(gateway.admission.open(), expiries);
     gateway.metrics.secrets(gateway.secrets());
     gateway.metrics.forget_staff();
     for sign_on in gateway.sites.iter().flat_map(|site| &site.sign_on) {

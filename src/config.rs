@@ -140,6 +140,8 @@ pub struct Log {
     pub level: tracing::Level,
     /// Whether every request gets a line.
     pub access: bool,
+    /// Whether requests without a `traceparent` are given one.
+    pub trace: bool,
 }
 
 /// See [`Log::format`].

@@ -46,6 +46,8 @@ pub(crate) struct Gateway {
     pub(crate) admission: Arc<Admission>,
     pub(crate) tls: Arc<rustls::ServerConfig>,
     pub(crate) access_log: bool,
+    /// Whether requests without a `traceparent` are given one.
+    pub(crate) traces: bool,
     pub(crate) timeouts: BrowserTimeouts,
     /// How slow browsers may be within a body.
     pub(crate) limits: Limits,
@@ -169,6 +171,7 @@ impl Gateway {
             admission: lasting.admission.clone(),
             tls: tls::server_config(&config.sites, &lasting.tickets)?,
             access_log: config.log.access,
+            traces: config.log.trace,
             timeouts: config.timeouts,
             limits: Limits { gap: config.timeouts.gap, rate: config.limits.body_rate },
             hash: config.hash.clone(),

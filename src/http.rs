@@ -154,6 +154,11 @@ impl Connection {
         matches!((upstream(self), upstream(other)), (Some(own), Some(other)) if Rc::ptr_eq(&own, &other))
     }
 
+    /// Whether a request is given a `traceparent`.
+    fn is_to_be_traced<'a>(&self, fields: impl Iterator<Item = (&'a str, &'a [u8])>) -> bool {
+        self.worker.gateway.traces && traceparent(fields).is_none()
+    }
+
     /// `X-Forwarded-For` for the upstream: what trusted proxies say of a request's way to our peer, then our peer.
     fn chain<'a>(&self, fields: impl Iterator<Item = (&'a str, &'a [u8])>) -> Cow<'_, str> {
         let told = self.vouched_for(fields);
@@ -224,9 +229,9 @@ impl Connection {
         departure.detour(sign_on, had_session, answer)
     }
 
-    /// A line for the access log, if there is one.
-    fn access(&self, seen: &Seen<'_>, client: IpAddr, incident: Incident) -> Option<Access> {
-        self.worker.gateway.access_log.then(|| Access::begin(seen, client, incident))
+    /// The record of a request.
+    fn access(&self, seen: &Seen<'_>, client: IpAddr, incident: Incident) -> Access {
+        Access::begin(seen, client, incident, &self.worker)
     }
 
     /// The page for a failure, and its line in the log.
@@ -239,6 +244,10 @@ impl Connection {
         }
         self.worker.gateway.pages.failure(failure, &incident.to_string())
     }
+}
+
+fn traceparent<'a>(mut fields: impl Iterator<Item = (&'a str, &'a [u8])>) -> Option<&'a [u8]> {
+    fields.find(|(name, _)| name.eq_ignore_ascii_case("traceparent")).map(|(_, value)| value)
 }
 
 /// A request as it is judged, whichever protocol brought it.

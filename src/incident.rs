@@ -15,6 +15,11 @@ impl Incident {
         Self { worker: worker & 0xff_ffff_ffff, count }
     }
 
+    /// What it is made of: of the worker, and of the request.
+    pub(crate) fn parts(self) -> (u64, u64) {
+        (self.worker, self.count)
+    }
+
     /// Writes it as text, without the machinery of formatting: every request needs it.
     pub(crate) fn write(self, out: &mut Vec<u8>) {
         hexadecimal(self.worker, 10, out);

@@ -32,11 +32,13 @@ mod pages;
 mod doctor;
 mod admin;
 mod metrics;
+mod traffic;
 mod audit;
 pub mod telemetry;
 mod expression;
 mod query;
 mod incident;
+mod trace;
 mod ambient;
 #[cfg(any(test, feature = "workbench"))]
 #[doc(hidden)]

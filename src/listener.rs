@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustls::HandshakeKind;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -21,6 +22,7 @@ use crate::drain::Watching;
 use crate::http;
 use crate::telemetry::Chain;
 use crate::tls::wire::Wire;
+use crate::traffic::Handshake;
 use crate::worker::{Newest, Worker};
 use proxy_header::HeaderError;
 
@@ -144,6 +146,7 @@ async fn accept(listener: &tokio::net::TcpListener, newest: &Newest, stop: &Canc
             Ok((stream, peer)) => {
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 let Some(admitted) = admitted(peer, worker) else { continue };
+                worker.of_worker.accepted();
                 match worker.seat.elsewhere() {
                     None => serve(stream, peer, worker, tls, (admitted, worker.seat.occupy())),
                     Some(other) => hand_on(stream, peer, (tls, admitted), worker, &other),
@@ -179,6 +182,7 @@ fn admitted(peer: SocketAddr, worker: &Rc<Worker>) -> Option<Admitted> {
 
 fn turned_away(peer: SocketAddr, full: Full, worker: &Rc<Worker>) {
     debug!(client = %peer.ip(), limit = full.name(), "a connection was turned away");
+    worker.of_worker.turned_away();
     let before = worker.turned_away.replace(worker.turned_away.get() + 1);
     if before == 0 {
         // The first of a second speaks for all.
@@ -229,17 +233,25 @@ fn serve(stream: TcpStream, peer: SocketAddr, worker: &Rc<Worker>, tls: bool, co
         drop(draining);
         match opened {
             Ok(Ok(Opened { stream: Stream::Tls(stream), client, _admitted })) => {
+                let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+                worker.of_worker.handshake(if resumed { Handshake::Resumed } else { Handshake::Full });
                 http::serve_https(stream, client, worker).await;
             }
             Ok(Ok(Opened { stream: Stream::Plain(stream), client, _admitted })) => {
                 http::serve_redirects(stream, client, worker).await;
             }
-            Ok(Err(OpenError::Tls(error))) => info!(client = %peer.ip(), %error, "TLS handshake failed"),
+            Ok(Err(OpenError::Tls(error))) => {
+                worker.of_worker.handshake(Handshake::Failed);
+                info!(client = %peer.ip(), %error, "TLS handshake failed");
+            }
             Ok(Err(OpenError::Header(error))) => {
                 warn!(proxy = %peer.ip(), error = %Chain(&error), "a trusted proxy's connection was closed");
             }
             Ok(Err(OpenError::Full(full))) => turned_away(peer, full, &worker),
-            Err(_) => debug!(client = %peer.ip(), "TLS handshake took too long"),
+            Err(_) => {
+                worker.of_worker.handshake(Handshake::TimedOut);
+                debug!(client = %peer.ip(), "TLS handshake took too long");
+            }
         }
     });
 }

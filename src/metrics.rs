@@ -1,7 +1,9 @@
 //! Numbers for Prometheus, on the admin listener. Names start with `imis_gateway_`; no label is anything that a visitor can choose.
 
+mod process;
+
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -13,6 +15,8 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::ambient;
 use crate::config::ShownSecret;
 use crate::imis::recognise::{Identity, RecogniseError};
+use crate::traffic::Traffic;
+use process::Process;
 
 /// Every number there is; clones count together.
 #[derive(Clone)]
@@ -28,6 +32,10 @@ pub(crate) struct Metrics {
     staff_age: Family<OfApp, Gauge<u64, AtomicU64>>,
     tokens: Family<TokenOf, Counter>,
     secret_age: Family<SecretOf, Gauge<u64, AtomicU64>>,
+    failures: Family<FailureOf, Counter>,
+    certificate_expiry: Family<OfSite, Gauge<i64, AtomicI64>>,
+    connections: Gauge<u64, AtomicU64>,
+    pub(crate) traffic: Traffic,
     reloads: Family<Reload, Counter>,
     last_reload_good: Gauge<u64, AtomicU64>,
     last_good_reload: Gauge<u64, AtomicU64>,
@@ -44,6 +52,12 @@ struct SecretOf {
     app: String,
     secret: &'static str,
     fingerprint: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailureOf {
+    site: String,
+    failure: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -104,6 +118,10 @@ impl Metrics {
             staff_age: Family::default(),
             tokens: Family::default(),
             secret_age: Family::default(),
+            failures: Family::default(),
+            certificate_expiry: Family::default(),
+            connections: Gauge::default(),
+            traffic: Traffic::default(),
             reloads: Family::default(),
             last_reload_good: Gauge::default(),
             last_good_reload: Gauge::default(),
@@ -120,6 +138,10 @@ impl Metrics {
             staff_age,
             tokens,
             secret_age,
+            failures,
+            certificate_expiry,
+            connections,
+            traffic,
             reloads,
             last_reload_good,
             last_good_reload,
@@ -172,6 +194,20 @@ impl Metrics {
             Unit::Seconds,
             secret_age.clone(),
         );
+        registry.register_collector(Box::new(traffic.clone()));
+        registry.register(
+            "failures",
+            "Requests that were answered with a page of the gateway's own instead of iMIS's, by why",
+            failures.clone(),
+        );
+        registry.register("connections", "Connections of browsers that are open", connections.clone());
+        registry.register_with_unit(
+            "certificate_expiry_timestamp",
+            "When the certificate of a site stops being good",
+            Unit::Seconds,
+            certificate_expiry.clone(),
+        );
+        registry.register_collector(Box::new(Process { started: ambient::unix_now() }));
         registry.register("reloads", "Reloads, by who asked for them and how they went", reloads.clone());
         registry.register(
             "last_reload_successful",
@@ -191,6 +227,19 @@ impl Metrics {
     pub(crate) fn decision(&self, app: &str, decision: &'static str, reason: &str) {
         let labels = Decision { app: app.to_owned(), decision, reason: reason.to_owned() };
         self.decisions.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn failure(&self, site: &str, failure: &'static str) {
+        self.failures.get_or_create(&FailureOf { site: site.to_owned(), failure }).inc();
+    }
+
+    /// What is at this moment.
+    pub(crate) fn now<'a>(&self, connections: usize, expiries: impl Iterator<Item = (&'a str, i64)>) {
+        self.connections.set(connections as u64);
+        self.certificate_expiry.clear();
+        for (site, expiry) in expiries {
+            self.certificate_expiry.get_or_create(&OfSite { site: site.into() }).set(expiry);
+        }
     }
 
     pub(crate) fn token(&self, app: &str, secret: &'static str) {

@@ -28,8 +28,13 @@ pub fn rewrite_request(head: &[u8], out: &mut Vec<u8>) -> bool {
         return false;
     }
     let host = "members.example.org";
-    let forwarding =
-        Forwarding { chain: "192.0.2.1", host, incident: Incident::new(1, 1), max_forwards: None };
+    let forwarding = Forwarding {
+        chain: "192.0.2.1",
+        host,
+        incident: Incident::new(1, 1),
+        max_forwards: None,
+        traced: false,
+    };
     let own_host = (!request.has_host).then_some(host);
     headers::write_request(out, &request, own_host, &headers::Rules::default(), false, &forwarding);
     true

@@ -18,10 +18,11 @@ use tokio_util::task::TaskTracker;
 use crate::balance::{HandedOn, Seat};
 use crate::buffers::Buffers;
 use crate::drain::Drain;
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, Site};
 use crate::incident::Incident;
 use crate::proxy::upstream::Upstream;
 use crate::systemd::Pulse;
+use crate::traffic::{OfSite, OfWorker};
 use crate::{ambient, listener};
 
 /// How long WebSockets have for a last frame once the grace is over.
@@ -48,6 +49,12 @@ pub(crate) struct Worker {
     pub(crate) seat: Seat,
     /// Connections that were turned away since somebody was last told.
     pub(crate) turned_away: Rc<Cell<u64>>,
+    /// Its number among the others.
+    index: usize,
+    /// What it counts: one per site, in the order of the sites, and of what is none's.
+    traffic: Vec<Arc<OfSite>>,
+    of_no_site: Arc<OfSite>,
+    pub(crate) of_worker: Arc<OfWorker>,
     incident_prefix: u64,
     incident_counter: Rc<Cell<u64>>,
     newest: Rc<Newest>,
@@ -68,6 +75,11 @@ impl Worker {
         Incident::new(self.incident_prefix, count)
     }
 
+    /// What is counted of a site, or of none.
+    pub(crate) fn traffic_of(&self, site: Option<usize>) -> &OfSite {
+        site.map_or(&self.of_no_site, |site| &self.traffic[site])
+    }
+
     /// The worker under the configuration of now, if that is another.
     pub(crate) fn newer(&self) -> Option<Rc<Worker>> {
         let newest = self.newest.worker.borrow();
@@ -79,9 +91,10 @@ impl Worker {
         let upstreams = gateway.sites.iter().map(|site| {
             let same = |upstream: &&Rc<Upstream>| upstream.serves(site, gateway.limits);
             let kept = self.upstreams.iter().find(same).cloned();
-            kept.unwrap_or_else(|| Rc::new(Upstream::new(site, self.buffers.clone(), gateway.limits)))
+            kept.unwrap_or_else(|| Rc::new(upstream(site, &gateway, self.index, &self.buffers)))
         });
-        Self { upstreams: upstreams.collect(), gateway: gateway.clone(), ..self.clone() }
+        let traffic = traffic(&gateway, self.index);
+        Self { upstreams: upstreams.collect(), traffic, gateway: gateway.clone(), ..self.clone() }
     }
 
     fn take_up(&self, renewal: Renewal) {
@@ -134,7 +147,7 @@ pub(crate) fn spawn(index: usize, start: Start) -> std::io::Result<std::thread::
                 return false;
             }
         };
-        runtime.block_on(run(start, random, started))
+        runtime.block_on(run(index, start, random, started))
     })?;
     match starting.recv() {
         Ok(Ok(())) => Ok(thread),
@@ -143,15 +156,34 @@ pub(crate) fn spawn(index: usize, start: Start) -> std::io::Result<std::thread::
     }
 }
 
-async fn run(start: Start, incident_prefix: u64, started: mpsc::Sender<std::io::Result<()>>) -> bool {
+fn upstream(site: &Site, gateway: &Gateway, index: usize, buffers: &Rc<Buffers>) -> Upstream {
+    let traffic = gateway.metrics.traffic.of_site(&site.config.hosts[0], index);
+    Upstream::new(site, buffers.clone(), gateway.limits, traffic)
+}
+
+fn traffic(gateway: &Gateway, index: usize) -> Vec<Arc<OfSite>> {
+    let names = gateway.sites.iter().map(|site| &site.config.hosts[0]);
+    names.map(|name| gateway.metrics.traffic.of_site(name, index)).collect()
+}
+
+async fn run(
+    index: usize,
+    start: Start,
+    incident_prefix: u64,
+    started: mpsc::Sender<std::io::Result<()>>,
+) -> bool {
     let Start { gateway, sockets, control, drain: stop, seat: (seat, incoming), renewals, pulse } = start;
     let buffers = Rc::new(Buffers::default());
     let worker = Rc::new(Worker {
         upstreams: gateway
             .sites
             .iter()
-            .map(|site| Rc::new(Upstream::new(site, buffers.clone(), gateway.limits)))
+            .map(|site| Rc::new(upstream(site, &gateway, index, &buffers)))
             .collect(),
+        index,
+        traffic: traffic(&gateway, index),
+        of_no_site: gateway.metrics.traffic.of_site("", index),
+        of_worker: gateway.metrics.traffic.of_worker(index),
         buffers,
         control,
         drain: Rc::default(),

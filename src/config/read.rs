@@ -362,7 +362,7 @@ fn audit(mut section: Section<'_>, files: &Files) -> Option<AuditConfig> {
 }
 
 fn default_log() -> Log {
-    Log { format: LogFormat::Json, level: tracing::Level::INFO, access: true }
+    Log { format: LogFormat::Json, level: tracing::Level::INFO, access: true, trace: false }
 }
 
 fn log(mut section: Section<'_>) -> Option<Log> {
@@ -392,6 +392,10 @@ fn log(mut section: Section<'_>) -> Option<Log> {
         Some(value) => value.boolean(),
         None => Some(default.access),
     };
+    let trace = match section.optional("trace") {
+        Some(value) => value.boolean(),
+        None => Some(default.trace),
+    };
     section.finish();
-    Some(Log { format: format?, level: level?, access: access? })
+    Some(Log { format: format?, level: level?, access: access?, trace: trace? })
 }

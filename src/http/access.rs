@@ -3,6 +3,7 @@
 //! Queries, cookies and whatever in a path looks like an address or a session never appear.
 
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::time::Instant;
 
 use http::StatusCode;
@@ -10,6 +11,9 @@ use percent_encoding::percent_decode_str;
 use tracing::info;
 
 use crate::incident::Incident;
+use crate::trace;
+use crate::traffic::{By, Done, End, Protocol};
+use crate::worker::Worker;
 
 /// What a request looks like from outside.
 pub(super) struct Seen<'a> {
@@ -18,69 +22,91 @@ pub(super) struct Seen<'a> {
     pub(super) path: &'a str,
     /// `HTTP/1.1`.
     pub(super) version: &'static str,
+    /// The `traceparent` it brings.
+    pub(super) trace: Option<&'a [u8]>,
 }
 
 impl Seen<'_> {
     /// Of what could not be read.
     pub(super) fn nothing() -> Self {
-        Self { method: "?", host: "", path: "", version: "?" }
+        Self { method: "?", host: "", path: "", version: "?", trace: None }
     }
 }
 
-/// The record of one request. Its line is written when it is dropped.
+/// The record of one request. It is counted, and its line written, when it is dropped.
 pub(crate) struct Access {
+    worker: Rc<Worker>,
+    /// None: it is for none of the sites, or nobody knows which.
+    site: Option<usize>,
+    by: By,
+    protocol: Protocol,
     started: Instant,
+    status: Option<StatusCode>,
+    bytes: u64,
+    end: End,
+    /// Why it was answered with a page of ours.
+    failure: Option<&'static str>,
+    /// What its line tells beside that, if there is to be one.
+    line: Option<Line>,
+}
+
+struct Line {
     client: IpAddr,
     incident: Incident,
     method: String,
     host: String,
     path: String,
     version: &'static str,
-    status: Option<StatusCode>,
-    bytes: u64,
-    end: End,
-}
-
-/// How a request ended.
-#[derive(Debug, Clone, Copy)]
-enum End {
-    /// The response was handed over whole.
-    Complete,
-    /// The client left before that.
-    ClientGone,
-    /// The upstream failed in the middle of the body.
-    UpstreamBroke,
-}
-
-impl End {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Complete => "complete",
-            Self::ClientGone => "client_gone",
-            Self::UpstreamBroke => "upstream_broke",
-        }
-    }
+    trace: Option<String>,
 }
 
 impl Access {
-    pub(super) fn begin(seen: &Seen<'_>, client: IpAddr, incident: Incident) -> Self {
-        Self {
-            started: Instant::now(),
+    pub(super) fn begin(seen: &Seen<'_>, client: IpAddr, incident: Incident, worker: &Rc<Worker>) -> Self {
+        let line = worker.gateway.access_log.then(|| Line {
             client,
             incident,
             method: seen.method.chars().take(32).collect(),
             host: loggable_host(seen.host),
             path: loggable_path(seen.path),
             version: seen.version,
+            trace: match seen.trace {
+                Some(traceparent) => trace::id(traceparent).map(str::to_owned),
+                None => worker.gateway.traces.then(|| trace::id_of(incident)),
+            },
+        });
+        Self {
+            worker: worker.clone(),
+            site: None,
+            by: By::Gateway,
+            protocol: if seen.version == "HTTP/2.0" { Protocol::Http2 } else { Protocol::Http1 },
+            started: Instant::now(),
             status: None,
             bytes: 0,
             end: End::ClientGone,
+            failure: None,
+            line,
         }
+    }
+
+    /// It is for this site.
+    pub(super) fn is_for(&mut self, site: usize) {
+        self.site = Some(site);
+    }
+
+    /// It is answered by iMIS, as far as iMIS answers.
+    pub(super) fn is_forwarded(&mut self) {
+        self.by = By::Imis;
     }
 
     /// There is a response; what becomes of its body is still to be told.
     pub(super) fn answered(&mut self, status: StatusCode) {
         self.status = Some(status);
+    }
+
+    /// The response is a page of ours instead, and why.
+    pub(super) fn failed(&mut self, why: &'static str) {
+        self.by = By::Gateway;
+        self.failure = Some(why);
     }
 
     pub(super) fn count(&mut self, bytes: u64) {
@@ -96,21 +122,34 @@ impl Access {
     }
 }
 
+/// The client left before there was a status, as nginx has it.
+const CLIENT_LEFT: u16 = 499;
+
 impl Drop for Access {
     fn drop(&mut self) {
+        let took = self.started.elapsed();
+        let status = self.status.map_or(CLIENT_LEFT, |status| status.as_u16());
+        let Self { by, protocol, bytes, end, .. } = *self;
+        self.worker.traffic_of(self.site).request(&Done { by, protocol, status, took, bytes, end });
+        if let Some(why) = self.failure {
+            let site = self.site.map_or("", |site| &self.worker.gateway.sites[site].config.hosts[0]);
+            self.worker.gateway.metrics.failure(site, why);
+        }
+        let Some(line) = &self.line else { return };
         info!(
             target: "imis_gateway::access",
-            incident = %self.incident,
-            client = %self.client,
-            method = %self.method,
-            host = %self.host,
-            path = %self.path,
-            version = self.version,
-            // 499 as nginx: the client left before there was a status.
-            status = self.status.map_or(499, |status| status.as_u16()),
-            bytes = self.bytes,
-            ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            end = self.end.name(),
+            incident = %line.incident,
+            client = %line.client,
+            method = %line.method,
+            host = %line.host,
+            path = %line.path,
+            version = line.version,
+            status,
+            bytes,
+            ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            end = end.name(),
+            failure = self.failure,
+            trace = line.trace,
             "request"
         );
     }

@@ -229,6 +229,11 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
                 Err(step.err().unwrap_or(Failure::Upstream(UpstreamError::UploadBroke(error))))
             }
         };
+        if let Ok(Step::Forward(site, _)) = &step {
+            facts.access.is_for(*site);
+        } else if let Ok(Step::Visit(visited)) = &step {
+            facts.access.is_for(visited.visit.site);
+        }
         let after = match step {
             Ok(Step::Forward(site, outgoing)) => self.forward(site, outgoing, &mut facts, connection).await,
             Ok(Step::Visit(visited)) => self.visit(visited, &mut facts, connection).await,
@@ -279,6 +284,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
     }
 
     async fn fail(&mut self, failure: &Failure, facts: &mut Facts, connection: &Connection) -> After {
+        facts.access.failed(failure.name());
         let page = connection.failed(failure, facts.incident);
         self.respond(page, facts).await
     }
@@ -287,9 +293,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
     async fn respond(&mut self, page: Response<Bytes>, facts: &mut Facts) -> After {
         let unread = !self.receiver.is_taken();
         let close = !facts.keep_alive || unread || self.draining.is_on();
-        if let Some(access) = &mut facts.access {
-            access.answered(page.status());
-        }
+        facts.access.answered(page.status());
         let framing =
             ResponseFraming { version: facts.version, length: Length::Known(0), close, tunnel: false };
         write_page(self.sender.head(), &page, framing, facts.is_head);
@@ -299,10 +303,8 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
         if self.flush().await.is_err() || (close && !unread && !self.end().await) {
             return After::Gone;
         }
-        if let Some(access) = &mut facts.access {
-            access.count(if facts.is_head { 0 } else { page.body().len() as u64 });
-            access.complete();
-        }
+        facts.access.count(if facts.is_head { 0 } else { page.body().len() as u64 });
+        facts.access.complete();
         if close { self.closing() } else { After::Another }
     }
 

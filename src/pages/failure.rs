@@ -62,6 +62,33 @@ impl Failure {
         }
     }
 
+    /// For logs and metrics.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::BadRequest | Self::Malformed(_) => "malformed_request",
+            Self::RequestTimeout => "slow_request",
+            Self::AmbiguousPath(_) => "ambiguous_path",
+            Self::UnknownHost => "unknown_host",
+            Self::MethodNotAllowed(_) => "method_not_allowed",
+            Self::FormTooLarge => "form_too_large",
+            Self::Internal => "internal",
+            Self::Upstream(error) => match error {
+                UpstreamError::Unreachable(_) => "upstream_unreachable",
+                UpstreamError::Silent => "upstream_timeout",
+                UpstreamError::Busy => "upstream_busy",
+                UpstreamError::UploadBroke(_) => "upload_broke_off",
+                UpstreamError::UploadStalled => "upload_stalled",
+                UpstreamError::BrowserGone => "browser_gone",
+                UpstreamError::Broken(_) => "upstream_broke_off",
+                UpstreamError::Malformed(_)
+                | UpstreamError::BodyBroke(_)
+                | UpstreamError::SilentWithin
+                | UpstreamError::EndlessInterim
+                | UpstreamError::UnexpectedUpgrade => "upstream_malformed",
+            },
+        }
+    }
+
     pub(super) fn message(&self) -> Message {
         match self {
             Self::BadRequest => like(Looks::Wrong(StatusCode::BAD_REQUEST)),

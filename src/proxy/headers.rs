@@ -14,6 +14,7 @@ use crate::ambient;
 use crate::http1::fields::{Fate, decimal};
 use crate::http1::{Length, Version, head};
 use crate::incident::Incident;
+use crate::trace;
 pub(crate) use untrusted::{Pattern, Rules, is_decisive, is_ours_alone};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -31,6 +32,8 @@ pub(crate) struct Forwarding<'a> {
     pub(crate) incident: Incident,
     /// `Max-Forwards` as it came, where it counts.
     pub(crate) max_forwards: Option<u64>,
+    /// It is given a `traceparent`, having none.
+    pub(crate) traced: bool,
 }
 
 impl Forwarding<'_> {
@@ -53,6 +56,9 @@ impl Forwarding<'_> {
         out.extend_from_slice(b"\r\n");
         if let Some(hops) = self.max_forwards {
             out.extend_from_slice(format!("Max-Forwards: {}\r\n", hops.saturating_sub(1)).as_bytes());
+        }
+        if self.traced {
+            trace::write(self.incident, out);
         }
     }
 }
@@ -383,8 +389,13 @@ mod tests {
         let mut slots = slots();
         let request = Request::of(&Tokens::parse(head.as_bytes(), &mut slots).unwrap()).unwrap();
         let mut out = Vec::new();
-        let forwarding =
-            Forwarding { chain: "192.0.2.1", host: "h", incident: Incident::new(1, 2), max_forwards: None };
+        let forwarding = Forwarding {
+            chain: "192.0.2.1",
+            host: "h",
+            incident: Incident::new(1, 2),
+            max_forwards: None,
+            traced: false,
+        };
         write_request(&mut out, &request, None, &Rules::default(), false, &forwarding);
         assert_eq!(
             String::from_utf8(out).unwrap(),

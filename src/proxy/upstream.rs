@@ -24,6 +24,7 @@ use crate::http1::head::HeadError;
 use crate::http1::transfer::ReceiveError;
 use crate::pace::Limits;
 use crate::tls::wire::Wire;
+use crate::traffic::{Connecting, OfSite};
 
 /// Why iMIS gave no response, or not all of one.
 #[derive(Debug, thiserror::Error)]
@@ -91,11 +92,12 @@ pub(crate) struct Upstream {
     pool: Pool,
     held: Rc<Held>,
     buffers: Rc<Buffers>,
+    traffic: Arc<OfSite>,
 }
 
 impl Upstream {
     /// `browser`: how slow browsers may be within a body.
-    pub(crate) fn new(site: &Site, buffers: Rc<Buffers>, browser: Limits) -> Self {
+    pub(crate) fn new(site: &Site, buffers: Rc<Buffers>, browser: Limits, traffic: Arc<OfSite>) -> Self {
         let upstream = &site.config.upstream;
         Self {
             places: site.places.clone(),
@@ -111,6 +113,7 @@ impl Upstream {
             pool: Pool::new(upstream.timeouts.idle),
             held: Held::new(site.places.clone()),
             buffers,
+            traffic,
         }
     }
 
@@ -137,6 +140,7 @@ impl Upstream {
         let kept = own.or_else(|| if request.signs_in { None } else { self.pool.take() });
         if let Some(connection) = kept {
             let mut exchange = Exchange::begin(connection, request, gate, exclusive);
+            self.traffic.connecting(Connecting::Reused);
             match exchange.response_head(upload, self.patience).await {
                 Ok(()) => return Ok(exchange),
                 // The connection had died idle: once more, on a new one, if nothing of the request has been sent, or if
@@ -188,9 +192,11 @@ impl Upstream {
         for (server, name) in self.servers.iter().zip(&self.server_names) {
             match self.connect_to(server, name).await {
                 Ok(stream) => {
+                    self.traffic.connecting(Connecting::Opened);
                     return Ok(Connection::new(stream, self.buffers.clone(), self.timeouts.gap));
                 }
                 Err(error) => {
+                    self.traffic.connecting(Connecting::Failed);
                     debug!(%server, %error, "cannot connect");
                     last = error;
                 }

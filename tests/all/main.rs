@@ -25,6 +25,7 @@ mod faults;
 mod logs;
 mod messaging;
 mod methods;
+mod observability;
 mod patience;
 mod proxy_protocol;
 mod proxying;

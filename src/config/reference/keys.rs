@@ -37,6 +37,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("log.format", Word(&["json", "pretty"]), Is("json"), "One JSON object a line, or text for people. A change takes effect at the next start."),
     key("log.level", Word(&["error", "warn", "info", "debug", "trace"]), Is("info"), "The least severe level that is written. A change takes effect at the next start."),
     key("log.access", Bool, Is("true"), "A line for each request."),
+    key("log.trace", Bool, Is("false"), "Requests without a `traceparent` (W3C Trace Context) are given one; those that have one keep it. The log has the trace id of both as `trace`."),
     key("audit", Section, Absent("records are in the log alone"), "Records of decisions about sign-ins."),
     key("audit.file", Text, Null, "A file of JSON lines, only ever appended to."),
     key("audit.rotate_at", Size, Is("10MiB"), "Size at which the file is turned over."),

@@ -31,6 +31,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
         connection: &Connection,
     ) -> After {
         let upstream = &connection.worker.upstreams[site];
+        facts.access.is_forwarded();
         let own = self.own.take();
         outgoing.whole |= self.receiver.is_over();
         if outgoing.departure.is_some() {
@@ -142,9 +143,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
         let elsewhere = detour.map(|to| Elsewhere { location: &to.location, set_cookie: &to.set_cookie });
         headers::write_response_to(out, &response, framing, elsewhere);
         let ends_session = connection.ends_session(site, response.fields.pairs());
-        if let Some(access) = &mut facts.access {
-            access.answered(StatusCode::from_u16(response.status).unwrap_or(StatusCode::BAD_GATEWAY));
-        }
+        facts.access.answered(StatusCode::from_u16(response.status).unwrap_or(StatusCode::BAD_GATEWAY));
         let (keep, of_upstream) = (response.keep_alive, response.length);
         self.sender.begin_body(length);
         exchange.begin_body(of_upstream).inspect_err(|_| {
@@ -174,13 +173,11 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
         if last && streamed.is_ok() && !self.end().await {
             streamed = Err(StreamError::Browser);
         }
-        if let Some(access) = &mut facts.access {
-            access.count(exchange.connection.receiver.taken - before);
-            match &streamed {
-                Ok(()) => access.complete(),
-                Err(StreamError::Upstream(_)) => access.upstream_broke(),
-                Err(StreamError::Browser) => {}
-            }
+        facts.access.count(exchange.connection.receiver.taken - before);
+        match &streamed {
+            Ok(()) => facts.access.complete(),
+            Err(StreamError::Upstream(_)) => facts.access.upstream_broke(),
+            Err(StreamError::Browser) => {}
         }
         match streamed {
             Ok(()) => {}
@@ -239,22 +236,16 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
         connection: &Connection,
         site: usize,
     ) -> After {
-        if let Some(access) = &mut facts.access {
-            access.answered(StatusCode::SWITCHING_PROTOCOLS);
-        }
+        facts.access.answered(StatusCode::SWITCHING_PROTOCOLS);
         let patience = connection.worker.upstreams[site].patience;
         let before = exchange.connection.receiver.taken;
         let end = End { receiver: &mut self.receiver, sender: &mut self.sender, io: &mut self.io };
         let how = (patience, &mut self.draining);
         let ended = Box::pin(upgrade::tunnel(end, Socket::acknowledged, &mut exchange, how)).await;
-        if let Some(access) = &mut facts.access {
-            access.count(exchange.connection.receiver.taken - before);
-        }
+        facts.access.count(exchange.connection.receiver.taken - before);
         match ended {
             Ok(()) => {
-                if let Some(access) = &mut facts.access {
-                    access.complete();
-                }
+                facts.access.complete();
             }
             Err(error) => {
                 debug!(incident = %facts.incident, error = %Chain(&error), "a WebSocket ended")

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::super::access::{Access, Seen};
+use super::super::traceparent;
 use super::super::{Asked, Connection, Verdict, Visited, decide, visited};
 use crate::http1::head::{Request, Tokens};
 use crate::http1::{Length, Version};
@@ -21,7 +22,7 @@ pub(super) struct Facts {
     pub(super) is_head: bool,
     pub(super) length: Length,
     pub(super) expects_continue: bool,
-    pub(super) access: Option<Access>,
+    pub(super) access: Access,
 }
 
 /// What is to be done with a request.
@@ -49,6 +50,7 @@ pub(super) fn plan(
                 Version::Http10 => "HTTP/1.0",
                 Version::Http11 => "HTTP/1.1",
             },
+            trace: traceparent(tokens.fields.pairs()),
         };
         connection.access(&seen, connection.visitor(tokens.fields.pairs()), incident)
     };
@@ -110,7 +112,8 @@ fn step(request: &Request<'_, '_>, connection: &Connection, incident: Incident) 
     let mut head = connection.worker.buffers.head();
     let chain = connection.chain(request.fields.pairs());
     let max_forwards = asked.max_forwards;
-    let forwarding = Forwarding { chain: &chain, host, incident, max_forwards };
+    let traced = connection.is_to_be_traced(request.fields.pairs());
+    let forwarding = Forwarding { chain: &chain, host, incident, max_forwards, traced };
     let departure =
         connection.departure(site, (request.method, host, &request.target), request.fields.pairs());
     headers::write_request(&mut head, request, own_host, &upstream.headers, tunnel, &forwarding);

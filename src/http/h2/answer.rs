@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::super::access::{Access, Seen};
+use super::super::traceparent;
 use super::super::{Asked, Connection, MOST_FORM, Verdict};
 use super::passing::{Broke, Passing, poll_room};
 use super::request::{self, FromStream};
@@ -40,7 +41,7 @@ struct Answering {
     connection: Rc<Connection>,
     watch: Rc<Watch>,
     incident: Incident,
-    access: Option<Access>,
+    access: Access,
     is_head: bool,
     reply: SendResponse<Bytes>,
     upload: FromStream,
@@ -90,6 +91,7 @@ pub(super) async fn answer(
         host: head.uri.host().unwrap_or_default(),
         path: head.uri.path(),
         version: "HTTP/2.0",
+        trace: traceparent(pairs(&head.headers)),
     };
     let client = connection.visitor(pairs(&head.headers));
     let access = connection.access(&seen, client, incident);
@@ -107,6 +109,7 @@ pub(super) async fn answer(
         }
         Err(NoAnswer::Failed(failure)) => {
             let stalled = matches!(failure, Failure::Upstream(UpstreamError::UploadStalled));
+            answering.access.failed(failure.name());
             let page = answering.connection.failed(&failure, incident);
             // No request of value pays for what costs.
             answering.watch.spend(A_REFUSAL);
@@ -115,10 +118,8 @@ pub(super) async fn answer(
             answering.send(page, time).await;
         }
         Err(NoAnswer::Malformed) => {
-            if let Some(access) = &mut answering.access {
-                access.answered(StatusCode::BAD_REQUEST);
-                access.complete();
-            }
+            answering.access.answered(StatusCode::BAD_REQUEST);
+            answering.access.complete();
             answering.reply.send_reset(Reason::PROTOCOL_ERROR);
         }
         Err(NoAnswer::Gone) => {}
@@ -127,7 +128,7 @@ pub(super) async fn answer(
 
 impl Answering {
     async fn respond(&mut self, request: Parts) -> Result<Answer, NoAnswer> {
-        let Self { connection, incident, reply, upload, .. } = self;
+        let Self { connection, incident, reply, upload, access, .. } = self;
         let (connection, incident) = (&**connection, *incident);
         if is_refused(request.method.as_str()) {
             return Err(Failure::Malformed(HeadError::Method).into());
@@ -150,8 +151,13 @@ impl Answering {
             // Only the plain-HTTP port redirects, and that speaks HTTP/1 alone.
             Verdict::Redirect(_) => return Err(Failure::Internal.into()),
             Verdict::Options => return Ok(Answer::Page(pages::options())),
-            Verdict::Forward { site, host } => (site, host),
+            Verdict::Forward { site, host } => {
+                access.is_for(site);
+                access.is_forwarded();
+                (site, host)
+            }
             Verdict::Visit { site, host, visit } => {
+                access.is_for(site);
                 let headers = request.headers.clone();
                 let visited =
                     super::super::visited(connection, &asked, (site, host), visit, headers, incident)?;
@@ -227,9 +233,7 @@ impl Answering {
         let (mut head, bytes) = page.into_parts();
         head.headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
         let bytes = if self.is_head { Bytes::new() } else { bytes };
-        if let Some(access) = &mut self.access {
-            access.answered(status);
-        }
+        self.access.answered(status);
         let Ok(mut body) = self.reply.send_response(Response::from_parts(head, ()), bytes.is_empty()) else {
             return;
         };
@@ -252,17 +256,13 @@ impl Answering {
                 }
             }
         }
-        if let Some(access) = &mut self.access {
-            access.count(length);
-            access.complete();
-        }
+        self.access.count(length);
+        self.access.complete();
     }
 
     /// Passes the upstream's response on.
     async fn stream(&mut self, response: Response<()>, exchange: Exchange, keep: bool, site: usize) {
-        if let Some(access) = &mut self.access {
-            access.answered(response.status());
-        }
+        self.access.answered(response.status());
         let end = exchange.connection.receiver.is_taken();
         let Ok(body) = self.reply.send_response(response, end) else { return };
         let worker = self.connection.worker.clone();
@@ -280,13 +280,11 @@ impl Answering {
         if passed.is_ok() {
             self.watch.answered();
         }
-        if let Some(access) = &mut self.access {
-            access.count(passing.counted);
-            match &passed {
-                Ok(()) => access.complete(),
-                Err(Broke::Upstream(_)) => access.upstream_broke(),
-                Err(Broke::Gone | Broke::Stalled) => {}
-            }
+        self.access.count(passing.counted);
+        match &passed {
+            Ok(()) => self.access.complete(),
+            Err(Broke::Upstream(_)) => self.access.upstream_broke(),
+            Err(Broke::Gone | Broke::Stalled) => {}
         }
         match passed {
             // An upload that nobody waits for any more is given up with its connection. Over HTTP/2 none is a browser's alone.

@@ -82,7 +82,8 @@ pub(super) fn outgoing(
         Some(rewritten.as_deref().unwrap_or(host)),
     );
     let chain = connection.chain(pairs(&request.headers));
-    let forwarding = Forwarding { chain: &chain, host, incident, max_forwards: asked.max_forwards };
+    let traced = connection.is_to_be_traced(pairs(&request.headers));
+    let forwarding = Forwarding { chain: &chain, host, incident, max_forwards: asked.max_forwards, traced };
     for (name, value) in pairs(&request.headers) {
         if !forwarding.replaces(name)
             && headers::fate_in_request(name, &[], true, &upstream.headers) == Fate::Keep
