@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::gateway::Gateway;
+use crate::proxy::servers::Condition;
 use crate::reload::Reloader;
 use crate::tls::pem;
 
@@ -77,6 +78,13 @@ fn metrics(gateway: &Gateway) -> Response<Full<Bytes>> {
         .iter()
         .filter_map(|site| Some((site.config.hosts[0].as_str(), pem::expiry(&site.config.certificate)?)));
     gateway.metrics.now(gateway.admission.open(), expiries);
+    gateway.metrics.servers(gateway.sites.iter().flat_map(|site| {
+        (0..site.servers.len()).map(|index| {
+            let up = site.servers.condition(index) == Condition::Up;
+            let server = site.servers.server(index).to_string();
+            (site.config.hosts[0].as_str(), server, up, site.servers.busy(index))
+        })
+    }));
     gateway.metrics.secrets(gateway.secrets());
     gateway.metrics.forget_staff();
     for sign_on in gateway.sites.iter().flat_map(|site| &site.sign_on) {

@@ -10,6 +10,7 @@ mod explain;
 mod healthcheck;
 mod reload;
 mod run;
+mod server;
 mod status;
 
 use std::io::Write;
@@ -49,6 +50,8 @@ enum Command {
     Reload(reload::Reload),
     /// Say what runs at this moment: configuration, certificates, connections
     Status(status::Status),
+    /// Take one of several servers of iMIS out of service, or back, until the gateway ends
+    Server(server::Server),
     /// Ask the gateway that runs whether it takes requests
     Healthcheck(WithConfig),
     /// Ask iMIS as visitors would and say what was seen: how members are recognised, and why not
@@ -125,6 +128,7 @@ pub fn main() -> i32 {
         Command::Check(arguments) => check::check(&arguments),
         Command::Reload(arguments) => reload::reload(&arguments),
         Command::Status(arguments) => status::status(&arguments),
+        Command::Server(arguments) => server::server(&arguments),
         Command::Healthcheck(with_config) => healthcheck::healthcheck(&with_config),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),

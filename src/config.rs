@@ -41,7 +41,7 @@ pub use problem::{Problem, Problems};
 pub(crate) use read::glance;
 pub use secret::Secret;
 pub(crate) use secret::fingerprint;
-pub(crate) use values::Authority;
+pub(crate) use values::{Authority, server as server_of};
 
 /// Where `--config` points when it is not given: the first of these that exists.
 pub const DEFAULT_PATHS: [&str; 2] = ["/etc/imis-gateway/config.yaml", "./config.yaml"];
@@ -179,8 +179,15 @@ impl Site {
 /// The iMIS web servers of a site.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Upstream {
-    /// At least one; a later one is used when an earlier one accepts no connection.
+    /// At least one.
     pub(crate) servers: Vec<Server>,
+    pub(crate) balance: Balance,
+    /// How a session stays on its server.
+    pub(crate) affinity: Option<Affinity>,
+    /// With which each connection to a server begins.
+    pub(crate) proxy_protocol: Option<ProxyHeader>,
+    /// What servers are asked after their health.
+    pub(crate) health: Option<Health>,
     /// Roots from `ca_file`; the system's store when absent.
     pub(crate) roots: Roots,
     /// The Host that iMIS sees; the visitor's own when absent.
@@ -189,6 +196,65 @@ pub(crate) struct Upstream {
     pub(crate) headers: Rules,
     pub(crate) limits: UpstreamLimits,
     pub(crate) timeouts: Timeouts,
+}
+
+/// Which of several servers a request goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Balance {
+    /// The first that is well.
+    First,
+    /// The one with the fewest requests, in turn.
+    Spread,
+}
+
+/// A version of the PROXY header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ProxyHeader {
+    V1,
+    V2,
+}
+
+/// How a session stays on its server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Affinity {
+    /// By a cookie of ours.
+    Cookie,
+    /// By cookies of iMIS's with these names.
+    Learned(Vec<String>),
+}
+
+/// What a server is asked to know whether it is well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Health {
+    pub(crate) path: String,
+    pub(crate) interval: Duration,
+    pub(crate) timeout: Duration,
+    /// Times in a row that make it ill, and well again.
+    pub(crate) fall: u32,
+    pub(crate) rise: u32,
+}
+
+/// An upstream of no site.
+#[cfg(test)]
+pub(crate) fn test_upstream(servers: &[&str]) -> Upstream {
+    Upstream {
+        servers: servers.iter().map(|url| values::server(url).unwrap()).collect(),
+        balance: Balance::First,
+        affinity: None,
+        proxy_protocol: None,
+        health: None,
+        roots: Roots(Arc::new(rustls::RootCertStore::empty())),
+        host: None,
+        headers: Rules::default(),
+        limits: UpstreamLimits { requests: 1, wait: Duration::ZERO },
+        timeouts: Timeouts {
+            connect: Duration::ZERO,
+            tls: Duration::ZERO,
+            response_head: Duration::ZERO,
+            gap: Duration::ZERO,
+            idle: Duration::ZERO,
+        },
+    }
 }
 
 /// Certificates that others are vouched for by.

@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
+use url::form_urlencoded;
 
 use crate::audit::folder_of;
 use crate::reload::{By, Reloader};
@@ -130,10 +131,38 @@ async fn answer(request: &Request<Incoming>, reloader: &Arc<Reloader>) -> Respon
             let status = if last.good { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
             json(status, &serde_json::to_value(&*last).unwrap_or_default())
         }
+        (&Method::POST, "/servers/drain") => drain(request, reloader, true),
+        (&Method::POST, "/servers/restore") => drain(request, reloader, false),
         (_, "/status") => not_allowed("GET"),
-        (_, "/reload") => not_allowed("POST"),
-        (_, _) => json(StatusCode::NOT_FOUND, &Value::from("there is GET /status and POST /reload")),
+        (_, "/reload" | "/servers/drain" | "/servers/restore") => not_allowed("POST"),
+        (_, _) => {
+            let there =
+                "there is GET /status, POST /reload, /servers/drain?server= and /servers/restore?server=";
+            json(StatusCode::NOT_FOUND, &Value::from(there))
+        }
     }
+}
+
+/// Takes a server of iMIS out of service, or back, at every site that has it.
+fn drain(request: &Request<Incoming>, reloader: &Reloader, drained: bool) -> Response<Full<Bytes>> {
+    let query = request.uri().query().unwrap_or_default();
+    let named =
+        form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "server").map(|(_, value)| value);
+    let gateway = reloader.gateway();
+    let sites: Vec<&str> = gateway
+        .sites
+        .iter()
+        .filter(|site| named.as_ref().is_some_and(|url| site.servers.drain(url, drained)))
+        .map(|site| site.config.hosts[0].as_str())
+        .collect();
+    let all = || gateway.sites.iter().flat_map(|site| &site.config.upstream.servers).map(ToString::to_string);
+    if sites.is_empty() {
+        return json(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            &serde_json::json!({"servers": all().collect::<Vec<_>>()}),
+        );
+    }
+    json(StatusCode::OK, &serde_json::json!({"sites": sites}))
 }
 
 fn not_allowed(methods: &'static str) -> Response<Full<Bytes>> {

@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::pace::Limits;
 use crate::pages::Pages;
 use crate::proxy::places::Places;
+use crate::proxy::servers::Servers;
 use crate::sso::rate::Rates;
 use crate::sso::state::{Signer, UsedStates};
 use crate::tls;
@@ -97,6 +98,7 @@ pub(crate) struct Site {
     pub(crate) config: config::Site,
     pub(crate) upstream_tls: Arc<rustls::ClientConfig>,
     pub(crate) places: Arc<Places>,
+    pub(crate) servers: Arc<Servers>,
     /// Present when the site has apps to sign in to.
     pub(crate) sign_on: Option<Arc<SignOn>>,
 }
@@ -222,13 +224,17 @@ impl Site {
         let kept = before.filter(|before| {
             upstream_names(&before.config) == names && before.config.upstream == config.upstream
         });
-        let (upstream_tls, places) = match kept {
-            Some(before) => (before.upstream_tls.clone(), before.places.clone()),
+        let (upstream_tls, places, servers) = match kept {
+            Some(before) => (before.upstream_tls.clone(), before.places.clone(), before.servers.clone()),
             None => (
                 Arc::new(tls::upstream::client_config(config.upstream.roots.0.clone(), names)?),
                 Arc::new(Places::new(config.upstream.limits)),
+                Servers::new(&config.upstream).map_err(BuildError::Random)?,
             ),
         };
+        if let Some(before) = before.filter(|_| kept.is_none()) {
+            servers.as_drained_as(&before.servers);
+        }
         let sign_on = match &config.sign_on {
             Some(sign_on) => Some(Arc::new(SignOn {
                 imis: Imis::build(
@@ -247,7 +253,7 @@ impl Site {
             })),
             None => None,
         };
-        Ok(Self { config: config.clone(), upstream_tls, places, sign_on })
+        Ok(Self { config: config.clone(), upstream_tls, places, servers, sign_on })
     }
 }
 

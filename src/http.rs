@@ -93,6 +93,7 @@ impl Socket for Box<TlsStream<Wire>> {
 struct Connection {
     worker: Rc<Worker>,
     peer: IpAddr,
+    port: u16,
     /// The peer as text, which nearly every request needs.
     peer_text: String,
     door: Door,
@@ -130,7 +131,7 @@ pub(crate) async fn serve_redirects(stream: TcpStream, peer: SocketAddr, worker:
 
 impl Connection {
     fn new(worker: Rc<Worker>, peer: SocketAddr, door: Door) -> Self {
-        Self { worker, peer: peer.ip(), peer_text: peer.ip().to_string(), door }
+        Self { worker, peer: peer.ip(), port: peer.port(), peer_text: peer.ip().to_string(), door }
     }
 
     /// The same connection under the configuration of now, for a request that begins; none when that has not changed.
@@ -142,7 +143,7 @@ impl Connection {
             }
             Door::Http => Door::Http,
         };
-        Some(Self { worker, peer: self.peer, peer_text: self.peer_text.clone(), door })
+        Some(Self { worker, peer: self.peer, port: self.port, peer_text: self.peer_text.clone(), door })
     }
 
     /// Whether a request of this connection goes to the same servers under both configurations, on connections that are the same.

@@ -116,7 +116,7 @@ impl Server {
             control.spawn(admin::serve(listener, reloader.clone()));
             info!(%address, "admin listener");
         }
-        reload::keep_staff_fresh(&gateway, control.handle());
+        reload::keep_informed(&gateway, control.handle());
         let (mut workers, mut pulses) = (Vec::new(), Vec::new());
         for (index, seat) in Table::set(config.workers).into_iter().enumerate() {
             let take = |all: &mut Vec<Vec<TcpListener>>| all.iter_mut().filter_map(Vec::pop).collect();

@@ -35,6 +35,8 @@ pub(crate) struct Metrics {
     failures: Family<FailureOf, Counter>,
     certificate_expiry: Family<OfSite, Gauge<i64, AtomicI64>>,
     connections: Gauge<u64, AtomicU64>,
+    upstream_up: Family<OfServer, Gauge<u64, AtomicU64>>,
+    upstream_busy: Family<OfServer, Gauge<u64, AtomicU64>>,
     pub(crate) traffic: Traffic,
     reloads: Family<Reload, Counter>,
     last_reload_good: Gauge<u64, AtomicU64>,
@@ -52,6 +54,12 @@ struct SecretOf {
     app: String,
     secret: &'static str,
     fingerprint: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfServer {
+    site: String,
+    server: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -121,6 +129,8 @@ impl Metrics {
             failures: Family::default(),
             certificate_expiry: Family::default(),
             connections: Gauge::default(),
+            upstream_up: Family::default(),
+            upstream_busy: Family::default(),
             traffic: Traffic::default(),
             reloads: Family::default(),
             last_reload_good: Gauge::default(),
@@ -141,6 +151,8 @@ impl Metrics {
             failures,
             certificate_expiry,
             connections,
+            upstream_up,
+            upstream_busy,
             traffic,
             reloads,
             last_reload_good,
@@ -201,6 +213,16 @@ impl Metrics {
             failures.clone(),
         );
         registry.register("connections", "Connections of browsers that are open", connections.clone());
+        registry.register(
+            "upstream_server_up",
+            "1 when requests go to a server of iMIS; 0 when it rests, is ill, or is taken out of service",
+            upstream_up.clone(),
+        );
+        registry.register(
+            "upstream_server_requests",
+            "Requests that a server of iMIS has, of sites with several",
+            upstream_busy.clone(),
+        );
         registry.register_with_unit(
             "certificate_expiry_timestamp",
             "When the certificate of a site stops being good",
@@ -239,6 +261,17 @@ impl Metrics {
         self.certificate_expiry.clear();
         for (site, expiry) in expiries {
             self.certificate_expiry.get_or_create(&OfSite { site: site.into() }).set(expiry);
+        }
+    }
+
+    /// The servers of iMIS at this moment.
+    pub(crate) fn servers<'a>(&self, servers: impl Iterator<Item = (&'a str, String, bool, usize)>) {
+        self.upstream_up.clear();
+        self.upstream_busy.clear();
+        for (site, server, up, busy) in servers {
+            let of_server = OfServer { site: site.to_owned(), server };
+            self.upstream_busy.get_or_create(&of_server).set(busy as u64);
+            self.upstream_up.get_or_create(&of_server).set(up.into());
         }
     }
 

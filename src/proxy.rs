@@ -7,10 +7,15 @@ pub(crate) mod exchange;
 pub(crate) mod headers;
 pub(crate) mod places;
 mod pool;
+mod proxy_header;
+pub(crate) mod health;
+pub(crate) mod servers;
 pub(crate) mod upgrade;
 mod websocket;
 pub(crate) mod upstream;
 pub(crate) mod windows;
+
+use std::net::SocketAddr;
 
 use crate::http1::Length;
 use crate::sso::single_logout::Departure;
@@ -31,6 +36,10 @@ pub(crate) struct Outgoing {
     pub(crate) tunnel: bool,
     /// It signs its connection in (Windows authentication).
     pub(crate) signs_in: bool,
+    /// Whom it comes from.
+    pub(crate) client: SocketAddr,
+    /// The server that its session is on.
+    pub(crate) session: Option<usize>,
     /// It signs its visitor out of iMIS.
     pub(crate) departure: Option<Box<Departure>>,
 }

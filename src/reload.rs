@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 use crate::ambient;
 use crate::config::{Config, Fixed, Problem, Problems, Watched};
 use crate::gateway::{BuildError, Gateway, Lasting};
+use crate::proxy::health;
 use crate::systemd;
 use crate::telemetry::Chain;
 use crate::worker::Renewal;
@@ -281,7 +282,7 @@ impl Reloader {
             return Err(Refused::Draining);
         }
         let gateway = Arc::new(gateway);
-        keep_staff_fresh(&gateway, &self.control);
+        keep_informed(&gateway, &self.control);
         self.lasting.admission.limit(config.limits);
         self.publish(&gateway).await;
         let before = self.gateway.swap(gateway.clone());
@@ -372,10 +373,13 @@ async fn look(watched: &Watched) -> Watched {
     tokio::task::spawn_blocking(move || before.now()).await.unwrap_or_else(|_| watched.clone())
 }
 
-/// Fetches the staff of each account for as long as this gateway, or a request under way, needs it.
-pub(crate) fn keep_staff_fresh(gateway: &Gateway, control: &Handle) {
+/// Fetches the staff of each account, and asks servers after their health, for as long as this gateway needs to know.
+pub(crate) fn keep_informed(gateway: &Gateway, control: &Handle) {
     for staff in gateway.staff() {
         staff.keep_fresh(control);
+    }
+    for site in &gateway.sites {
+        health::watch(site, control);
     }
 }
 

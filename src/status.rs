@@ -27,7 +27,12 @@ pub(crate) async fn of(reloader: &Reloader) -> Value {
 }
 
 fn of_site(site: &Site, gateway: &Gateway) -> Value {
-    let servers: Vec<String> = site.config.upstream.servers.iter().map(ToString::to_string).collect();
+    let servers: Vec<Value> = (0..site.servers.len())
+        .map(|index| {
+            let state = site.servers.condition(index).name();
+            json!({"server": site.servers.server(index).to_string(), "state": state})
+        })
+        .collect();
     json!({
         "hosts": site.config.hosts,
         "certificate": {"expires": pem::expiry(&site.config.certificate).map(crate::ambient::rfc_3339_of)},

@@ -79,7 +79,9 @@ fn tell(status: &Value) {
         say("");
         say(&format!("site           {}", list(&site["hosts"])));
         say(&format!("  certificate  good until {}", text(&site["certificate"]["expires"])));
-        say(&format!("  upstream     {}", list(&site["upstream"])));
+        for server in site["upstream"].as_array().into_iter().flatten() {
+            say(&format!("  upstream     {}, {}", text(&server["server"]), text(&server["state"])));
+        }
         for app in site["apps"].as_array().into_iter().flatten() {
             say(&format!(
                 "  app          {} at {}, to {}",

@@ -151,6 +151,10 @@ impl<'a> Value<'a> {
         matches!(self.node.value, Node::Null)
     }
 
+    pub(super) fn is_list(&self) -> bool {
+        matches!(self.node.value, Node::List(_))
+    }
+
     pub(super) fn is_mapping(&self) -> bool {
         matches!(self.node.value, Node::Map(_))
     }

@@ -24,6 +24,8 @@ pub(crate) enum Kind {
     Secret,
     /// A secret, or a current and a next one.
     SharedSecret,
+    /// `cookie`, or names of cookies.
+    Affinity,
     /// An expression of rules and claims, in quotes.
     Expression,
     /// Keys of its own.
@@ -80,6 +82,7 @@ impl Kind {
             Self::Texts => "list of texts".to_owned(),
             Self::Secret => "secret: {file: PATH}, {credential: NAME} or {env: NAME}".to_owned(),
             Self::SharedSecret => "secret, or {current: SECRET, next: SECRET}".to_owned(),
+            Self::Affinity => "cookie, or a list of names".to_owned(),
             Self::Expression => "expression".to_owned(),
             Self::Section | Self::Mapping => "mapping".to_owned(),
             Self::Sections => "list of mappings".to_owned(),
@@ -109,6 +112,9 @@ impl Kind {
                 "type": "object", "additionalProperties": false, "required": ["current"],
                 "properties": {"current": {"$ref": "#/$defs/secret"}, "next": {"anyOf": [{"$ref": "#/$defs/secret"}, {"type": "null"}]}},
             }]}),
+            Self::Affinity => {
+                json!({"anyOf": [{"const": "cookie"}, {"type": "array", "items": {"type": "string"}}]})
+            }
             Self::Section => inner(),
             Self::Sections => json!({"type": "array", "items": inner()}),
             Self::SectionOrSections => {
@@ -180,7 +186,7 @@ audit: {}
 sites:
   - hosts: [members.example.org]
     certificate: {chain: a, key: b}
-    upstream: {servers: ["https://10.0.0.5"], headers: {}, limits: {}, timeouts: {}}
+    upstream: {servers: ["https://10.0.0.5"], headers: {}, limits: {}, timeouts: {}, health: {}}
     imis:
       recognise:
         - {method: client_context}

@@ -51,7 +51,7 @@ pub(super) fn site_host(text: &str) -> Result<String, String> {
 }
 
 /// `https://host[:port]`; plain http is taken, too, for laboratories.
-pub(super) fn server(text: &str) -> Result<Server, String> {
+pub(crate) fn server(text: &str) -> Result<Server, String> {
     let wrong =
         || format!("`{text}` is not a server; write it like https://10.0.0.5 or https://imis.internal:8443");
     let url = Url::parse(text).map_err(|_| wrong())?;

@@ -29,6 +29,8 @@ pub(crate) enum Stream {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) stream: Stream,
+    /// Which of the servers it goes to.
+    pub(crate) server: usize,
     pub(crate) receiver: Receiver,
     pub(crate) sender: Sender,
     pub(super) scanner: Scanner,
@@ -37,9 +39,10 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(stream: Stream, buffers: Rc<Buffers>, limit: Duration) -> Box<Self> {
+    pub(super) fn new(stream: Stream, server: usize, buffers: Rc<Buffers>, limit: Duration) -> Box<Self> {
         Box::new(Self {
             stream,
+            server,
             receiver: Receiver::new(buffers.clone()),
             sender: Sender::default(),
             scanner: Scanner::default(),

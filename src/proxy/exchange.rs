@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::Outgoing;
 use super::connection::{Connection, Stream};
 use super::places::Gate;
+use super::servers::Busy;
 use super::upstream::UpstreamError;
 use crate::http1::Length;
 use crate::http1::head::{MOST_RESPONSE_BYTES, Scanner};
@@ -86,6 +87,8 @@ pub(crate) struct Exchange {
     /// The connection serves this browser alone.
     pub(crate) exclusive: bool,
     pub(super) gate: Gate,
+    /// Its server has something to do.
+    pub(super) busy: Option<Busy>,
     /// Of the answer to the browser, and of its upload.
     reading: Option<Box<Pace>>,
     uploading: Option<Box<Pace>>,
@@ -131,6 +134,7 @@ impl Exchange {
             head: 0,
             exclusive,
             gate,
+            busy: None,
             reading: None,
             uploading: None,
             seen: None,

@@ -90,19 +90,27 @@ impl Forwarded {
     }
 }
 
-/// The part of `X-Forwarded-For` that is vouched for: from the right through the trusted proxies up to and with the
+/// The part of `X-Forwarded-For`, or where there is none of `Forwarded` (RFC 7239), that is vouched for: from the right through the trusted proxies up to and with the
 /// first address that is none, which is the visitor's. What stands left of it, the visitor may have written.
 pub(crate) fn forwarded_for<'a>(
     fields: impl Iterator<Item = (&'a str, &'a [u8])>,
     trusts: impl Fn(IpAddr) -> bool,
 ) -> Vec<IpAddr> {
-    let lines: Vec<&str> = fields
-        .filter(|(name, _)| name.eq_ignore_ascii_case("x-forwarded-for"))
-        .map(|(_, value)| std::str::from_utf8(value).unwrap_or("?"))
-        .collect();
+    let (mut lines, mut standard) = (Vec::new(), Vec::new());
+    for (name, value) in fields {
+        let text = || std::str::from_utf8(value).unwrap_or("?");
+        if name.eq_ignore_ascii_case("x-forwarded-for") {
+            lines.push(text());
+        } else if name.eq_ignore_ascii_case("forwarded") {
+            standard.push(text());
+        }
+    }
+    let is_standard = lines.is_empty();
+    let all = if is_standard { standard.join(",") } else { lines.join(",") };
     let mut chain = Vec::new();
-    for item in lines.join(",").rsplit(',') {
-        let Ok(address) = item.trim().parse::<IpAddr>() else { break };
+    for item in all.rsplit(',') {
+        let address = if is_standard { for_of(item) } else { item.trim().parse().ok() };
+        let Some(address): Option<IpAddr> = address else { break };
         chain.push(address.to_canonical());
         if !trusts(address) {
             break;
@@ -110,6 +118,20 @@ pub(crate) fn forwarded_for<'a>(
     }
     chain.reverse();
     chain
+}
+
+/// The address in an element of `Forwarded`: `for=192.0.2.1`, `For="[2001:db8::1]:4711"`; none of what hides it.
+fn for_of(element: &str) -> Option<IpAddr> {
+    let mut nodes = element.split(';').filter_map(|pair| {
+        let (name, value) = pair.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("for").then(|| value.trim())
+    });
+    let node = nodes.next()?;
+    let node = node.strip_prefix('"').and_then(|node| node.strip_suffix('"')).unwrap_or(node);
+    match node.strip_prefix('[') {
+        Some(rest) => rest.split_once(']')?.0.parse().map(IpAddr::V6).ok(),
+        None => node.split(':').next()?.parse().map(IpAddr::V4).ok(),
+    }
 }
 
 /// Names and values of a header map, in its order.
@@ -265,15 +287,16 @@ pub(crate) struct Elsewhere<'a> {
 
 /// The head of a response for an HTTP/1 browser.
 pub(crate) fn write_response(out: &mut Vec<u8>, response: &head::Response<'_, '_>, framing: ResponseFraming) {
-    write_response_to(out, response, framing, None);
+    write_response_to(out, response, framing, None, None);
 }
 
-/// The same, of a redirect that leads elsewhere.
+/// The same, of a redirect that leads elsewhere, and with a cookie of ours.
 pub(crate) fn write_response_to(
     out: &mut Vec<u8>,
     response: &head::Response<'_, '_>,
     framing: ResponseFraming,
     elsewhere: Option<Elsewhere<'_>>,
+    cookie: Option<&str>,
 ) {
     out.extend_from_slice(b"HTTP/1.1");
     out.extend_from_slice(response.after_version);
@@ -289,6 +312,11 @@ pub(crate) fn write_response_to(
     });
     if let Some(Elsewhere { location, set_cookie }) = elsewhere {
         for part in ["Location: ", location, "\r\nSet-Cookie: ", set_cookie, "\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
+    if let Some(cookie) = cookie {
+        for part in ["Set-Cookie: ", cookie, "\r\n"] {
             out.extend_from_slice(part.as_bytes());
         }
     }
@@ -334,6 +362,35 @@ fn is_essential(name: &str) -> bool {
     ["host", "cookie", "set-cookie", "authorization", "content-length", "content-type"]
         .iter()
         .any(|essential| name.eq_ignore_ascii_case(essential))
+}
+
+#[cfg(test)]
+mod forwarded_tests {
+    use super::*;
+
+    #[test]
+    fn the_standard_header_says_the_same_where_the_other_is_not_there() {
+        let trusts = |address: IpAddr| address.to_string().starts_with("10.");
+        let of = |fields: &[(&'static str, &'static str)]| {
+            let fields = fields.iter().map(|(name, value)| (*name, value.as_bytes()));
+            let all = forwarded_for(fields, trusts);
+            all.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(of(&[("Forwarded", "for=192.0.2.1")]), "192.0.2.1");
+        assert_eq!(
+            of(&[("Forwarded", "for=6.6.6.6, For=\"192.0.2.1:4711\";proto=https, for=10.0.0.2")]),
+            "192.0.2.1 10.0.0.2"
+        );
+        assert_eq!(
+            of(&[("forwarded", "for=\"[2001:db8::1]:4711\""), ("Forwarded", "by=x;for=10.0.0.1")]),
+            "2001:db8::1 10.0.0.1"
+        );
+        for odd in ["for=unknown", "for=_hidden", "proto=https", "", "for=\"[2001:db8::1\"", "for=1.2.3"] {
+            assert_eq!(of(&[("Forwarded", odd)]), "", "{odd}");
+        }
+        let both = [("Forwarded", "for=6.6.6.6"), ("X-Forwarded-For", "192.0.2.1")];
+        assert_eq!(of(&both), "192.0.2.1");
+    }
 }
 
 #[cfg(test)]

@@ -2,11 +2,13 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls_pki_types::ServerName;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -15,10 +17,12 @@ use tracing::debug;
 use super::Outgoing;
 use super::connection::{Connection, Stream};
 use super::exchange::{Exchange, Patience, Upload, UploadError};
-use super::places::{Busy, Gate, Held, Places};
+use super::places::{self, Gate, Held, Places};
 use super::pool::Pool;
+use super::proxy_header;
+use super::servers::{Busy, Servers};
 use crate::buffers::Buffers;
-use crate::config::{Server, Timeouts};
+use crate::config::{ProxyHeader, Server, Timeouts};
 use crate::gateway::Site;
 use crate::http1::head::HeadError;
 use crate::http1::transfer::ReceiveError;
@@ -84,12 +88,14 @@ pub(crate) enum ConnectError {
 pub(crate) struct Upstream {
     /// Whose it is: as long as that is the same, so is all of this.
     places: Arc<Places>,
-    servers: Vec<Server>,
+    pub(crate) servers: Arc<Servers>,
     server_names: Vec<String>,
+    proxy_protocol: Option<ProxyHeader>,
     tls: TlsConnector,
     timeouts: Timeouts,
     pub(crate) patience: Patience,
-    pool: Pool,
+    /// One for each server.
+    pools: Vec<Pool>,
     held: Rc<Held>,
     buffers: Rc<Buffers>,
     traffic: Arc<OfSite>,
@@ -101,8 +107,9 @@ impl Upstream {
         let upstream = &site.config.upstream;
         Self {
             places: site.places.clone(),
-            servers: upstream.servers.clone(),
+            servers: site.servers.clone(),
             server_names: upstream.servers.iter().map(|server| server_name(server, site)).collect(),
+            proxy_protocol: upstream.proxy_protocol,
             tls: TlsConnector::from(Arc::clone(&site.upstream_tls)),
             timeouts: upstream.timeouts,
             patience: Patience {
@@ -110,7 +117,7 @@ impl Upstream {
                 browser,
                 upstream: upstream.timeouts.gap,
             },
-            pool: Pool::new(upstream.timeouts.idle),
+            pools: upstream.servers.iter().map(|_| Pool::new(upstream.timeouts.idle)).collect(),
             held: Held::new(site.places.clone()),
             buffers,
             traffic,
@@ -131,15 +138,19 @@ impl Upstream {
         own: Option<Box<Connection>>,
     ) -> Result<Exchange, UpstreamError> {
         let mut gate = match request.whole {
-            true => Gate::passed(&self.held).await.map_err(|Busy| UpstreamError::Busy)?,
+            true => Gate::passed(&self.held).await.map_err(|places::Busy| UpstreamError::Busy)?,
             false => Gate::new(&self.held),
         };
         let own = own.and_then(|mut connection| connection.is_silent().then_some(connection));
         let exclusive = own.is_some();
-        // A connection that may be signed in starts anew: nobody else has used it, nobody else will.
-        let kept = own.or_else(|| if request.signs_in { None } else { self.pool.take() });
+        let several = (self.servers.len() > 1).then(|| self.servers.order(request.session));
+        let order = several.as_deref().unwrap_or(&[0]);
+        // A connection that may be signed in, or names its visitor, starts anew: nobody else has used it, nobody else will.
+        let for_one = request.signs_in || self.proxy_protocol.is_some();
+        let kept = own.or_else(|| if for_one { None } else { self.pools[order[0]].take() });
         if let Some(connection) = kept {
             let mut exchange = Exchange::begin(connection, request, gate, exclusive);
+            exchange.busy = Busy::new(&self.servers, exchange.connection.server);
             self.traffic.connecting(Connecting::Reused);
             match exchange.response_head(upload, self.patience).await {
                 Ok(()) => return Ok(exchange),
@@ -154,8 +165,9 @@ impl Upstream {
                 Err(error) => return Err(error),
             }
         }
-        let connection = Box::pin(self.connect()).await?;
-        let mut exchange = Exchange::begin(connection, request, gate, request.signs_in);
+        let connection = Box::pin(self.connect(order, request.client)).await?;
+        let mut exchange = Exchange::begin(connection, request, gate, for_one);
+        exchange.busy = Busy::new(&self.servers, exchange.connection.server);
         exchange.response_head(upload, self.patience).await?;
         Ok(exchange)
     }
@@ -173,7 +185,7 @@ impl Upstream {
         if exclusive {
             return Some(connection);
         }
-        self.pool.put(connection);
+        self.pools[connection.server].put(connection);
         None
     }
 
@@ -184,19 +196,22 @@ impl Upstream {
 
     /// Closes connections that have been idle for too long.
     pub(crate) fn prune(&self) {
-        self.pool.prune();
+        self.pools.iter().for_each(Pool::prune);
     }
 
-    async fn connect(&self) -> Result<Box<Connection>, UpstreamError> {
+    async fn connect(&self, order: &[usize], client: SocketAddr) -> Result<Box<Connection>, UpstreamError> {
         let mut last = ConnectError::TimedOut;
-        for (server, name) in self.servers.iter().zip(&self.server_names) {
-            match self.connect_to(server, name).await {
+        for &index in order {
+            let server = self.servers.server(index);
+            match self.connect_to(server, &self.server_names[index], client).await {
                 Ok(stream) => {
+                    self.servers.worked(index);
                     self.traffic.connecting(Connecting::Opened);
-                    return Ok(Connection::new(stream, self.buffers.clone(), self.timeouts.gap));
+                    return Ok(Connection::new(stream, index, self.buffers.clone(), self.timeouts.gap));
                 }
                 Err(error) => {
                     self.traffic.connecting(Connecting::Failed);
+                    self.servers.failed(index);
                     debug!(%server, %error, "cannot connect");
                     last = error;
                 }
@@ -205,12 +220,22 @@ impl Upstream {
         Err(UpstreamError::Unreachable(last))
     }
 
-    async fn connect_to(&self, server: &Server, name: &str) -> Result<Stream, ConnectError> {
-        let stream = within(self.timeouts.connect, TcpStream::connect((server.host.as_str(), server.port)))
-            .await?
-            .map_err(ConnectError::Tcp)?;
+    async fn connect_to(
+        &self,
+        server: &Server,
+        name: &str,
+        client: SocketAddr,
+    ) -> Result<Stream, ConnectError> {
+        let mut stream =
+            within(self.timeouts.connect, TcpStream::connect((server.host.as_str(), server.port)))
+                .await?
+                .map_err(ConnectError::Tcp)?;
         // Fails only when the server has gone already, which the handshake will tell.
         let _ = stream.set_nodelay(true);
+        if let Some(version) = self.proxy_protocol {
+            let header = proxy_header::of(version, client, stream.peer_addr().map_err(ConnectError::Tcp)?);
+            within(self.timeouts.connect, stream.write_all(&header)).await?.map_err(ConnectError::Tcp)?;
+        }
         if !server.tls {
             return Ok(Stream::Plain(stream));
         }
@@ -227,7 +252,7 @@ async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Result<T
 }
 
 /// The name for SNI and the certificate: the server's own if it has one, else the host that iMIS is asked for.
-fn server_name(server: &Server, site: &Site) -> String {
+pub(super) fn server_name(server: &Server, site: &Site) -> String {
     if server.host.parse::<std::net::IpAddr>().is_err() {
         return server.host.clone();
     }

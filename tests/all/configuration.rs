@@ -105,6 +105,7 @@ fn manual_pages_and_completions_name_every_command_and_key() {
         "mint",
         "audit",
         "healthcheck",
+        "server",
         "schema",
         "man",
         "completions",

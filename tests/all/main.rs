@@ -42,5 +42,6 @@ mod staff;
 mod streaming;
 mod tls;
 mod tokens;
+mod upstreams;
 mod walls;
 mod websocket;

@@ -9,8 +9,11 @@ use rustls::sign::CertifiedKey;
 use super::sign_on;
 use crate::config::files::Files;
 use crate::config::raw::{Section, Value};
-use crate::config::{Roots, SignOn, Site, Timeouts, Upstream, UpstreamLimits, values};
+use crate::config::{
+    Affinity, Balance, Health, ProxyHeader, Roots, SignOn, Site, Timeouts, Upstream, UpstreamLimits, values,
+};
 use crate::proxy::headers::Rules;
+use crate::proxy::health::{DEFAULT_INTERVAL, DEFAULT_TIMEOUT};
 use crate::tls::pem;
 
 /// IIS closes idle connections at 120 s, and iMIS runs requests of up to 3,600 s (docs/architecture.md).
@@ -54,6 +57,11 @@ fn site(mut section: Section<'_>, files: &Files, hosts_seen: &mut Vec<String>) -
         Some(list) => sign_on::apps(list, files),
         None => Some(Vec::new()),
     };
+    if let (Some(list), Some(upstream)) = (&apps_value, &upstream)
+        && upstream.proxy_protocol.is_some()
+    {
+        list.report("sign-ins ask iMIS on connections without a PROXY header: a site with apps has no upstream.proxy_protocol");
+    }
     if let (Some(list), Some(None)) = (&apps_value, &imis) {
         list.report("apps need to know the iMIS behind the site: add `imis:` beside `apps:`");
     }
@@ -128,6 +136,41 @@ fn upstream(mut section: Section<'_>, files: &Files) -> Option<Upstream> {
         }
         Some(servers)
     });
+    let balance = section.text_or(
+        "balance",
+        |text| match text {
+            "first" => Ok(Balance::First),
+            "spread" => Ok(Balance::Spread),
+            other => Err(format!("`{other}` is not a way to choose a server; use first or spread")),
+        },
+        Balance::First,
+    );
+    let affinity = match section.optional("affinity") {
+        Some(value) if value.is_off() => Some(None),
+        Some(value) if value.is_word("cookie") => Some(Some(Affinity::Cookie)),
+        Some(list) if list.is_list() => list
+            .texts(values::cookie_name)
+            .map(|names| (!names.is_empty()).then_some(Affinity::Learned(names))),
+        Some(value) => {
+            value.report("use cookie, or a list of names of iMIS's own cookies, or null");
+            None
+        }
+        None => Some(None),
+    };
+    let proxy_protocol = match section.optional("proxy_protocol") {
+        Some(value) if value.is_off() => Some(None),
+        Some(value) => value.text(|text| match text {
+            "v1" => Ok(Some(ProxyHeader::V1)),
+            "v2" => Ok(Some(ProxyHeader::V2)),
+            other => Err(format!("`{other}` is not a version of the PROXY header; use v1 or v2")),
+        }),
+        None => Some(None),
+    };
+    let health = match section.optional("health") {
+        Some(value) if value.is_off() => Some(None),
+        Some(value) => value.section().and_then(health).map(Some),
+        None => Some(None),
+    };
     let roots = match section.optional("ca_file") {
         Some(value) => value.text(|path| pem::roots(files, &files.at(path)).map(Roots)),
         None => Some(Roots(pem::system_roots())),
@@ -159,12 +202,29 @@ fn upstream(mut section: Section<'_>, files: &Files) -> Option<Upstream> {
     section.finish();
     Some(Upstream {
         servers: servers?,
+        balance: balance?,
+        affinity: affinity?,
+        proxy_protocol: proxy_protocol?,
+        health: health?,
         roots: roots?,
         host: host?,
         headers: headers?,
         limits: limits?,
         timeouts: timeouts?,
     })
+}
+
+fn health(mut section: Section<'_>) -> Option<Health> {
+    let path = section.required("path").and_then(|value| value.text(values::site_path));
+    let interval = section.text_or("interval", values::duration, DEFAULT_INTERVAL);
+    let timeout = section.text_or("timeout", values::duration, DEFAULT_TIMEOUT);
+    let mut times = |key, default| match section.optional(key) {
+        Some(value) => value.number(1..=100).and_then(|number| u32::try_from(number).ok()),
+        None => Some(default),
+    };
+    let (fall, rise) = (times("fall", 3), times("rise", 2));
+    section.finish();
+    Some(Health { path: path?, interval: interval?, timeout: timeout?, fall: fall?, rise: rise? })
 }
 
 fn limits(mut section: Section<'_>) -> Option<UpstreamLimits> {

@@ -1,8 +1,8 @@
 //! The keys themselves, in the order of the shipped file.
 
 use super::Kind::{
-    Bool, Duration, Expression, Mapping, Number, NumberOrAuto, Secret, Section, SectionOrSections, Sections,
-    SharedSecret, Size, Text, Texts, Word,
+    Affinity, Bool, Duration, Expression, Mapping, Number, NumberOrAuto, Secret, Section, SectionOrSections,
+    Sections, SharedSecret, Size, Text, Texts, Word,
 };
 use super::Preset::{Absent, Is, IsOrNull, Null, Required};
 use super::{Key, key};
@@ -50,7 +50,16 @@ pub(crate) const KEYS: &[Key] = &[
     key("sites[].certificate.chain", Text, Required, "PEM file of the certificate and those between it and a root, leaf first."),
     key("sites[].certificate.key", Text, Required, "PEM file of its private key: PKCS #8, PKCS #1 or SEC 1."),
     key("sites[].upstream", Section, Required, "The iMIS web servers."),
-    key("sites[].upstream.servers", Texts, Required, "URLs of the servers, `https://HOST[:PORT]`; a later one is used when an earlier one accepts no connection."),
+    key("sites[].upstream.servers", Texts, Required, "URLs of the servers, `https://HOST[:PORT]`. Names are looked up anew for each connection."),
+    key("sites[].upstream.balance", Word(&["first", "spread"]), Is("first"), "Which of several servers a request goes to: the first that is well, or the one with the fewest requests."),
+    key("sites[].upstream.affinity", Affinity, Null, "How a session stays on its server: by a cookie of the gateway's (`cookie`), or by cookies of iMIS's with these names, of which the gateway remembers whose answer set them."),
+    key("sites[].upstream.proxy_protocol", Word(&["v1", "v2"]), Null, "Each connection to a server begins with a PROXY header that names the visitor, and then serves that visitor's connection alone."),
+    key("sites[].upstream.health", Section, Absent("servers are judged by whether they accept connections"), "A page that each server is asked for; a status of 200 to 399 is good."),
+    key("sites[].upstream.health.path", Text, Required, "The page, as a whole path."),
+    key("sites[].upstream.health.interval", Duration, Is("10s"), "How often."),
+    key("sites[].upstream.health.timeout", Duration, Is("5s"), "How long an answer may take."),
+    key("sites[].upstream.health.fall", Number(1, 100), Is("3"), "Failures in a row after which other servers are used."),
+    key("sites[].upstream.health.rise", Number(1, 100), Is("2"), "Good answers in a row after which it is used again."),
     key("sites[].upstream.ca_file", Text, Absent("the system's store"), "PEM file of the roots that vouch for the servers' certificates."),
     key("sites[].upstream.host", Text, Is("keep"), "The Host that iMIS sees: the visitor's (`keep`), or a name (iMIS Cloud)."),
     key("sites[].upstream.headers", Section, Absent("the families of docs/hardening.md"), "Headers of visitors that never reach iMIS."),

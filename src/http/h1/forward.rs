@@ -49,7 +49,13 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
         for interim in 0..=MOST_INTERIM {
             let detour = departs(&exchange, &outgoing, connection, site).await;
             let way = (site, detour.as_ref());
-            match self.take_head(&mut exchange, facts, (outgoing.method, outgoing.tunnel), connection, way) {
+            match self.take_head(
+                &mut exchange,
+                facts,
+                (outgoing.method, outgoing.tunnel, outgoing.session),
+                connection,
+                way,
+            ) {
                 Ok(Taken::Response { keep, ends_session }) => {
                     if ends_session {
                         connection.forget(site, &outgoing.head).await;
@@ -89,7 +95,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
         &mut self,
         exchange: &mut Exchange,
         facts: &mut Facts,
-        (method, tunnel): (Kind, bool),
+        (method, tunnel, session): (Kind, bool, Option<usize>),
         connection: &Connection,
         (site, detour): (usize, Option<&Detour>),
     ) -> Result<Taken, UpstreamError> {
@@ -141,7 +147,9 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
         let framing =
             ResponseFraming { version: facts.version, length, close: !facts.keep_alive, tunnel: false };
         let elsewhere = detour.map(|to| Elsewhere { location: &to.location, set_cookie: &to.set_cookie });
-        headers::write_response_to(out, &response, framing, elsewhere);
+        let servers = &connection.worker.upstreams[site].servers;
+        let cookie = servers.answered((session, exchange.connection.server), response.fields.pairs());
+        headers::write_response_to(out, &response, framing, elsewhere, cookie.as_deref());
         let ends_session = connection.ends_session(site, response.fields.pairs());
         facts.access.answered(StatusCode::from_u16(response.status).unwrap_or(StatusCode::BAD_GATEWAY));
         let (keep, of_upstream) = (response.keep_alive, response.length);

@@ -7,6 +7,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::super::access::{Access, Seen};
 use super::super::traceparent;
 use super::super::{Asked, Connection, Verdict, Visited, decide, visited};
+use std::net::SocketAddr;
+
 use crate::http1::head::{Request, Tokens};
 use crate::http1::{Length, Version};
 use crate::incident::Incident;
@@ -126,6 +128,8 @@ fn step(request: &Request<'_, '_>, connection: &Connection, incident: Incident) 
             method: Kind::of(request.method),
             tunnel,
             signs_in: windows::used_by(request.fields.pairs()),
+            client: SocketAddr::new(connection.visitor(request.fields.pairs()), connection.port),
+            session: connection.worker.upstreams[site].servers.session(request.fields.pairs()),
             departure,
         },
     ))

@@ -205,6 +205,12 @@ impl Answering {
             match take_head(&mut exchange, kind)? {
                 Taken::Response { mut response, keep } => {
                     depart(&mut response, &outgoing, connection, site).await;
+                    let used = (outgoing.session, exchange.connection.server);
+                    if let Some(cookie) = upstream.servers.answered(used, pairs(response.headers()))
+                        && let Ok(cookie) = HeaderValue::try_from(cookie)
+                    {
+                        response.headers_mut().append(SET_COOKIE, cookie);
+                    }
                     connection.worker.buffers.keep_head(&mut outgoing.head);
                     return Ok(Answer::Upstream { response, exchange, keep, site });
                 }

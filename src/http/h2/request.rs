@@ -14,6 +14,8 @@ use http::uri::Authority;
 use super::super::{Asked, Connection};
 use super::gather::Arrivals;
 use super::watch::Watch;
+use std::net::SocketAddr;
+
 use crate::http1::Length;
 use crate::http1::fields::{Fate, decimal};
 use crate::http1::head;
@@ -99,6 +101,8 @@ pub(super) fn outgoing(
         head,
         length,
         whole: !has_body,
+        client: SocketAddr::new(connection.visitor(pairs(&request.headers)), connection.port),
+        session: connection.worker.upstreams[site].servers.session(pairs(&request.headers)),
         method: Kind::of(asked.method),
         tunnel: false,
         signs_in: windows::used_by(pairs(&request.headers)),

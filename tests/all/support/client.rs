@@ -18,6 +18,7 @@ use tokio_rustls::client::TlsStream;
 use super::SITE;
 
 /// Connects anew for every request.
+#[derive(Clone)]
 pub(crate) struct Client {
     config: Arc<ClientConfig>,
     address: SocketAddr,
