@@ -70,6 +70,36 @@ touch /tmp/over; wait "$load"
 [ ! -e /tmp/lost ] || fail "$(cat /tmp/lost)"
 echo "$(cat /tmp/count) requests during five restarts"
 
+step "an upgrade under load loses nothing"
+rm -f /tmp/over /tmp/lost
+(count=0; while [ ! -e /tmp/over ]; do page >/dev/null || { echo "lost after $count" >/tmp/lost; break; }; count=$((count + 1)); done; echo "$count" >/tmp/count) &
+load=$!
+before=$(systemctl show -p MainPID --value imis-gateway)
+for _ in 1 2; do dpkg -i /package.deb >/dev/null || fail "upgrade"; sleep 0.5; done
+touch /tmp/over; wait "$load"
+[ "$(systemctl show -p MainPID --value imis-gateway)" != "$before" ] || fail "the old program still runs"
+[ ! -e /tmp/lost ] || fail "$(cat /tmp/lost)"
+echo "$(cat /tmp/count) requests during two upgrades"
+
+step "on ports of its own, as docs/operations.md has it"
+mkdir -p /etc/systemd/system/imis-gateway.service.d
+cp /own-ports.conf /etc/systemd/system/imis-gateway.service.d/
+systemctl mask --now --quiet imis-gateway.socket && systemctl daemon-reload && systemctl restart imis-gateway || fail "own ports"
+[ "$(page)" = "a page of iMIS" ] || fail "no page on its own ports"
+systemctl is-active --quiet imis-gateway.socket && fail "the socket is still there"
+rm /etc/systemd/system/imis-gateway.service.d/own-ports.conf
+systemctl stop imis-gateway && systemctl unmask --quiet imis-gateway.socket && systemctl daemon-reload
+systemctl start imis-gateway.socket imis-gateway.service || fail "back on the socket"
+
+step "the journal has fields and priorities"
+sed -i 's/^log: .*/log: {format: journald}/' config.yaml
+systemctl restart imis-gateway
+echo 'colour: red' >>config.yaml
+systemctl reload imis-gateway && fail "a bad configuration was taken up"
+sed -i '/colour/d' config.yaml && systemctl reload imis-gateway
+journalctl --sync || true
+journalctl -u imis-gateway -p err -o json --no-pager | grep -q '"F_PROBLEM"' || fail "no error with its fields in the journal"
+
 step "a gateway that stands still is restarted by the watchdog"
 mkdir -p /run/systemd/system/imis-gateway.service.d
 printf '[Service]\nWatchdogSec=6\n' >/run/systemd/system/imis-gateway.service.d/watchdog.conf

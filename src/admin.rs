@@ -89,9 +89,8 @@ fn metrics(gateway: &Gateway) -> Response<Full<Bytes>> {
     gateway.metrics.forget_staff();
     for sign_on in gateway.sites.iter().flat_map(|site| &site.sign_on) {
         for app in &sign_on.apps {
-            let state = sign_on.staff.get(&app.path).and_then(|staff| staff.state());
-            if let Some((people, age)) = state {
-                gateway.metrics.staff(&app.name, people, age);
+            if let Some(staff) = sign_on.staff.get(&app.path) {
+                gateway.metrics.staff(&app.name, staff.state());
             }
         }
     }

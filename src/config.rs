@@ -151,6 +151,8 @@ pub enum LogFormat {
     Json,
     /// Text for people, coloured on a terminal.
     Pretty,
+    /// To systemd's journal, with fields and priorities.
+    Journald,
 }
 
 /// One iMIS web site: the hosts it is served under, and what stands behind.

@@ -159,6 +159,9 @@ impl Gateway {
         for secret in config.secrets() {
             lasting.age(&secret);
         }
+        let apps = config.sites.iter().flat_map(|site| site.apps());
+        let names = config.sites.iter().map(|site| site.hosts[0].as_str());
+        lasting.metrics.expect(names, apps.map(|app| app.name.as_str()));
         Ok(Self {
             sites,
             by_host,

@@ -46,7 +46,7 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// Sockets that were passed to this process are of no use.
-    #[error("{0}")]
+    #[error("the sockets that were passed to the gateway are of no use")]
     Inherited(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The control socket cannot be had.
     #[error("cannot listen on the control socket {}", path.display())]
@@ -66,7 +66,7 @@ pub enum StartError {
 
 fn hint(error: &std::io::Error) -> &'static str {
     if error.kind() == std::io::ErrorKind::PermissionDenied {
-        " (ports below 1024 need CAP_NET_BIND_SERVICE, which the systemd unit gives)"
+        " (ports below 1024 need CAP_NET_BIND_SERVICE, or a line for them in imis-gateway.socket)"
     } else if error.kind() == std::io::ErrorKind::AddrInUse {
         " (is another gateway or web server running?)"
     } else {
@@ -136,6 +136,7 @@ impl Server {
         }
         control.spawn(systemd::feed_watchdog(pulses));
         control.spawn(reloader.clone().watch());
+        control.spawn(reloader.clone().tell_of_expiry());
         for address in &https_addresses {
             info!(%address, workers = config.workers, "listening for https");
         }
@@ -223,6 +224,8 @@ struct Signals {
     terminate: Option<Signal>,
     interrupt: Option<Signal>,
     hangup: Option<Signal>,
+    /// What other servers mean something by: reopening logs, stopping softly.
+    others: [Option<Signal>; 2],
 }
 
 impl Signals {
@@ -230,7 +233,8 @@ impl Signals {
         let [terminate, interrupt, hangup] =
             [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()]
                 .map(|kind| signal(kind).ok());
-        Self { terminate, interrupt, hangup }
+        let others = [SignalKind::user_defined1(), SignalKind::user_defined2()].map(|kind| signal(kind).ok());
+        Self { terminate, interrupt, hangup, others }
     }
 
     /// The name of the next signal that asks for the end. Those that ask for a reload get one before.
@@ -239,6 +243,9 @@ impl Signals {
             tokio::select! {
                 () = received(&mut self.terminate) => return "SIGTERM",
                 () = received(&mut self.interrupt) => return "SIGINT",
+                () = received_any(&mut self.others) => {
+                    warn!("SIGUSR1 and SIGUSR2 mean nothing here: SIGHUP reloads, SIGTERM ends in order");
+                }
                 () = received(&mut self.hangup) => match reloader.cloned() {
                     // Beside the waiting: a signal that comes meanwhile is not to wait for it.
                     Some(reloader) => drop(tokio::spawn(async move { reloader.reload(By::Signal).await })),
@@ -246,6 +253,13 @@ impl Signals {
                 },
             }
         }
+    }
+}
+
+async fn received_any([one, two]: &mut [Option<Signal>; 2]) {
+    tokio::select! {
+        () = received(one) => {}
+        () = received(two) => {}
     }
 }
 

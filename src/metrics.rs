@@ -15,7 +15,9 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::ambient;
 use crate::config::ShownSecret;
 use crate::imis::recognise::{Identity, RecogniseError};
+use crate::pages::failure::Failure;
 use crate::traffic::Traffic;
+use crate::zendesk::Refusal;
 use process::Process;
 
 /// Every number there is; clones count together.
@@ -27,9 +29,10 @@ pub(crate) struct Metrics {
     entries: Family<OfSite, Gauge<u64, AtomicU64>>,
     sign_outs: Family<OfSite, Counter>,
     decisions: Family<Decision, Counter>,
-    refusals: Family<Refusal, Counter>,
+    refusals: Family<RefusalOf, Counter>,
     staff: Family<OfApp, Gauge<u64, AtomicU64>>,
     staff_age: Family<OfApp, Gauge<u64, AtomicU64>>,
+    staff_known: Family<OfApp, Gauge<u64, AtomicU64>>,
     tokens: Family<TokenOf, Counter>,
     secret_age: Family<SecretOf, Gauge<u64, AtomicU64>>,
     failures: Family<FailureOf, Counter>,
@@ -88,7 +91,7 @@ struct Decision {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Refusal {
+struct RefusalOf {
     app: String,
     kind: &'static str,
 }
@@ -124,6 +127,7 @@ impl Metrics {
             refusals: Family::default(),
             staff: Family::default(),
             staff_age: Family::default(),
+            staff_known: Family::default(),
             tokens: Family::default(),
             secret_age: Family::default(),
             failures: Family::default(),
@@ -146,6 +150,7 @@ impl Metrics {
             refusals,
             staff,
             staff_age,
+            staff_known,
             tokens,
             secret_age,
             failures,
@@ -194,6 +199,11 @@ impl Metrics {
             "Time since Zendesk last said who they are; every five minutes when all is well",
             Unit::Seconds,
             staff_age.clone(),
+        );
+        registry.register(
+            "zendesk_staff_known",
+            "1 when there is a list of the staff, 0 as long as Zendesk has given none; of apps with zendesk.api",
+            staff_known.clone(),
         );
         registry.register(
             "tokens",
@@ -251,6 +261,31 @@ impl Metrics {
         self.decisions.get_or_create(&labels).inc();
     }
 
+    /// Numbers begin at nought, not when something happens first: a rate would not see that.
+    pub(crate) fn expect<'a>(
+        &self,
+        sites: impl Iterator<Item = &'a str>,
+        apps: impl Iterator<Item = &'a str>,
+    ) {
+        for site in sites {
+            for failure in Failure::NAMES {
+                drop(self.failures.get_or_create(&FailureOf { site: site.to_owned(), failure }));
+            }
+        }
+        for app in apps {
+            for (decision, reason) in [("signed-in", ""), ("broken", "")] {
+                drop(self.decisions.get_or_create(&Decision {
+                    app: app.to_owned(),
+                    decision,
+                    reason: reason.to_owned(),
+                }));
+            }
+            for kind in Refusal::NAMES {
+                drop(self.refusals.get_or_create(&RefusalOf { app: app.to_owned(), kind }));
+            }
+        }
+    }
+
     pub(crate) fn failure(&self, site: &str, failure: &'static str) {
         self.failures.get_or_create(&FailureOf { site: site.to_owned(), failure }).inc();
     }
@@ -300,18 +335,21 @@ impl Metrics {
     }
 
     pub(crate) fn refusal(&self, app: &str, kind: &'static str) {
-        self.refusals.get_or_create(&Refusal { app: app.to_owned(), kind }).inc();
+        self.refusals.get_or_create(&RefusalOf { app: app.to_owned(), kind }).inc();
     }
 
     /// Of apps that there may not be any more.
     pub(crate) fn forget_staff(&self) {
         self.staff.clear();
         self.staff_age.clear();
+        self.staff_known.clear();
     }
 
     /// What the staff guard of an app knows at this moment.
-    pub(crate) fn staff(&self, app: &str, people: usize, age: Duration) {
+    pub(crate) fn staff(&self, app: &str, state: Option<(usize, Duration)>) {
         let of_app = OfApp { app: app.to_owned() };
+        self.staff_known.get_or_create(&of_app).set(state.is_some().into());
+        let Some((people, age)) = state else { return };
         self.staff.get_or_create(&of_app).set(people as u64);
         self.staff_age.get_or_create(&of_app).set(age.as_secs());
     }

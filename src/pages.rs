@@ -2,7 +2,7 @@
 //!
 //! Each carries the incident number and the same strict headers; nothing in them is loaded from anywhere.
 
-mod failure;
+pub(crate) mod failure;
 
 use std::fmt::Write;
 

@@ -21,10 +21,12 @@ use crate::gateway::{BuildError, Gateway, Lasting};
 use crate::proxy::health;
 use crate::systemd;
 use crate::telemetry::Chain;
+use crate::tls::pem;
 use crate::worker::Renewal;
 
 /// How long files have to stay as they are before they are taken up: whoever changes several does so one after the other.
 const SETTLED: Duration = Duration::from_secs(1);
+const A_DAY: Duration = Duration::from_secs(24 * 3600);
 /// Reading all that a configuration names, and setting clients up.
 const BUILT_IN: Duration = Duration::from_secs(30);
 const LOOKED_AT_IN: Duration = Duration::from_secs(5);
@@ -324,6 +326,20 @@ impl Reloader {
         };
         if tokio::time::timeout(TAKEN_UP_IN, all).await.is_err() {
             warn!("a worker has not taken the configuration up yet; it will when it gets to it");
+        }
+    }
+
+    /// Says once a day which certificates are about to expire, for as long as the program runs.
+    pub(crate) async fn tell_of_expiry(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(A_DAY).await;
+            let gateway = self.gateway();
+            let now = i64::try_from(ambient::unix_now()).unwrap_or(i64::MAX);
+            for site in &gateway.sites {
+                if let Some(word) = pem::of_its_time(&site.config.certificate, now) {
+                    warn!(site = site.config.hosts[0], "{word}");
+                }
+            }
         }
     }
 

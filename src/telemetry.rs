@@ -66,6 +66,10 @@ pub fn init(log: &Log) -> Writing {
         LogFormat::Json => {
             registry.with(layer.json().flatten_event(true).with_current_span(false)).try_init()
         }
+        LogFormat::Journald => match tracing_journald::layer() {
+            Ok(journal) => registry.with(journal).try_init(),
+            Err(_) => registry.with(layer.json().flatten_event(true).with_current_span(false)).try_init(),
+        },
         LogFormat::Pretty => {
             registry.with(layer.with_ansi(std::io::stderr().is_terminal()).with_target(false)).try_init()
         }

@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
 /// Upper bounds of how long requests took, in milliseconds.
@@ -132,6 +133,8 @@ impl OfSite {
 #[derive(Debug, Default)]
 pub(crate) struct OfWorker {
     accepted: Count,
+    begun: Count,
+    done: Count,
     handshakes: [Count; 4],
     turned_away: Count,
 }
@@ -148,6 +151,15 @@ pub(crate) enum Handshake {
 impl OfWorker {
     pub(crate) fn accepted(&self) {
         self.accepted.add(1);
+    }
+
+    /// A request begins; later it is done.
+    pub(crate) fn begins(&self) {
+        self.begun.add(1);
+    }
+
+    pub(crate) fn is_done(&self) {
+        self.done.add(1);
     }
 
     pub(crate) fn handshake(&self, handshake: Handshake) {
@@ -294,6 +306,11 @@ impl Collector for Traffic {
             }
             Ok(())
         })?;
+        let under_way: u64 =
+            all.workers.values().map(|of| of.begun.get().saturating_sub(of.done.get())).sum();
+        let gauge = ConstGauge::new(under_way);
+        let help = "Requests that are not answered to their end yet";
+        gauge.encode(encoder.encode_descriptor("requests_under_way", help, None, gauge.metric_type())?)?;
         let mut histogram = encoder.encode_descriptor(
             "request_duration",
             "From the head of a request to the end of its answer",

@@ -61,6 +61,17 @@ impl Refusal {
         }
     }
 
+    /// All names.
+    pub(crate) const NAMES: [&str; 7] = [
+        "clock",
+        "signature",
+        "token-reused",
+        "external-id-taken",
+        "not-allowed",
+        "invalid-request",
+        "unknown",
+    ];
+
     /// For logs.
     pub(crate) fn name(self) -> &'static str {
         match self {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use rustls::ServerConfig;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use time::{Duration, OffsetDateTime};
 
 /// An authority that lives as long as the value.
 pub struct Authority {
@@ -43,8 +44,20 @@ impl Authority {
     /// A certificate for host names and addresses.
     #[expect(clippy::expect_used, reason = "names of tests and demo")]
     pub fn issue(&self, names: &[&str]) -> Identity {
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let params = CertificateParams::new(names).expect("names of tests and demo are names");
+        self.signed(CertificateParams::new(owned(names)).expect("names of tests and demo are names"))
+    }
+
+    /// The same, good from thirty days ago until so many days from now.
+    #[expect(clippy::expect_used, reason = "a test that cannot make its certificates should stop")]
+    pub fn issue_for_days(&self, names: &[&str], days: i64) -> Identity {
+        let mut params = CertificateParams::new(owned(names)).expect("names of tests and demo are names");
+        let now = OffsetDateTime::now_utc();
+        (params.not_before, params.not_after) = (now - Duration::days(30), now + Duration::days(days));
+        self.signed(params)
+    }
+
+    #[expect(clippy::expect_used, reason = "a test that cannot make its certificates should stop")]
+    fn signed(&self, params: CertificateParams) -> Identity {
         let key = KeyPair::generate().expect("a key can be made");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate can be signed");
         Identity {
@@ -54,6 +67,10 @@ impl Authority {
             key,
         }
     }
+}
+
+fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
 }
 
 impl Identity {

@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 use super::Format;
 use super::{FAILED, GOOD, USAGE, WithConfig, complain, counted, plain, report, say};
 use crate::audit::{Wanted, read};
-use crate::config::Site;
 use crate::gateway::{Gateway, SignOn};
 use crate::imis::survey::Contact;
 use crate::telemetry::Chain;
@@ -211,22 +210,24 @@ fn since(text: &str) -> Result<String, String> {
 }
 
 fn show(arguments: &Show) -> i32 {
-    let config = match arguments.with_config.load() {
-        Ok(config) => config,
-        Err(problems) => return report(&problems),
-    };
-    let Some(file) = &config.audit.file else {
+    // Neither secrets nor certificates are needed to read records.
+    let glance = crate::config::glance(arguments.with_config.file());
+    if !glance.is_read {
+        return match arguments.with_config.load() {
+            Ok(_) => FAILED,
+            Err(problems) => report(&problems),
+        };
+    }
+    let Some((file, keep)) = &glance.audit else {
         complain(
             "imis-gateway: no audit.file is configured; decisions are in the log: journalctl -u imis-gateway",
         );
         return FAILED;
     };
-    let apps = || config.sites.iter().flat_map(Site::apps);
     if let Some(name) = &arguments.app
-        && !apps().any(|app| app.name == *name)
+        && !glance.apps.contains(name)
     {
-        let names: Vec<&str> = apps().map(|app| app.name.as_str()).collect();
-        complain(&format!("imis-gateway: there is no app `{name}`; there is {}", names.join(", ")));
+        complain(&format!("imis-gateway: there is no app `{name}`; there is {}", glance.apps.join(", ")));
         return USAGE;
     }
     let wanted = Wanted {
@@ -236,7 +237,7 @@ fn show(arguments: &Show) -> i32 {
         decision: arguments.decision.clone(),
         since: arguments.since.clone(),
     };
-    let (records, odd) = match read(file, config.audit.keep, &wanted) {
+    let (records, odd) = match read(file, *keep, &wanted) {
         Ok(found) => found,
         Err(error) => {
             complain(&format!("imis-gateway: cannot read {}: {error}", file.display()));

@@ -61,7 +61,9 @@ fn program() -> Vec<u8> {
     let more = ".SH FILES\n.TP\n/etc/imis-gateway/config.yaml\nThe configuration, imis-gateway.yaml(5).\n.TP\n/run/imis-gateway/control.sock\n\
                 The control socket.\n.SH \"SEE ALSO\"\nimis-gateway.yaml(5), systemd.service(5)\n";
     out.extend_from_slice(more.as_bytes());
-    out
+    // There is one page for all commands, and what stands behind them is how they end.
+    let text = String::from_utf8_lossy(&out).replace(".SH EXTRA", ".SH \"EXIT STATUS\"");
+    text.replace("imis\\-gateway\\-", "imis\\-gateway ").replace("\\fR(1)", "\\fR").into_bytes()
 }
 
 /// imis-gateway.yaml(5): each key with what it takes, and its default.

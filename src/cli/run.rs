@@ -1,7 +1,7 @@
 //! `imis-gateway run`
 
-use super::{FAILED, GOOD, WithConfig, complain, report};
-use crate::lifecycle::{Server, UNCLEAN, survive_hangups};
+use super::{BAD_CONFIGURATION, FAILED, GOOD, WithConfig, complain, report};
+use crate::lifecycle::{Server, StartError, UNCLEAN, survive_hangups};
 use crate::telemetry::{self, Chain};
 
 pub(super) fn run(with_config: &WithConfig) -> i32 {
@@ -20,6 +20,11 @@ pub(super) fn run(with_config: &WithConfig) -> i32 {
             true => GOOD,
             false => UNCLEAN,
         },
+        Err(error @ StartError::Inherited(_)) => {
+            complain(&format!("imis-gateway: {}", Chain(&error)));
+            // A restart would not mend it.
+            BAD_CONFIGURATION
+        }
         Err(error) => {
             complain(&format!("imis-gateway: {}", Chain(&error)));
             FAILED

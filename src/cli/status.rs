@@ -78,7 +78,10 @@ fn tell(status: &Value) {
     for site in status["sites"].as_array().into_iter().flatten() {
         say("");
         say(&format!("site           {}", list(&site["hosts"])));
-        say(&format!("  certificate  good until {}", text(&site["certificate"]["expires"])));
+        match site["certificate"]["word"].as_str() {
+            Some(word) => say(&format!("  certificate  {word}")),
+            None => say(&format!("  certificate  good until {}", text(&site["certificate"]["expires"]))),
+        }
         for server in site["upstream"].as_array().into_iter().flatten() {
             say(&format!("  upstream     {}, {}", text(&server["server"]), text(&server["state"])));
         }

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -50,6 +50,15 @@ impl Watched {
     pub(crate) fn now(&self) -> Self {
         let now = |path: &PathBuf| read(path).ok().map(|bytes| contents(&bytes));
         Self(self.0.keys().map(|path| (path.clone(), now(path))).collect())
+    }
+
+    /// The files that anybody on the machine may write.
+    pub(crate) fn open_to_all(&self) -> impl Iterator<Item = &Path> {
+        let writable = |path: &&Path| {
+            std::fs::metadata(path)
+                .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o002 != 0)
+        };
+        self.0.keys().map(PathBuf::as_path).filter(writable)
     }
 
     /// The files that are not the same in `other`.

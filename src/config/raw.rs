@@ -35,6 +35,14 @@ impl Node {
 }
 
 impl Node {
+    pub(super) fn number<T: std::str::FromStr>(&self) -> Option<T> {
+        if let Self::Number(text) = self { text.parse().ok() } else { None }
+    }
+
+    pub(super) fn items(&self) -> &[Spanned<Node>] {
+        if let Self::List(items) = self { items } else { &[] }
+    }
+
     pub(super) fn text(&self) -> Option<&str> {
         if let Self::Text(text) = self { Some(text) } else { None }
     }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::files::{Files, Watched, read_text};
-use super::raw::{self, Reader, Section, Value};
+use super::raw::{self, Node, Reader, Section, Value};
 use super::{
     AuditConfig, BrowserTimeouts, Config, DEFAULT_CONTROL, Emails, Limits, Listen, Log, LogFormat, Problem,
     SignInLimits, values,
@@ -157,6 +157,29 @@ fn listen(mut section: Section<'_>, files: &Files) -> Option<Listen> {
         }),
         None => Some(default.control),
     };
+    if let (Some(https), Some(http), Some(admin)) = (&https, &http, &admin) {
+        let named = |key: &'static str, list: &[SocketAddr]| {
+            list.iter().map(move |at| (key, *at)).collect::<Vec<_>>()
+        };
+        let all = [named("https", https), named("http", http), named("admin", admin.as_slice())].concat();
+        for (index, (key, address)) in all.iter().enumerate() {
+            // `[::]` is all addresses, of IPv4, too.
+            let covers = |one: &SocketAddr, other: &SocketAddr| {
+                one.ip().is_unspecified() && (one.is_ipv6() || other.is_ipv4()) || one.ip() == other.ip()
+            };
+            let clash = all[..index].iter().find(|(_, other)| {
+                other.port() == address.port()
+                    && other.port() != 0
+                    && (covers(other, address) || covers(address, other))
+            });
+            if let Some((other_key, other)) = clash {
+                section.report(format!(
+                    "{key} and {other_key} both take port {}: {other} and {address}",
+                    address.port()
+                ));
+            }
+        }
+    }
     section.finish();
     Some(Listen { https: https?, http: http?, admin: admin?, control: control? })
 }
@@ -178,6 +201,10 @@ pub(crate) struct Glance {
     pub(crate) is_read: bool,
     pub(crate) control: Option<PathBuf>,
     pub(crate) admin: Option<SocketAddr>,
+    /// The file of records and how many older ones are kept; none when it has none, or nobody can tell.
+    pub(crate) audit: Option<(PathBuf, usize)>,
+    /// Names of the apps.
+    pub(crate) apps: Vec<String>,
 }
 
 pub(crate) fn glance(file: &Path) -> Glance {
@@ -185,7 +212,14 @@ pub(crate) fn glance(file: &Path) -> Glance {
     let tree = raw::parse(&text).ok();
     let listen = tree.as_ref().and_then(|tree| tree.value.get("listen"));
     let of = |key| listen.and_then(|listen| listen.get(key));
+    let folder = file.parent().unwrap_or(Path::new("."));
+    let audit = tree.as_ref().and_then(|tree| tree.value.get("audit"));
+    let keep = audit.and_then(|audit| audit.get("keep")?.number()).unwrap_or(default_audit().keep);
+    let sites = tree.as_ref().and_then(|tree| tree.value.get("sites")).map_or(&[][..], Node::items);
+    let apps = sites.iter().flat_map(|site| site.value.get("apps").map_or(&[][..], Node::items));
     Glance {
+        audit: audit.and_then(|audit| audit.get("file")?.text()).map(|path| (folder.join(path), keep)),
+        apps: apps.filter_map(|app| app.value.get("name")?.text()).map(str::to_owned).collect(),
         is_read: tree.is_some() && !text.is_empty(),
         control: match of("control") {
             None => Some(PathBuf::from(DEFAULT_CONTROL)),
@@ -372,7 +406,8 @@ fn log(mut section: Section<'_>) -> Option<Log> {
         |text| match text {
             "json" => Ok(LogFormat::Json),
             "pretty" => Ok(LogFormat::Pretty),
-            other => Err(format!("`{other}` is not a format; use json or pretty")),
+            "journald" => Ok(LogFormat::Journald),
+            other => Err(format!("`{other}` is not a format; use json, pretty or journald")),
         },
         default.format,
     );

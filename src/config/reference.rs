@@ -93,7 +93,7 @@ impl Kind {
     fn schema(self, inner: Option<Value>) -> Value {
         let inner = || inner.clone().unwrap_or_else(|| json!({"type": "object"}));
         match self {
-            Self::Text | Self::Expression => json!({"type": "string"}),
+            Self::Text | Self::Expression => json!({"type": "string", "minLength": 1}),
             Self::Bool => json!({"type": "boolean"}),
             Self::Number(least, most) => json!({"type": "integer", "minimum": least, "maximum": most}),
             Self::NumberOrAuto(least, most) => {
@@ -155,6 +155,9 @@ fn section(path: &str) -> Value {
         let mut value = key.kind.schema(below);
         if matches!(key.default, Preset::Null | Preset::IsOrNull(_)) {
             value = json!({"anyOf": [value, {"type": "null"}]});
+        }
+        if key.kind == Kind::Texts && key.default == Preset::Required {
+            value["minItems"] = json!(1);
         }
         value["description"] = json!(key.text);
         if key.default == Preset::Required {

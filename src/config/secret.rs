@@ -60,6 +60,9 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Where systemd keeps the credentials of the service while it runs.
+const OF_SERVICE: &str = "/run/credentials/imis-gateway.service";
+
 /// Where a secret is to be found.
 pub(super) enum Reference {
     File(PathBuf),
@@ -76,10 +79,12 @@ impl Reference {
                 (read(files, &path)?, path.display().to_string())
             }
             Self::Credential(name) => {
-                let folder = environment("CREDENTIALS_DIRECTORY").ok_or_else(|| {
+                // Commands beside the service have no credentials of their own; root may read the service's.
+                let of_service = || Path::new(OF_SERVICE).is_dir().then(|| OF_SERVICE.to_owned());
+                let folder = environment("CREDENTIALS_DIRECTORY").or_else(of_service).ok_or_else(|| {
                     format!(
                         "credential `{name}`: $CREDENTIALS_DIRECTORY is not set; \
-                         systemd sets it for a unit with LoadCredential={name}:/path"
+                         systemd sets it for a unit with LoadCredential={name}:/path; for a command beside the service, run it as root while the service runs"
                     )
                 })?;
                 let path = Path::new(&folder).join(name);

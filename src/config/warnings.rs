@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Config, How, OnBehalfOf, Secret, SignOn, ZendeskApi, ZendeskCredentials};
+use crate::ambient;
 use crate::audit::folder_of;
 use crate::tls::pem;
 
@@ -28,7 +29,14 @@ impl Config {
                 folder_of(file).display()
             ));
         }
+        for path in self.watched.open_to_all() {
+            warnings.push(format!("{}: anybody on this machine may write it", path.display()));
+        }
+        let now = i64::try_from(ambient::unix_now()).unwrap_or(i64::MAX);
         for site in &self.sites {
+            if let Some(word) = pem::of_its_time(&site.certificate, now) {
+                warnings.push(format!("{}: {word}", site.hosts[0]));
+            }
             for host in site.hosts.iter().filter(|host| !pem::covers(&site.certificate, host)) {
                 warnings.push(format!(
                     "{host}: the certificate does not cover this name; browsers will refuse it"

@@ -62,6 +62,7 @@ struct Line {
 
 impl Access {
     pub(super) fn begin(seen: &Seen<'_>, client: IpAddr, incident: Incident, worker: &Rc<Worker>) -> Self {
+        worker.of_worker.begins();
         let line = worker.gateway.access_log.then(|| Line {
             client,
             incident,
@@ -127,6 +128,7 @@ const CLIENT_LEFT: u16 = 499;
 
 impl Drop for Access {
     fn drop(&mut self) {
+        self.worker.of_worker.is_done();
         let took = self.started.elapsed();
         let status = self.status.map_or(CLIENT_LEFT, |status| status.as_u16());
         let Self { by, protocol, bytes, end, .. } = *self;

@@ -5,6 +5,8 @@ use std::net::{SocketAddr, TcpListener};
 
 use listenfd::ListenFd;
 
+use tracing::warn;
+
 use super::tuned;
 use crate::config::Listen;
 
@@ -21,8 +23,12 @@ pub(crate) struct Inherited {
 pub(crate) enum InheritedError {
     #[error("a socket was passed that is no TCP listener")]
     Kind(#[source] std::io::Error),
-    #[error("a socket was passed at {0}, and no address under `listen` has this port")]
+    #[error(
+        "a socket was passed at {0}, and no address under `listen` has this port: imis-gateway.socket and `listen` have to name the same ports"
+    )]
     Nowhere(SocketAddr),
+    #[error("a socket was passed at {0} for the admin listener, which has no authentication: loopback only")]
+    Exposed(SocketAddr),
 }
 
 /// Takes them, each for what `listen` has its port for.
@@ -33,12 +39,20 @@ pub(crate) fn take(listen: &Listen) -> Result<Inherited, InheritedError> {
         let Some(socket) = passed.take_tcp_listener(index).map_err(InheritedError::Kind)? else { continue };
         let address = socket.local_addr().map_err(InheritedError::Kind)?;
         let has_port = |addresses: &[SocketAddr]| addresses.iter().any(|own| own.port() == address.port());
+        let all = listen.https.iter().chain(&listen.http);
+        if !all.clone().any(|own| *own == address) && all.into_iter().any(|own| own.port() == address.port())
+        {
+            warn!(%address, "the socket that was passed is at another address than `listen` names for this port; it is used as it is");
+        }
         socket.set_nonblocking(true).map_err(InheritedError::Kind)?;
         if has_port(&listen.https) {
             inherited.https.push(tuned(socket).map_err(InheritedError::Kind)?);
         } else if has_port(&listen.http) {
             inherited.http.push(tuned(socket).map_err(InheritedError::Kind)?);
         } else if listen.admin.is_some_and(|own| own.port() == address.port()) {
+            if !address.ip().to_canonical().is_loopback() {
+                return Err(InheritedError::Exposed(address));
+            }
             inherited.admin = Some(socket);
         } else {
             return Err(InheritedError::Nowhere(address));

@@ -62,6 +62,16 @@ impl Failure {
         }
     }
 
+    /// Names of what an operator looks after.
+    pub(crate) const NAMES: [&str; 6] = [
+        "upstream_unreachable",
+        "upstream_timeout",
+        "upstream_busy",
+        "upstream_broke_off",
+        "upstream_malformed",
+        "internal",
+    ];
+
     /// For logs and metrics.
     pub(crate) fn name(&self) -> &'static str {
         match self {

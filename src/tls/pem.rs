@@ -33,8 +33,17 @@ pub(crate) fn key(files: &Files, path: &Path) -> Result<PrivateKeyDer<'static>, 
     let shown = path.display();
     let pem =
         files.bytes(path).map_err(|error| format!("cannot read a private key from {shown}: {error}"))?;
-    PrivateKeyDer::from_pem_slice(&pem)
-        .map_err(|error| format!("cannot read a private key from {shown}: {error}"))
+    PrivateKeyDer::from_pem_slice(&pem).map_err(|error| {
+        let has = |words: &[u8]| pem.windows(words.len()).any(|piece| piece == words);
+        let hint = if has(b"ENCRYPTED") {
+            "; it is encrypted: decrypt it with `openssl pkey -in FILE -out FILE`"
+        } else if has(b"BEGIN CERTIFICATE") {
+            "; it holds a certificate"
+        } else {
+            ""
+        };
+        format!("cannot read a private key from {shown}: {error}{hint}")
+    })
 }
 
 /// The two as what the handshake signs with; they must belong together.
@@ -55,9 +64,37 @@ pub(crate) fn covers(certificate: &CertifiedKey, host: &str) -> bool {
 
 /// When a certificate stops being good, in seconds since 1970.
 pub(crate) fn expiry(certificate: &CertifiedKey) -> Option<i64> {
+    validity(certificate).map(|(_, until)| until)
+}
+
+/// From when and until when it is good.
+fn validity(certificate: &CertifiedKey) -> Option<(i64, i64)> {
     use x509_parser::prelude::{FromDer, X509Certificate};
     let (_, parsed) = X509Certificate::from_der(certificate.cert.first()?).ok()?;
-    Some(parsed.validity().not_after.timestamp())
+    let validity = parsed.validity();
+    Some((validity.not_before.timestamp(), validity.not_after.timestamp()))
+}
+
+/// So many days before its end a certificate is worth a word, at every start and reload and once a day.
+const EXPIRES_SOON_DAYS: i64 = 30;
+
+/// What is to be said about the time in which a certificate is good; `now` in seconds since 1970.
+pub(crate) fn of_its_time(certificate: &CertifiedKey, now: i64) -> Option<String> {
+    let (from, until) = validity(certificate)?;
+    let at = crate::ambient::rfc_3339_of;
+    let days = (until - now).div_euclid(24 * 3600);
+    if now >= until {
+        Some(format!("the certificate has EXPIRED, at {}: browsers refuse it", at(until)))
+    } else if now < from {
+        Some(format!(
+            "the certificate is not good before {}: browsers refuse it (is this machine's clock right?)",
+            at(from)
+        ))
+    } else if days < EXPIRES_SOON_DAYS {
+        Some(format!("the certificate expires in {days} days, at {}", at(until)))
+    } else {
+        None
+    }
 }
 
 /// The roots of `ca_file`.

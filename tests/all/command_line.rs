@@ -328,3 +328,102 @@ async fn the_admin_listener_says_whether_it_lives_and_is_ready() {
     assert!(get("/readyz?verbose").await.contains("listeners: accepting"));
     assert!(get("/other").await.starts_with("HTTP/1.1 404"));
 }
+
+#[tokio::test]
+async fn certificates_are_spoken_of_before_they_end_and_when_they_have() {
+    let stage = Stage::new().await;
+    for (days, words) in [(-2, "has EXPIRED"), (5, "expires in"), (400, "")] {
+        stage
+            .authority
+            .issue_for_days(&[crate::support::SITE, "www.example.org"], days)
+            .write(stage.folder(), "members")
+            .unwrap();
+        for command in ["check", "reload"] {
+            let (code, said) = stage.run(&[command], "").await;
+            assert_eq!(code, 0, "{said}");
+            assert!(
+                said.contains(words) && (!words.is_empty() || !said.contains("expire")),
+                "{days}: {said}"
+            );
+        }
+        let (_, status) = stage.run(&["status"], "").await;
+        assert!(status.contains(if words.is_empty() { "good until" } else { words }), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn what_hurts_later_is_said_at_once() {
+    use std::os::unix::fs::PermissionsExt;
+    let stage = Stage::new().await;
+    let secret = stage.folder().join("zendesk-jwt");
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let (_, said) = stage.run(&["check"], "").await;
+    assert!(said.contains("zendesk-jwt: anybody on this machine may write it"), "{said}");
+    for (https, http) in
+        [("[::]:8443", "[::]:8443"), ("0.0.0.0:8443", "[::]:8443"), ("127.0.0.1:8443", "0.0.0.0:8443")]
+    {
+        stage.edit(
+            "https: [\"127.0.0.1:0\"]\n  http: [\"127.0.0.1:0\"]",
+            &format!("https: [\"{https}\"]\n  http: [\"{http}\"]"),
+        );
+        let (code, said) = stage.run(&["check"], "").await;
+        assert_eq!(code, 78);
+        assert!(said.contains("http and https both take port 8443"), "{said}");
+        stage.edit(
+            &format!("https: [\"{https}\"]\n  http: [\"{http}\"]"),
+            "https: [\"127.0.0.1:0\"]\n  http: [\"127.0.0.1:0\"]",
+        );
+    }
+    std::fs::write(
+        stage.folder().join("members.key"),
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+    )
+    .unwrap();
+    let (_, said) = stage.run(&["check"], "").await;
+    assert!(said.contains("it is encrypted: decrypt it with"), "{said}");
+}
+
+#[tokio::test]
+async fn signals_that_other_servers_know_end_nothing() {
+    let stage = Stage::new().await;
+    for signal in ["USR1", "USR2"] {
+        stage.gateway.signal(signal);
+    }
+    stage
+        .gateway
+        .logged(|line| {
+            line["message"].as_str().is_some_and(|text| text.starts_with("SIGUSR1 and SIGUSR2 mean nothing"))
+        })
+        .await;
+    assert_eq!(stage.client().get("/Default.aspx", &[]).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_passed_socket_that_fits_nothing_is_refused_for_good() {
+    let stage = Stage::new().await;
+    for (listen, words) in [
+        ("https: [\"127.0.0.1:1\"]", "imis-gateway.socket and `listen` have to name the same ports"),
+        ("admin: 127.0.0.1:PORT", "loopback only"),
+    ] {
+        let socket = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+        let port = socket.local_addr().unwrap().port().to_string();
+        let text = std::fs::read_to_string(stage.folder().join("config.yaml")).unwrap();
+        let key = listen.split(':').next().unwrap();
+        let line = text.lines().find(|line| line.trim_start().starts_with(key)).unwrap();
+        let other = tempfile::NamedTempFile::new_in(stage.folder()).unwrap();
+        let text = text
+            .replace(line, &format!("  {}", listen.replace("PORT", &port)))
+            .replace("control: control.sock", "control: null");
+        std::fs::write(other.path(), text).unwrap();
+        let pass = "exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" run --config \"$1\"";
+        let output = Command::new("sh")
+            .args(["-c", pass, env!("CARGO_BIN_EXE_imis-gateway")])
+            .arg(other.path())
+            .stdin(std::process::Stdio::from(std::os::fd::OwnedFd::from(socket)))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(78), "{said}");
+        assert!(said.contains(words), "{said}");
+    }
+}

@@ -34,7 +34,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("limits.sign_ins_per_network", Number(1, 1_000_000), Is("600"), "Sign-ins a minute of one address (IPv6: a /64)."),
     key("limits.sign_ins_per_person", Number(1, 1_000_000), Is("60"), "Sign-ins a minute of one person of iMIS."),
     key("log", Section, Absent("the values below"), "The log on standard error."),
-    key("log.format", Word(&["json", "pretty"]), Is("json"), "One JSON object a line, or text for people. A change takes effect at the next start."),
+    key("log.format", Word(&["json", "pretty", "journald"]), Is("json"), "One JSON object a line, text for people, or entries of systemd's journal with fields and priorities. A change takes effect at the next start."),
     key("log.level", Word(&["error", "warn", "info", "debug", "trace"]), Is("info"), "The least severe level that is written. A change takes effect at the next start."),
     key("log.access", Bool, Is("true"), "A line for each request."),
     key("log.trace", Bool, Is("false"), "Requests without a `traceparent` (W3C Trace Context) are given one; those that have one keep it. The log has the trace id of both as `trace`."),
