@@ -44,6 +44,14 @@ pub(crate) fn random_hex() -> Result<String, getrandom::Error> {
     Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }
 
+/// 96 random bits, for a nonce.
+#[expect(clippy::disallowed_methods, reason = "the one home of randomness")]
+pub(crate) fn random_nonce() -> Result<[u8; 12], getrandom::Error> {
+    let mut bytes = [0_u8; 12];
+    getrandom::fill(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// 64 random bits.
 #[expect(clippy::disallowed_methods, reason = "the one home of randomness")]
 pub(crate) fn random_u64() -> Result<u64, getrandom::Error> {

@@ -59,7 +59,9 @@ pub struct Config {
     /// Whether trusted proxies begin each connection with a PROXY header.
     pub(crate) proxy_protocol: bool,
     /// Signs what browsers carry for us between two requests; none = one of this process's own.
-    pub(crate) state_key: Option<Arc<Secret>>,
+    pub(crate) state_key: Option<Arc<SharedSecret>>,
+    /// Seals TLS session tickets; none = keys of this process's own.
+    pub(crate) ticket_key: Option<Arc<SharedSecret>>,
     pub(crate) workers: usize,
     /// How often the files it names are looked at; none = only on a reload.
     pub(crate) watch: Option<Duration>,

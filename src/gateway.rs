@@ -77,7 +77,7 @@ impl Lasting {
             metrics: Metrics::new(),
             admission: Admission::new(config.limits),
             https_port,
-            tickets: tls::tickets()?,
+            tickets: tls::own_tickets()?,
             own_key: Secret::new(&own_key.map_err(BuildError::Random)?),
             used_states: Arc::default(),
             secrets: Mutex::default(),
@@ -143,14 +143,17 @@ impl Gateway {
         lasting: &Arc<Lasting>,
         before: Option<&Self>,
     ) -> Result<Self, BuildError> {
-        let key = config.state_key.as_deref().unwrap_or(&lasting.own_key);
+        let keys: Vec<&Secret> = match &config.state_key {
+            Some(both) => std::iter::once(&both.current).chain(&both.next).collect(),
+            None => vec![&lasting.own_key],
+        };
         let mut sites = Vec::new();
         let mut by_host = HashMap::new();
         for (index, site) in config.sites.iter().enumerate() {
             by_host.extend(site.hosts.iter().map(|host| (host.clone(), index)));
             let same = |before: &Self| site.hosts.iter().find_map(|host| before.site_of(host));
             let predecessor = before.and_then(|before| before.sites.get(same(before)?));
-            sites.push(Site::build(site, key, lasting, (before, predecessor))?);
+            sites.push(Site::build(site, &keys, lasting, (before, predecessor))?);
         }
         let kept_rates = |of: fn(&Self) -> &Arc<Rates>| {
             let kept = before.map(of).filter(|rates| rates.limits == config.sign_in_limits);
@@ -169,12 +172,12 @@ impl Gateway {
             proxy_protocol: config.proxy_protocol,
             pages: Pages::new(),
             metrics: lasting.metrics.clone(),
-            audit: Audit::new(config, key, before.map(|before| &before.audit)),
+            audit: Audit::new(config, keys[0], before.map(|before| &before.audit)),
             rates: kept_rates(|before| &before.rates),
             messaging_rates: kept_rates(|before| &before.messaging_rates),
             language: Language::new(),
             admission: lasting.admission.clone(),
-            tls: tls::server_config(&config.sites, &lasting.tickets)?,
+            tls: tls::server_config(&config.sites, (config.ticket_key.as_deref(), &lasting.tickets))?,
             access_log: config.log.access,
             traces: config.log.trace,
             timeouts: config.timeouts,
@@ -219,7 +222,7 @@ impl Gateway {
 impl Site {
     fn build(
         config: &config::Site,
-        key: &Secret,
+        keys: &[&Secret],
         lasting: &Lasting,
         (gateway, before): (Option<&Gateway>, Option<&Self>),
     ) -> Result<Self, BuildError> {
@@ -246,7 +249,7 @@ impl Site {
                     &upstream_tls,
                     lasting.metrics.recognitions(&config.hosts[0]),
                 )?,
-                states: Signer::new(key, &config.hosts[0], lasting.used_states.clone()),
+                states: Signer::new(keys, &config.hosts[0], lasting.used_states.clone()),
                 staff: staff_of(&sign_on.apps, gateway)?,
                 apps: sign_on.apps.clone(),
                 places: match before.and_then(|before| before.sign_on.as_ref()) {

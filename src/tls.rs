@@ -4,6 +4,7 @@
 //! early data.
 
 pub(crate) mod pem;
+mod tickets;
 pub(crate) mod upstream;
 pub(crate) mod wire;
 
@@ -15,7 +16,7 @@ use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, SupportedCipherSuite};
 
-use crate::config::Site;
+use crate::config::{SharedSecret, Site};
 
 /// The one cryptography provider.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
@@ -25,7 +26,7 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 /// What the listeners accept connections with.
 pub(crate) fn server_config(
     sites: &[Site],
-    tickets: &Arc<dyn ProducesTickets>,
+    (shared, own): (Option<&SharedSecret>, &Arc<dyn ProducesTickets>),
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
     let mut provider = rustls::crypto::aws_lc_rs::default_provider();
     // With AES in hardware the 128-bit suite is the cheapest to key and to run, and as strong as any here.
@@ -36,15 +37,18 @@ pub(crate) fn server_config(
         .with_cert_resolver(Arc::new(BySni::new(sites)));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.ignore_client_order = true;
-    config.ticketer = tickets.clone();
+    config.ticketer = match shared {
+        Some(secret) => tickets::Shared::new(secret),
+        None => own.clone(),
+    };
     // A browser resumes with one: over HTTP/2 it opens one connection at a time. Each costs as much as a small request.
     config.send_tls13_tickets = 1;
     config.max_early_data_size = 0;
     Ok(Arc::new(config))
 }
 
-/// What sessions are resumed with, for as long as the process runs.
-pub(crate) fn tickets() -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
+/// What sessions are resumed with where no secret is shared, for as long as the process runs.
+pub(crate) fn own_tickets() -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
     rustls::crypto::aws_lc_rs::Ticketer::new()
 }
 

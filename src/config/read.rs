@@ -62,7 +62,11 @@ fn root(mut root: Section<'_>, text: &str, file: &Path, files: &Files) -> Option
         None => Some(false),
     };
     let state_key = match root.optional("state_key") {
-        Some(value) => state_key(&value, files).map(Some),
+        Some(value) => long_key(&value, files).map(Some),
+        None => Some(None),
+    };
+    let ticket_key = match root.optional("ticket_key") {
+        Some(value) => long_key(&value, files).map(Some),
         None => Some(None),
     };
     let workers = match root.optional("workers") {
@@ -98,6 +102,7 @@ fn root(mut root: Section<'_>, text: &str, file: &Path, files: &Files) -> Option
         trusted_proxies: trusted_proxies?,
         proxy_protocol: proxy_protocol?,
         state_key: state_key?,
+        ticket_key: ticket_key?,
         workers: workers?,
         watch: watch?,
         timeouts: timeouts?,
@@ -259,9 +264,10 @@ fn proxy_protocol(value: &Value<'_>, trusted: Option<&[IpNet]>) -> Option<bool> 
 /// Shorter ones can be guessed.
 const SHORTEST_STATE_KEY: usize = 32;
 
-fn state_key(value: &Value<'_>, files: &Files) -> Option<std::sync::Arc<super::Secret>> {
-    let secret = sign_on::secret(value, files)?;
-    if secret.expose().len() < SHORTEST_STATE_KEY {
+fn long_key(value: &Value<'_>, files: &Files) -> Option<std::sync::Arc<super::SharedSecret>> {
+    let secret = sign_on::shared_secret(value, files)?;
+    if std::iter::once(&secret.current).chain(&secret.next).any(|key| key.expose().len() < SHORTEST_STATE_KEY)
+    {
         value.report(format!("a key of at least {SHORTEST_STATE_KEY} characters is needed, such as `openssl rand -hex 32` prints"));
         return None;
     }

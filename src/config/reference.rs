@@ -181,7 +181,8 @@ mod tests {
     const ALL: &str = r#"
 version: 1
 listen: {}
-state_key: {env: X}
+state_key: {current: {env: X}}
+ticket_key: {current: {env: X}}
 timeouts: {}
 limits: {}
 log: {}

@@ -81,7 +81,8 @@ pub(crate) struct State {
 
 /// Makes and reads states, and knows which have been used.
 pub(crate) struct Signer {
-    key: hmac::Key,
+    /// The first one signs.
+    keys: Vec<hmac::Key>,
     /// Whose states they are: a gateway may have several sites, and gateways may share a key.
     site: String,
     used: Arc<UsedStates>,
@@ -106,9 +107,9 @@ impl Default for Used {
 
 impl Signer {
     /// With a key that several gateways share, or one of this process's own.
-    pub(crate) fn new(key: &Secret, site: &str, used: Arc<UsedStates>) -> Self {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, key.expose().as_bytes());
-        Self { key, site: format!("{site}\n"), used }
+    pub(crate) fn new(keys: &[&Secret], site: &str, used: Arc<UsedStates>) -> Self {
+        let key = |key: &&Secret| hmac::Key::new(hmac::HMAC_SHA256, key.expose().as_bytes());
+        Self { keys: keys.iter().map(key).collect(), site: format!("{site}\n"), used }
     }
 
     /// A new state: its nonce, and the Set-Cookie header that carries it. A `target` that is too long, or could not be carried, is
@@ -123,7 +124,7 @@ impl Signer {
         let carried = target.len() <= MOST_TARGET && !target.contains(char::is_control);
         let target = if carried { target } else { instead };
         let payload = format!("{}\n{now}\n{nonce}\n{}\n{target}", purpose.name(), apps.join(" "));
-        let tag = hmac::sign(&self.key, &self.signed(payload.as_bytes()));
+        let tag = hmac::sign(&self.keys[0], &self.signed(payload.as_bytes()));
         let value = format!("{}.{}", URL_SAFE_NO_PAD.encode(&payload), URL_SAFE_NO_PAD.encode(tag));
         let cookie = format!(
             "{}={value}; Path=/; Max-Age={}; Secure; HttpOnly; SameSite=Lax",
@@ -164,7 +165,8 @@ impl Signer {
         let (payload, tag) = value.split_once('.')?;
         let [payload_bytes, tag] = [payload, tag].map(|part| URL_SAFE_NO_PAD.decode(part).ok());
         let payload_bytes = payload_bytes?;
-        hmac::verify(&self.key, &self.signed(&payload_bytes), &tag?).ok()?;
+        let (signed, tag) = (self.signed(&payload_bytes), tag?);
+        self.keys.iter().find(|key| hmac::verify(key, &signed, &tag).is_ok())?;
         let text = String::from_utf8(payload_bytes).ok()?;
         let [of, issued, nonce, apps, target] = text.splitn(5, '\n').collect::<Vec<_>>().try_into().ok()?;
         let issued: u64 = issued.parse().ok()?;
@@ -252,7 +254,7 @@ mod tests {
     }
 
     fn signer_of(site: &str) -> Signer {
-        Signer::new(&Secret::new("a key of no account, but a long one."), site, Arc::default())
+        Signer::new(&[&Secret::new("a key of no account, but a long one.")], site, Arc::default())
     }
 
     fn cookie(set_cookie: &str) -> &str {
@@ -306,7 +308,7 @@ mod tests {
     fn what_we_did_not_make_or_not_for_this_is_nothing() {
         let (one, two) = (
             signer(),
-            Signer::new(&Secret::new("of another process"), "members.example.org", Arc::default()),
+            Signer::new(&[&Secret::new("of another process")], "members.example.org", Arc::default()),
         );
         let (_, set) = issued(&one, "/sso/zendesk");
         let own = cookie(&set);

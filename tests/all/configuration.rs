@@ -17,7 +17,14 @@ fn check(yaml: &str) -> Result<Config, String> {
     let authority = Authority::new("test CA");
     authority.issue(&["members.example.org"]).write(&certs, "members").unwrap();
     std::fs::write(certs.join("imis-ca.pem"), authority.certificate_pem()).unwrap();
-    for name in ["imis-password", "zendesk-jwt", "zendesk-api", "zendesk-messaging", "gateway-state-key"] {
+    for name in [
+        "imis-password",
+        "zendesk-jwt",
+        "zendesk-api",
+        "zendesk-messaging",
+        "gateway-state-key",
+        "gateway-ticket-key",
+    ] {
         std::fs::write(folder.path().join(name), "a-secret-of-more-than-thirty-two-characters").unwrap();
     }
     // The test process has no systemd credentials.

@@ -36,6 +36,7 @@ mod restarts;
 mod rotation;
 mod rules;
 mod rules_attacks;
+mod scale_out;
 mod sign_in;
 mod single_logout;
 mod staff;

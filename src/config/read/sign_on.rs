@@ -249,7 +249,7 @@ fn zendesk(mut section: Section<'_>, files: &Files) -> Option<Zendesk> {
 }
 
 /// One secret, or the one of now and the next.
-fn shared_secret(value: &Value<'_>, files: &Files) -> Option<SharedSecret> {
+pub(super) fn shared_secret(value: &Value<'_>, files: &Files) -> Option<SharedSecret> {
     if !value.has("current") && !value.has("next") {
         return secret(value, files).map(|current| SharedSecret { current, next: None });
     }

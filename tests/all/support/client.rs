@@ -68,6 +68,11 @@ impl Client {
         Self { config: Arc::new(config), address }
     }
 
+    /// The same client, with its sessions, at another address.
+    pub(crate) fn at(&self, address: SocketAddr) -> Self {
+        Self { config: self.config.clone(), address }
+    }
+
     /// A TLS connection with one ALPN protocol.
     pub(crate) async fn connect(&self, alpn: &str) -> TlsStream<TcpStream> {
         self.connect_as(alpn, SITE).await.unwrap()
