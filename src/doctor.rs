@@ -1,8 +1,10 @@
 //! Live checks of what the configuration points at, for whoever sets the gateway up or finds it failing.
 //!
-//! Recognition: each method is asked as a visitor who is not signed in, and, when a Cookie header is given, as the one whose
+//! The servers of iMIS: the way there, TLS, an answer, the clock. This machine: files, and the URLs that Zendesk is to know. Recognition: each method is asked as a visitor who is not signed in, and, when a Cookie header is given, as the one whose
 //! cookies these are; what was seen is told without values. Zendesk, where its API may be asked: who works there, and whether the account
 //! has the user fields that the claims set.
+
+mod upstream;
 
 use std::sync::Arc;
 
@@ -83,7 +85,12 @@ pub(crate) async fn examine(config: &Config, cookies: Option<&str>) -> Result<Ve
     let gateway = Gateway::alone(config)?;
     let cookie = cookies.map(|text| pasted_cookies(text).ok_or(DoctorError::Cookie)).transpose()?;
     let mut findings = Vec::new();
+    files(config, &mut findings);
     for site in &gateway.sites {
+        upstream::examine(site, &mut findings).await;
+        for app in site.config.apps() {
+            findings.push(urls(config, site, app));
+        }
         recognition(site, None, &mut findings).await;
         if let Some(cookie) = &cookie {
             recognition(site, Some(cookie), &mut findings).await;
@@ -96,6 +103,41 @@ pub(crate) async fn examine(config: &Config, cookies: Option<&str>) -> Result<Ve
         }
     }
     Ok(findings)
+}
+
+/// Whether there are as many files as connections may need, one towards iMIS beside each.
+fn files(config: &Config, findings: &mut Vec<Finding>) {
+    let (connections, Ok((_, hard))) = (config.limits.connections as u64, rlimit::Resource::NOFILE.get())
+    else {
+        return;
+    };
+    let enough = hard >= connections.saturating_mul(2);
+    findings.push(Finding {
+        severity: if enough { Severity::Good } else { Severity::Warning },
+        site: "this machine".to_owned(),
+        check: "file descriptors".to_owned(),
+        result: format!("{hard} for {connections} connections"),
+        seen: "the hard limit of this command; the service has that of its unit".to_owned(),
+        advice: (!enough).then(|| "LimitNOFILE= of the unit should be twice limits.connections".to_owned()),
+    });
+}
+
+/// What is to be pasted in Zendesk.
+fn urls(config: &Config, site: &Site, app: &App) -> Finding {
+    let host = &site.config.hosts[0];
+    let port = config.listen.https.first().map_or(443, std::net::SocketAddr::port);
+    // Behind a load balancer, or on a port that the system chooses, nobody knows it here.
+    let port = if matches!(port, 443 | 0) { String::new() } else { format!(":{port}") };
+    let login = format!("https://{host}{port}{}", app.path);
+    Finding {
+        severity: Severity::Good,
+        site: host.clone(),
+        check: format!("Zendesk for {}, to paste", app.name),
+        result: format!("Remote login URL {login}, Remote logout URL {login}/signed-out"),
+        seen: "Admin Center, Account, Security, Single sign-on; \"Update of external IDs\" stays off"
+            .to_owned(),
+        advice: None,
+    }
 }
 
 async fn recognition(site: &Site, cookie: Option<&HeaderValue>, findings: &mut Vec<Finding>) {

@@ -252,7 +252,7 @@ async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Result<T
 }
 
 /// The name for SNI and the certificate: the server's own if it has one, else the host that iMIS is asked for.
-pub(super) fn server_name(server: &Server, site: &Site) -> String {
+pub(crate) fn server_name(server: &Server, site: &Site) -> String {
     if server.host.parse::<std::net::IpAddr>().is_err() {
         return server.host.clone();
     }

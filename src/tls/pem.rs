@@ -64,13 +64,13 @@ pub(crate) fn covers(certificate: &CertifiedKey, host: &str) -> bool {
 
 /// When a certificate stops being good, in seconds since 1970.
 pub(crate) fn expiry(certificate: &CertifiedKey) -> Option<i64> {
-    validity(certificate).map(|(_, until)| until)
+    validity(certificate.cert.first()?).map(|(_, until)| until)
 }
 
 /// From when and until when it is good.
-fn validity(certificate: &CertifiedKey) -> Option<(i64, i64)> {
+fn validity(leaf: &CertificateDer<'_>) -> Option<(i64, i64)> {
     use x509_parser::prelude::{FromDer, X509Certificate};
-    let (_, parsed) = X509Certificate::from_der(certificate.cert.first()?).ok()?;
+    let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
     let validity = parsed.validity();
     Some((validity.not_before.timestamp(), validity.not_after.timestamp()))
 }
@@ -80,7 +80,12 @@ const EXPIRES_SOON_DAYS: i64 = 30;
 
 /// What is to be said about the time in which a certificate is good; `now` in seconds since 1970.
 pub(crate) fn of_its_time(certificate: &CertifiedKey, now: i64) -> Option<String> {
-    let (from, until) = validity(certificate)?;
+    of_the_time_of(certificate.cert.first()?, now)
+}
+
+/// The same, of a server's.
+pub(crate) fn of_the_time_of(leaf: &CertificateDer<'_>, now: i64) -> Option<String> {
+    let (from, until) = validity(leaf)?;
     let at = crate::ambient::rfc_3339_of;
     let days = (until - now).div_euclid(24 * 3600);
     if now >= until {

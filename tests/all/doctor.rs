@@ -2,6 +2,10 @@
 
 use imis_gateway_simulators::imis::{Faults, Generation, PageFault, QueryFault};
 
+use imis_gateway_simulators::certificates::Authority;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::origin::Proxy;
 use crate::support::{Setup, Stage};
 
 async fn doctor(stage: &Stage, arguments: &[&str], input: &str) -> (i32, String) {
@@ -18,7 +22,7 @@ async fn what_works_is_said_to_work() {
         "{text}"
     );
     assert!(
-        text.contains("of iMIS in the page: MainBody, aspnetForm") && text.contains("1 check, 0 failed"),
+        text.contains("of iMIS in the page: MainBody, aspnetForm") && text.contains("4 checks, 0 failed"),
         "{text}"
     );
     let value = stage.imis.sign_in("staff");
@@ -30,8 +34,8 @@ async fn what_works_is_said_to_work() {
     }
     let (code, text) = doctor(&stage, &["--cookies", "--format", "json"], &format!("login={value}")).await;
     let found: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert_eq!((code, found["findings"].as_array().unwrap().len()), (0, 2));
-    assert_eq!(found["findings"][1]["severity"], "ok");
+    assert_eq!((code, found["findings"].as_array().unwrap().len()), (0, 5));
+    assert_eq!(found["findings"][4]["severity"], "ok");
     assert_eq!(stage.imis.renewals(&value), 0);
 }
 
@@ -111,4 +115,53 @@ async fn fields_that_zendesk_would_drop_are_found() {
     let (code, text) = doctor(&stage, &[], "").await;
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("does not accept the OAuth client") && text.contains("confidential"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_way_to_imis_is_walked_step_by_step() {
+    let slow_clock = b"HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nServer: Microsoft-IIS/10.0\r\nContent-Length: 0\r\n\r\n";
+    let (proxy, _) = Proxy::answering(slow_clock).await;
+    let (code, text) = proxy.run(&["doctor"]).await;
+    assert_eq!(code, 0, "{text}");
+    assert!(
+        text.contains("warning  members.example.org: server https://127.0.0.1:")
+            && text.contains("answered 200"),
+        "{text}"
+    );
+    assert!(
+        text.contains("software: Microsoft-IIS/10.0; its clock differs by")
+            && text.contains("set both by NTP"),
+        "{text}"
+    );
+
+    let own = proxy.authority.certificate_pem();
+    let other = Authority::new("another CA");
+    for (pem, words) in [(other.certificate_pem(), "the TLS handshake: "), (own, "answered 200")] {
+        std::fs::write(proxy.folder.path().join("ca.pem"), pem).unwrap();
+        let (_, text) = proxy.run(&["doctor"]).await;
+        assert!(text.contains(words), "{text}");
+    }
+    for (server, words) in
+        [("https://127.0.0.1:1", "the connection: "), ("https://no-such-name.invalid", "the name: ")]
+    {
+        let proxy = Proxy::to(Authority::new("test CA"), server, None, "");
+        let (code, text) = proxy.run(&["doctor"]).await;
+        assert_eq!(code, 1);
+        assert!(text.contains("FAILED") && text.contains(words) && text.contains("try: "), "{text}");
+    }
+    // iMIS 2017 sends whoever asks by plain HTTP back to us.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 2048]).await;
+            let answer =
+                "HTTP/1.1 302 Found\r\nLocation: https://members.example.org/\r\nContent-Length: 0\r\n\r\n";
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    let proxy = Proxy::to(Authority::new("test CA"), &server, None, "");
+    let (code, text) = proxy.run(&["doctor"]).await;
+    assert_eq!(code, 1);
+    assert!(text.contains("visitors would go round in circles: use https"), "{text}");
 }
