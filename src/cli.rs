@@ -62,8 +62,12 @@ enum Command {
     Audit(audit::Audit),
     /// Print what a token would say (only with --dry-run)
     Mint(explain::Mint),
-    /// Print the JSON Schema of the configuration, for editors
-    Schema,
+    /// Print every key of the configuration: as a JSON Schema for editors, or as text
+    Schema {
+        /// How to print it: for editors, or as docs/configuration.md
+        #[arg(long, value_enum, default_value_t = documents::Schema::Json)]
+        format: documents::Schema,
+    },
     /// Print a manual page: imis-gateway(1), or imis-gateway.yaml(5)
     Man {
         /// Which one
@@ -134,7 +138,7 @@ pub fn main() -> i32 {
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Audit(arguments) => audit::audit(&arguments),
         Command::Mint(arguments) => explain::mint(&arguments),
-        Command::Schema => documents::schema(),
+        Command::Schema { format } => documents::schema(format),
         Command::Man { page } => documents::man(page),
         Command::Completions { shell } => documents::completions(shell),
         Command::Version => {

@@ -18,7 +18,17 @@ pub(super) enum Page {
     Configuration,
 }
 
-pub(super) fn schema() -> i32 {
+/// How `schema` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Schema {
+    Json,
+    Markdown,
+}
+
+pub(super) fn schema(format: Schema) -> i32 {
+    if format == Schema::Markdown {
+        return print(markdown().as_bytes());
+    }
     match serde_json::to_string_pretty(&of_configuration()) {
         Ok(text) => {
             say(&text);
@@ -64,6 +74,26 @@ fn program() -> Vec<u8> {
     // There is one page for all commands, and what stands behind them is how they end.
     let text = String::from_utf8_lossy(&out).replace(".SH EXTRA", ".SH \"EXIT STATUS\"");
     text.replace("imis\\-gateway\\-", "imis\\-gateway ").replace("\\fR(1)", "\\fR").into_bytes()
+}
+
+/// docs/configuration.md.
+fn markdown() -> String {
+    let mut out = "# Every key of the configuration\n\n\
+        Made by `imis-gateway schema --format markdown`; a test holds it to the program. [config.yaml](../config.yaml) shows the same as an operator writes it. \
+        Relative paths begin at the file's folder, unknown keys are refused, `[]` stands for each item of a list.\n\n\
+        | key | takes | default | |\n|---|---|---|---|\n"
+        .to_owned();
+    for key in KEYS {
+        let default = match key.default {
+            Preset::Required => "**required**".to_owned(),
+            Preset::Is(text) | Preset::IsOrNull(text) => format!("`{text}`"),
+            Preset::Null => "`null`".to_owned(),
+            Preset::Absent(text) => text.to_owned(),
+        };
+        let cells = [format!("`{}`", key.path), key.kind.shown(), default, key.text.to_owned()];
+        out += &format!("| {} |\n", cells.map(|cell| cell.replace('|', "\\|")).join(" | "));
+    }
+    out
 }
 
 /// imis-gateway.yaml(5): each key with what it takes, and its default.

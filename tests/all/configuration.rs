@@ -94,6 +94,21 @@ fn the_schema_takes_what_the_reader_takes_and_sees_what_editors_can_see() {
 }
 
 #[test]
+fn the_reference_in_the_docs_is_what_the_program_says() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_imis-gateway"))
+        .args(["schema", "--format", "markdown"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    let written = std::fs::read_to_string(file).unwrap();
+    assert!(
+        said == written,
+        "docs/configuration.md is old: `imis-gateway schema --format markdown > docs/configuration.md`"
+    );
+}
+
+#[test]
 fn manual_pages_and_completions_name_every_command_and_key() {
     let said = |arguments: &[&str]| {
         let output =

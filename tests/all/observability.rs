@@ -47,7 +47,15 @@ async fn every_request_is_counted_once_with_how_it_ended() {
     odd.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n").await.unwrap();
     let _ = odd.read_to_end(&mut Vec::new()).await;
 
-    let metrics = proxy.gateway.metrics().await;
+    // A request is counted when it is over, which may be a moment after its answer.
+    let mut metrics = proxy.gateway.metrics().await;
+    for _ in 0..200 {
+        if metrics.contains("code=\"400\"") && metrics.contains("imis_gateway_requests_under_way 0") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        metrics = proxy.gateway.metrics().await;
+    }
     let count = |series: &str| number(&metrics, &format!("imis_gateway_{series}"));
     let site = format!("site=\"{SITE}\"");
     assert_eq!(count(&format!("requests_total{{{site},by=\"imis\",protocol=\"h1\",code=\"200\"}}")), 4.0);
@@ -147,6 +155,19 @@ async fn prometheus_reads_the_numbers_and_the_rules_and_finds_every_name() {
         let described = body.lines().any(|line| line.starts_with(&format!("# TYPE {family} ")));
         assert!(described, "{name} is asked for, and not there");
     }
+
+    // And docs/metrics.md has them all, and no other.
+    let families: BTreeSet<&str> =
+        body.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let docs =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md")).unwrap();
+    let documented: BTreeSet<&str> =
+        docs.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    let missing: Vec<_> = families.difference(&documented).collect();
+    assert!(missing.is_empty(), "not in docs/metrics.md: {missing:?}");
+    // Families without a series are not shown: nobody has signed out of iMIS here.
+    let gone: Vec<_> = documented.difference(&families).copied().collect();
+    assert_eq!(gone, ["imis_gateway_sign_outs_seen"], "in docs/metrics.md, and not there");
 
     let folder = tempfile::tempdir().unwrap();
     let rules = monitoring().join("alerts.yaml");
