@@ -365,3 +365,82 @@ fn the_examples_in_the_documentation_are_good() {
     }
     assert_eq!(seen, 4);
 }
+
+/// All source of the program, in one text, with the line breaks that the formatter puts into long texts taken out.
+fn source() -> String {
+    fn read(folder: &Path, all: &mut String) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                read(&path, all);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                all.push_str(&std::fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+    let mut all = String::new();
+    read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut all);
+    let mut joined = String::new();
+    for piece in all.split("\\\n") {
+        joined.push_str(if joined.is_empty() { piece } else { piece.trim_start() });
+    }
+    joined
+}
+
+#[test]
+fn the_messages_that_the_readme_explains_are_messages_of_the_program() {
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let section = readme.split("## When something fails").nth(1).unwrap().split("\n## ").next().unwrap();
+    let source = source();
+    let mut seen = 0;
+    for row in section.lines().filter(|line| line.starts_with("| ")).skip(1) {
+        let cells: Vec<&str> = row.split(" | ").collect();
+        for message in cells[1].split('`').skip(1).step_by(2) {
+            // `redirect to iMIS's error page`; names of fields and of methods stand by themselves.
+            assert!(source.contains(message), "README explains `{message}`, which the program does not say");
+            seen += 1;
+        }
+        let page = cells[0].trim_start_matches("| ").trim();
+        if page.starts_with(char::is_uppercase) {
+            let title = page.split(" (").next().unwrap();
+            assert!(source.contains(title), "README explains the page \"{title}\", which there is not");
+        }
+    }
+    assert!(seen > 20, "{seen}");
+}
+
+#[test]
+fn documents_link_to_what_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = vec![root.join("README.md"), root.join("certs/README.md")];
+    files.extend(
+        std::fs::read_dir(root.join("docs"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.is_file()),
+    );
+    let slug = |heading: &str| {
+        let kept = heading.trim_start_matches('#').trim().to_lowercase();
+        kept.chars()
+            .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'))
+            .collect::<String>()
+            .replace(' ', "-")
+    };
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.starts_with("http") || link.contains(' ') {
+                continue;
+            }
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = if path.is_empty() { file.clone() } else { file.parent().unwrap().join(path) };
+            assert!(target.exists(), "{}: no {link}", file.display());
+            if !anchor.is_empty() && target.extension().is_some_and(|extension| extension == "md") {
+                let there = std::fs::read_to_string(&target).unwrap();
+                let found =
+                    there.lines().filter(|line| line.starts_with('#')).any(|line| slug(line) == anchor);
+                assert!(found, "{}: no heading for {link}", file.display());
+            }
+        }
+    }
+}
