@@ -84,6 +84,11 @@ impl Lasting {
         }))
     }
 
+    /// The key that several gateways share, if there is one.
+    fn state_key_or_none<'a>(&self, keys: &[&'a Secret]) -> Option<&'a Secret> {
+        keys.first().copied().filter(|key| **key != self.own_key)
+    }
+
     /// How old a secret is, in seconds, as far as anybody knows.
     pub(crate) fn age(&self, secret: &ShownSecret) -> u64 {
         let now = ambient::unix_now();
@@ -235,18 +240,19 @@ impl Site {
             None => (
                 Arc::new(tls::upstream::client_config(config.upstream.roots.0.clone(), names)?),
                 Arc::new(Places::new(config.upstream.limits)),
-                Servers::new(&config.upstream).map_err(BuildError::Random)?,
+                Servers::new(&config.upstream, lasting.state_key_or_none(keys))
+                    .map_err(BuildError::Random)?,
             ),
         };
         if let Some(before) = before.filter(|_| kept.is_none()) {
-            servers.as_drained_as(&before.servers);
+            servers.take_over(&before.servers);
         }
         let sign_on = match &config.sign_on {
             Some(sign_on) => Some(Arc::new(SignOn {
                 imis: Imis::build(
                     &sign_on.imis,
                     config,
-                    &upstream_tls,
+                    (&upstream_tls, &servers),
                     lasting.metrics.recognitions(&config.hosts[0]),
                 )?,
                 states: Signer::new(keys, &config.hosts[0], lasting.used_states.clone()),

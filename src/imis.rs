@@ -23,6 +23,7 @@ use rustls::ClientConfig;
 use crate::config;
 use crate::metrics::Recognitions;
 use crate::proxy::headers::Forwarded;
+use crate::proxy::servers::Servers;
 use api::Api;
 pub(crate) use api::ProfileError;
 use groups::{GroupsError, Membership};
@@ -92,14 +93,14 @@ impl Imis {
     pub(crate) fn build(
         imis: &config::Imis,
         site: &config::Site,
-        tls: &Arc<ClientConfig>,
+        (tls, servers): (&Arc<ClientConfig>, &Arc<Servers>),
         counts: Recognitions,
     ) -> Result<Self, BuildError> {
         let api = Arc::new(Api::new(client::for_api(tls)?, imis));
         let queries = imis.recognise.iter().filter_map(|method| method.how.query());
         let applications = imis.recognise.iter().filter_map(|method| method.how.application());
         Ok(Self {
-            recogniser: Recogniser::build(imis, site, (tls, api.clone()), counts)?,
+            recogniser: Recogniser::build(imis, site, (tls, servers, api.clone()), counts)?,
             api,
             phones: phone::Preference { order: imis.phone_order.clone(), region: imis.phone_region },
             columns: queries.clone().find_map(|query| query.columns.profile.clone()),

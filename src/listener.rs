@@ -154,6 +154,8 @@ async fn accept(listener: &tokio::net::TcpListener, newest: &Newest, stop: &Canc
             }
             // The client gave up between its handshake and our accept.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
+            // Nobody else is let in then; what waits is the next process's, or nobody's.
+            Err(_) if stop.is_cancelled() => return,
             Err(error) => {
                 // Out of descriptors or memory, most likely: whoever only waits gives some back.
                 let evicted = worker.drain.evict(EVICTED_AT_ONCE);

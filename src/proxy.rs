@@ -39,7 +39,7 @@ pub(crate) struct Outgoing {
     /// Whom it comes from.
     pub(crate) client: SocketAddr,
     /// The server that its session is on.
-    pub(crate) session: Option<usize>,
+    pub(crate) session: Option<servers::Session>,
     /// It signs its visitor out of iMIS.
     pub(crate) departure: Option<Box<Departure>>,
 }

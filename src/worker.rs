@@ -221,13 +221,17 @@ async fn run(
     let _ = started.send(Ok(()));
     stop.cancelled().await;
     drain.begin();
-    arriving.wait().await;
-    connections.close();
     let grace = newest.worker().map_or(Duration::ZERO, |worker| worker.gateway.timeouts.drain);
-    let mut all_ended = tokio::time::timeout(grace, connections.wait()).await.is_ok();
+    let ending = async {
+        arriving.wait().await;
+        connections.close();
+        connections.wait().await;
+    };
+    let mut all_ended = tokio::time::timeout(grace, ending).await.is_ok();
     if !all_ended {
         // WebSockets have no end of their own.
         drain.close();
+        connections.close();
         all_ended = tokio::time::timeout(LAST_FRAMES, connections.wait()).await.is_ok();
     }
     newest.become_of(None);

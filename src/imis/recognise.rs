@@ -29,6 +29,7 @@ use super::{PartyId, Visitor};
 use crate::ambient;
 use crate::config::{self, How, IfBroken};
 use crate::metrics::Recognitions;
+use crate::proxy::servers::Servers;
 use crate::telemetry::Chain;
 use cache::{Identities, Source};
 pub(crate) use error::RecogniseError;
@@ -115,7 +116,7 @@ impl Recogniser {
     pub(super) fn build(
         imis: &config::Imis,
         site: &config::Site,
-        (tls, api): (&Arc<ClientConfig>, Arc<Api>),
+        (tls, servers, api): (&Arc<ClientConfig>, &Arc<Servers>, Arc<Api>),
         counts: Recognitions,
     ) -> Result<Self, super::BuildError> {
         let application = |method: &config::Method| method.how.application().cloned();
@@ -123,7 +124,7 @@ impl Recogniser {
             session_cookies: imis.session_cookies.clone(),
             application: imis.recognise.iter().find_map(application),
             methods: imis.recognise.iter().filter(|method| application(method).is_none()).cloned().collect(),
-            probe: Probe::build(imis, site, tls)?,
+            probe: Probe::build(imis, site, (tls, servers))?,
             sign_in: imis.sign_in.clone(),
             api,
             identities: Identities::new(imis.identity_cache)?,

@@ -2,6 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -31,6 +32,8 @@ pub(crate) struct Connection {
     pub(crate) stream: Stream,
     /// Which of the servers it goes to.
     pub(crate) server: usize,
+    /// Whom its PROXY header names, if it has begun with one.
+    pub(super) visitor: Option<IpAddr>,
     pub(crate) receiver: Receiver,
     pub(crate) sender: Sender,
     pub(super) scanner: Scanner,
@@ -43,6 +46,7 @@ impl Connection {
         Box::new(Self {
             stream,
             server,
+            visitor: None,
             receiver: Receiver::new(buffers.clone()),
             sender: Sender::default(),
             scanner: Scanner::default(),

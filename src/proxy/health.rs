@@ -11,9 +11,10 @@ use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio_rustls::TlsConnector;
 
+use super::proxy_header;
 use super::servers::Servers;
 use super::upstream::server_name;
-use crate::config::{Health, Server};
+use crate::config::{Health, ProxyHeader, Server};
 use crate::gateway::Site;
 
 /// What is asked of each server.
@@ -21,6 +22,7 @@ struct Check {
     health: Health,
     tls: Arc<ClientConfig>,
     host: String,
+    proxy_protocol: Option<ProxyHeader>,
 }
 
 /// Begins to ask, once for these servers and as long as there are any requests for them.
@@ -31,7 +33,12 @@ pub(crate) fn watch(site: &Site, control: &Handle) {
     }
     let host =
         site.config.upstream.host.as_ref().map_or_else(|| site.config.hosts[0].clone(), ToString::to_string);
-    let check = Arc::new(Check { health: health.clone(), tls: site.upstream_tls.clone(), host });
+    let check = Arc::new(Check {
+        health: health.clone(),
+        tls: site.upstream_tls.clone(),
+        host,
+        proxy_protocol: site.config.upstream.proxy_protocol,
+    });
     for index in 0..site.servers.len() {
         let name = server_name(site.servers.server(index), site);
         let (servers, check) = (Arc::downgrade(&site.servers), check.clone());
@@ -57,7 +64,15 @@ impl Check {
     async fn ask(&self, server: &Server, name: &str) -> Result<(), &'static str> {
         let asked = async {
             let address = (server.host.as_str(), server.port);
-            let stream = TcpStream::connect(address).await.map_err(|_| "no connection")?;
+            let mut stream = TcpStream::connect(address).await.map_err(|_| "no connection")?;
+            if let Some(version) = self.proxy_protocol {
+                // It is nobody's but our own.
+                let (Ok(own), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) else {
+                    return Err("no connection");
+                };
+                let header = proxy_header::of(version, own, peer);
+                stream.write_all(&header).await.map_err(|_| "the connection was lost")?;
+            }
             if !server.tls {
                 return self.exchange(stream).await;
             }

@@ -12,10 +12,12 @@ use moka::sync::Cache;
 use tracing::{info, warn};
 
 use crate::ambient;
-use crate::config::{Affinity, Balance, Server, Upstream, fingerprint, server_of};
+use crate::config::{Affinity, Balance, Secret, Server, Upstream, fingerprint, server_of};
 
 /// How long a server is left alone after it could not be connected to once; doubled each time.
 const FIRST_REST: Duration = Duration::from_secs(1);
+/// One request tries a server that has rested, and has so long for it.
+const TRIAL_MILLISECONDS: u64 = 10_000;
 const LONGEST_REST: Duration = Duration::from_secs(30);
 /// Sessions whose server is remembered; those of iMIS last twenty minutes.
 const MOST_SESSIONS: u64 = 100_000;
@@ -53,8 +55,18 @@ struct State {
     failures: AtomicU32,
     /// Milliseconds since `Servers::since`.
     rests_until: AtomicU64,
+    /// One request tries whether it accepts connections again, while the others go elsewhere.
+    on_trial: AtomicBool,
     /// Requests that it has.
     busy: AtomicUsize,
+}
+
+/// The server that a session is on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Session {
+    index: usize,
+    /// By which cookie of iMIS's that is known.
+    cookie: Option<[u8; 32]>,
 }
 
 /// How a server is.
@@ -80,14 +92,24 @@ impl Condition {
 }
 
 impl Servers {
-    pub(crate) fn new(upstream: &Upstream) -> Result<Arc<Self>, getrandom::Error> {
+    /// `key`: shared by the gateways of a site, so that each knows the others' cookies and nobody else what they stand for.
+    pub(crate) fn new(upstream: &Upstream, key: Option<&Secret>) -> Result<Arc<Self>, getrandom::Error> {
+        let mark = |server: &Server| match key {
+            Some(key) => {
+                let key = hmac::Key::new(hmac::HMAC_SHA256, key.expose().as_bytes());
+                let tag = hmac::sign(&key, format!("server\n{server}").as_bytes());
+                tag.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+            }
+            None => fingerprint(&server.to_string()),
+        };
         let state = |server: &Server| State {
-            mark: fingerprint(&server.to_string()),
+            mark: mark(server),
             server: server.clone(),
             ill: AtomicBool::new(false),
             drained: AtomicBool::new(false),
             failures: AtomicU32::new(0),
             rests_until: AtomicU64::new(0),
+            on_trial: AtomicBool::new(false),
             busy: AtomicUsize::new(0),
         };
         let sessions = match &upstream.affinity {
@@ -121,17 +143,35 @@ impl Servers {
 
     /// Which servers are tried for a request, in order: the one its session is on, then those that are well. The others come last, since
     /// one of them may be better than none.
-    pub(crate) fn order(&self, session: Option<usize>) -> Vec<usize> {
+    pub(crate) fn order(&self, session: Option<&Session>) -> Vec<usize> {
+        let session = session.map(|session| session.index);
+        let order = self.ranked(session);
+        let first = &self.all[order[0]];
+        if first.failures.load(Ordering::Relaxed) == 0 || self.condition(order[0]) != Condition::Up {
+            return order;
+        }
+        // It has rested: one request tries it, for the others it goes on resting.
+        let again = self.now() + TRIAL_MILLISECONDS;
+        let until = first.rests_until.load(Ordering::Relaxed);
+        let claimed =
+            first.rests_until.compare_exchange(until, again, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if claimed {
+            first.on_trial.store(true, Ordering::Relaxed);
+            return order;
+        }
+        self.ranked(session)
+    }
+
+    fn ranked(&self, session: Option<usize>) -> Vec<usize> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let rank = |index: usize| {
             let state = &self.all[index];
             // A session that is on a server stays there while the server is taken out of service.
-            let class = match self.condition(index) {
-                Condition::Up => 0,
-                Condition::Drained if session == Some(index) => 0,
-                Condition::Rests => 1,
-                Condition::Ill => 2,
-                Condition::Drained => 3,
+            let class = match (self.health(index), state.drained.load(Ordering::Relaxed)) {
+                (_, true) if session != Some(index) => 3,
+                (Condition::Ill, _) => 2,
+                (Condition::Rests, _) => 1,
+                (Condition::Up | Condition::Drained, _) => 0,
             };
             let (busy, place) = match self.balance {
                 Balance::First => (0, index),
@@ -148,10 +188,13 @@ impl Servers {
     }
 
     pub(crate) fn condition(&self, index: usize) -> Condition {
+        if self.all[index].drained.load(Ordering::Relaxed) { Condition::Drained } else { self.health(index) }
+    }
+
+    /// The same, in service or not.
+    fn health(&self, index: usize) -> Condition {
         let state = &self.all[index];
-        if state.drained.load(Ordering::Relaxed) {
-            Condition::Drained
-        } else if state.ill.load(Ordering::Relaxed) {
+        if state.ill.load(Ordering::Relaxed) {
             Condition::Ill
         } else if self.now() < state.rests_until.load(Ordering::Relaxed) {
             Condition::Rests
@@ -174,6 +217,11 @@ impl Servers {
             return;
         }
         let state = &self.all[index];
+        let resting = self.now() < state.rests_until.load(Ordering::Relaxed);
+        if resting && !state.on_trial.swap(false, Ordering::Relaxed) {
+            // Others found that out at the same time.
+            return;
+        }
         let before = state.failures.fetch_add(1, Ordering::Relaxed);
         let rest = (FIRST_REST * 2_u32.saturating_pow(before.min(10))).min(LONGEST_REST);
         let until = self.now() + u64::try_from(rest.as_millis()).unwrap_or(u64::MAX);
@@ -188,6 +236,7 @@ impl Servers {
         let state = &self.all[index];
         if state.failures.load(Ordering::Relaxed) != 0 {
             state.failures.store(0, Ordering::Relaxed);
+            state.on_trial.store(false, Ordering::Relaxed);
             state.rests_until.store(0, Ordering::Relaxed);
             info!(server = %state.server, "a server of iMIS accepts connections again");
         }
@@ -218,17 +267,26 @@ impl Servers {
         true
     }
 
-    /// What was drained in another of the same servers stays so.
-    pub(crate) fn as_drained_as(&self, before: &Self) {
+    /// What is known of the same servers by those whose place these take.
+    pub(crate) fn take_over(&self, before: &Self) {
         for state in &self.all {
-            let same = before.all.iter().find(|other| other.server == state.server);
-            let drained = same.is_some_and(|other| other.drained.load(Ordering::Relaxed));
-            state.drained.store(drained, Ordering::Relaxed);
+            let Some(other) = before.all.iter().find(|other| other.server == state.server) else { continue };
+            let load = |from: &AtomicBool, to: &AtomicBool| {
+                to.store(from.load(Ordering::Relaxed), Ordering::Relaxed)
+            };
+            load(&other.drained, &state.drained);
+            load(&other.ill, &state.ill);
+            state.failures.store(other.failures.load(Ordering::Relaxed), Ordering::Relaxed);
+            let rests = other.rests_until.load(Ordering::Relaxed).saturating_sub(before.now());
+            state.rests_until.store(self.now() + rests, Ordering::Relaxed);
         }
     }
 
     /// The server that a request's session is on.
-    pub(crate) fn session<'a>(&self, mut fields: impl Iterator<Item = (&'a str, &'a [u8])>) -> Option<usize> {
+    pub(crate) fn session<'a>(
+        &self,
+        mut fields: impl Iterator<Item = (&'a str, &'a [u8])>,
+    ) -> Option<Session> {
         let affinity = self.affinity.as_ref()?;
         fields.find_map(|(name, value)| {
             if !name.eq_ignore_ascii_case("cookie") {
@@ -238,18 +296,21 @@ impl Servers {
         })
     }
 
-    fn session_of(&self, affinity: &Affinity, pair: &[u8]) -> Option<usize> {
+    fn session_of(&self, affinity: &Affinity, pair: &[u8]) -> Option<Session> {
         let equals = pair.iter().position(|byte| *byte == b'=')?;
         let (name, value) = (&pair[..equals], &pair[equals + 1..]);
         match affinity {
             Affinity::Cookie if name == COOKIE.as_bytes() => {
-                self.all.iter().position(|state| state.mark.as_bytes() == value)
+                let index = self.all.iter().position(|state| state.mark.as_bytes() == value)?;
+                Some(Session { index, cookie: None })
             }
             Affinity::Cookie => None,
             Affinity::Learned(names) => {
                 names.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(name)).then_some(())?;
                 let sessions = self.sessions.as_ref()?;
-                sessions.servers.get(&sessions.hash(name, value)).filter(|index| *index < self.all.len())
+                let cookie = sessions.hash(name, value);
+                let index = sessions.servers.get(&cookie).filter(|index| *index < self.all.len())?;
+                Some(Session { index, cookie: Some(cookie) })
             }
         }
     }
@@ -257,15 +318,21 @@ impl Servers {
     /// Remembers by which cookies of an answer a session is on a server, and returns the cookie that says so, if there is to be one.
     pub(crate) fn answered<'a>(
         &self,
-        (session, index): (Option<usize>, usize),
+        (session, index): (Option<&Session>, usize),
         fields: impl Iterator<Item = (&'a str, &'a [u8])>,
     ) -> Option<String> {
         match self.affinity.as_ref()? {
-            Affinity::Cookie => (session != Some(index)).then(|| {
+            Affinity::Cookie => (session.map(|session| session.index) != Some(index)).then(|| {
                 format!("{COOKIE}={}; Path=/; Secure; HttpOnly; SameSite=Lax", self.all[index].mark)
             }),
             Affinity::Learned(names) => {
                 let sessions = self.sessions.as_ref()?;
+                if let Some(Session { index: before, cookie: Some(cookie) }) = session
+                    && *before != index
+                {
+                    // Its server was not to be had: it lives on where it was answered now.
+                    sessions.servers.insert(*cookie, index);
+                }
                 for (_, value) in fields.filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie")) {
                     let pair = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
                     let Some(equals) = pair.iter().position(|byte| *byte == b'=') else { continue };
@@ -328,7 +395,7 @@ mod tests {
     fn servers(balance: Balance, affinity: Option<Affinity>) -> Arc<Servers> {
         let upstream =
             Upstream { balance, affinity, ..test_upstream(&["https://a", "https://b", "https://c"]) };
-        Servers::new(&upstream).unwrap()
+        Servers::new(&upstream, None).unwrap()
     }
 
     #[test]
@@ -340,12 +407,37 @@ mod tests {
         servers.is_ill(1, true, "");
         assert!(servers.drain("https://c:443", true) && !servers.drain("https://d:443", true));
         assert_eq!(servers.order(None), [0, 1, 2], "resting, ill, drained");
-        assert_eq!(servers.order(Some(2)), [2, 0, 1], "who is there stays there");
-        assert_eq!(servers.order(Some(1)), [0, 1, 2], "but not with an ill one");
+        let on = |index| Session { index, cookie: None };
+        assert_eq!(servers.order(Some(&on(2))), [2, 0, 1], "who is there stays there");
+        assert_eq!(servers.order(Some(&on(1))), [0, 1, 2], "but not with an ill one");
+        servers.is_ill(2, true, "");
+        assert_eq!(servers.order(Some(&on(2))), [0, 2, 1], "nor with one that is drained and ill");
+        servers.is_ill(2, false, "");
         servers.worked(0);
         servers.is_ill(1, false, "");
         servers.drain("c:443", false);
-        assert_eq!(servers.order(Some(1)), [1, 0, 2]);
+        assert_eq!(servers.order(Some(&on(1))), [1, 0, 2]);
+    }
+
+    #[test]
+    fn one_request_tries_a_server_that_has_rested_and_one_fault_counts_once() {
+        let servers = servers(Balance::First, None);
+        for _ in 0..30 {
+            servers.failed(0);
+        }
+        let rests = servers.all[0].rests_until.load(Ordering::Relaxed) - servers.now();
+        assert!(rests <= 1000, "many at once are one fault: {rests} ms");
+        servers.all[0].rests_until.store(0, Ordering::Relaxed);
+        assert_eq!(servers.order(None), [0, 1, 2], "the one that tries");
+        assert_eq!(servers.order(None), [1, 2, 0], "the others");
+        servers.failed(0);
+        let rests = servers.all[0].rests_until.load(Ordering::Relaxed) - servers.now();
+        assert!((1001..=2000).contains(&rests), "in vain: {rests} ms");
+        let next = self::servers(Balance::First, None);
+        next.take_over(&servers);
+        assert_eq!(next.order(None), [1, 2, 0], "what is known outlives a reload");
+        servers.worked(0);
+        assert_eq!(servers.order(None), [0, 1, 2]);
     }
 
     #[test]
@@ -370,15 +462,19 @@ mod tests {
         let cookie = own.answered((None, 2), std::iter::empty()).unwrap();
         let pair: &'static str =
             Box::leak(format!("a=b; {}", cookie.split(';').next().unwrap()).into_boxed_str());
-        assert_eq!(own.session(field(pair)), Some(2));
-        assert_eq!(own.answered((Some(2), 2), std::iter::empty()), None, "it has the cookie");
+        let session = own.session(field(pair)).unwrap();
+        assert_eq!(session.index, 2);
+        assert_eq!(own.answered((Some(&session), 2), std::iter::empty()), None, "it has the cookie");
         assert_eq!(own.session(field("__Host-imis-gateway-server=00000000")), None);
 
         let learned = servers(Balance::Spread, Some(Affinity::Learned(vec!["ARRAffinity".to_owned()])));
         assert_eq!(learned.session(field("ARRAffinity=xyz")), None);
         let set = [("Set-Cookie", &b"ARRAffinity=xyz; Path=/; HttpOnly"[..])].into_iter();
         assert_eq!(learned.answered((None, 1), set), None, "nothing is added");
-        assert_eq!(learned.session(field("a=b; arraffinity=xyz")), Some(1));
+        let session = learned.session(field("a=b; arraffinity=xyz")).unwrap();
+        assert_eq!(session.index, 1);
+        learned.answered((Some(&session), 2), std::iter::empty());
+        assert_eq!(learned.session(field("ARRAffinity=xyz")).unwrap().index, 2, "it has moved, once");
         assert_eq!(learned.session(field("ARRAffinity=other")), None);
     }
 }

@@ -141,9 +141,10 @@ impl Upstream {
             true => Gate::passed(&self.held).await.map_err(|places::Busy| UpstreamError::Busy)?,
             false => Gate::new(&self.held),
         };
+        let own = own.filter(|own| self.proxy_protocol.is_none() || own.visitor == Some(request.client.ip()));
         let own = own.and_then(|mut connection| connection.is_silent().then_some(connection));
         let exclusive = own.is_some();
-        let several = (self.servers.len() > 1).then(|| self.servers.order(request.session));
+        let several = (self.servers.len() > 1).then(|| self.servers.order(request.session.as_ref()));
         let order = several.as_deref().unwrap_or(&[0]);
         // A connection that may be signed in, or names its visitor, starts anew: nobody else has used it, nobody else will.
         let for_one = request.signs_in || self.proxy_protocol.is_some();
@@ -207,7 +208,10 @@ impl Upstream {
                 Ok(stream) => {
                     self.servers.worked(index);
                     self.traffic.connecting(Connecting::Opened);
-                    return Ok(Connection::new(stream, index, self.buffers.clone(), self.timeouts.gap));
+                    let mut connection =
+                        Connection::new(stream, index, self.buffers.clone(), self.timeouts.gap);
+                    connection.visitor = self.proxy_protocol.map(|_| client.ip());
+                    return Ok(connection);
                 }
                 Err(error) => {
                     self.traffic.connecting(Connecting::Failed);

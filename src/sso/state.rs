@@ -149,7 +149,14 @@ impl Signer {
                 .iter()
                 .any(|purpose| self.read(*purpose, name, value, now).is_some())
         };
-        let strangers = ours(headers).into_iter().filter(|(name, value)| !is_ours(name, value));
+        // Other cookies of the gateway's, of rounds and of servers, are none of states.
+        let of_a_state = |name: &str| {
+            [Purpose::SignIn, Purpose::SignOut]
+                .iter()
+                .any(|purpose| name.starts_with(&format!("{PREFIX}{}", purpose.name())))
+        };
+        let strangers =
+            ours(headers).into_iter().filter(|(name, value)| of_a_state(name) && !is_ours(name, value));
         let plain = |name: &str| {
             name.len() <= 64
                 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))

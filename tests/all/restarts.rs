@@ -164,3 +164,33 @@ sites:
         client.await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn without_descriptors_a_gateway_ends_all_the_same() {
+    use crate::support::origin::Proxy;
+    if std::process::Command::new("prlimit")
+        .arg("--version")
+        .stdout(std::process::Stdio::null())
+        .status()
+        .is_err()
+    {
+        return crate::support::skip("prlimit (package util-linux)");
+    }
+    let mut proxy = Proxy::start(serve).await;
+    // One that stays, so that there is something to wait for.
+    let mut kept = proxy.client.connect("http/1.1").await;
+    kept.write_all(format!("GET /slow HTTP/1.1\r\nHost: {SITE}\r\n\r\n").as_bytes()).await.unwrap();
+    kept.read_u8().await.unwrap();
+    let pid = proxy.gateway.pid().to_string();
+    let limited = std::process::Command::new("prlimit").args(["--pid", &pid, "--nofile=5:5"]).status();
+    assert!(limited.unwrap().success());
+    let mut waiting = Vec::new();
+    for _ in 0..60 {
+        waiting.push(tokio::net::TcpStream::connect(proxy.gateway.https).await.unwrap());
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    proxy.gateway.signal("TERM");
+    let ended = tokio::task::spawn_blocking(move || proxy.gateway.wait());
+    let ended = tokio::time::timeout(Duration::from_secs(15), ended).await;
+    assert_eq!(ended.unwrap().unwrap().code(), Some(0));
+}

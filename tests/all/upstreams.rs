@@ -10,9 +10,11 @@ use imis_gateway_simulators::certificates::Authority;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::support::SITE;
+use imis_gateway_simulators::imis::Generation;
+
 use crate::support::jar::Jar;
 use crate::support::origin::{Connection, Origin, Proxy, read_request};
+use crate::support::{SITE, Setup, Stage};
 
 /// A server that says its name, and on `/set` sets a cookie of iMIS's with it; on `/well` whether it is.
 async fn serve(
@@ -279,5 +281,63 @@ async fn a_proxy_header_names_the_visitor_and_its_connection_serves_nobody_else(
             assert!(proxy.client.send_h2(Method::GET, "/", &[], "").await.text().contains("127.0.0.1"));
         }
         assert_eq!(count.load(Ordering::Relaxed), before + 2);
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_header_of_one_visitor_serves_no_other_on_the_same_connection_of_a_load_balancer() {
+    let (address, _) = behind_proxy_headers().await;
+    let proxy = Proxy::to(
+        Authority::new("test CA"),
+        &format!("http://{address}"),
+        None,
+        "trusted_proxies: [127.0.0.1]",
+    );
+    proxy.reload("      ca_file: ca.pem\n", "      ca_file: ca.pem\n      proxy_protocol: v1\n").await;
+    let mut balancer = proxy.client.connect("http/1.1").await;
+    for visitor in ["192.0.2.1", "198.51.100.7", "198.51.100.7", "192.0.2.1"] {
+        let request = format!("GET / HTTP/1.1\r\nHost: {SITE}\r\nX-Forwarded-For: {visitor}\r\n\r\n");
+        balancer.write_all(request.as_bytes()).await.unwrap();
+        let mut bytes = vec![0; 4096];
+        let read = balancer.read(&mut bytes).await.unwrap();
+        let text = String::from_utf8_lossy(&bytes[..read]).into_owned();
+        assert!(text.contains(&format!("TCP4 {visitor} ")), "{visitor}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn sign_ins_ask_the_servers_that_pages_come_from() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let ill = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut bytes = [0; 4096];
+                while let Ok(1..) = stream.read(&mut bytes).await {
+                    let _ = stream.write_all(b"HTTP/1.1 503 Down\r\nContent-Length: 0\r\n\r\n").await;
+                }
+            });
+        }
+    });
+    let health = "health: {path: /Default.aspx, interval: 50ms, timeout: 1s, fall: 2, rise: 2}";
+    let setup = Setup::new(Generation::Ems)
+        .edit("servers: [\"", &format!("{health}\n      servers: [\"http://{ill}\", \""));
+    let stage = Stage::with(setup).await;
+    stage.gateway.logged(|line| line["message"] == "the health check of a server of iMIS fails").await;
+    assert_eq!(stage.client().get("/Default.aspx", &[]).await.status, 200);
+    assert!(stage.sso("", &stage.cookie_of("AMUELLER")).await.token().is_some());
+}
+
+#[tokio::test]
+async fn a_sign_in_leaves_the_cookies_of_others_alone() {
+    let method = "{method: client_application, page: /SingleSignOn, client_id: zendesk-gateway, client_secret: {file: client-secret}}";
+    let mut setup = Setup::new(Generation::Ems).recognised_by(method);
+    setup.imis.sso_page_target = Some("/sso/zendesk/imis".to_owned());
+    let stage = Stage::with(setup).await;
+    let own = "__Host-imis-gateway-server=0badcafe; __Host-imis-gateway-rounds=x; __Host-imis-gateway-signed-01234567=0.";
+    let mut jar = Jar::new(stage.client()).with(&format!("{}; {own}", stage.cookie_of("AMUELLER")));
+    assert_eq!(jar.get(crate::support::SSO).await.status, 302);
+    for name in ["__Host-imis-gateway-server", "__Host-imis-gateway-signed-"] {
+        assert_eq!(jar.names(name), 1, "{name}");
     }
 }

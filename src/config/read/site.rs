@@ -134,6 +134,9 @@ fn upstream(mut section: Section<'_>, files: &Files) -> Option<Upstream> {
         if servers.is_empty() {
             list.report("at least one server is needed");
         }
+        if let Some(twice) = servers.iter().enumerate().find(|(index, one)| servers[..*index].contains(one)) {
+            list.report(format!("{} is listed twice", twice.1));
+        }
         Some(servers)
     });
     let balance = section.text_or(

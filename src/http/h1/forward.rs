@@ -16,6 +16,7 @@ use crate::http1::{Length, Version};
 use crate::pages::Failure;
 use crate::proxy::exchange::{Exchange, Impatience, Patience, Sending, Turn, Upload};
 use crate::proxy::headers::{self, Elsewhere, ResponseFraming};
+use crate::proxy::servers::Session;
 use crate::proxy::upgrade::{self, End};
 use crate::proxy::upstream::UpstreamError;
 use crate::proxy::{Kind, MOST_INTERIM, Outgoing, windows};
@@ -52,7 +53,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
             match self.take_head(
                 &mut exchange,
                 facts,
-                (outgoing.method, outgoing.tunnel, outgoing.session),
+                (outgoing.method, outgoing.tunnel, outgoing.session.as_ref()),
                 connection,
                 way,
             ) {
@@ -95,7 +96,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
         &mut self,
         exchange: &mut Exchange,
         facts: &mut Facts,
-        (method, tunnel, session): (Kind, bool, Option<usize>),
+        (method, tunnel, session): (Kind, bool, Option<&Session>),
         connection: &Connection,
         (site, detour): (usize, Option<&Detour>),
     ) -> Result<Taken, UpstreamError> {

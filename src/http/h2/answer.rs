@@ -205,7 +205,7 @@ impl Answering {
             match take_head(&mut exchange, kind)? {
                 Taken::Response { mut response, keep } => {
                     depart(&mut response, &outgoing, connection, site).await;
-                    let used = (outgoing.session, exchange.connection.server);
+                    let used = (outgoing.session.as_ref(), exchange.connection.server);
                     if let Some(cookie) = upstream.servers.answered(used, pairs(response.headers()))
                         && let Ok(cookie) = HeaderValue::try_from(cookie)
                     {

@@ -18,6 +18,7 @@ use super::seen::Seen;
 use crate::config;
 use crate::imis::Visitor;
 use crate::imis::client::{self, ApiError};
+use crate::proxy::servers::Servers;
 
 const NO_REFRESH_SESSION: HeaderName = HeaderName::from_static("x-norefreshsession");
 /// Pages with a large view state stay below this.
@@ -26,7 +27,9 @@ const MOST_PAGE_BYTES: usize = 4 * 1024 * 1024;
 /// See the module.
 pub(super) struct Probe {
     /// One per upstream server, tried in order when there is no connection.
-    servers: Vec<(config::Server, Client)>,
+    servers: Arc<Servers>,
+    /// One for each of them.
+    clients: Vec<Client>,
     upstream: config::Upstream,
     sign_in_path: String,
 }
@@ -66,14 +69,15 @@ impl Probe {
     pub(super) fn build(
         imis: &config::Imis,
         site: &config::Site,
-        tls: &Arc<ClientConfig>,
+        (tls, servers): (&Arc<ClientConfig>, &Arc<Servers>),
     ) -> Result<Self, reqwest::Error> {
-        let mut servers = Vec::new();
+        let mut clients = Vec::new();
         for server in &site.upstream.servers {
-            servers.push((server.clone(), client::for_probes(tls, &server.host)?));
+            clients.push(client::for_probes(tls, &server.host)?);
         }
         Ok(Self {
-            servers,
+            servers: servers.clone(),
+            clients,
             upstream: site.upstream.clone(),
             sign_in_path: path_only(&imis.sign_in).trim_end_matches('/').to_ascii_lowercase(),
         })
@@ -151,10 +155,18 @@ impl Probe {
         seen: &mut Seen,
     ) -> Result<Response, ApiError> {
         let mut last = ApiError::Url;
-        for (server, client) in &self.servers {
-            match self.ask_server(server, client, question, visitor).await {
-                Err(ApiError::Unreachable(error)) => last = ApiError::Unreachable(error),
+        let fields = visitor.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        // Where the visitor's pages come from, and where the session may live.
+        let session = self.servers.session(fields);
+        for index in self.servers.order(session.as_ref()) {
+            let server = self.servers.server(index);
+            match self.ask_server(server, &self.clients[index], question, visitor).await {
+                Err(ApiError::Unreachable(error)) => {
+                    self.servers.failed(index);
+                    last = ApiError::Unreachable(error);
+                }
                 answered => {
+                    self.servers.worked(index);
                     return answered.inspect(|response| seen.answered(question.what, response));
                 }
             }
