@@ -3,6 +3,8 @@
 //!
 //! A request keeps the configuration that it began with; connections, WebSockets among them, are left alone.
 
+mod watch;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -21,12 +23,8 @@ use crate::gateway::{BuildError, Gateway, Lasting};
 use crate::proxy::health;
 use crate::systemd;
 use crate::telemetry::Chain;
-use crate::tls::pem;
 use crate::worker::Renewal;
 
-/// How long files have to stay as they are before they are taken up: whoever changes several does so one after the other.
-const SETTLED: Duration = Duration::from_secs(1);
-const A_DAY: Duration = Duration::from_secs(24 * 3600);
 /// Reading all that a configuration names, and setting clients up.
 const BUILT_IN: Duration = Duration::from_secs(30);
 const LOOKED_AT_IN: Duration = Duration::from_secs(5);
@@ -328,65 +326,6 @@ impl Reloader {
             warn!("a worker has not taken the configuration up yet; it will when it gets to it");
         }
     }
-
-    /// Says once a day which certificates are about to expire, for as long as the program runs.
-    pub(crate) async fn tell_of_expiry(self: Arc<Self>) {
-        loop {
-            tokio::time::sleep(A_DAY).await;
-            let gateway = self.gateway();
-            let now = i64::try_from(ambient::unix_now()).unwrap_or(i64::MAX);
-            for site in &gateway.sites {
-                if let Some(word) = pem::of_its_time(&site.config.certificate, now) {
-                    warn!(site = site.config.hosts[0], "{word}");
-                }
-            }
-        }
-    }
-
-    /// Looks at the files that the configuration names, and takes them up when they have changed.
-    pub(crate) async fn watch(self: Arc<Self>) {
-        let mut in_vain = None;
-        loop {
-            let (watched, every) = {
-                let running = self.running.lock().await;
-                (running.watched.clone(), running.watch)
-            };
-            let pause = async {
-                match every {
-                    Some(every) => tokio::time::sleep(every).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                () = pause => {}
-                // What it names, and how often it is looked at, may be others.
-                () = self.taken_up.notified() => continue,
-            }
-            let now = look(&watched).await;
-            if now == watched {
-                in_vain = None;
-                self.files_are_mended();
-                continue;
-            }
-            if in_vain.as_ref() == Some(&now) {
-                continue;
-            }
-            let every = every.unwrap_or(SETTLED);
-            tokio::time::sleep(SETTLED.min(every)).await;
-            if look(&watched).await != now || self.running.lock().await.watched != watched {
-                continue;
-            }
-            for file in watched.differing(&now) {
-                info!(file = %file.display(), "a file that the configuration names has changed");
-            }
-            in_vain = (!self.reload(By::Files).await.good).then_some(now);
-        }
-    }
-}
-
-async fn look(watched: &Watched) -> Watched {
-    let before = watched.clone();
-    tokio::task::spawn_blocking(move || before.now()).await.unwrap_or_else(|_| watched.clone())
 }
 
 /// Fetches the staff of each account, and asks servers after their health, for as long as this gateway needs to know.

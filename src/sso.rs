@@ -59,6 +59,7 @@ use return_to::Arrival;
 pub(crate) use return_to::ReturnTo;
 pub(crate) use signed_out::signed_out;
 use state::Purpose;
+pub(crate) use token::try_sign;
 
 /// A sign-in is over after this time, whatever iMIS does: recognition, token and profile together.
 const DEADLINE: Duration = Duration::from_secs(15);

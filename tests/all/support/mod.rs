@@ -170,7 +170,10 @@ pub(crate) fn edit(folder: &Path, from: &str, to: &str) {
     let file = folder.join("config.yaml");
     let text = std::fs::read_to_string(&file).unwrap();
     assert!(text.contains(from), "no `{from}` in {text}");
-    std::fs::write(file, text.replace(from, to)).unwrap();
+    // At once, as an editor does it: a reload that is under way reads one or the other.
+    let new = folder.join("config.yaml.new");
+    std::fs::write(&new, text.replace(from, to)).unwrap();
+    std::fs::rename(new, file).unwrap();
 }
 
 /// What the program says to this, with the configuration in a folder, and how it ends.
