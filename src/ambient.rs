@@ -8,6 +8,11 @@ pub(crate) fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+/// The same, as certificates and cookies count.
+pub(crate) fn unix_now_signed() -> i64 {
+    i64::try_from(unix_now()).unwrap_or(i64::MAX)
+}
+
 /// Now in UTC, as RFC 3339 has it, to the millisecond.
 #[expect(clippy::disallowed_methods, reason = "the one home of the clock")]
 pub(crate) fn rfc_3339() -> String {
@@ -25,8 +30,7 @@ pub(crate) fn rfc_3339_of(seconds: i64) -> String {
 
 /// Today in UTC, `YYYY-MM-DD`.
 pub(crate) fn today() -> String {
-    let seconds = i64::try_from(unix_now()).unwrap_or(i64::MAX);
-    let now = jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    let now = jiff::Timestamp::from_second(unix_now_signed()).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     now.strftime("%Y-%m-%d").to_string()
 }
 

@@ -149,7 +149,7 @@ impl Gateway {
         before: Option<&Self>,
     ) -> Result<Self, BuildError> {
         let keys: Vec<&Secret> = match &config.state_key {
-            Some(both) => std::iter::once(&both.current).chain(&both.next).collect(),
+            Some(both) => both.all().collect(),
             None => vec![&lasting.own_key],
         };
         let mut sites = Vec::new();

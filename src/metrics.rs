@@ -1,12 +1,13 @@
 //! Numbers for Prometheus, on the admin listener. Names start with `imis_gateway_`; no label is anything that a visitor can choose.
 
+mod labels;
 mod process;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -18,6 +19,9 @@ use crate::imis::recognise::{Identity, RecogniseError};
 use crate::pages::failure::Failure;
 use crate::traffic::Traffic;
 use crate::zendesk::Refusal;
+use labels::{
+    CacheUse, Decision, FailureOf, OfApp, OfServer, OfSite, Recognition, RefusalOf, Reload, SecretOf, TokenOf,
+};
 use process::Process;
 
 /// Every number there is; clones count together.
@@ -44,74 +48,6 @@ pub(crate) struct Metrics {
     reloads: Family<Reload, Counter>,
     last_reload_good: Gauge<u64, AtomicU64>,
     last_good_reload: Gauge<u64, AtomicU64>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TokenOf {
-    app: String,
-    secret: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct SecretOf {
-    app: String,
-    secret: &'static str,
-    fingerprint: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfServer {
-    site: String,
-    server: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct FailureOf {
-    site: String,
-    failure: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reload {
-    by: &'static str,
-    result: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfApp {
-    app: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Decision {
-    app: String,
-    decision: &'static str,
-    /// Of the program, or of the configuration.
-    reason: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RefusalOf {
-    app: String,
-    kind: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Recognition {
-    site: Arc<str>,
-    method: &'static str,
-    result: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CacheUse {
-    site: Arc<str>,
-    result: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfSite {
-    site: Arc<str>,
 }
 
 impl Metrics {

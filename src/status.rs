@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::ambient;
 use crate::gateway::{Gateway, Site};
 use crate::reload::Reloader;
 use crate::tls::pem;
@@ -35,7 +36,10 @@ fn of_site(site: &Site, gateway: &Gateway) -> Value {
         .collect();
     json!({
         "hosts": site.config.hosts,
-        "certificate": {"word": pem::of_its_time(&site.config.certificate, i64::try_from(crate::ambient::unix_now()).unwrap_or(i64::MAX)), "expires": pem::expiry(&site.config.certificate).map(crate::ambient::rfc_3339_of)},
+        "certificate": {
+            "word": pem::of_its_time(&site.config.certificate, ambient::unix_now_signed()),
+            "expires": pem::expiry(&site.config.certificate).map(ambient::rfc_3339_of),
+        },
         "upstream": servers,
         "apps": site.sign_on.iter().flat_map(|sign_on| sign_on.apps.iter().map(|app| {
             let staff = sign_on.staff.get(&app.path).and_then(|staff| staff.state());

@@ -35,12 +35,12 @@ fn notify(states: &[NotifyState<'_>]) {
 /// process.
 pub(crate) async fn feed_watchdog(pulses: Vec<Pulse>) {
     let Some(within) = sd_notify::watchdog_enabled() else { return };
-    // sd_watchdog_enabled(3): about half of the time.
-    let every = (within / 3).max(Duration::from_millis(100));
+    // sd_watchdog_enabled(3): half of the time at most. Pulses come once a second, so that two seconds show one of each worker.
+    let every = (within / 3).max(Duration::from_secs(2)).min(within / 2);
     info!(seconds = within.as_secs_f64(), "systemd watches this service");
     let mut before: Vec<u64> = vec![0; pulses.len()];
     loop {
-        tokio::time::sleep(every.max(Duration::from_secs(2)).min(within)).await;
+        tokio::time::sleep(every).await;
         let now: Vec<u64> = pulses.iter().map(|pulse| pulse.load(Ordering::Relaxed)).collect();
         let still: Vec<usize> = (0..now.len()).filter(|index| now[*index] == before[*index]).collect();
         if still.is_empty() {

@@ -249,6 +249,13 @@ pub(crate) struct SharedSecret {
     pub(crate) next: Option<Secret>,
 }
 
+impl SharedSecret {
+    /// The current one first.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Secret> {
+        std::iter::once(&self.current).chain(&self.next)
+    }
+}
+
 /// The API of an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ZendeskApi {

@@ -138,8 +138,7 @@ const SHORTEST_STATE_KEY: usize = 32;
 
 fn long_key(value: &Value<'_>, files: &Files) -> Option<std::sync::Arc<super::SharedSecret>> {
     let secret = sign_on::shared_secret(value, files)?;
-    if std::iter::once(&secret.current).chain(&secret.next).any(|key| key.expose().len() < SHORTEST_STATE_KEY)
-    {
+    if secret.all().any(|key| key.expose().len() < SHORTEST_STATE_KEY) {
         value.report(format!("a key of at least {SHORTEST_STATE_KEY} characters is needed, such as `openssl rand -hex 32` prints"));
         return None;
     }

@@ -32,7 +32,7 @@ impl Config {
         for path in self.watched.open_to_all() {
             warnings.push(format!("{}: anybody on this machine may write it", path.display()));
         }
-        let now = i64::try_from(ambient::unix_now()).unwrap_or(i64::MAX);
+        let now = ambient::unix_now_signed();
         for site in &self.sites {
             if let Some(word) = pem::of_its_time(&site.certificate, now) {
                 warnings.push(format!("{}: {word}", site.hosts[0]));

@@ -81,7 +81,7 @@ async fn ask(site: &Site, server: &Server, finding: &mut Finding) -> Result<Stri
     let connector = TlsConnector::from(site.upstream_tls.clone());
     let stream = within("the TLS handshake", advice, connector.connect(named, stream)).await?;
     if let Some(leaf) = stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
-        let now = i64::try_from(ambient::unix_now()).unwrap_or(i64::MAX);
+        let now = ambient::unix_now_signed();
         if let Some(word) = pem::of_the_time_of(leaf, now) {
             finding.severity = Severity::Warning;
             finding.advice = Some(format!("its certificate: {word}"));

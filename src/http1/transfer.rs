@@ -51,17 +51,23 @@ pub(crate) fn poll_pipe_until<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         if over {
             return Pin::new(to).poll_flush(cx).map_err(|error| PipeError::Send(error.into()));
         }
-        match receiver.poll_body(cx, from) {
-            Poll::Ready(outcome) => outcome?,
-            Poll::Pending => {
-                // What TLS could not write at once goes out as soon as it can.
-                if let Poll::Ready(Err(error)) = Pin::new(to).poll_flush(cx) {
-                    return Poll::Ready(Err(PipeError::Send(error.into())));
-                }
-                return Poll::Pending;
-            }
-        }
+        ready!(poll_more(cx, (receiver, from), to))?;
     }
+}
+
+/// Receives more of a body; while there is none, what TLS could not write at once goes out as soon as it can.
+pub(crate) fn poll_more<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+    cx: &mut Context<'_>,
+    (receiver, from): (&mut Receiver, &mut R),
+    to: &mut W,
+) -> Poll<Result<(), PipeError>> {
+    if let Poll::Ready(outcome) = receiver.poll_body(cx, from) {
+        return Poll::Ready(outcome.map_err(PipeError::from));
+    }
+    if let Poll::Ready(Err(error)) = Pin::new(to).poll_flush(cx) {
+        return Poll::Ready(Err(PipeError::Send(error.into())));
+    }
+    Poll::Pending
 }
 
 #[cfg(test)]

@@ -275,7 +275,7 @@ impl Recogniser {
             return Err(TicketError::NotEncoded.into());
         };
         let ticket = config.keys.open(cookie)?;
-        if ticket.expires <= i64::try_from(ambient::unix_now()).unwrap_or(i64::MAX) {
+        if ticket.expires <= ambient::unix_now_signed() {
             return Ok(None);
         }
         if let Some(target) = &config.session_info

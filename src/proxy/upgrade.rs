@@ -11,7 +11,7 @@ use super::exchange::{Exchange, Patience};
 use super::websocket::{self, Frames};
 use crate::drain::Watching;
 use crate::http1::head::{Request, Response};
-use crate::http1::transfer::{PipeError, Receiver, Sender};
+use crate::http1::transfer::{self, PipeError, Receiver, Sender};
 use crate::http1::{Length, Version};
 use crate::pace::Pace;
 
@@ -228,16 +228,7 @@ impl Way {
             if receiver.is_over() {
                 return Pin::new(to).poll_flush(cx).map_err(|error| PipeError::Send(error.into()));
             }
-            match receiver.poll_body(cx, from) {
-                Poll::Ready(outcome) => outcome?,
-                Poll::Pending => {
-                    // What TLS could not write at once goes out as soon as it can.
-                    if let Poll::Ready(Err(error)) = Pin::new(to).poll_flush(cx) {
-                        return Poll::Ready(Err(PipeError::Send(error.into())));
-                    }
-                    return Poll::Pending;
-                }
-            }
+            ready!(transfer::poll_more(cx, (&mut *receiver, &mut *from), to))?;
         }
     }
 }

@@ -20,7 +20,7 @@ impl Reloader {
         loop {
             tokio::time::sleep(A_DAY).await;
             let gateway = self.gateway();
-            let now = i64::try_from(ambient::unix_now()).unwrap_or(i64::MAX);
+            let now = ambient::unix_now_signed();
             for site in &gateway.sites {
                 if let Some(word) = pem::of_its_time(&site.config.certificate, now) {
                     warn!(site = site.config.hosts[0], "{word}");

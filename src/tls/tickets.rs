@@ -24,8 +24,8 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(secret: &SharedSecret) -> Arc<Self> {
         let salt = Salt::new(HKDF_SHA256, b"imis-gateway session tickets");
-        let all = std::iter::once(&secret.current).chain(&secret.next);
-        Arc::new(Self { secrets: all.map(|secret| salt.extract(secret.expose().as_bytes())).collect() })
+        let extracted = secret.all().map(|secret| salt.extract(secret.expose().as_bytes()));
+        Arc::new(Self { secrets: extracted.collect() })
     }
 
     fn key(secret: &Prk, day: u64) -> Option<LessSafeKey> {

@@ -12,6 +12,9 @@ use crate::support::origin::{Connection, Origin, Proxy, read_request};
 const ASK: &str = "GET /chat?room=1 HTTP/1.1\r\nHost: members.example.org\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 
+/// What iMIS says to it.
+const AGREED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+
 /// Reads up to the end of a head.
 async fn head<R: AsyncReadExt + Unpin>(stream: &mut R) -> String {
     let mut bytes = Vec::new();
@@ -62,10 +65,8 @@ async fn at_the_end_of_the_grace_both_sides_get_a_close_frame_between_two_frames
     let origin = Origin::start(&authority, move |mut connection| {
         let kept = kept.clone();
         async move {
-            let agreed =
-                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
             let _ = read_request(&mut connection).await;
-            connection.write_all(agreed.as_bytes()).await.unwrap();
+            connection.write_all(AGREED.as_bytes()).await.unwrap();
             // A frame of ten bytes, five of them after the end of the grace.
             connection.write_all(b"\x82\x0ahalf ").await.unwrap();
             tokio::time::sleep(Duration::from_millis(1500)).await;
@@ -108,9 +109,9 @@ async fn at_the_end_of_the_grace_both_sides_get_a_close_frame_between_two_frames
 async fn a_websocket_that_never_ends_its_frame_is_cut_and_that_is_said() {
     let authority = Authority::new("test CA");
     let origin = Origin::start(&authority, |mut connection| async move {
-        let agreed = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n\x82\x0ahalf";
         let _ = read_request(&mut connection).await;
-        connection.write_all(agreed).await.unwrap();
+        connection.write_all(AGREED.as_bytes()).await.unwrap();
+        connection.write_all(b"\x82\x0ahalf").await.unwrap();
         let _ = connection.read_u8().await;
     })
     .await;
@@ -165,8 +166,7 @@ async fn whoever_takes_nothing_of_a_websocket_is_let_go_and_whoever_is_only_sile
     let authority = Authority::new("test CA");
     let origin = Origin::start(&authority, |mut connection| async move {
         let request = read_request(&mut connection).await.unwrap_or_default();
-        let agreed = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
-        let _ = connection.write_all(agreed.as_bytes()).await;
+        let _ = connection.write_all(AGREED.as_bytes()).await;
         if request.contains("room=1") {
             while connection.write_all(&[7; 16 * 1024]).await.is_ok() {}
         } else {

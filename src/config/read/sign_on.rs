@@ -240,7 +240,7 @@ fn zendesk(mut section: Section<'_>, files: &Files) -> Option<Zendesk> {
     };
     let shared_secret = section.required("shared_secret").and_then(|value| {
         let secret = shared_secret(&value, files)?;
-        for key in std::iter::once(&secret.current).chain(&secret.next) {
+        for key in secret.all() {
             if let Err(error) = crate::sso::try_sign(key) {
                 value.report(format!("no token can be signed with it: {error}"));
             }

@@ -79,7 +79,7 @@ pub(super) fn deletes_session(set_cookie: &[u8], names: &[String]) -> bool {
     }
     // What cannot be read deletes nothing in a browser; here it only costs one question to iMIS.
     let Ok(cookie) = Cookie::parse(text.as_ref()) else { return true };
-    let now = i64::try_from(ambient::unix_now()).unwrap_or(i64::MAX);
+    let now = ambient::unix_now_signed();
     value.trim().is_empty()
         || cookie.max_age().is_some_and(|age| !age.is_positive())
         || cookie.expires_datetime().is_some_and(|at| at.unix_timestamp() <= now)
