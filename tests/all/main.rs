@@ -41,6 +41,7 @@ mod sign_in;
 mod single_logout;
 mod staff;
 mod streaming;
+mod systemd;
 mod tls;
 mod tokens;
 mod upstreams;

@@ -57,6 +57,14 @@ impl Gateway {
         Self::spawn(command)
     }
 
+    /// Starts it as a service of `Type=notify` whose `WatchdogSec=` is six seconds, with the configuration in `folder`.
+    pub(crate) fn start_notifying(socket: &Path, folder: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_imis-gateway"));
+        command.args(["run", "--config"]).arg(folder.join("config.yaml"));
+        command.env("NOTIFY_SOCKET", socket).env("WATCHDOG_USEC", "6000000");
+        Self::spawn(command)
+    }
+
     fn spawn(mut command: Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = channel();

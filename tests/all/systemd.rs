@@ -1,0 +1,74 @@
+//! What a service of `Type=notify` tells systemd (sd_notify(3)): ready, reloading, stopping, and that it is alive.
+
+use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
+
+use imis_gateway_simulators::certificates::Authority;
+
+use crate::support::{Gateway, SITE, lay_out_certificates};
+
+/// What is said next, but for the watchdog's food.
+fn next(socket: &UnixDatagram) -> String {
+    loop {
+        let said = datagram(socket);
+        if said != "WATCHDOG=1\n" {
+            return said;
+        }
+    }
+}
+
+fn datagram(socket: &UnixDatagram) -> String {
+    let mut bytes = [0; 4096];
+    let count = socket.recv(&mut bytes).expect("something is said in time");
+    String::from_utf8(bytes[..count].to_vec()).unwrap()
+}
+
+#[test]
+fn systemd_hears_of_the_start_each_reload_the_end_and_in_time_that_all_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    lay_out_certificates(&Authority::new("test CA"), folder.path());
+    let yaml = format!(
+        r#"version: 1
+listen: {{https: ["127.0.0.1:0"], http: ["127.0.0.1:0"], admin: 127.0.0.1:0}}
+workers: 2
+sites:
+  - hosts: [{SITE}]
+    certificate: {{chain: members.pem, key: members.key}}
+    upstream: {{servers: ["https://127.0.0.1:9"], ca_file: ca.pem}}
+"#
+    );
+    let file = folder.path().join("config.yaml");
+    std::fs::write(&file, &yaml).unwrap();
+    let at = folder.path().join("notify.sock");
+    let socket = UnixDatagram::bind(&at).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut gateway = Gateway::start_notifying(&at, folder.path());
+    let ready = next(&socket);
+    assert!(ready.starts_with("READY=1\nSTATUS="), "{ready}");
+
+    // Two in a row, each within the six seconds of the one before.
+    assert_eq!(datagram(&socket), "WATCHDOG=1\n");
+    let first = Instant::now();
+    assert_eq!(datagram(&socket), "WATCHDOG=1\n");
+    assert!(first.elapsed() < Duration::from_secs(6), "{:?}", first.elapsed());
+
+    gateway.signal("HUP");
+    let reloading = next(&socket);
+    assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
+    let good = next(&socket);
+    assert!(good.starts_with("READY=1\nSTATUS="), "{good}");
+
+    std::fs::write(&file, yaml.replace("workers: 2", "wokers: 2")).unwrap();
+    gateway.signal("HUP");
+    assert!(next(&socket).starts_with("RELOADING=1\n"));
+    let failed = next(&socket);
+    assert!(
+        failed.starts_with("READY=1\nSTATUS=") && failed != good,
+        "the old one goes on, and that is said: {failed}"
+    );
+
+    gateway.signal("TERM");
+    let stopping = next(&socket);
+    assert!(stopping.starts_with("STOPPING=1\n"), "{stopping}");
+    assert_eq!(gateway.wait().code(), Some(0));
+}
