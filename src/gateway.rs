@@ -84,11 +84,6 @@ impl Lasting {
         }))
     }
 
-    /// The key that several gateways share, if there is one.
-    fn state_key_or_none<'a>(&self, keys: &[&'a Secret]) -> Option<&'a Secret> {
-        keys.first().copied().filter(|key| **key != self.own_key)
-    }
-
     /// How old a secret is, in seconds, as far as anybody knows.
     pub(crate) fn age(&self, secret: &ShownSecret) -> u64 {
         let now = ambient::unix_now();
@@ -148,17 +143,15 @@ impl Gateway {
         lasting: &Arc<Lasting>,
         before: Option<&Self>,
     ) -> Result<Self, BuildError> {
-        let keys: Vec<&Secret> = match &config.state_key {
-            Some(both) => both.all().collect(),
-            None => vec![&lasting.own_key],
-        };
+        let shared: Vec<&Secret> = config.state_key.iter().flat_map(|both| both.all()).collect();
+        let keys = if shared.is_empty() { vec![&lasting.own_key] } else { shared.clone() };
         let mut sites = Vec::new();
         let mut by_host = HashMap::new();
         for (index, site) in config.sites.iter().enumerate() {
             by_host.extend(site.hosts.iter().map(|host| (host.clone(), index)));
             let same = |before: &Self| site.hosts.iter().find_map(|host| before.site_of(host));
             let predecessor = before.and_then(|before| before.sites.get(same(before)?));
-            sites.push(Site::build(site, &keys, lasting, (before, predecessor))?);
+            sites.push(Site::build(site, (&keys, &shared), lasting, (before, predecessor))?);
         }
         let kept_rates = |of: fn(&Self) -> &Arc<Rates>| {
             let kept = before.map(of).filter(|rates| rates.limits == config.sign_in_limits);
@@ -227,21 +220,22 @@ impl Gateway {
 impl Site {
     fn build(
         config: &config::Site,
-        keys: &[&Secret],
+        (keys, shared): (&[&Secret], &[&Secret]),
         lasting: &Lasting,
         (gateway, before): (Option<&Gateway>, Option<&Self>),
     ) -> Result<Self, BuildError> {
         let names = upstream_names(config);
         let kept = before.filter(|before| {
-            upstream_names(&before.config) == names && before.config.upstream == config.upstream
+            upstream_names(&before.config) == names
+                && before.config.upstream == config.upstream
+                && before.servers.have_cookies_of(shared)
         });
         let (upstream_tls, places, servers) = match kept {
             Some(before) => (before.upstream_tls.clone(), before.places.clone(), before.servers.clone()),
             None => (
                 Arc::new(tls::upstream::client_config(config.upstream.roots.0.clone(), names)?),
                 Arc::new(Places::new(config.upstream.limits)),
-                Servers::new(&config.upstream, lasting.state_key_or_none(keys))
-                    .map_err(BuildError::Random)?,
+                Servers::new(&config.upstream, shared).map_err(BuildError::Random)?,
             ),
         };
         if let Some(before) = before.filter(|_| kept.is_none()) {

@@ -45,8 +45,8 @@ struct Sessions {
 
 struct State {
     server: Server,
-    /// What its cookie holds.
-    mark: String,
+    /// What its cookie holds: the first one, or one of those of before.
+    marks: Vec<String>,
     /// Its health check says that it is ill.
     ill: AtomicBool,
     /// Somebody takes it out of service.
@@ -67,6 +67,8 @@ pub(crate) struct Session {
     index: usize,
     /// By which cookie of iMIS's that is known.
     cookie: Option<[u8; 32]>,
+    /// The cookie is of a key that is about to go, and is set anew.
+    is_outdated: bool,
 }
 
 /// How a server is.
@@ -92,18 +94,11 @@ impl Condition {
 }
 
 impl Servers {
-    /// `key`: shared by the gateways of a site, so that each knows the others' cookies and nobody else what they stand for.
-    pub(crate) fn new(upstream: &Upstream, key: Option<&Secret>) -> Result<Arc<Self>, getrandom::Error> {
-        let mark = |server: &Server| match key {
-            Some(key) => {
-                let key = hmac::Key::new(hmac::HMAC_SHA256, key.expose().as_bytes());
-                let tag = hmac::sign(&key, format!("server\n{server}").as_bytes());
-                tag.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
-            }
-            None => fingerprint(&server.to_string()),
-        };
+    /// `keys`: those that the gateways of a site share, the one that signs first, so that each knows the others' cookies and nobody else
+    /// what they stand for.
+    pub(crate) fn new(upstream: &Upstream, keys: &[&Secret]) -> Result<Arc<Self>, getrandom::Error> {
         let state = |server: &Server| State {
-            mark: mark(server),
+            marks: marks(server, keys),
             server: server.clone(),
             ill: AtomicBool::new(false),
             drained: AtomicBool::new(false),
@@ -131,6 +126,12 @@ impl Servers {
             since: Instant::now(),
             is_watched: AtomicBool::new(false),
         }))
+    }
+
+    /// Whether these cookies are those of `keys`. Where there are none, any keys will do.
+    pub(crate) fn have_cookies_of(&self, keys: &[&Secret]) -> bool {
+        !matches!(self.affinity, Some(Affinity::Cookie))
+            || self.all.iter().all(|state| state.marks == marks(&state.server, keys))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -301,8 +302,10 @@ impl Servers {
         let (name, value) = (&pair[..equals], &pair[equals + 1..]);
         match affinity {
             Affinity::Cookie if name == COOKIE.as_bytes() => {
-                let index = self.all.iter().position(|state| state.mark.as_bytes() == value)?;
-                Some(Session { index, cookie: None })
+                let of = |state: &State| state.marks.iter().position(|mark| mark.as_bytes() == value);
+                let (index, mark) =
+                    self.all.iter().enumerate().find_map(|(index, state)| Some((index, of(state)?)))?;
+                Some(Session { index, cookie: None, is_outdated: mark > 0 })
             }
             Affinity::Cookie => None,
             Affinity::Learned(names) => {
@@ -310,7 +313,7 @@ impl Servers {
                 let sessions = self.sessions.as_ref()?;
                 let cookie = sessions.hash(name, value);
                 let index = sessions.servers.get(&cookie).filter(|index| *index < self.all.len())?;
-                Some(Session { index, cookie: Some(cookie) })
+                Some(Session { index, cookie: Some(cookie), is_outdated: false })
             }
         }
     }
@@ -322,12 +325,16 @@ impl Servers {
         fields: impl Iterator<Item = (&'a str, &'a [u8])>,
     ) -> Option<String> {
         match self.affinity.as_ref()? {
-            Affinity::Cookie => (session.map(|session| session.index) != Some(index)).then(|| {
-                format!("{COOKIE}={}; Path=/; Secure; HttpOnly; SameSite=Lax", self.all[index].mark)
-            }),
+            Affinity::Cookie => {
+                if session.is_some_and(|session| session.index == index && !session.is_outdated) {
+                    return None;
+                }
+                let mark = self.all[index].marks.first()?;
+                Some(format!("{COOKIE}={mark}; Path=/; Secure; HttpOnly; SameSite=Lax"))
+            }
             Affinity::Learned(names) => {
                 let sessions = self.sessions.as_ref()?;
-                if let Some(Session { index: before, cookie: Some(cookie) }) = session
+                if let Some(Session { index: before, cookie: Some(cookie), .. }) = session
                     && *before != index
                 {
                     // Its server was not to be had: it lives on where it was answered now.
@@ -387,6 +394,19 @@ impl Drop for Busy {
     }
 }
 
+/// What the cookies of a server hold, by each of the keys.
+fn marks(server: &Server, keys: &[&Secret]) -> Vec<String> {
+    if keys.is_empty() {
+        return vec![fingerprint(&server.to_string())];
+    }
+    let mark = |key: &&Secret| {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, key.expose().as_bytes());
+        let tag = hmac::sign(&key, format!("server\n{server}").as_bytes());
+        tag.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    };
+    keys.iter().map(mark).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -395,7 +415,7 @@ mod tests {
     fn servers(balance: Balance, affinity: Option<Affinity>) -> Arc<Servers> {
         let upstream =
             Upstream { balance, affinity, ..test_upstream(&["https://a", "https://b", "https://c"]) };
-        Servers::new(&upstream, None).unwrap()
+        Servers::new(&upstream, &[]).unwrap()
     }
 
     #[test]
@@ -407,7 +427,7 @@ mod tests {
         servers.is_ill(1, true, "");
         assert!(servers.drain("https://c:443", true) && !servers.drain("https://d:443", true));
         assert_eq!(servers.order(None), [0, 1, 2], "resting, ill, drained");
-        let on = |index| Session { index, cookie: None };
+        let on = |index| Session { index, cookie: None, is_outdated: false };
         assert_eq!(servers.order(Some(&on(2))), [2, 0, 1], "who is there stays there");
         assert_eq!(servers.order(Some(&on(1))), [0, 1, 2], "but not with an ill one");
         servers.is_ill(2, true, "");
@@ -476,5 +496,32 @@ mod tests {
         learned.answered((Some(&session), 2), std::iter::empty());
         assert_eq!(learned.session(field("ARRAffinity=xyz")).unwrap().index, 2, "it has moved, once");
         assert_eq!(learned.session(field("ARRAffinity=other")), None);
+    }
+
+    #[test]
+    fn a_session_stays_on_its_server_while_the_key_of_its_cookie_is_changed() {
+        let upstream = Upstream {
+            affinity: Some(Affinity::Cookie),
+            ..test_upstream(&["https://a", "https://b", "https://c"])
+        };
+        let (old, new) = (Secret::new("old"), Secret::new("new"));
+        let by = |keys: &[&Secret]| Servers::new(&upstream, keys).unwrap();
+        let pair = |servers: &Servers, session: Option<&Session>| {
+            let cookie = servers.answered((session, 1), std::iter::empty())?;
+            cookie.split(';').next().map(str::to_owned)
+        };
+        let session =
+            |servers: &Servers, pair: &str| servers.session([("cookie", pair.as_bytes())].into_iter());
+        let first = pair(&by(&[&old]), None).unwrap();
+        let both = by(&[&new, &old]);
+        assert!(both.have_cookies_of(&[&new, &old]) && !both.have_cookies_of(&[&old]));
+        let there = session(&both, &first).unwrap();
+        assert_eq!(there.index, 1, "the one of before is taken");
+        let renewed = pair(&both, Some(&there)).expect("and replaced");
+        let there = session(&by(&[&new]), &renewed).unwrap();
+        assert_eq!((there.index, pair(&both, Some(&there))), (1, None));
+        assert_eq!(session(&by(&[&new]), &first), None, "it has gone with its key");
+        let none = Upstream { affinity: None, ..upstream.clone() };
+        assert!(Servers::new(&none, &[&old]).unwrap().have_cookies_of(&[&new]), "nobody has any");
     }
 }
