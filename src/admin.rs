@@ -76,7 +76,7 @@ fn metrics(gateway: &Gateway) -> Response<Full<Bytes>> {
     let expiries = gateway
         .sites
         .iter()
-        .filter_map(|site| Some((site.config.hosts[0].as_str(), pem::expiry(&site.config.certificate)?)));
+        .filter_map(|site| Some((site.config.hosts[0].as_str(), pem::expiry(&site.config)?)));
     gateway.metrics.now(gateway.admission.open(), expiries);
     gateway.metrics.servers(gateway.sites.iter().flat_map(|site| {
         (0..site.servers.len()).map(|index| {

@@ -2,6 +2,7 @@
 //!
 //! `Config::load` either returns something that can run, or every problem of the file at once. It opens no socket.
 
+mod acme;
 mod app;
 mod files;
 mod imis;
@@ -24,6 +25,7 @@ use ipnet::IpNet;
 use rustls::sign::CertifiedKey;
 
 use crate::proxy::headers::Rules;
+pub(crate) use acme::{Acme, Challenge};
 #[cfg(any(test, feature = "workbench"))]
 pub(crate) use app::app_at;
 #[cfg(test)]
@@ -162,7 +164,10 @@ pub enum LogFormat {
 pub(crate) struct Site {
     /// Lower-case names without port; at least one. The first is used where one must be chosen.
     pub(crate) hosts: Vec<String>,
-    pub(crate) certificate: Arc<CertifiedKey>,
+    /// None as long as a CA has not given one.
+    pub(crate) certificate: Option<Arc<CertifiedKey>>,
+    /// Where it comes from, if from a CA.
+    pub(crate) acme: Option<Arc<Acme>>,
     pub(crate) upstream: Upstream,
     pub(crate) sign_on: Option<SignOn>,
 }

@@ -10,6 +10,7 @@ use rustls::server::ProducesTickets;
 use rustls_pki_types::ServerName;
 use tokio::sync::Semaphore;
 
+use crate::acme::Progress;
 use crate::admission::Admission;
 use crate::ambient;
 use crate::audit::Audit;
@@ -66,6 +67,8 @@ pub(crate) struct Lasting {
     /// Signs where no `state_key` is configured.
     own_key: Secret,
     used_states: Arc<UsedStates>,
+    /// What is under way with CAs, and how it went.
+    pub(crate) acme: Progress,
     /// Since when secrets have been known, by their fingerprints; seconds since 1970.
     secrets: Mutex<HashMap<String, u64>>,
 }
@@ -80,6 +83,7 @@ impl Lasting {
             tickets: tls::own_tickets()?,
             own_key: Secret::new(&own_key.map_err(BuildError::Random)?),
             used_states: Arc::default(),
+            acme: Progress::default(),
             secrets: Mutex::default(),
         }))
     }
@@ -175,7 +179,11 @@ impl Gateway {
             messaging_rates: kept_rates(|before| &before.messaging_rates),
             language: Language::new(),
             admission: lasting.admission.clone(),
-            tls: tls::server_config(&config.sites, (config.ticket_key.as_deref(), &lasting.tickets))?,
+            tls: tls::server_config(
+                &config.sites,
+                (config.ticket_key.as_deref(), &lasting.tickets),
+                &lasting.acme.challenges,
+            )?,
             access_log: config.log.access,
             traces: config.log.trace,
             timeouts: config.timeouts,

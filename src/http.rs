@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::uri::Authority;
 use http::{HeaderMap, Response};
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
@@ -29,6 +29,7 @@ use crate::proxy::headers::{Forwarded, forwarded_for};
 use crate::sso;
 use crate::sso::single_logout::{self, Departure, Detour};
 use crate::telemetry::Chain;
+use crate::tls::ACME_TLS;
 use crate::tls::wire::Wire;
 use crate::worker::Worker;
 use access::{Access, Seen};
@@ -110,6 +111,12 @@ enum Door {
 /// Serves a browser until it leaves or the worker drains.
 pub(crate) async fn serve_https(stream: Box<TlsStream<Wire>>, peer: SocketAddr, worker: Rc<Worker>) {
     let (_, tls) = stream.get_ref();
+    if tls.alpn_protocol() == Some(ACME_TLS) {
+        // The handshake was all it came for.
+        let mut stream = stream;
+        let _ = stream.shutdown().await;
+        return;
+    }
     let speaks_h2 = tls.alpn_protocol() == Some(b"h2");
     // Without a name it was shown the certificate of the first site.
     let first = || worker.gateway.sites[0].config.hosts[0].as_str();

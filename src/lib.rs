@@ -21,6 +21,7 @@ mod deadline;
 mod pace;
 mod acknowledged;
 mod tls;
+mod acme;
 mod http;
 mod http1;
 mod route;

@@ -21,7 +21,7 @@ use crate::reload::{self, By, Reloader};
 use crate::systemd::{self, Pulse};
 use crate::telemetry::{Chain, Writing};
 use crate::worker::{Sockets, Start};
-use crate::{admin, listener, worker};
+use crate::{acme, admin, listener, worker};
 
 /// A gateway that is accepting connections.
 pub struct Server {
@@ -137,6 +137,7 @@ impl Server {
         control.spawn(systemd::feed_watchdog(pulses));
         control.spawn(reloader.clone().watch());
         control.spawn(reloader.clone().tell_of_expiry());
+        control.spawn(acme::keep(reloader.clone()));
         for address in &https_addresses {
             info!(%address, workers = config.workers, "listening for https");
         }

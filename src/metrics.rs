@@ -20,7 +20,8 @@ use crate::pages::failure::Failure;
 use crate::traffic::Traffic;
 use crate::zendesk::Refusal;
 use labels::{
-    CacheUse, Decision, FailureOf, OfApp, OfServer, OfSite, Recognition, RefusalOf, Reload, SecretOf, TokenOf,
+    CacheUse, Decision, FailureOf, OfApp, OfServer, OfSite, OrderOf, Recognition, RefusalOf, Reload,
+    SecretOf, TokenOf,
 };
 use process::Process;
 
@@ -41,6 +42,7 @@ pub(crate) struct Metrics {
     secret_age: Family<SecretOf, Gauge<u64, AtomicU64>>,
     failures: Family<FailureOf, Counter>,
     certificate_expiry: Family<OfSite, Gauge<i64, AtomicI64>>,
+    acme_orders: Family<OrderOf, Counter>,
     connections: Gauge<u64, AtomicU64>,
     upstream_up: Family<OfServer, Gauge<u64, AtomicU64>>,
     upstream_busy: Family<OfServer, Gauge<u64, AtomicU64>>,
@@ -68,6 +70,7 @@ impl Metrics {
             secret_age: Family::default(),
             failures: Family::default(),
             certificate_expiry: Family::default(),
+            acme_orders: Family::default(),
             connections: Gauge::default(),
             upstream_up: Family::default(),
             upstream_busy: Family::default(),
@@ -91,6 +94,7 @@ impl Metrics {
             secret_age,
             failures,
             certificate_expiry,
+            acme_orders,
             connections,
             upstream_up,
             upstream_busy,
@@ -175,6 +179,11 @@ impl Metrics {
             Unit::Seconds,
             certificate_expiry.clone(),
         );
+        registry.register(
+            "acme_orders",
+            "Certificates that a CA was asked for, by whether it gave one",
+            acme_orders.clone(),
+        );
         registry.register_collector(Box::new(Process { started: ambient::unix_now() }));
         registry.register("reloads", "Reloads, by who asked for them and how they went", reloads.clone());
         registry.register(
@@ -219,6 +228,14 @@ impl Metrics {
             for kind in Refusal::NAMES {
                 drop(self.refusals.get_or_create(&RefusalOf { app: app.to_owned(), kind }));
             }
+        }
+    }
+
+    /// A CA was asked for a certificate.
+    pub(crate) fn acme_order(&self, site: &str, good: bool) {
+        for result in ["good", "failed"] {
+            let counter = self.acme_orders.get_or_create(&OrderOf { site: site.to_owned(), result });
+            counter.inc_by(u64::from((result == "good") == good));
         }
     }
 

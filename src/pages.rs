@@ -134,6 +134,16 @@ pub(crate) fn options() -> Response<Bytes> {
     response
 }
 
+/// For a CA that looks whether a host is ours.
+pub(crate) fn challenge(answer: String) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(answer));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    insert_date(headers);
+    response
+}
+
 /// For scripts of the site's own pages.
 pub(crate) fn json(status: StatusCode, body: &serde_json::Value) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(body.to_string()));

@@ -14,7 +14,8 @@ use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::{Mutex, Notify, oneshot};
+use tokio::sync::watch::{Receiver, Sender};
+use tokio::sync::{Mutex, oneshot};
 use tracing::{error, info, warn};
 
 use crate::ambient;
@@ -43,8 +44,8 @@ pub(crate) struct Reloader {
     source: ArcSwap<Source>,
     last: ArcSwap<Last>,
     failed: std::sync::Mutex<Failed>,
-    /// A configuration has been taken up.
-    taken_up: Notify,
+    /// A reload has gone through, well or not.
+    taken_up: Sender<()>,
     draining: AtomicBool,
     started: Instant,
 }
@@ -147,7 +148,7 @@ impl Reloader {
             control,
             source: ArcSwap::from_pointee(Source { file: config.file.clone(), text: config.text.clone() }),
             failed: std::sync::Mutex::default(),
-            taken_up: Notify::new(),
+            taken_up: Sender::default(),
             running: Mutex::new(Running {
                 fixed: config.fixed(),
                 watched: config.watched.clone(),
@@ -182,6 +183,11 @@ impl Reloader {
     pub(crate) fn failed(&self) -> Vec<Arc<Last>> {
         let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         failed.text.iter().chain(&failed.files).cloned().collect()
+    }
+
+    /// Changes with every reload.
+    pub(crate) fn changes(&self) -> Receiver<()> {
+        self.taken_up.subscribe()
     }
 
     pub(crate) fn uptime(&self) -> Duration {
@@ -246,7 +252,7 @@ impl Reloader {
         if !self.is_draining() {
             systemd::ready(&self.state());
         }
-        self.taken_up.notify_one();
+        self.taken_up.send_replace(());
         last
     }
 

@@ -37,8 +37,16 @@ fn of_site(site: &Site, gateway: &Gateway) -> Value {
     json!({
         "hosts": site.config.hosts,
         "certificate": {
-            "word": pem::of_its_time(&site.config.certificate, ambient::unix_now_signed()),
-            "expires": pem::expiry(&site.config.certificate).map(ambient::rfc_3339_of),
+            "word": pem::of_its_time(&site.config, ambient::unix_now_signed()),
+            "expires": pem::expiry(&site.config).map(ambient::rfc_3339_of),
+            "acme": site.config.acme.as_ref().map(|acme| {
+                let standing = gateway.lasting.acme.standing(&acme.certificate_file);
+                json!({
+                    "directory": acme.directory.as_str(),
+                    "next": standing.next.map(ambient::rfc_3339_of),
+                    "failed": standing.failed,
+                })
+            }),
         },
         "upstream": servers,
         "apps": site.sign_on.iter().flat_map(|sign_on| sign_on.apps.iter().map(|app| {

@@ -1,7 +1,7 @@
 //! TLS towards browsers: versions, ALPN, and the certificate of the site that SNI names.
 //!
-//! A name we do not serve is refused in the handshake; a client that sends no name gets the first site's certificate. No
-//! early data.
+//! A name we do not serve is refused in the handshake, and so is one whose certificate a CA has not given yet; a client that sends no
+//! name gets the first site's certificate. No early data.
 
 pub(crate) mod pem;
 mod tickets;
@@ -16,7 +16,8 @@ use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, SupportedCipherSuite};
 
-use crate::config::{SharedSecret, Site};
+use crate::acme::challenges::Challenges;
+use crate::config::{Challenge, SharedSecret, Site};
 
 /// The one cryptography provider.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
@@ -27,6 +28,7 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 pub(crate) fn server_config(
     sites: &[Site],
     (shared, own): (Option<&SharedSecret>, &Arc<dyn ProducesTickets>),
+    challenges: &Arc<Challenges>,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
     let mut provider = rustls::crypto::aws_lc_rs::default_provider();
     // With AES in hardware the 128-bit suite is the cheapest to key and to run, and as strong as any here.
@@ -34,8 +36,13 @@ pub(crate) fn server_config(
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(BySni::new(sites)));
+        .with_cert_resolver(Arc::new(BySni::new(sites, challenges.clone())));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let by_handshake =
+        |site: &Site| site.acme.as_ref().is_some_and(|acme| acme.challenge == Challenge::TlsAlpn01);
+    if sites.iter().any(by_handshake) {
+        config.alpn_protocols.push(ACME_TLS.to_vec());
+    }
     config.ignore_client_order = true;
     config.ticketer = match shared {
         Some(secret) => tickets::Shared::new(secret),
@@ -56,23 +63,33 @@ fn prefer_aes_128(suite: &SupportedCipherSuite) -> bool {
     !format!("{:?}", suite.suite()).contains("AES_128")
 }
 
+/// The protocol of a CA that looks whether a host is ours (RFC 8737 section 3).
+pub(crate) const ACME_TLS: &[u8] = b"acme-tls/1";
+
 #[derive(Debug)]
 struct BySni {
     by_host: HashMap<String, Arc<CertifiedKey>>,
     without_name: Option<Arc<CertifiedKey>>,
+    challenges: Arc<Challenges>,
 }
 
 impl BySni {
-    fn new(sites: &[Site]) -> Self {
-        let pairs = sites
-            .iter()
-            .flat_map(|site| site.hosts.iter().map(|host| (host.clone(), site.certificate.clone())));
-        Self { by_host: pairs.collect(), without_name: sites.first().map(|site| site.certificate.clone()) }
+    fn new(sites: &[Site], challenges: Arc<Challenges>) -> Self {
+        let pairs = sites.iter().flat_map(|site| {
+            let hosts = site.hosts.iter();
+            hosts.filter_map(|host| Some((host.clone(), site.certificate.clone()?)))
+        });
+        let without_name = sites.first().and_then(|site| site.certificate.clone());
+        Self { by_host: pairs.collect(), without_name, challenges }
     }
 }
 
 impl ResolvesServerCert for BySni {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // Whoever says so and nothing else is a CA; others are shown no such certificate.
+        if hello.alpn().is_some_and(|mut offered| offered.all(|protocol| protocol == ACME_TLS)) {
+            return self.challenges.certificate(hello.server_name()?);
+        }
         match hello.server_name() {
             // rustls has lower-cased the name.
             Some(name) => self.by_host.get(name).cloned(),

@@ -82,6 +82,16 @@ fn tell(status: &Value) {
             Some(word) => say(&format!("  certificate  {word}")),
             None => say(&format!("  certificate  good until {}", text(&site["certificate"]["expires"]))),
         }
+        if let Some(acme) = site["certificate"]["acme"].as_object() {
+            match (acme["failed"].as_str(), acme["next"].as_str()) {
+                (Some(why), next) => {
+                    let next = next.map(|next| format!("; asked again at {next}")).unwrap_or_default();
+                    say(&format!("  ACME         FAILED: {}{next}", plain(why)));
+                }
+                (None, Some(next)) => say(&format!("  ACME         renewed or looked at by {next}")),
+                (None, None) => say("  ACME         not looked at yet"),
+            }
+        }
         for server in site["upstream"].as_array().into_iter().flatten() {
             say(&format!("  upstream     {}, {}", text(&server["server"]), text(&server["state"])));
         }

@@ -2,6 +2,7 @@
 //!
 //! Every function reads all of its keys before it gives up, so that one run names all problems.
 
+mod certificate;
 mod decisions;
 mod listen;
 mod machine;

@@ -205,6 +205,9 @@ sites:
         single_logout: {}
         messaging: {}
         zendesk: {api: {}, shared_secret: {current: {env: X}}}
+  - hosts: [other.example.org]
+    certificate: {acme: {external_account: {}}}
+    upstream: {servers: ["https://10.0.0.6"]}
 "#;
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Config, How, OnBehalfOf, Secret, SignOn, ZendeskApi, ZendeskCredentials};
+use super::{Challenge, Config, How, OnBehalfOf, Secret, SignOn, ZendeskApi, ZendeskCredentials};
 use crate::ambient;
 use crate::audit::folder_of;
 use crate::tls::pem;
@@ -34,13 +34,32 @@ impl Config {
         }
         let now = ambient::unix_now_signed();
         for site in &self.sites {
-            if let Some(word) = pem::of_its_time(&site.certificate, now) {
+            if let Some(word) = pem::of_its_time(site, now) {
                 warnings.push(format!("{}: {word}", site.hosts[0]));
             }
-            for host in site.hosts.iter().filter(|host| !pem::covers(&site.certificate, host)) {
-                warnings.push(format!(
-                    "{host}: the certificate does not cover this name; browsers will refuse it"
-                ));
+            if let Some(certificate) = &site.certificate {
+                for host in site.hosts.iter().filter(|host| !pem::covers(certificate, host)) {
+                    let mended = if site.acme.is_some() {
+                        "until the CA has given one that does"
+                    } else {
+                        "browsers will refuse it"
+                    };
+                    warnings.push(format!("{host}: the certificate does not cover this name; {mended}"));
+                }
+            }
+            if let Some(acme) = &site.acme {
+                if let Some(why) = &acme.unusable {
+                    warnings.push(format!(
+                        "{}: what the CA gave cannot be used, another will be asked for: {why}",
+                        site.hosts[0]
+                    ));
+                }
+                if acme.challenge == Challenge::Http01 && self.listen.http.is_empty() {
+                    warnings.push(format!(
+                        "{}: http-01 asks on port 80, and listen.http is empty: unless systemd passes a socket for it, no certificate is given",
+                        site.hosts[0]
+                    ));
+                }
             }
             for server in site.upstream.servers.iter().filter(|server| !server.tls) {
                 warnings.push(format!(

@@ -36,6 +36,8 @@ pub(super) enum Verdict<'a> {
     Visit { site: usize, host: &'a str, visit: Visit },
     /// The same on https.
     Redirect(String),
+    /// What a CA wants to see here.
+    Challenge(String),
     /// What can be asked for here; the question may go no further.
     Options,
 }
@@ -61,7 +63,12 @@ pub(super) fn decide<'a>(asked: &Asked<'a>, connection: &'a Connection) -> Resul
     let gateway = &connection.worker.gateway;
     let certified = match &connection.door {
         Door::Https { site, .. } => site.ok_or(Failure::UnknownHost)?,
-        Door::Http => return https_location(asked, connection).map(Verdict::Redirect),
+        Door::Http => {
+            if let Some(answer) = challenge(asked, connection) {
+                return Ok(Verdict::Challenge(answer));
+            }
+            return https_location(asked, connection).map(Verdict::Redirect);
+        }
     };
     let (site, host) = match asked.authority {
         // RFC 9110 section 15.5.20: not the server for this authority, or not over this connection.
@@ -99,6 +106,13 @@ pub(super) fn decide<'a>(asked: &Asked<'a>, connection: &'a Connection) -> Resul
         (What::MessagingToken, _) => return Err(Failure::MethodNotAllowed("GET")),
     }
     Ok(Verdict::Visit { site, host, visit: Visit { app: app.clone(), what } })
+}
+
+/// What a CA that was asked for a certificate wants to see (RFC 8555 section 8.3). Whatever else is asked for there is somebody else's.
+fn challenge(asked: &Asked<'_>, connection: &Connection) -> Option<String> {
+    let token = asked.target.strip_prefix("/.well-known/acme-challenge/")?;
+    let is_read = matches!(asked.method, "GET" | "HEAD");
+    if is_read { connection.worker.gateway.lasting.acme.challenges.answer(token) } else { None }
 }
 
 /// The same target on https, if it is for one of our sites.

@@ -241,6 +241,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
                 let page = pages::redirect(StatusCode::PERMANENT_REDIRECT, &location);
                 self.respond(page, &mut facts).await
             }
+            Ok(Step::Challenge(answer)) => self.respond(pages::challenge(answer), &mut facts).await,
             Ok(Step::Options) => self.respond(pages::options(), &mut facts).await,
             Err(failure) => self.fail(&failure, &mut facts, connection).await,
         };

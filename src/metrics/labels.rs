@@ -30,6 +30,12 @@ pub(super) struct FailureOf {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct OrderOf {
+    pub(super) site: String,
+    pub(super) result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct Reload {
     pub(super) by: &'static str,
     pub(super) result: &'static str,

@@ -22,7 +22,7 @@ impl Reloader {
             let gateway = self.gateway();
             let now = ambient::unix_now_signed();
             for site in &gateway.sites {
-                if let Some(word) = pem::of_its_time(&site.config.certificate, now) {
+                if let Some(word) = pem::of_its_time(&site.config, now) {
                     warn!(site = site.config.hosts[0], "{word}");
                 }
             }
@@ -32,6 +32,7 @@ impl Reloader {
     /// Looks at the files that the configuration names, and takes them up when they have changed.
     pub(crate) async fn watch(self: Arc<Self>) {
         let mut in_vain = None;
+        let mut taken_up = self.taken_up.subscribe();
         loop {
             let (watched, every) = {
                 let running = self.running.lock().await;
@@ -46,7 +47,7 @@ impl Reloader {
             tokio::select! {
                 () = pause => {}
                 // What it names, and how often it is looked at, may be others.
-                () = self.taken_up.notified() => continue,
+                _ = taken_up.changed() => continue,
             }
             let now = look(&watched).await;
             if now == watched {

@@ -10,22 +10,31 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
-use crate::config::Files;
+use crate::config::{Files, Site};
 
 /// A certificate chain, leaf first.
 pub(crate) fn chain(files: &Files, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let shown = path.display();
-    let pem =
-        files.bytes(path).map_err(|error| format!("cannot read the certificate chain {shown}: {error}"))?;
-    let certificates = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| format!("cannot read the certificate chain {shown}: {error}"))?;
+    let unread = |why: String| format!("cannot read the certificate chain {shown}: {why}");
+    let pem = files.bytes(path).map_err(|error| unread(error.to_string()))?;
+    let certificates = chain_in(&pem).map_err(unread)?;
     if certificates.is_empty() {
         return Err(format!(
             "{shown} holds no certificate (a block `-----BEGIN CERTIFICATE-----` is expected)"
         ));
     }
     Ok(certificates)
+}
+
+fn chain_in(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| error.to_string())
+}
+
+/// Key and chain from one file.
+pub(crate) fn both(pem: &[u8]) -> Result<Arc<CertifiedKey>, String> {
+    let key = PrivateKeyDer::from_pem_slice(pem).map_err(|error| format!("no private key: {error}"))?;
+    let chain = chain_in(pem).map_err(|why| format!("no certificate: {why}"))?;
+    pair(chain, key)
 }
 
 /// A private key: PKCS #8, PKCS #1 or SEC 1.
@@ -62,13 +71,13 @@ pub(crate) fn covers(certificate: &CertifiedKey, host: &str) -> bool {
     ParsedCertificate::try_from(leaf).is_ok_and(|leaf| verify_server_name(&leaf, &name).is_ok())
 }
 
-/// When a certificate stops being good, in seconds since 1970.
-pub(crate) fn expiry(certificate: &CertifiedKey) -> Option<i64> {
-    validity(certificate.cert.first()?).map(|(_, until)| until)
+/// When the certificate of a site stops being good, in seconds since 1970.
+pub(crate) fn expiry(site: &Site) -> Option<i64> {
+    validity(site.certificate.as_ref()?.cert.first()?).map(|(_, until)| until)
 }
 
-/// From when and until when it is good.
-fn validity(leaf: &CertificateDer<'_>) -> Option<(i64, i64)> {
+/// From when and until when it is good, in seconds since 1970.
+pub(crate) fn validity(leaf: &CertificateDer<'_>) -> Option<(i64, i64)> {
     use x509_parser::prelude::{FromDer, X509Certificate};
     let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
     let validity = parsed.validity();
@@ -77,17 +86,30 @@ fn validity(leaf: &CertificateDer<'_>) -> Option<(i64, i64)> {
 
 /// So many days before its end a certificate is worth a word, at every start and reload and once a day.
 const EXPIRES_SOON_DAYS: i64 = 30;
+const A_DAY: i64 = 24 * 3600;
 
-/// What is to be said about the time in which a certificate is good; `now` in seconds since 1970.
-pub(crate) fn of_its_time(certificate: &CertifiedKey, now: i64) -> Option<String> {
-    of_the_time_of(certificate.cert.first()?, now)
+/// What is to be said about the time in which a site's certificate is good; `now` in seconds since 1970. One that a CA renews is worth
+/// a word only when that is overdue.
+pub(crate) fn of_its_time(site: &Site, now: i64) -> Option<String> {
+    let Some(leaf) = site.certificate.as_ref().and_then(|pair| pair.cert.first()) else {
+        return Some(
+            "there is no certificate yet: browsers get no connection until the CA has given one".to_owned(),
+        );
+    };
+    let (from, until) = validity(leaf)?;
+    let soon = EXPIRES_SOON_DAYS * A_DAY;
+    within(leaf, now, if site.acme.is_some() { soon.min((until - from) / 4) } else { soon })
 }
 
 /// The same, of a server's.
 pub(crate) fn of_the_time_of(leaf: &CertificateDer<'_>, now: i64) -> Option<String> {
+    within(leaf, now, EXPIRES_SOON_DAYS * A_DAY)
+}
+
+fn within(leaf: &CertificateDer<'_>, now: i64, soon: i64) -> Option<String> {
     let (from, until) = validity(leaf)?;
     let at = crate::ambient::rfc_3339_of;
-    let days = (until - now).div_euclid(24 * 3600);
+    let days = (until - now).div_euclid(A_DAY);
     if now >= until {
         Some(format!("the certificate has EXPIRED, at {}: browsers refuse it", at(until)))
     } else if now < from {
@@ -95,7 +117,7 @@ pub(crate) fn of_the_time_of(leaf: &CertificateDer<'_>, now: i64) -> Option<Stri
             "the certificate is not good before {}: browsers refuse it (is this machine's clock right?)",
             at(from)
         ))
-    } else if days < EXPIRES_SOON_DAYS {
+    } else if until - now < soon {
         Some(format!("the certificate expires in {days} days, at {}", at(until)))
     } else {
         None

@@ -4,6 +4,7 @@
 
 mod support;
 
+mod acme;
 mod answers;
 mod attacks;
 mod audit;

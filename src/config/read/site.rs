@@ -1,12 +1,8 @@
 //! `sites`: hosts, certificates, upstreams.
 
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::sign::CertifiedKey;
-
-use super::sign_on;
+use super::{certificate, sign_on};
 use crate::config::files::Files;
 use crate::config::raw::{Section, Value};
 use crate::config::{
@@ -43,7 +39,9 @@ pub(super) fn sites(list: &Value<'_>, files: &Files) -> Option<Vec<Site>> {
 
 fn site(mut section: Section<'_>, files: &Files, hosts_seen: &mut Vec<String>) -> Option<Site> {
     let hosts = section.required("hosts").and_then(|list| hosts(&list, hosts_seen));
-    let certificate = section.required("certificate").and_then(|value| certificate(value.section()?, files));
+    let certificate = section
+        .required("certificate")
+        .and_then(|value| certificate::certificate(value.section()?, files, hosts.as_deref()));
     let upstream = section.required("upstream").and_then(|value| upstream(value.section()?, files));
     let apps_value = section.optional("apps");
     let imis = match section.optional("imis") {
@@ -83,7 +81,8 @@ fn site(mut section: Section<'_>, files: &Files, hosts_seen: &mut Vec<String>) -
     section.finish();
     let (imis, apps) = (imis?, apps?);
     let sign_on = imis.map(|imis| SignOn { imis, apps });
-    Some(Site { hosts: hosts?, certificate: certificate?, upstream: upstream?, sign_on })
+    let (certificate, acme) = certificate?;
+    Some(Site { hosts: hosts?, certificate, acme, upstream: upstream?, sign_on })
 }
 
 fn hosts(list: &Value<'_>, seen: &mut Vec<String>) -> Option<Vec<String>> {
@@ -102,30 +101,6 @@ fn hosts(list: &Value<'_>, seen: &mut Vec<String>) -> Option<Vec<String>> {
         hosts.push(host);
     }
     (hosts.len() == items.len()).then_some(hosts)
-}
-
-fn certificate(mut section: Section<'_>, files: &Files) -> Option<Arc<CertifiedKey>> {
-    let path = |value: Value<'_>| value.text(values::not_empty).map(|path| files.at(path));
-    if let Some(value) = section.optional("acme") {
-        value.report("not supported by this version of imis-gateway; use chain and key");
-        return None;
-    }
-    let chain_value = section.required("chain");
-    let key_value = section.required("key");
-    let chain_path: Option<PathBuf> = chain_value.clone().and_then(path);
-    let key_path: Option<PathBuf> = key_value.clone().and_then(path);
-    section.finish();
-
-    let report = |value: Option<Value<'_>>, reason: String| {
-        if let Some(value) = value {
-            value.report(reason);
-        }
-    };
-    let chain =
-        chain_path.and_then(|path| pem::chain(files, &path).map_err(|why| report(chain_value, why)).ok());
-    let key =
-        key_path.and_then(|path| pem::key(files, &path).map_err(|why| report(key_value.clone(), why)).ok());
-    pem::pair(chain?, key?).map_err(|why| report(key_value, why)).ok()
 }
 
 fn upstream(mut section: Section<'_>, files: &Files) -> Option<Upstream> {

@@ -32,6 +32,7 @@ pub(super) enum Step {
     Forward(usize, Outgoing),
     Visit(Box<Visited>),
     Redirect(String),
+    Challenge(String),
     Options,
 }
 
@@ -96,6 +97,7 @@ fn step(request: &Request<'_, '_>, connection: &Connection, incident: Incident) 
     };
     let (site, host, route) = match decide(&asked, connection)? {
         Verdict::Redirect(location) => return Ok(Step::Redirect(location)),
+        Verdict::Challenge(answer) => return Ok(Step::Challenge(answer)),
         Verdict::Options => return Ok(Step::Options),
         Verdict::Forward { site, host } => (site, host, None),
         Verdict::Visit { site, host, visit } => (site, host, Some(visit)),

@@ -148,8 +148,8 @@ impl Answering {
             max_forwards: headers::max_forwards(request.method.as_str(), pairs(&request.headers)),
         };
         let (site, host) = match super::super::decide(&asked, connection)? {
-            // Only the plain-HTTP port redirects, and that speaks HTTP/1 alone.
-            Verdict::Redirect(_) => return Err(Failure::Internal.into()),
+            // Of the plain-HTTP port, which speaks HTTP/1 alone.
+            Verdict::Redirect(_) | Verdict::Challenge(_) => return Err(Failure::Internal.into()),
             Verdict::Options => return Ok(Answer::Page(pages::options())),
             Verdict::Forward { site, host } => {
                 access.is_for(site);

@@ -1,0 +1,248 @@
+//! One certificate: an account with the CA, an order, the CA's look at each host, and what comes of it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use instant_acme::{
+    Account, AccountCredentials, AuthorizationStatus, CertificateIdentifier, ChallengeHandle, ChallengeType,
+    ExternalAccountKey, Identifier, NewAccount, NewOrder, Order, OrderStatus, RetryPolicy,
+};
+use rcgen::{CertificateParams, CustomExtension, KeyPair};
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use serde::{Deserialize, Serialize};
+
+use super::challenges::{Challenges, Stand};
+use super::{client, store};
+use crate::config::{Acme, Challenge};
+use crate::telemetry::Chain;
+use crate::tls::pem;
+
+/// How long the CA may take to look at the hosts, and then to sign.
+const PATIENCE: RetryPolicy = RetryPolicy::new()
+    .initial_delay(Duration::from_millis(500))
+    .backoff(1.5)
+    .timeout(Duration::from_secs(120));
+/// Longer texts of a CA's are cut off in logs.
+const MOST_TEXT: usize = 600;
+
+/// Why there is no certificate.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AcmeError {
+    #[error("{path} cannot be {what}")]
+    Store { path: String, what: &'static str, source: std::io::Error },
+    #[error("{path} is no account with a CA; move it away for a new one")]
+    Account { path: String, source: serde_json::Error },
+    #[error("{}", said(.0))]
+    Ca(instant_acme::Error),
+    #[error("the CA does not offer {challenge} for {host}")]
+    NotOffered { host: String, challenge: &'static str },
+    #[error("the CA does not take {host} for ours: {why}")]
+    NotOurs { host: String, why: String },
+    #[error("the CA's answer to {host} is `{status}`")]
+    Authorization { host: String, status: String },
+    #[error("a certificate for the challenge cannot be made")]
+    Making(#[from] rcgen::Error),
+    #[error("a key for the challenge cannot be used")]
+    Key(#[from] rustls::Error),
+    #[error("what the CA gave is of no use: {0}")]
+    Useless(String),
+}
+
+impl From<instant_acme::Error> for AcmeError {
+    fn from(error: instant_acme::Error) -> Self {
+        Self::Ca(error)
+    }
+}
+
+/// What a CA says, as one line of bounded length: it is somebody else's text.
+fn said(error: &instant_acme::Error) -> String {
+    if let instant_acme::Error::Api(problem) = error {
+        format!("the CA refuses: {}", clean(&problem.to_string()))
+    } else if let instant_acme::Error::Timeout(_) = error {
+        "the CA was not done in time".to_owned()
+    } else {
+        clean(&Chain(error).to_string())
+    }
+}
+
+fn clean(text: &str) -> String {
+    let mut line: String =
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MOST_TEXT).collect();
+    if text.chars().nth(MOST_TEXT).is_some() {
+        line.push('…');
+    }
+    line
+}
+
+/// As it lies in its file.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    contact: Option<String>,
+    credentials: AccountCredentials,
+}
+
+/// The account that the gateway has with a CA, made when there is none.
+pub(super) async fn account(acme: &Acme) -> Result<Account, AcmeError> {
+    let path = &acme.account_file;
+    let unusable = |what, source| AcmeError::Store { path: path.display().to_string(), what, source };
+    let builder = Account::builder_with_http(client::client(acme.roots.0.clone())?);
+    let uri = acme.contact.as_ref().map(|address| format!("mailto:{address}"));
+    let contact: Vec<&str> = uri.iter().map(String::as_str).collect();
+    let text = match read(path).await {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let new =
+                NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };
+            let external = acme.external_account.as_ref().and_then(|external| {
+                let key = BASE64_URL_SAFE_NO_PAD.decode(external.key.expose().trim_end_matches('=')).ok()?;
+                Some(ExternalAccountKey::new(external.id.clone(), &key))
+            });
+            let (account, credentials) =
+                builder.create(&new, acme.directory.to_string(), external.as_ref()).await?;
+            keep(path, acme.contact.clone(), credentials)?;
+            return Ok(account);
+        }
+        Err(error) => return Err(unusable("read", error)),
+    };
+    let Kept { contact: before, credentials } = serde_json::from_slice(&text)
+        .map_err(|source| AcmeError::Account { path: path.display().to_string(), source })?;
+    let changed = before != acme.contact;
+    let again: Option<AccountCredentials> =
+        if changed { serde_json::from_slice::<Kept>(&text).ok().map(|kept| kept.credentials) } else { None };
+    let account = builder.from_credentials(credentials).await?;
+    if let Some(credentials) = again {
+        account.update_contacts(&contact).await?;
+        keep(path, acme.contact.clone(), credentials)?;
+    }
+    Ok(account)
+}
+
+async fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let path = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || std::fs::read(path)).await;
+    read.unwrap_or_else(|error| Err(std::io::Error::other(error)))
+}
+
+fn keep(path: &Path, contact: Option<String>, credentials: AccountCredentials) -> Result<(), AcmeError> {
+    let shown = || path.display().to_string();
+    let text = serde_json::to_vec(&Kept { contact, credentials })
+        .map_err(|source| AcmeError::Account { path: shown(), source })?;
+    store::write(path, &text).map_err(|source| AcmeError::Store { path: shown(), what: "written", source })
+}
+
+/// A new key and the CA's chain for it, as they are kept; and as they are used.
+pub(super) async fn obtain(
+    account: &Account,
+    (acme, hosts): (&Acme, &[String]),
+    replaced: Option<&CertificateDer<'_>>,
+    challenges: &Arc<Challenges>,
+) -> Result<(String, Arc<CertifiedKey>), AcmeError> {
+    let mut order = begin(account, hosts, replaced).await?;
+    let mut standing = Vec::new();
+    let mut authorizations = order.authorizations();
+    while let Some(authorization) = authorizations.next().await {
+        let mut authorization = authorization?;
+        let host = authorization.identifier().to_string();
+        match authorization.status {
+            AuthorizationStatus::Valid => continue,
+            AuthorizationStatus::Pending => {}
+            AuthorizationStatus::Invalid
+            | AuthorizationStatus::Revoked
+            | AuthorizationStatus::Expired
+            | AuthorizationStatus::Deactivated => {
+                let status = format!("{:?}", authorization.status).to_lowercase();
+                return Err(AcmeError::Authorization { host, status });
+            }
+        }
+        let kind = match acme.challenge {
+            Challenge::TlsAlpn01 => ChallengeType::TlsAlpn01,
+            Challenge::Http01 => ChallengeType::Http01,
+        };
+        let Some(mut challenge) = authorization.challenge(kind) else {
+            return Err(AcmeError::NotOffered { host, challenge: acme.challenge.name() });
+        };
+        standing.push(stand(&challenge, &host, acme.challenge, challenges)?);
+        challenge.set_ready().await?;
+    }
+    let invalid = match order.poll_ready(&PATIENCE).await {
+        Ok(OrderStatus::Ready) => None,
+        Ok(_) => Some(AcmeError::Useless("the order is invalid, and the CA does not say why".to_owned())),
+        Err(error) => Some(error.into()),
+    };
+    if let Some(error) = invalid {
+        return Err(not_ours(&mut order).await.unwrap_or(error));
+    }
+    drop(standing);
+    let key = order.finalize().await?;
+    let chain = order.poll_certificate(&PATIENCE).await?;
+    let kept = format!("{key}{chain}");
+    let pair = pem::both(kept.as_bytes()).map_err(|why| AcmeError::Useless(clean(&why)))?;
+    match hosts.iter().find(|host| !pem::covers(&pair, host)) {
+        Some(host) => Err(AcmeError::Useless(format!("it is not for {host}"))),
+        None => Ok((kept, pair)),
+    }
+}
+
+/// An order, which says what it replaces where the CA wants to know (RFC 9773 section 5).
+async fn begin(
+    account: &Account,
+    hosts: &[String],
+    replaced: Option<&CertificateDer<'_>>,
+) -> Result<Order, AcmeError> {
+    let identifiers: Vec<_> = hosts.iter().map(|host| Identifier::Dns(host.clone())).collect();
+    if let Some(id) = replaced.and_then(|leaf| CertificateIdentifier::try_from(leaf).ok())
+        && let Ok(order) = account.new_order(&NewOrder::new(&identifiers).replaces(id)).await
+    {
+        return Ok(order);
+    }
+    // A CA that does not know the other one, or that somebody told before, still gives one.
+    Ok(account.new_order(&NewOrder::new(&identifiers)).await?)
+}
+
+/// Puts up what the CA is to find.
+fn stand(
+    challenge: &ChallengeHandle<'_>,
+    host: &str,
+    kind: Challenge,
+    challenges: &Arc<Challenges>,
+) -> Result<Stand, AcmeError> {
+    let authorization = challenge.key_authorization();
+    match kind {
+        Challenge::Http01 => Ok(challenges.stand_answer(&challenge.token, authorization.as_str())),
+        Challenge::TlsAlpn01 => {
+            let certificate = for_handshake(host, authorization.digest().as_ref())?;
+            Ok(challenges.stand_certificate(host, certificate))
+        }
+    }
+}
+
+/// RFC 8737 section 3.
+fn for_handshake(host: &str, digest: &[u8]) -> Result<CertifiedKey, AcmeError> {
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::new(vec![host.to_owned()])?;
+    params.custom_extensions = vec![CustomExtension::new_acme_identifier(digest)];
+    let certificate = params.self_signed(&key)?;
+    let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    // Not checked as a pair: readers of certificates refuse the extension, which is critical and for the CA alone.
+    let key = crate::tls::provider().key_provider.load_private_key(key)?;
+    Ok(CertifiedKey::new(vec![certificate.der().clone()], key))
+}
+
+/// What the CA saw where it did not see us.
+async fn not_ours(order: &mut Order) -> Option<AcmeError> {
+    let mut authorizations = order.authorizations();
+    while let Some(authorization) = authorizations.next().await {
+        let Ok(mut authorization) = authorization else { continue };
+        let Ok(state) = authorization.refresh().await else { continue };
+        let problem = state.challenges.iter().find_map(|challenge| challenge.error.as_ref());
+        if let Some(problem) = problem {
+            let host = state.identifier().to_string();
+            return Some(AcmeError::NotOurs { host, why: clean(&problem.to_string()) });
+        }
+    }
+    None
+}

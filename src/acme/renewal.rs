@@ -1,0 +1,99 @@
+//! When a certificate is asked for again: as the CA advises (RFC 9773), else after two thirds of its time.
+
+use std::time::Duration;
+
+use instant_acme::{Account, CertificateIdentifier, Error};
+use rustls_pki_types::CertificateDer;
+
+use crate::ambient;
+use crate::tls::pem;
+
+/// How often the CA is asked for its advice: as it wishes, within these.
+const LEAST_PAUSE: Duration = Duration::from_secs(60);
+const MOST_PAUSE: Duration = Duration::from_secs(24 * 3600);
+/// Where it gives none.
+const PAUSE: Duration = Duration::from_secs(6 * 3600);
+
+/// What is known about the renewal of one certificate. Moments in seconds since 1970.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Renewal {
+    /// When it is to be asked for.
+    pub(super) at: i64,
+    /// When the CA is to be asked again what it advises.
+    pub(super) ask_at: i64,
+    window: Option<(i64, i64)>,
+}
+
+impl Renewal {
+    /// From the time of the certificate alone.
+    pub(super) fn of(leaf: &CertificateDer<'_>, now: i64) -> Self {
+        let at = match pem::validity(leaf) {
+            // Nobody's browsers take one whose time cannot be told.
+            None => now,
+            Some((from, until)) => two_thirds(from, until),
+        };
+        Self { at, ask_at: now, window: None }
+    }
+
+    /// With what the CA advises now. Within the same window it stays with its moment.
+    pub(super) async fn advised(
+        self,
+        account: &Account,
+        leaf: &CertificateDer<'_>,
+        now: i64,
+    ) -> Result<Self, Error> {
+        let later = |pause: Duration| now + i64::try_from(pause.as_secs()).unwrap_or(0);
+        let Ok(id) = CertificateIdentifier::try_from(leaf) else {
+            return Ok(Self { ask_at: later(MOST_PAUSE), ..self });
+        };
+        match account.renewal_info(&id).await {
+            Ok((info, pause)) => {
+                let window = (
+                    info.suggested_window.start.unix_timestamp(),
+                    info.suggested_window.end.unix_timestamp(),
+                );
+                let at = if self.window == Some(window) { self.at } else { within(window) };
+                let ask_at = later(pause.clamp(LEAST_PAUSE, MOST_PAUSE));
+                Ok(Self { at, ask_at, window: Some(window) })
+            }
+            Err(Error::Unsupported(_)) => Ok(Self { ask_at: later(MOST_PAUSE), ..self }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The CA did not answer.
+    pub(super) fn unadvised(self, now: i64) -> Self {
+        Self { ask_at: now + i64::try_from(PAUSE.as_secs()).unwrap_or(0), ..self }
+    }
+}
+
+fn two_thirds(from: i64, until: i64) -> i64 {
+    from + (until - from) / 3 * 2
+}
+
+/// Some moment of a window, so that not everybody comes at once.
+fn within((start, end): (i64, i64)) -> i64 {
+    let length = u64::try_from(end - start).unwrap_or(0);
+    let random = ambient::random_u64().unwrap_or(0);
+    start + i64::try_from(random.checked_rem(length).unwrap_or(0)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_advice_it_is_two_thirds_of_its_time() {
+        assert_eq!(two_thirds(0, 90), 60);
+        assert_eq!(two_thirds(1_000, 1_006), 1_004);
+    }
+
+    #[test]
+    fn a_moment_is_within_its_window_even_when_that_is_none() {
+        for _ in 0..100 {
+            assert!((100..200).contains(&within((100, 200))));
+        }
+        assert_eq!(within((100, 100)), 100);
+        assert_eq!(within((200, 100)), 200);
+    }
+}

@@ -1,0 +1,340 @@
+//! Certificates by ACME, from a real CA that runs here: pebble, with its own DNS. It knows nothing of renewal information (RFC 9773), so
+//! that part of its directory is a double of the test's.
+
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use imis_gateway_simulators::certificates::Authority;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use crate::support::{Client, Gateway, SITE, skip};
+
+const OTHER: &str = "events.example.org";
+/// In base64url, as CAs show it.
+const MAC_KEY: &str = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A CA, its DNS, and a server of pages behind the gateway; all of them end with the value.
+struct Ca {
+    children: Vec<Child>,
+    folder: TempDir,
+    authority: Authority,
+    acme: SocketAddr,
+    management: SocketAddr,
+    https: SocketAddr,
+    http: SocketAddr,
+}
+
+impl Drop for Ca {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            // Already ended is as good.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+impl Ca {
+    /// For which every name is at `address`, and which may want accounts bound to some of its own.
+    async fn start(address: &str, bound: bool) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::new("test CA");
+        authority.issue(&["127.0.0.1", SITE]).write(folder.path(), "pebble").unwrap();
+        authority.issue(&[OTHER]).write(folder.path(), "other").unwrap();
+        std::fs::write(folder.path().join("ca.pem"), authority.certificate_pem()).unwrap();
+        let (acme, management, https, http) = (free(), free(), free(), free());
+        let dns = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        let config = json!({"pebble": {
+            "listenAddress": acme.to_string(), "managementListenAddress": management.to_string(),
+            "certificate": at("pebble.pem"), "privateKey": at("pebble.key"),
+            "httpPort": http.port(), "tlsPort": https.port(), "ocspResponderURL": "", "externalAccountBindingRequired": bound,
+            "externalAccountMACKeys": {"of-ours": MAC_KEY},
+        }});
+        std::fs::write(folder.path().join("pebble.json"), config.to_string()).unwrap();
+        let run = |command: &mut Command| command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let mut names = Command::new("pebble-challtestsrv");
+        names.args([
+            "-dns01",
+            &dns.to_string(),
+            "-management",
+            &free().to_string(),
+            "-http01",
+            "",
+            "-https01",
+            "",
+        ]);
+        names.args(["-tlsalpn01", "", "-defaultIPv4", address, "-defaultIPv6", ""]);
+        let mut pebble = Command::new("pebble");
+        pebble.args(["-config", &at("pebble.json"), "-dnsserver", &dns.to_string(), "-strict"]);
+        // As it is, one nonce in twenty is refused; three in a row would be a failure that nobody can repeat.
+        pebble.env("PEBBLE_VA_NOSLEEP", "1").env("PEBBLE_WFE_NONCEREJECT", "0");
+        let (Ok(names), Ok(pebble)) = (run(&mut names), run(&mut pebble)) else {
+            skip("pebble, a real ACME server (package pebble)");
+            return None;
+        };
+        let ca = Self { children: vec![names, pebble], folder, authority, acme, management, https, http };
+        let end = Instant::now() + PATIENCE;
+        while TcpStream::connect(acme).await.is_err() {
+            assert!(Instant::now() < end, "pebble does not listen");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Some(ca)
+    }
+
+    /// A gateway whose site has its certificate from this CA, and that has another site.
+    fn gateway(&self, directory: &str, more: &str) -> Gateway {
+        let (https, http) = (self.https, self.http);
+        let yaml = format!(
+            r#"version: 1
+listen: {{https: ["{https}"], http: ["{http}"], admin: "127.0.0.1:0", control: control.sock}}
+watch: null
+sites:
+  - hosts: [{SITE}]
+    certificate: {{acme: {{contact: web@example.org, directory: "{directory}", ca_file: ca.pem, folder: state{more}}}}}
+    upstream: {{servers: ["http://127.0.0.1:9"]}}
+  - hosts: [{OTHER}]
+    certificate: {{chain: other.pem, key: other.key}}
+    upstream: {{servers: ["http://127.0.0.1:9"]}}
+"#
+        );
+        Gateway::start(self.folder.path(), &yaml)
+    }
+
+    fn directory(&self) -> String {
+        format!("https://{}/dir", self.acme)
+    }
+
+    /// A client that trusts what this CA signs.
+    async fn client(&self) -> Client {
+        let asked = Client::new(&self.authority, self.management).get("/roots/0", &[]).await;
+        Client::trusting(&asked.text(), self.https)
+    }
+
+    /// Where the gateway keeps what it has of the CA.
+    fn kept(&self) -> (PathBuf, PathBuf) {
+        let mut folders = std::fs::read_dir(self.folder.path().join("state")).unwrap();
+        let folder = folders.next().unwrap().unwrap().path();
+        (folder.join("account.json"), folder.join(format!("{SITE}.pem")))
+    }
+}
+
+fn has_given(line: &Value) -> bool {
+    line["message"] == "the CA has given a certificate"
+}
+
+/// What a client without any session is shown.
+async fn leaf(ca: &Ca) -> CertificateDer<'static> {
+    let client = ca.client().await;
+    // The log comes before the certificate is taken up.
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match client.connect_as("http/1.1", SITE).await {
+            Ok(stream) => return stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned(),
+            Err(error) => assert!(Instant::now() < end, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    path.metadata().unwrap().permissions().mode() & 0o777
+}
+
+fn status(gateway_folder: &Path) -> Value {
+    let config = gateway_folder.join("config.yaml");
+    let shown = Command::new(env!("CARGO_BIN_EXE_imis-gateway"))
+        .args(["status", "--format", "json", "--config"])
+        .arg(config)
+        .output()
+        .unwrap();
+    serde_json::from_slice(&shown.stdout).unwrap()
+}
+
+async fn page(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin)) -> String {
+    let request = format!("GET / HTTP/1.1\r\nHost: {SITE}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.windows(7).any(|end| end == b"</html>") {
+        let read = tokio::time::timeout(PATIENCE, stream.read_buf(&mut head)).await.unwrap().unwrap();
+        assert_ne!(read, 0, "{}", String::from_utf8_lossy(&head));
+    }
+    String::from_utf8_lossy(&head).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_comes_by_handshake_is_kept_and_is_renewed_when_the_ca_advises_it() {
+    let Some(ca) = Ca::start("127.0.0.1", false).await else { return };
+    let window = Arc::new(AtomicI64::new(1_000_000));
+    let directory = advising(&ca, window.clone()).await;
+    let gateway = ca.gateway(&directory, "");
+    gateway.logged(has_given).await;
+    let client = ca.client().await;
+    let first = leaf(&ca).await;
+    let (account, kept) = ca.kept();
+    assert_eq!((mode(&account), mode(&kept), mode(kept.parent().unwrap())), (0o600, 0o600, 0o700));
+    let pem = std::fs::read(&kept).unwrap();
+    assert_eq!(CertificateDer::from_pem_slice(&pem).unwrap(), first);
+    let account_then = std::fs::read(&account).unwrap();
+    assert!(!gateway.log().contains("PRIVATE") && !gateway.log().contains("web@example.org"));
+    let metrics = gateway.metrics().await;
+    assert!(
+        metrics.contains(&format!("acme_orders_total{{site=\"{SITE}\",result=\"good\"}} 1")),
+        "{metrics}"
+    );
+    let shown = status(ca.folder.path());
+    let of_site = &shown["sites"][0]["certificate"];
+    assert!(of_site["acme"]["failed"].is_null() && of_site["word"].is_null(), "{shown}");
+    assert!(of_site["acme"]["next"].is_string() && of_site["expires"].is_string(), "{shown}");
+    // Nobody who looks like a CA is shown anything, or served.
+    client.connect_as("acme-tls/1", SITE).await.unwrap_err();
+    drop(gateway);
+
+    // Another process has it at once, and a new one when the CA wishes; connections that are open stay.
+    window.store(3, Ordering::Relaxed);
+    let gateway = ca.gateway(&directory, "");
+    assert_eq!(leaf(&ca).await, first);
+    let mut open = client.connect_as("http/1.1", SITE).await.unwrap();
+    assert!(page(&mut open).await.contains("502"));
+    gateway.logged(has_given).await;
+    gateway.logged(|line| line["message"].as_str().is_some_and(|text| text.starts_with("reloaded"))).await;
+    let second = leaf(&ca).await;
+    assert_ne!(first, second);
+    assert!(page(&mut open).await.contains("502"), "under the certificate that it began with");
+    assert_eq!(std::fs::read(&account).unwrap(), account_then, "the account is the same");
+    // The CA goes on advising: it is not asked in a circle.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let metrics = gateway.metrics().await;
+    assert!(
+        metrics.contains(&format!("acme_orders_total{{site=\"{SITE}\",result=\"good\"}} 1")),
+        "{metrics}"
+    );
+    assert_eq!(leaf(&ca).await, second);
+}
+
+/// The directory of the CA with renewal information, which advises a window of a second that begins so many seconds from now.
+async fn advising(ca: &Ca, window: Arc<AtomicI64>) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let own = format!("https://{}", listener.local_addr().unwrap());
+    let asked = Client::new(&ca.authority, ca.acme).get("/dir", &[("host", &ca.acme.to_string())]).await;
+    let mut directory: Value = serde_json::from_slice(&asked.body).unwrap();
+    directory["renewalInfo"] = json!(format!("{own}/renewal-info"));
+    let acceptor = TlsAcceptor::from(ca.authority.issue(&["127.0.0.1"]).server_config());
+    // Ends with the test's runtime.
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.is_ok_and(|read| read > 0)
+            {
+            }
+            let body = if head.starts_with(b"GET /renewal-info/") {
+                let start = now() + window.load(Ordering::Relaxed);
+                json!({"suggestedWindow": {"start": rfc_3339(start), "end": rfc_3339(start + 1)}}).to_string()
+            } else {
+                directory.to_string()
+            };
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nRetry-After: 21600\r\nConnection: close";
+            let answer = format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            let _ = stream.write_all(answer.as_bytes()).await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    format!("{own}/dir")
+}
+
+#[expect(clippy::disallowed_methods, reason = "a double of a CA has a clock")]
+fn now() -> i64 {
+    i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs())
+        .unwrap()
+}
+
+fn rfc_3339(seconds: i64) -> String {
+    let shown =
+        Command::new("date").args(["-u", "-d", &format!("@{seconds}"), "+%Y-%m-%dT%H:%M:%SZ"]).output();
+    String::from_utf8(shown.unwrap().stdout).unwrap().trim().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_comes_by_a_request_on_the_plain_port_for_an_account_that_the_ca_knows() {
+    let Some(ca) = Ca::start("127.0.0.1", true).await else { return };
+    std::fs::write(ca.folder.path().join("mac-key"), MAC_KEY).unwrap();
+    let bound = ", challenge: http-01, external_account: {id: of-ours, key: {file: mac-key}}";
+    let gateway = ca.gateway(&ca.directory(), bound);
+    // Whoever else asks there is led to https as ever.
+    let mut stream = TcpStream::connect(gateway.http).await.unwrap();
+    let request = format!(
+        "GET /.well-known/acme-challenge/of-somebody-else HTTP/1.1\r\nHost: {SITE}\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 308") && answer.contains("/.well-known/acme-challenge/of-somebody-else"),
+        "{answer}"
+    );
+    gateway.logged(has_given).await;
+    leaf(&ca).await;
+    assert!(!gateway.log().contains(MAC_KEY));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_that_does_not_find_us_is_quoted_and_the_other_sites_go_on() {
+    // Nobody listens there.
+    let Some(ca) = Ca::start("127.0.0.77", false).await else { return };
+    let gateway = ca.gateway(&ca.directory(), "");
+    let line = gateway.logged(|line| line["message"] == "the CA has given no certificate").await;
+    let error = line["error"].as_str().unwrap();
+    assert!(error.contains(SITE) && error.contains("127.0.0.77") && error.contains("connect"), "{error}");
+    assert_eq!(line["again_in_seconds"], 60);
+    Client::new(&ca.authority, ca.https).connect_as("http/1.1", OTHER).await.unwrap();
+    ca.client().await.connect_as("http/1.1", SITE).await.unwrap_err();
+    let shown = status(ca.folder.path());
+    let of_site = &shown["sites"][0]["certificate"];
+    assert!(of_site["acme"]["failed"].as_str().unwrap().contains("127.0.0.77"), "{shown}");
+    assert!(of_site["word"].as_str().unwrap().contains("no certificate yet"), "{shown}");
+    let metrics = gateway.metrics().await;
+    assert!(
+        metrics.contains(&format!("acme_orders_total{{site=\"{SITE}\",result=\"failed\"}} 1")),
+        "{metrics}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_pair_is_not_used_and_asked_for_anew() {
+    let Some(ca) = Ca::start("127.0.0.1", false).await else { return };
+    drop(ca.gateway(&ca.directory(), ""));
+    let kept = ca.folder.path().join("state").join(format!("127.0.0.1-{}-dir", ca.acme.port()));
+    std::fs::create_dir_all(&kept).unwrap();
+    let one = ca.authority.issue(&[SITE]);
+    let another = ca.authority.issue(&[SITE]);
+    let file = kept.join(format!("{SITE}.pem"));
+    std::fs::write(&file, format!("{}{}", one.key_pem, another.certificate_pem)).unwrap();
+    let checked = Command::new(env!("CARGO_BIN_EXE_imis-gateway"))
+        .args(["check", "--config"])
+        .arg(ca.folder.path().join("config.yaml"))
+        .output()
+        .unwrap();
+    let said =
+        String::from_utf8_lossy(&checked.stderr).into_owned() + &String::from_utf8_lossy(&checked.stdout);
+    assert!(checked.status.success() && said.contains("another will be asked for"), "{said}");
+    let gateway = ca.gateway(&ca.directory(), "");
+    gateway.logged(has_given).await;
+    leaf(&ca).await;
+}
