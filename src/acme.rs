@@ -188,6 +188,11 @@ async fn advised(acme: &Acme, leaf: &CertificateDer<'_>, before: Option<Renewal>
     }
 }
 
+/// Whether a CA answers with a directory; nothing is asked for.
+pub(crate) async fn answers(acme: &Acme) -> Result<(), String> {
+    client::directory(&acme.directory, acme.roots.0.clone()).await.map_err(|error| Chain(&error).to_string())
+}
+
 /// Asks for a certificate and keeps it. Until when it is good.
 async fn ask(
     site: &Site,

@@ -1,25 +1,26 @@
 //! Live checks of what the configuration points at, for whoever sets the gateway up or finds it failing.
 //!
-//! The servers of iMIS: the way there, TLS, an answer, the clock. This machine: files, and the URLs that Zendesk is to know. Recognition: each method is asked as a visitor who is not signed in, and, when a Cookie header is given, as the one whose
-//! cookies these are; what was seen is told without values. Zendesk, where its API may be asked: who works there, and whether the account
-//! has the user fields that the claims set.
+//! In this order: this machine (files, ports), and for each site the way of its names to here, the servers of iMIS (name, connection, TLS,
+//! an answer, the clock), what the service account may read, recognition (each method as a visitor who is not signed in, and as the one
+//! whose cookies are given), a member who is named, and Zendesk (its pages, where it sends people, its API). What was seen is told without
+//! values.
 
+mod account;
+mod here;
+mod public;
+mod records;
 mod upstream;
-
-use std::sync::Arc;
 
 use http::header::{COOKIE, HeaderMap, HeaderValue, USER_AGENT};
 use http::uri::Authority;
+use tokio::runtime::Runtime;
 
 use crate::config::{App, Config};
-use crate::gateway::{Gateway, Site, zendesk_api};
+use crate::gateway::{Gateway, Site};
 use crate::imis::Visitor;
-use crate::imis::recognise::{Examined, RecogniseError};
+use crate::imis::recognise::{Examined, Generation, RecogniseError};
 use crate::proxy::headers::Forwarded;
 use crate::telemetry::Chain;
-use crate::zendesk::api::{Api, ApiError};
-use crate::zendesk::fields;
-use crate::zendesk::staff::Staff;
 
 /// Firewalls turn away what does not look like a browser.
 const AGENT: &str = concat!("Mozilla/5.0 (compatible; imis-gateway doctor ", env!("CARGO_PKG_VERSION"), ")");
@@ -80,64 +81,80 @@ pub(crate) fn pasted_cookies(text: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// Runs every check, one site after the other. `cookies`: what somebody's browser sends to the site.
-pub(crate) async fn examine(config: &Config, cookies: Option<&str>) -> Result<Vec<Finding>, DoctorError> {
-    let gateway = Gateway::alone(config)?;
-    let cookie = cookies.map(|text| pasted_cookies(text).ok_or(DoctorError::Cookie)).transpose()?;
-    let mut findings = Vec::new();
-    files(config, &mut findings);
-    for site in &gateway.sites {
-        upstream::examine(site, &mut findings).await;
-        for app in site.config.apps() {
-            findings.push(urls(config, site, app));
-        }
-        recognition(site, None, &mut findings).await;
-        if let Some(cookie) = &cookie {
-            recognition(site, Some(cookie), &mut findings).await;
-        }
-        for app in site.sign_on.iter().flat_map(|sign_on| &sign_on.apps) {
-            if let Some(api) = &app.zendesk.api {
-                let staff = site.sign_on.as_ref().and_then(|sign_on| sign_on.staff.get(&app.path));
-                zendesk(&site.config.hosts[0], app, &zendesk_api(api)?, staff, &mut findings).await;
-            }
-        }
-    }
+/// Runs every check, one site after the other. `cookies`: what somebody's browser sends to the site. `member`: somebody's iMIS ID.
+pub(crate) fn examine(
+    config: &Config,
+    cookies: Option<&str>,
+    member: Option<&str>,
+    runtime: &Runtime,
+) -> Result<Vec<Finding>, DoctorError> {
+    let mut findings = here::examine(config);
+    runtime.block_on(examine_sites(config, cookies, member, &mut findings))?;
     Ok(findings)
 }
 
-/// Whether there are as many files as connections may need, one towards iMIS beside each.
-fn files(config: &Config, findings: &mut Vec<Finding>) {
-    let (connections, Ok((_, hard))) = (config.limits.connections as u64, rlimit::Resource::NOFILE.get())
-    else {
-        return;
-    };
-    let enough = hard >= connections.saturating_mul(2);
-    findings.push(Finding {
-        severity: if enough { Severity::Good } else { Severity::Warning },
-        site: "this machine".to_owned(),
-        check: "file descriptors".to_owned(),
-        result: format!("{hard} for {connections} connections"),
-        seen: "the hard limit of this command; the service has that of its unit".to_owned(),
-        advice: (!enough).then(|| "LimitNOFILE= of the unit should be twice limits.connections".to_owned()),
-    });
+async fn examine_sites(
+    config: &Config,
+    cookies: Option<&str>,
+    member: Option<&str>,
+    findings: &mut Vec<Finding>,
+) -> Result<(), DoctorError> {
+    let gateway = Gateway::alone(config)?;
+    let cookie = cookies.map(|text| pasted_cookies(text).ok_or(DoctorError::Cookie)).transpose()?;
+    for site in &gateway.sites {
+        public::examine(config, site, findings).await;
+        upstream::examine(site, findings).await;
+        records::examine(site, findings).await;
+        recognition(site, None, findings).await;
+        if let Some(cookie) = &cookie {
+            recognition(site, Some(cookie), findings).await;
+        }
+        for app in site.sign_on.iter().flat_map(|sign_on| &sign_on.apps) {
+            if let Some(member) = member {
+                findings.push(records::member(&gateway, site, app, member).await);
+            }
+            let (login, to_paste) = urls(config, site, app);
+            findings.push(to_paste);
+            account::examine(site, app, &login, findings).await?;
+        }
+    }
+    Ok(())
 }
 
-/// What is to be pasted in Zendesk.
-fn urls(config: &Config, site: &Site, app: &App) -> Finding {
+impl Finding {
+    /// Nothing to be said against it so far.
+    fn good(site: &Site, check: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Good,
+            site: site.config.hosts[0].clone(),
+            check: check.into(),
+            result: String::new(),
+            seen: String::new(),
+            advice: None,
+        }
+    }
+
+    /// Something is to be said against it.
+    fn but(mut self, severity: Severity, result: impl Into<String>, advice: impl Into<String>) -> Self {
+        (self.severity, self.result, self.advice) = (severity, result.into(), Some(advice.into()));
+        self
+    }
+}
+
+/// The Remote login URL, and what else is to be pasted in Zendesk.
+fn urls(config: &Config, site: &Site, app: &App) -> (String, Finding) {
     let host = &site.config.hosts[0];
     let port = config.listen.https.first().map_or(443, std::net::SocketAddr::port);
     // Behind a load balancer, or on a port that the system chooses, nobody knows it here.
     let port = if matches!(port, 443 | 0) { String::new() } else { format!(":{port}") };
     let login = format!("https://{host}{port}{}", app.path);
-    Finding {
-        severity: Severity::Good,
-        site: host.clone(),
-        check: format!("Zendesk for {}, to paste", app.name),
+    let finding = Finding {
         result: format!("Remote login URL {login}, Remote logout URL {login}/signed-out"),
         seen: "Admin Center, Account, Security, Single sign-on; \"Update of external IDs\" stays off"
             .to_owned(),
-        advice: None,
-    }
+        ..Finding::good(site, format!("Zendesk for {}, to paste", app.name))
+    };
+    (login, finding)
 }
 
 async fn recognition(site: &Site, cookie: Option<&HeaderValue>, findings: &mut Vec<Finding>) {
@@ -188,65 +205,34 @@ async fn recognition(site: &Site, cookie: Option<&HeaderValue>, findings: &mut V
             }
             (Err(error), _) => (Severity::Failed, Chain(error).to_string(), Some(error.advice())),
         };
+        let (mut severity, mut advice) = (severity, advice.map(str::to_owned));
+        if severity == Severity::Good
+            && let Some(word) = seen.generation.and_then(|generation| misplaced(site, generation))
+        {
+            (severity, advice) = (Severity::Warning, Some(word));
+        }
         findings.push(Finding {
             severity,
             site: host.clone(),
             check: format!("{method}, {whose}"),
             result,
             seen: seen.to_string(),
-            advice: advice.map(str::to_owned),
+            advice,
         });
     }
 }
 
-/// What the API of an app's account says about the staff and the user fields.
-async fn zendesk(host: &str, app: &App, api: &Api, staff: Option<&Arc<Staff>>, findings: &mut Vec<Finding>) {
-    let finding = |check: String, severity, result: String, seen: String, advice: Option<String>| Finding {
-        severity,
-        site: host.to_owned(),
-        check: format!("Zendesk for {}, {check}", app.name),
-        result,
-        seen,
-        advice,
-    };
-    let broken = |error: &ApiError| (Severity::Failed, Chain(error).to_string(), "no list".to_owned());
-    if let Some(staff) = staff {
-        let (severity, result, seen) = match staff.refresh().await {
-            Ok(people) => {
-                let without = staff.without_imis_id();
-                (
-                    Severity::Good,
-                    format!("{people} people"),
-                    format!("{without} of them without an external_id"),
-                )
-            }
-            Err(error) => broken(&error),
-        };
-        let advice = (severity == Severity::Failed).then_some(
-            "the OAuth client of zendesk.api has to be confidential, and its owner an admin or an agent who may see all users",
-        );
-        findings.push(finding("staff".to_owned(), severity, result, seen, advice.map(str::to_owned)));
-    }
-    if app.claims.user_fields.is_empty() {
-        return;
-    }
-    match fields::user_fields(api).await {
-        Err(error) => {
-            let (severity, result, seen) = broken(&error);
-            findings.push(finding("user fields".to_owned(), severity, result, seen, None));
+/// Where the configuration looks for the API of another iMIS than the one that is there.
+fn misplaced(site: &Site, generation: Generation) -> Option<String> {
+    let api_url = &site.config.sign_on.as_ref()?.imis.api_url;
+    let of_2017 = api_url.path().to_ascii_lowercase().contains("/asi.scheduler");
+    match (generation, of_2017) {
+        (Generation::Ems, true) => {
+            Some(format!("this is a later iMIS, whose API is at its root: api_url says {api_url}"))
         }
-        Ok(known) => {
-            let keys: Vec<_> = known.iter().map(|field| field.key.as_str()).collect();
-            for (key, source) in &app.claims.user_fields {
-                let problem = fields::problem(&known, key, source);
-                let severity = if problem.is_some() { Severity::Failed } else { Severity::Good };
-                let advice = problem.is_some().then(|| {
-                    "Zendesk leaves such a value out without a word: Admin Center, People, Configuration, User fields".to_owned()
-                });
-                let result = problem.unwrap_or_else(|| "the account has it".to_owned());
-                let seen = format!("fields of the account: {}", keys.join(", "));
-                findings.push(finding(format!("user field {key}"), severity, result, seen, advice));
-            }
-        }
+        (Generation::Imis2017, false) => Some(format!(
+            "this is iMIS 2017, whose API is mostly at https://HOST/Asi.Scheduler_INSTANCE/: api_url says {api_url}"
+        )),
+        (Generation::Ems, false) | (Generation::Imis2017, true) => None,
     }
 }

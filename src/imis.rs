@@ -3,7 +3,7 @@
 //! Three answers are kept apart everywhere: nobody is signed in, this person is, or iMIS could not say.
 
 pub(crate) mod api;
-mod client;
+pub(crate) mod client;
 pub(crate) mod groups;
 mod json;
 pub(crate) mod party;
@@ -172,6 +172,13 @@ impl Imis {
         email: (&str, Among),
     ) -> Result<bool, ProfileError> {
         self.api.is_shared(id, email, identity.token.as_deref()).await
+    }
+
+    /// Whether the service account may read records of this kind (`Party`, `User`): how many it is shown of the first of them.
+    pub(crate) async fn may_read(&self, kind: &str) -> Result<usize, ProfileError> {
+        let json = self.api.page(&format!("api/{kind}?limit=1")).await?;
+        let rows = json::Rows::parse(&json).ok_or(party::PartyError::NotRows)?;
+        Ok(rows.items().len())
     }
 
     /// Every contact, as far as e-mail addresses go.

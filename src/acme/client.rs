@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, Full};
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
 use reqwest::Client;
 use rustls::RootCertStore;
+use url::Url;
 
 use crate::tls::upstream::client_config;
 
@@ -24,6 +25,10 @@ pub(super) enum NoAnswer {
     Unreachable(#[source] reqwest::Error),
     #[error("an answer of more than {MOST_BYTES} bytes")]
     TooLong,
+    #[error("what answers there is no directory of a CA")]
+    NoDirectory,
+    #[error("TLS")]
+    Tls(#[from] rustls::Error),
 }
 
 impl From<reqwest::Error> for NoAnswer {
@@ -34,7 +39,20 @@ impl From<reqwest::Error> for NoAnswer {
 
 /// A client of a CA whose server these roots vouch for.
 pub(super) fn client(roots: Arc<RootCertStore>) -> Result<Box<dyn HttpClient>, Error> {
-    let tls = client_config(roots, Vec::new()).map_err(|error| Error::Other(error.into()))?;
+    Ok(Box::new(OfCa(build(roots).map_err(|error| Error::Other(error.into()))?)))
+}
+
+/// Asks for the directory of a CA (RFC 8555 section 7.1.1) and no more.
+pub(super) async fn directory(url: &Url, roots: Arc<RootCertStore>) -> Result<(), NoAnswer> {
+    let request = http::Request::get(url.as_str()).body(BodyWrapper::default());
+    let answer = ask(build(roots)?, request.map_err(|_| NoAnswer::NoDirectory)?).await?;
+    let directory: serde_json::Value =
+        serde_json::from_slice(answer.body()).map_err(|_| NoAnswer::NoDirectory)?;
+    if directory["newOrder"].is_string() { Ok(()) } else { Err(NoAnswer::NoDirectory) }
+}
+
+fn build(roots: Arc<RootCertStore>) -> Result<Client, NoAnswer> {
+    let tls = client_config(roots, Vec::new())?;
     let client = Client::builder()
         .tls_backend_preconfigured(tls)
         .redirect(reqwest::redirect::Policy::none())
@@ -43,9 +61,8 @@ pub(super) fn client(roots: Arc<RootCertStore>) -> Result<Box<dyn HttpClient>, E
         .referer(false)
         .connect_timeout(CONNECT_DEADLINE)
         .timeout(TOTAL_DEADLINE)
-        .build()
-        .map_err(|error| Error::Other(error.into()))?;
-    Ok(Box::new(OfCa(client)))
+        .build()?;
+    Ok(client)
 }
 
 struct OfCa(Client);

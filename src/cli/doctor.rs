@@ -18,6 +18,9 @@ pub(super) struct Doctor {
     /// Read a Cookie header from standard input and say who it belongs to
     #[arg(long)]
     cookies: bool,
+    /// Say what would become of this contact, for each app
+    #[arg(long, value_name = "ID")]
+    imis_id: Option<String>,
     /// How to print the findings
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -42,7 +45,7 @@ pub(super) fn doctor(arguments: &Doctor) -> i32 {
             return FAILED;
         }
     };
-    match runtime.block_on(examine(&config, cookies.as_deref())) {
+    match examine(&config, cookies.as_deref(), arguments.imis_id.as_deref(), &runtime) {
         Ok(findings) => tell(&findings, arguments.format),
         Err(error) => {
             complain(&format!("imis-gateway: {}", Chain(&error)));

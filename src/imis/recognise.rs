@@ -35,7 +35,7 @@ use cache::{Identities, Source};
 pub(crate) use error::RecogniseError;
 use forms_ticket::TicketError;
 use probe::{Asked, Probe, Question};
-pub(crate) use seen::Seen;
+pub(crate) use seen::{Generation, Seen};
 use session_cookie::NoSession;
 pub(crate) use session_cookie::SessionCookies;
 pub(crate) use whoami_query::Row;

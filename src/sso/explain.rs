@@ -42,6 +42,9 @@ pub(crate) struct Explanation {
     pub(crate) decision: String,
 }
 
+/// What a decision begins with that could not be made.
+const BROKEN: &str = "broken: ";
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExplainError {
@@ -84,7 +87,7 @@ pub(crate) async fn explain(gateway: &Gateway, question: &Question) -> Result<Ex
             });
         }
         Err(error) => {
-            let decision = format!("broken: {}", Chain(&error));
+            let decision = format!("{BROKEN}{}", Chain(&error));
             return Ok(Explanation { steps: steps.into_list(), claims: None, decision });
         }
     };
@@ -116,7 +119,7 @@ pub(crate) async fn explain(gateway: &Gateway, question: &Question) -> Result<Ex
         Err(SignInError::Denied(denied)) => {
             (None, format!("refused: {} ({})", denied.name(), Chain(&denied)))
         }
-        Err(error) => (None, format!("broken: {}", Chain(&error))),
+        Err(error) => (None, format!("{BROKEN}{}", Chain(&error))),
     };
     Ok(Explanation { steps: steps.into_list(), claims, decision })
 }
@@ -205,6 +208,11 @@ impl ExplainError {
 }
 
 impl Explanation {
+    /// Whether it could not be decided.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.decision.starts_with(BROKEN)
+    }
+
     /// Whether the person may enter.
     pub(crate) fn may_enter(&self) -> bool {
         self.claims.is_some()

@@ -63,6 +63,8 @@ pub(crate) struct Api {
 struct Token {
     text: SecretString,
     renew_at: Instant,
+    /// What it is good for, as Zendesk names it.
+    scope: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -70,6 +72,8 @@ struct Granted {
     access_token: String,
     #[serde(default)]
     expires_in: Option<u64>,
+    #[serde(default)]
+    scope: Option<String>,
 }
 
 impl Api {
@@ -112,6 +116,15 @@ impl Api {
             }
         }
         Err(ApiError::Status(StatusCode::UNAUTHORIZED))
+    }
+
+    /// What the token is good for; none where there is no OAuth client, or Zendesk does not say.
+    pub(crate) async fn scope(&self) -> Result<Option<String>, ApiError> {
+        if matches!(self.credentials, ZendeskCredentials::Token { .. }) {
+            return Ok(None);
+        }
+        self.token(false).await?;
+        Ok(self.token.lock().await.as_ref().and_then(|token| token.scope.clone()))
     }
 
     /// GETs all of a list, page by page (Zendesk's cursor pagination), under the name that it has in the answers.
@@ -180,6 +193,7 @@ impl Api {
         *current = Some(Token {
             text: text.clone(),
             renew_at: asked + life.saturating_sub(RENEW_BEFORE_END.min(life / 10)),
+            scope: granted.scope,
         });
         Ok(text)
     }

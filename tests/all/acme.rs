@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use crate::support::{Client, Gateway, SITE, skip};
+use crate::support::{Client, Gateway, SITE, run, skip};
 
 const OTHER: &str = "events.example.org";
 /// In base64url, as CAs show it.
@@ -202,6 +202,8 @@ async fn a_certificate_comes_by_handshake_is_kept_and_is_renewed_when_the_ca_adv
     let of_site = &shown["sites"][0]["certificate"];
     assert!(of_site["acme"]["failed"].is_null() && of_site["word"].is_null(), "{shown}");
     assert!(of_site["acme"]["next"].is_string() && of_site["expires"].is_string(), "{shown}");
+    let (_, said) = run(ca.folder.path(), &["doctor"], "").await;
+    assert!(said.contains(&format!("ok       {SITE}: CA: answers")), "{said}");
     // Nobody who looks like a CA is shown anything, or served.
     client.connect_as("acme-tls/1", SITE).await.unwrap_err();
     drop(gateway);

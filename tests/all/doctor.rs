@@ -5,8 +5,8 @@ use imis_gateway_simulators::imis::{Faults, Generation, PageFault, QueryFault};
 use imis_gateway_simulators::certificates::Authority;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::origin::Proxy;
-use crate::support::{Setup, Stage};
+use crate::support::origin::{Origin, Proxy};
+use crate::support::{Gateway, Setup, Stage, run};
 
 async fn doctor(stage: &Stage, arguments: &[&str], input: &str) -> (i32, String) {
     stage.run(&[&["doctor"], arguments].concat(), input).await
@@ -14,17 +14,25 @@ async fn doctor(stage: &Stage, arguments: &[&str], input: &str) -> (i32, String)
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_works_is_said_to_work() {
-    let stage = Stage::new().await;
-    let (code, text) = doctor(&stage, &[], "").await;
+    let stage = Stage::with(Setup::new(Generation::Ems).with_account_here()).await;
+    let (code, text) = doctor(&stage, &["--imis-id", "104019"], "").await;
     assert_eq!(code, 0, "{text}");
-    assert!(
-        text.contains("ok       members.example.org: client_context, not signed in: nobody, as it should be"),
-        "{text}"
-    );
-    assert!(
-        text.contains("of iMIS in the page: MainBody, aspnetForm") && text.contains("4 checks, 0 failed"),
-        "{text}"
-    );
+    for says in [
+        "client_context, not signed in: nobody, as it should be",
+        "of iMIS in the page: MainBody, aspnetForm",
+        "iMIS EMS (20.3 and later)",
+        "the service account and Party records: it gets a token, and may read them",
+        "iMIS ID 104019 for Contoso Helpdesk: may enter",
+        "Zendesk for Contoso Helpdesk, the account: there, with a Help Center",
+        "Zendesk for Contoso Helpdesk, the clock: differs from ours by 0 s",
+        "Zendesk for Contoso Helpdesk, who has to sign in: is sent to https://members.example.org/sso/zendesk\n",
+        "Zendesk for Contoso Helpdesk, API: a token for: read write",
+        "those without one are kept out by the guard alone",
+    ] {
+        assert!(text.contains(says), "{says}: {text}");
+    }
+    assert!(text.contains("11 checks, 0 failed") && !text.contains("warning"), "{text}");
+    assert!(!text.contains("association.example"), "no address of anybody's: {text}");
     let value = stage.imis.sign_in("staff");
     for given in [format!("login={value}; a=secret-of-mine"), format!("Cookie: login={value}\r\n")] {
         let (code, text) = doctor(&stage, &["--cookies"], &given).await;
@@ -34,8 +42,11 @@ async fn what_works_is_said_to_work() {
     }
     let (code, text) = doctor(&stage, &["--cookies", "--format", "json"], &format!("login={value}")).await;
     let found: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert_eq!((code, found["findings"].as_array().unwrap().len()), (0, 5));
-    assert_eq!(found["findings"][4]["severity"], "ok");
+    assert_eq!((code, found["findings"].as_array().unwrap().len()), (0, 11));
+    assert!(
+        found["findings"].as_array().unwrap().iter().all(|finding| finding["severity"] == "ok"),
+        "{text}"
+    );
     assert_eq!(stage.imis.renewals(&value), 0);
 }
 
@@ -95,7 +106,7 @@ async fn a_bad_configuration_is_reported_as_by_check() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fields_that_zendesk_would_drop_are_found() {
     let fields = "claims: {user_fields: {membership: profile.status, paid_thru: profile.paid_through, chapter: \"'South'\"}}";
-    let stage = Stage::with(Setup::new(Generation::Ems).with_api().with_app(fields)).await;
+    let stage = Stage::with(Setup::new(Generation::Ems).with_account_here().with_app(fields)).await;
     let (code, text) = doctor(&stage, &[], "").await;
     assert_eq!(code, 1, "{text}");
     for says in [
@@ -109,7 +120,7 @@ async fn fields_that_zendesk_would_drop_are_found() {
     }
     assert!(!text.contains("association.example"), "{text}");
     let wrong = Setup::new(Generation::Ems)
-        .with_api()
+        .with_account_here()
         .edit("client_secret: {file: zendesk-api}", "client_secret: {file: imis-password}");
     let stage = Stage::with(wrong).await;
     let (code, text) = doctor(&stage, &[], "").await;
@@ -164,4 +175,165 @@ async fn the_way_to_imis_is_walked_step_by_step() {
     let (code, text) = proxy.run(&["doctor"]).await;
     assert_eq!(code, 1);
     assert!(text.contains("visitors would go round in circles: use https"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_that_is_not_there_not_open_or_not_set_up_is_told_apart() {
+    let of = |now: bool| if now { now_as_date() } else { "Sun, 06 Nov 1994 08:49:37 GMT".to_owned() };
+    let nothing = |_: &str| (404, String::new());
+    let no_help_center = |path: &str| (if path.starts_with("/hc") { 404 } else { 200 }, String::new());
+    let own_sign_in = |path: &str| match path {
+        "/hc/requests" => (302, "/access/unauthenticated?return_to=x".to_owned()),
+        "/access/unauthenticated?return_to=x" => (302, "/auth/v3/signin".to_owned()),
+        _ => (200, String::new()),
+    };
+    let elsewhere = |path: &str| match path {
+        "/hc/requests" => (302, "https://sso.other.example/login?return_to=https://x/secret".to_owned()),
+        _ => (200, String::new()),
+    };
+    type Answers = fn(&str) -> (u16, String);
+    let cases: [(Answers, bool, i32, &[&str]); 5] = [
+        (nothing, true, 1, &["there is none at this subdomain"]),
+        (no_help_center, true, 1, &["it has no Help Center", "activate it"]),
+        (
+            own_sign_in,
+            true,
+            0,
+            &["is not sent here", "ended at", "/auth/v3/signin with 200", "End user authentication"],
+        ),
+        (
+            elsewhere,
+            true,
+            0,
+            &[
+                "is sent to https://sso.other.example/login\n",
+                "should be https://members.example.org/sso/zendesk",
+            ],
+        ),
+        (elsewhere, false, 1, &["differs from ours by", "set this machine's clock"]),
+    ];
+    for (answers, now, expected, says) in cases {
+        let date = of(now);
+        let authority = Authority::new("Zendesk's CA");
+        let account = Origin::start(&authority, move |mut stream| {
+            let date = date.clone();
+            async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.is_ok_and(|read| read > 0) {}
+                let head = String::from_utf8(head).unwrap();
+                let (status, location) = answers(head.split(' ').nth(1).unwrap());
+                let location = if location.is_empty() { location } else { format!("Location: {location}\r\n") };
+                let answer = format!("HTTP/1.1 {status} X\r\nDate: {date}\r\n{location}Content-Length: 0\r\nConnection: close\r\n\r\n");
+                let _ = stream.write_all(answer.as_bytes()).await;
+                let _ = stream.shutdown().await;
+            }
+        })
+        .await;
+        let setup = Setup::new(Generation::Ems).edit(
+            "          subdomain: contoso\n",
+            &format!("          subdomain: contoso\n          url: https://{}\n          api: {{url: ZENDESK_API, ca_file: both.pem, client_id: gateway, client_secret: {{file: zendesk-api}}}}\n", account.address),
+        );
+        // The account's pages and its API have different servers here.
+        let stage = Stage::with_file(setup, "both.pem", &authority.certificate_pem()).await;
+        let (code, text) = doctor(&stage, &[], "").await;
+        assert_eq!(code, expected, "{text}");
+        for says in says {
+            assert!(text.contains(says), "{says}: {text}");
+        }
+        assert!(!text.contains("secret"), "{text}");
+    }
+    // And from a machine that cannot look.
+    let stage = Stage::with(
+        Setup::new(Generation::Ems)
+            .edit("subdomain: contoso\n", "subdomain: contoso\n          url: https://127.0.0.1:1\n"),
+    )
+    .await;
+    let (code, text) = doctor(&stage, &[], "").await;
+    assert!(code == 0 && text.contains("this machine cannot look at it"), "{text}");
+}
+
+/// Now, as a `Date` header has it.
+fn now_as_date() -> String {
+    let shown = std::process::Command::new("date")
+        .args(["-u", "+%a, %d %b %Y %H:%M:%S GMT"])
+        .env("LC_ALL", "C")
+        .output();
+    String::from_utf8(shown.unwrap().stdout).unwrap().trim().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_service_account_lacks_and_another_imis_than_configured_are_found() {
+    let refused = Setup::new(Generation::Ems)
+        .with_account_here()
+        .edit("password: {file: imis-password}", "password: {file: zendesk-api}");
+    let stage = Stage::with(refused).await;
+    let (code, text) = doctor(&stage, &["--imis-id", "104019"], "").await;
+    assert_eq!(code, 1, "{text}");
+    for says in [
+        "refuses the service account",
+        "may have it changed every 90 days",
+        "iMIS ID 104019 for Contoso Helpdesk: broken: ",
+    ] {
+        assert!(text.contains(says), "{says}: {text}");
+    }
+    let stage = Stage::with(Setup::new(Generation::Imis2017).with_account_here()).await;
+    let (code, text) = doctor(&stage, &["--imis-id", "999999"], "").await;
+    assert!(
+        text.contains("iMIS 2017 (20.0 to 20.2)") && text.contains("iMIS ID 999999 for Contoso Helpdesk: "),
+        "{text}"
+    );
+    assert!(code == 0 || text.contains("broken: "), "{text}");
+    let file = stage.folder().join("config.yaml");
+    let yaml = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, yaml.replace(stage.imis.api_path(), "/")).unwrap();
+    let (code, text) = doctor(&stage, &[], "").await;
+    assert!(
+        code == 1
+            && text.contains("this is iMIS 2017, whose API is mostly at")
+            && text.contains("api_url does not lead to the API"),
+        "{text}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ports_and_the_way_of_a_name_to_here_are_looked_at() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new("test CA");
+    authority.issue(&["localhost"]).write(folder.path(), "members").unwrap();
+    std::fs::write(folder.path().join("ca.pem"), authority.certificate_pem()).unwrap();
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (https, http) = (free(), free());
+    let yaml = format!(
+        r#"version: 1
+listen: {{https: ["{https}"], http: ["{http}"], admin: "127.0.0.1:0", control: control.sock}}
+sites:
+  - hosts: [localhost, no-such-name.invalid]
+    certificate: {{chain: members.pem, key: members.key}}
+    upstream: {{servers: ["http://127.0.0.1:9"]}}
+"#
+    );
+    let gateway = Gateway::start(folder.path(), &yaml);
+    let (_, text) = run(folder.path(), &["doctor"], "").await;
+    for says in [
+        &format!("ok       this machine: address {https}: in use, and a gateway runs"),
+        &format!("process {} on the control socket", gateway.pid()),
+        "warning  localhost: the way of localhost to here: it leads here, and this machine does not trust the certificate",
+        "warning  localhost: the way of no-such-name.invalid to here: the name: ",
+    ] {
+        assert!(text.contains(says), "{says}: {text}");
+    }
+    drop(gateway);
+    let other = std::net::TcpListener::bind(https).unwrap();
+    let (_, text) = run(folder.path(), &["doctor"], "").await;
+    assert!(
+        text.contains(&format!("warning  this machine: address {https}: in use, and no gateway answers")),
+        "{text}"
+    );
+    assert!(text.contains(&format!("ok       this machine: address {http}: free")), "{text}");
+    drop(other);
+    let (_, text) = run(folder.path(), &["doctor"], "").await;
+    assert!(
+        text.contains(&format!("the way of localhost to here: nobody accepts on port {}", https.port())),
+        "{text}"
+    );
 }

@@ -14,7 +14,7 @@ use url::Url;
 
 use super::RecogniseError;
 use super::page::Page;
-use super::seen::Seen;
+use super::seen::{Generation, Seen};
 use crate::config;
 use crate::imis::Visitor;
 use crate::imis::client::{self, ApiError};
@@ -106,6 +106,7 @@ impl Probe {
         let set_cookies = response.headers().get_all(http::header::SET_COOKIE).iter().cloned().collect();
         let page = Page::parse(&client::body(response, MOST_PAGE_BYTES).await?);
         seen.markup.clone_from(&page.markup);
+        seen.generation = page.client_contexts.iter().flatten().find_map(|context| Generation::of(context));
         Ok(Asked::Page { page, set_cookies })
     }
 

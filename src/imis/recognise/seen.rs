@@ -18,8 +18,36 @@ pub(crate) struct Seen {
     pub(crate) answers: Vec<Answered>,
     /// What its page could be told by.
     pub(crate) markup: Vec<&'static str>,
+    /// Which iMIS made the page, as far as it tells.
+    pub(crate) generation: Option<Generation>,
     /// Names of the columns that a query has.
     pub(crate) columns: Vec<String>,
+}
+
+/// The two kinds of iMIS there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Generation {
+    /// iMIS 20.0 to 20.2 and 2017.
+    Imis2017,
+    /// 20.3 and later, iMIS Cloud.
+    Ems,
+}
+
+impl Generation {
+    /// From the keys of a client context: later ones have more.
+    pub(super) fn of(context: &[u8]) -> Option<Self> {
+        let keys: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(context).ok()?;
+        let is_later =
+            ["virtualDir", "appTimeZoneOffset", "cookieConsent"].iter().any(|key| keys.contains_key(*key));
+        Some(if is_later { Self::Ems } else { Self::Imis2017 })
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Imis2017 => "2017 (20.0 to 20.2)",
+            Self::Ems => "EMS (20.3 and later)",
+        }
+    }
 }
 
 /// One answer of iMIS.
@@ -99,6 +127,9 @@ impl fmt::Display for Seen {
             };
             f.write_str(&markup)?;
         }
+        if let Some(generation) = self.generation {
+            write!(f, "; iMIS {}", generation.name())?;
+        }
         if !self.columns.is_empty() {
             write!(f, "; columns: {}", self.columns.join(", "))?;
         }
@@ -109,6 +140,14 @@ impl fmt::Display for Seen {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn generations_are_told_by_the_keys_of_the_context() {
+        let of = |json: &str| Generation::of(json.as_bytes());
+        assert_eq!(of(r#"{"baseUrl":"/iMIS/","isAnonymous":true}"#), Some(Generation::Imis2017));
+        assert_eq!(of(r#"{"baseUrl":"/","isAnonymous":true,"virtualDir":""}"#), Some(Generation::Ems));
+        assert_eq!(of("[]"), None);
+    }
 
     #[test]
     fn names_are_told_and_values_are_not() {

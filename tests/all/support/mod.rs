@@ -74,6 +74,14 @@ impl Setup {
         self.edit(at, &format!("{at}          {api}\n"))
     }
 
+    /// With the API of Zendesk, and the account's pages where they can be reached from here.
+    pub(crate) fn with_account_here(self) -> Self {
+        self.with_api().edit(
+            "          subdomain: contoso\n",
+            "          subdomain: contoso\n          url: ZENDESK_API\n",
+        )
+    }
+
     /// With more keys of the app, as they stand in the configuration.
     pub(crate) fn with_app(self, keys: &str) -> Self {
         let app = "        path: /sso/zendesk\n";
@@ -92,8 +100,14 @@ impl Stage {
     }
 
     pub(crate) async fn with(setup: Setup) -> Self {
+        Self::with_file(setup, "empty", "").await
+    }
+
+    /// With a file of this name beside the configuration: this text, and the stage's own root.
+    pub(crate) async fn with_file(setup: Setup, name: &str, text: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::new("test CA");
+        std::fs::write(folder.path().join(name), format!("{text}{}", authority.certificate_pem())).unwrap();
         lay_out_certificates(&authority, folder.path());
         let imis_identity = authority.issue(&[SITE, "127.0.0.1"]);
         let imis = Imis::start(setup.imis.clone(), Some(imis_identity.server_config())).await.unwrap();

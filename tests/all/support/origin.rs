@@ -36,7 +36,7 @@ impl Origin {
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let acceptor = TlsAcceptor::from(authority.issue(&[SITE]).server_config());
+        let acceptor = TlsAcceptor::from(authority.issue(&[SITE, "127.0.0.1"]).server_config());
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 if let Ok(stream) = acceptor.accept(stream).await {
