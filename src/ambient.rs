@@ -2,6 +2,12 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// The clock of the wall.
+#[expect(clippy::disallowed_methods, reason = "the one home of the clock")]
+pub(crate) fn now() -> SystemTime {
+    SystemTime::now()
+}
+
 /// Seconds since 1970-01-01 UTC. Zero when the machine's clock stands before that.
 #[expect(clippy::disallowed_methods, reason = "the one home of the clock")]
 pub(crate) fn unix_now() -> u64 {

@@ -72,6 +72,8 @@ pub struct Config {
     pub(crate) sign_in_limits: SignInLimits,
     /// How to log.
     pub log: Log,
+    /// Where traces go.
+    pub(crate) otlp: Option<Otlp>,
     pub(crate) audit: AuditConfig,
     /// Of the file's text, to tell which configuration decided.
     pub(crate) hash: String,
@@ -98,6 +100,7 @@ pub(crate) struct Fixed {
     listen: Listen,
     workers: usize,
     log: Log,
+    otlp: Option<Otlp>,
 }
 
 impl Fixed {
@@ -111,6 +114,7 @@ impl Fixed {
             ("workers", self.workers != other.workers),
             ("log.format", self.log.format != other.log.format),
             ("log.level", self.log.level != other.log.level),
+            ("log.otlp", self.otlp != other.otlp),
         ];
         keys.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
     }
@@ -146,6 +150,17 @@ pub struct Log {
     pub access: bool,
     /// Whether requests without a `traceparent` are given one.
     pub trace: bool,
+}
+
+/// A collector of traces (OpenTelemetry, OTLP over HTTP).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Otlp {
+    pub(crate) endpoint: url::Url,
+    pub(crate) roots: Roots,
+    /// Sent to it, as a bearer token.
+    pub(crate) token: Option<Arc<Secret>>,
+    /// Of a hundred requests of which nobody has decided yet, so many are told.
+    pub(crate) percent: u64,
 }
 
 /// See [`Log::format`].
@@ -382,7 +397,7 @@ impl Config {
     }
 
     pub(crate) fn fixed(&self) -> Fixed {
-        Fixed { listen: self.listen.clone(), workers: self.workers, log: self.log }
+        Fixed { listen: self.listen.clone(), workers: self.workers, log: self.log, otlp: self.otlp.clone() }
     }
 
     /// The secrets of all apps, as they may be shown.

@@ -22,6 +22,7 @@ use crate::pace::Limits;
 use crate::pages::Pages;
 use crate::proxy::places::Places;
 use crate::proxy::servers::Servers;
+use crate::spans::Spans;
 use crate::sso::rate::Rates;
 use crate::sso::state::{Signer, UsedStates};
 use crate::tls;
@@ -67,6 +68,8 @@ pub(crate) struct Lasting {
     /// Signs where no `state_key` is configured.
     own_key: Secret,
     used_states: Arc<UsedStates>,
+    /// Where traces go.
+    pub(crate) spans: Option<Arc<Spans>>,
     /// What is under way with CAs, and how it went.
     pub(crate) acme: Progress,
     /// Since when secrets have been known, by their fingerprints; seconds since 1970.
@@ -74,7 +77,11 @@ pub(crate) struct Lasting {
 }
 
 impl Lasting {
-    pub(crate) fn new(config: &Config, https_port: u16) -> Result<Arc<Self>, BuildError> {
+    pub(crate) fn new(
+        config: &Config,
+        https_port: u16,
+        spans: Option<Arc<Spans>>,
+    ) -> Result<Arc<Self>, BuildError> {
         let own_key = ambient::random_hex().and_then(|half| Ok(half + &ambient::random_hex()?));
         Ok(Arc::new(Self {
             metrics: Metrics::new(),
@@ -83,6 +90,7 @@ impl Lasting {
             tickets: tls::own_tickets()?,
             own_key: Secret::new(&own_key.map_err(BuildError::Random)?),
             used_states: Arc::default(),
+            spans,
             acme: Progress::default(),
             secrets: Mutex::default(),
         }))
@@ -138,7 +146,7 @@ pub(crate) enum BuildError {
 impl Gateway {
     /// For a command that answers no requests.
     pub(crate) fn alone(config: &Config) -> Result<Self, BuildError> {
-        Self::build(config, &Lasting::new(config, 443)?, None)
+        Self::build(config, &Lasting::new(config, 443, None)?, None)
     }
 
     /// `before`: the one whose place it takes.

@@ -25,7 +25,7 @@ use tracing::{debug, error, warn};
 use crate::acknowledged::acknowledged;
 use crate::incident::Incident;
 use crate::pages::Failure;
-use crate::proxy::headers::{Forwarded, forwarded_for};
+use crate::proxy::headers::{Forwarded, Trace, forwarded_for};
 use crate::sso;
 use crate::sso::single_logout::{self, Departure, Detour};
 use crate::telemetry::Chain;
@@ -161,9 +161,13 @@ impl Connection {
         matches!((upstream(self), upstream(other)), (Some(own), Some(other)) if Rc::ptr_eq(&own, &other))
     }
 
-    /// Whether a request is given a `traceparent`.
-    fn is_to_be_traced<'a>(&self, fields: impl Iterator<Item = (&'a str, &'a [u8])>) -> bool {
-        self.worker.gateway.traces && traceparent(fields).is_none()
+    /// What becomes of the `traceparent` of a request.
+    fn trace_of<'a>(&self, access: &Access, fields: impl Iterator<Item = (&'a str, &'a [u8])>) -> Trace {
+        match access.span() {
+            Some(context) => Trace::Within(context),
+            None if self.worker.gateway.traces && traceparent(fields).is_none() => Trace::Made,
+            None => Trace::Kept,
+        }
     }
 
     /// `X-Forwarded-For` for the upstream: what trusted proxies say of a request's way to our peer, then our peer.

@@ -40,6 +40,7 @@ mod expression;
 mod query;
 mod incident;
 mod trace;
+mod spans;
 mod ambient;
 #[cfg(any(test, feature = "workbench"))]
 #[doc(hidden)]

@@ -18,6 +18,7 @@ use crate::control::{self, Control};
 use crate::gateway::{Gateway, Lasting};
 use crate::listener::inherited;
 use crate::reload::{self, By, Reloader};
+use crate::spans::Spans;
 use crate::systemd::{self, Pulse};
 use crate::telemetry::{Chain, Writing};
 use crate::worker::{Sockets, Start};
@@ -96,14 +97,17 @@ impl Server {
         let https_addresses = addresses(&https);
         let http_addresses = addresses(&http);
         let port = https_addresses.first().map_or(443, SocketAddr::port);
-        let gateway = Lasting::new(config, port).and_then(|lasting| Gateway::build(config, &lasting, None));
-        let gateway = Arc::new(gateway.map_err(|error| StartError::Build(error.into()))?);
         let control = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("control")
             .enable_all()
             .build()
             .map_err(StartError::Worker)?;
+        let spans = config.otlp.as_ref().map(|otlp| Spans::build(otlp, control.handle())).transpose();
+        let spans = spans.map_err(|error| StartError::Build(error.into()))?;
+        let gateway =
+            Lasting::new(config, port, spans).and_then(|lasting| Gateway::build(config, &lasting, None));
+        let gateway = Arc::new(gateway.map_err(|error| StartError::Build(error.into()))?);
         let drain = CancellationToken::new();
         let (senders, mut renewals): (Vec<_>, Vec<_>) =
             (0..config.workers).map(|_| unbounded_channel()).unzip();
@@ -201,6 +205,9 @@ impl Server {
             clean &= worker.join().unwrap_or(false);
         }
         drop(self.control_socket);
+        if let Some(spans) = &self.reloader.gateway().lasting.spans {
+            spans.finish();
+        }
         self.control.shutdown_background();
         self.reloader.gateway().audit.finish();
         clean

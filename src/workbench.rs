@@ -33,7 +33,7 @@ pub fn rewrite_request(head: &[u8], out: &mut Vec<u8>) -> bool {
         host,
         incident: Incident::new(1, 1),
         max_forwards: None,
-        traced: false,
+        trace: headers::Trace::Kept,
     };
     let own_host = (!request.has_host).then_some(host);
     headers::write_request(out, &request, own_host, &headers::Rules::default(), false, &forwarding);

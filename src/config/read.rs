@@ -12,6 +12,7 @@ mod site;
 
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -19,8 +20,10 @@ use ipnet::IpNet;
 use super::files::{Files, Watched};
 use super::raw::{self, Reader, Section, Value};
 use super::{
-    AuditConfig, BrowserTimeouts, Config, Emails, Limits, Log, LogFormat, Problem, SignInLimits, values,
+    AuditConfig, BrowserTimeouts, Config, Emails, Limits, Log, LogFormat, Otlp, Problem, Roots, SignInLimits,
+    values,
 };
+use crate::tls::pem;
 
 pub(crate) use listen::glance;
 
@@ -88,8 +91,8 @@ fn root(mut root: Section<'_>, text: &str, file: &Path, files: &Files) -> Option
         None => limits(None),
     };
     let log = match root.optional("log") {
-        Some(value) => value.section().and_then(log),
-        None => Some(default_log()),
+        Some(value) => value.section().and_then(|section| log(section, files)),
+        None => Some((default_log(), None)),
     };
     let audit = match root.optional("audit") {
         Some(value) => value.section().and_then(|section| audit(section, files)),
@@ -97,6 +100,7 @@ fn root(mut root: Section<'_>, text: &str, file: &Path, files: &Files) -> Option
     };
     let sites = root.required("sites").and_then(|list| site::sites(&list, files));
     root.finish();
+    let (log, otlp) = log?;
     Some(Config {
         file: file.to_owned(),
         listen: listen?,
@@ -109,7 +113,8 @@ fn root(mut root: Section<'_>, text: &str, file: &Path, files: &Files) -> Option
         timeouts: timeouts?,
         limits: limits.as_ref().map(|(limits, _)| *limits)?,
         sign_in_limits: limits.map(|(_, sign_ins)| sign_ins)?,
-        log: log?,
+        log,
+        otlp,
         audit: audit?,
         hash: hash(text),
         text: text.to_owned(),
@@ -137,13 +142,13 @@ fn proxy_protocol(value: &Value<'_>, trusted: Option<&[IpNet]>) -> Option<bool> 
 /// Shorter ones can be guessed.
 const SHORTEST_STATE_KEY: usize = 32;
 
-fn long_key(value: &Value<'_>, files: &Files) -> Option<std::sync::Arc<super::SharedSecret>> {
+fn long_key(value: &Value<'_>, files: &Files) -> Option<Arc<super::SharedSecret>> {
     let secret = sign_on::shared_secret(value, files)?;
     if secret.all().any(|key| key.expose().len() < SHORTEST_STATE_KEY) {
         value.report(format!("a key of at least {SHORTEST_STATE_KEY} characters is needed, such as `openssl rand -hex 32` prints"));
         return None;
     }
-    Some(std::sync::Arc::new(secret))
+    Some(Arc::new(secret))
 }
 
 /// Certificates and secrets change a few times a year, and somebody may stand beside it.
@@ -277,7 +282,7 @@ fn default_log() -> Log {
     Log { format: LogFormat::Json, level: tracing::Level::INFO, access: true, trace: false }
 }
 
-fn log(mut section: Section<'_>) -> Option<Log> {
+fn log(mut section: Section<'_>, files: &Files) -> Option<(Log, Option<Otlp>)> {
     let default = default_log();
     let format = section.text_or(
         "format",
@@ -309,6 +314,45 @@ fn log(mut section: Section<'_>) -> Option<Log> {
         Some(value) => value.boolean(),
         None => Some(default.trace),
     };
+    let otlp = match section.optional("otlp") {
+        Some(value) if value.is_off() => Some(None),
+        Some(value) => otlp(&value, files).map(Some),
+        None => Some(None),
+    };
     section.finish();
-    Some(Log { format: format?, level: level?, access: access?, trace: trace? })
+    Some((Log { format: format?, level: level?, access: access?, trace: trace? }, otlp?))
+}
+
+fn otlp(value: &Value<'_>, files: &Files) -> Option<Otlp> {
+    let mut section = value.section()?;
+    let endpoint = section.required("endpoint").and_then(|value| {
+        value.text(|text| {
+            let wrong = || format!("`{text}` is not a URL; write it like http://127.0.0.1:4318/v1/traces");
+            let url = url::Url::parse(text).map_err(|_| wrong())?;
+            let plain = url.username().is_empty() && url.password().is_none();
+            if matches!(url.scheme(), "http" | "https") && url.has_host() && plain {
+                Ok(url)
+            } else {
+                Err(wrong())
+            }
+        })
+    });
+    let roots = match section.optional("ca_file") {
+        Some(value) => value.text(|path| pem::roots(files, &files.at(path)).map(Roots)),
+        None => Some(Roots(pem::system_roots())),
+    };
+    let token = match section.optional("token") {
+        Some(value) => sign_on::secret(&value, files).map(|token| Some(Arc::new(token))),
+        None => Some(None),
+    };
+    let percent = match section.optional("percent") {
+        Some(value) => value.number(0..=100),
+        None => Some(100),
+    };
+    section.finish();
+    if cfg!(not(feature = "otel")) {
+        value.report("this program was built without the feature `otel`; the packages have it");
+        return None;
+    }
+    Some(Otlp { endpoint: endpoint?, roots: roots?, token: token?, percent: percent? })
 }

@@ -185,7 +185,7 @@ state_key: {current: {env: X}}
 ticket_key: {current: {env: X}}
 timeouts: {}
 limits: {}
-log: {}
+log: {otlp: {}}
 audit: {}
 sites:
   - hosts: [members.example.org]

@@ -11,7 +11,8 @@ use percent_encoding::percent_decode_str;
 use tracing::info;
 
 use crate::incident::Incident;
-use crate::trace;
+use crate::spans::{Begun, Told};
+use crate::trace::{self, Context};
 use crate::traffic::{By, Done, End, Protocol};
 use crate::worker::Worker;
 
@@ -48,6 +49,8 @@ pub(crate) struct Access {
     failure: Option<&'static str>,
     /// What its line tells beside that, if there is to be one.
     line: Option<Line>,
+    /// Its part of a trace, if that is to be told.
+    span: Option<Box<Begun>>,
 }
 
 struct Line {
@@ -63,7 +66,9 @@ struct Line {
 impl Access {
     pub(super) fn begin(seen: &Seen<'_>, client: IpAddr, incident: Incident, worker: &Rc<Worker>) -> Self {
         worker.of_worker.begins();
-        let line = worker.gateway.access_log.then(|| Line {
+        let spans = worker.gateway.lasting.spans.as_ref();
+        let span = spans.and_then(|spans| spans.begin(seen.trace, incident));
+        let line = (worker.gateway.access_log || span.is_some()).then(|| Line {
             client,
             incident,
             method: seen.method.chars().take(32).collect(),
@@ -72,7 +77,7 @@ impl Access {
             version: seen.version,
             trace: match seen.trace {
                 Some(traceparent) => trace::id(traceparent).map(str::to_owned),
-                None => worker.gateway.traces.then(|| trace::id_of(incident)),
+                None => (worker.gateway.traces || span.is_some()).then(|| trace::id_of(incident)),
             },
         });
         Self {
@@ -86,7 +91,13 @@ impl Access {
             end: End::ClientGone,
             failure: None,
             line,
+            span,
         }
+    }
+
+    /// The gateway's part of the trace, if it is told.
+    pub(super) fn span(&self) -> Option<Context> {
+        self.span.as_ref().map(|span| span.context)
     }
 
     /// It is for this site.
@@ -138,6 +149,24 @@ impl Drop for Access {
             self.worker.gateway.metrics.failure(site, why);
         }
         let Some(line) = &self.line else { return };
+        if let (Some(span), Some(spans)) = (&self.span, &self.worker.gateway.lasting.spans) {
+            let told = Told {
+                method: &line.method,
+                host: &line.host,
+                path: &line.path,
+                version: line.version.trim_start_matches("HTTP/").trim_end_matches(".0"),
+                client: &line.client.to_string(),
+                incident: &line.incident.to_string(),
+                status,
+                end: end.name(),
+                failure: self.failure,
+                bytes,
+            };
+            spans.end(span, &told);
+        }
+        if !self.worker.gateway.access_log {
+            return;
+        }
         info!(
             target: "imis_gateway::access",
             incident = %line.incident,

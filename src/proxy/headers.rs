@@ -32,14 +32,25 @@ pub(crate) struct Forwarding<'a> {
     pub(crate) incident: Incident,
     /// `Max-Forwards` as it came, where it counts.
     pub(crate) max_forwards: Option<u64>,
-    /// It is given a `traceparent`, having none.
-    pub(crate) traced: bool,
+    pub(crate) trace: Trace,
+}
+
+/// What becomes of the `traceparent` of a request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Trace {
+    /// What it has, if anything.
+    Kept,
+    /// It is given one, having none.
+    Made,
+    /// The gateway has a part in the trace, of which what follows is a part.
+    Within(trace::Context),
 }
 
 impl Forwarding<'_> {
     /// Whether a header of the visitor's is set anew.
     pub(crate) fn replaces(&self, name: &str) -> bool {
-        self.max_forwards.is_some() && name.eq_ignore_ascii_case("max-forwards")
+        (self.max_forwards.is_some() && name.eq_ignore_ascii_case("max-forwards"))
+            || (matches!(self.trace, Trace::Within(_)) && name.eq_ignore_ascii_case("traceparent"))
     }
 
     fn write(&self, out: &mut Vec<u8>) {
@@ -57,8 +68,10 @@ impl Forwarding<'_> {
         if let Some(hops) = self.max_forwards {
             out.extend_from_slice(format!("Max-Forwards: {}\r\n", hops.saturating_sub(1)).as_bytes());
         }
-        if self.traced {
-            trace::write(self.incident, out);
+        match self.trace {
+            Trace::Kept => {}
+            Trace::Made => trace::write(self.incident, out),
+            Trace::Within(context) => context.write(out),
         }
     }
 }
@@ -451,7 +464,7 @@ mod tests {
             host: "h",
             incident: Incident::new(1, 2),
             max_forwards: None,
-            traced: false,
+            trace: Trace::Kept,
         };
         write_request(&mut out, &request, None, &Rules::default(), false, &forwarding);
         assert_eq!(

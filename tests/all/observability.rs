@@ -1,16 +1,24 @@
 //! Numbers, and what is made of them: by Prometheus itself.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::Method;
+use imis_gateway_simulators::certificates::Authority;
 use imis_gateway_simulators::imis::Generation;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::any_value;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::Message;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
-use crate::support::origin::{Connection, Proxy, read_request};
+use crate::support::origin::{Connection, Origin, Proxy, read_request};
 use crate::support::{SITE, Setup, Stage, skip};
 
 fn number(metrics: &str, series: &str) -> f64 {
@@ -246,4 +254,145 @@ fn the_dashboard_is_one_that_grafana_reads() {
             assert!(expression.contains("imis_gateway_") && expression.contains("$instance"), "{expression}");
         }
     }
+}
+
+/// A collector of traces that takes everything but the first, and what it was sent.
+async fn collector() -> (SocketAddr, Arc<Mutex<Vec<(String, Vec<u8>)>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let taken = Arc::new(Mutex::new(Vec::new()));
+    let all = taken.clone();
+    // Ends with the test's runtime.
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let all = all.clone();
+            tokio::spawn(async move {
+                let mut bytes = Vec::new();
+                loop {
+                    let end = bytes.windows(4).position(|end| end == b"\r\n\r\n");
+                    if let Some(end) = end {
+                        let head = String::from_utf8(bytes[..end].to_vec()).unwrap().to_lowercase();
+                        let length = head.split("content-length: ").nth(1).unwrap().lines().next().unwrap();
+                        if bytes.len() == end + 4 + length.parse::<usize>().unwrap() {
+                            let first = all.lock().unwrap().is_empty();
+                            all.lock().unwrap().push((head, bytes[end + 4..].to_vec()));
+                            let status = if first { "503 Busy" } else { "200 OK" };
+                            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+                            stream.write_all(answer.as_bytes()).await.unwrap();
+                            bytes.clear();
+                        }
+                    }
+                    if !stream.read_buf(&mut bytes).await.is_ok_and(|read| read > 0) {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (address, taken)
+}
+
+fn spans(body: &[u8]) -> Vec<Span> {
+    let request = ExportTraceServiceRequest::decode(body).unwrap();
+    let resources = request.resource_spans.into_iter();
+    resources.flat_map(|all| all.scope_spans).flat_map(|all| all.spans).collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn attribute(span: &Span, name: &str) -> String {
+    let found = span.attributes.iter().find(|attribute| attribute.key == name);
+    let value = found.and_then(|attribute| attribute.value.clone()?.value);
+    match value {
+        Some(any_value::Value::StringValue(text)) => text,
+        Some(any_value::Value::IntValue(number)) => number.to_string(),
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn traces_go_to_a_collector_as_whoever_began_them_wants_it() {
+    let (address, taken) = collector().await;
+    let heads = Arc::new(Mutex::new(Vec::new()));
+    let seen = heads.clone();
+    let authority = Authority::new("test CA");
+    let origin = Origin::start(&authority, move |mut connection: Connection| {
+        let seen = seen.clone();
+        async move {
+            while let Some(request) = read_request(&mut connection).await {
+                seen.lock().unwrap().push(request);
+                let _ = connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwhole").await;
+            }
+        }
+    })
+    .await;
+    let more = format!(
+        "log: {{otlp: {{endpoint: \"http://{address}/v1/traces\", token: {{file: any-secret}}, percent: 0}}}}\n"
+    );
+    let server = format!("https://{}", origin.address);
+    let mut proxy = Proxy::to(authority, &server, Some(origin), &more);
+    // The first batch is refused, and that is told once.
+    let wanted = |n: u32| format!("00-4bf92f3577b34da6a3ce929d0e0e473{n}-00f067aa0ba902b7-01");
+    proxy.client.get("/lost", &[("traceparent", &wanted(0))]).await;
+    proxy
+        .gateway
+        .logged(|line| {
+            line["message"]
+                .as_str()
+                .is_some_and(|text| text.starts_with("the collector of traces takes none"))
+        })
+        .await;
+    let unwanted = wanted(9).replace("-01", "-00");
+    for (path, traceparent) in [("/u/ann@example.org/x?secret=1", wanted(1)), ("/unwanted", unwanted.clone())]
+    {
+        proxy.client.get(path, &[("traceparent", &traceparent)]).await;
+        proxy.client.send_h2(Method::GET, path, &[("traceparent", &traceparent)], "").await;
+    }
+    // Nobody has decided about this one, and of a hundred such none is told.
+    proxy.client.get("/undecided", &[]).await;
+    proxy.client.get("/", &[("host", "elsewhere.example"), ("traceparent", &wanted(2))]).await;
+    proxy.gateway.signal("TERM");
+    assert!(proxy.gateway.wait().success());
+    let taken = taken.lock().unwrap().clone();
+    let all = taken[1..].iter().flat_map(|(_, body)| spans(body));
+    // What was refused may be sent again.
+    let told: Vec<Span> = all.filter(|span| attribute(span, "url.path") != "/lost").collect();
+    assert_eq!(told.len(), 3, "{told:?}");
+    let heads = heads.lock().unwrap().clone();
+    for span in told.iter().take(2) {
+        assert_eq!(hex(&span.trace_id), "4bf92f3577b34da6a3ce929d0e0e4731");
+        assert_eq!(hex(&span.parent_span_id), "00f067aa0ba902b7");
+        // What iMIS does is a part of it.
+        let passed_on =
+            format!("traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4731-{}-01\r\n", hex(&span.span_id));
+        assert_eq!(heads.iter().filter(|head| head.contains(&passed_on)).count(), 1, "{heads:?}");
+        assert_eq!((attribute(span, "url.path"), span.name.as_str()), ("/u/*/x".to_owned(), "GET"));
+        assert_eq!(attribute(span, "http.response.status_code"), "200");
+        assert!(span.end_time_unix_nano >= span.start_time_unix_nano);
+    }
+    let versions: BTreeSet<String> =
+        told.iter().map(|span| attribute(span, "network.protocol.version")).collect();
+    assert_eq!(versions, BTreeSet::from(["1.1".to_owned(), "2".to_owned()]));
+    assert_eq!(attribute(&told[2], "error.type"), "unknown_host");
+    assert_eq!(
+        heads.iter().filter(|head| head.contains(&format!("traceparent: {unwanted}\r\n"))).count(),
+        2,
+        "as it came"
+    );
+    for (head, body) in &taken {
+        assert!(
+            head.starts_with("post /v1/traces ")
+                && head.contains("authorization: bearer of-no-account-and-long-enough-for-one"),
+            "{head}"
+        );
+        let text = String::from_utf8_lossy(body);
+        assert!(
+            text.contains("imis-gateway") && !text.contains("secret") && !text.contains("ann@"),
+            "{text}"
+        );
+    }
+    assert!(!proxy.gateway.log().contains("of-no-account-and-long-enough-for-one"));
+    assert!(proxy.gateway.log().contains("\"trace\":\"4bf92f3577b34da6a3ce929d0e0e4731\""));
 }

@@ -69,7 +69,8 @@ pub(super) fn plan(
                 expects_continue: request.expects_continue,
                 access: access(request.authority.map_or("", |authority| authority.host)),
             };
-            (facts, step(&request, connection, incident))
+            let step = step(&request, connection, (incident, &facts.access));
+            (facts, step)
         }
         Err(error) => {
             let hosts = tokens.fields.pairs().find(|(name, _)| name.eq_ignore_ascii_case("host"));
@@ -88,7 +89,11 @@ pub(super) fn plan(
     }
 }
 
-fn step(request: &Request<'_, '_>, connection: &Connection, incident: Incident) -> Result<Step, Failure> {
+fn step(
+    request: &Request<'_, '_>,
+    connection: &Connection,
+    (incident, access): (Incident, &Access),
+) -> Result<Step, Failure> {
     let asked = Asked {
         method: request.method,
         target: &request.target,
@@ -116,8 +121,8 @@ fn step(request: &Request<'_, '_>, connection: &Connection, incident: Incident) 
     let mut head = connection.worker.buffers.head();
     let chain = connection.chain(request.fields.pairs());
     let max_forwards = asked.max_forwards;
-    let traced = connection.is_to_be_traced(request.fields.pairs());
-    let forwarding = Forwarding { chain: &chain, host, incident, max_forwards, traced };
+    let trace = connection.trace_of(access, request.fields.pairs());
+    let forwarding = Forwarding { chain: &chain, host, incident, max_forwards, trace };
     let departure =
         connection.departure(site, (request.method, host, &request.target), request.fields.pairs());
     headers::write_request(&mut head, request, own_host, &upstream.headers, tunnel, &forwarding);

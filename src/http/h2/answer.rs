@@ -179,7 +179,9 @@ impl Answering {
             }
         };
         let has_body = upload.has_body();
-        let mut outgoing = request::outgoing(&request, has_body, &asked, connection, (site, host), incident)?;
+        let of_request = (incident, &*access);
+        let mut outgoing =
+            request::outgoing(&request, has_body, &asked, connection, (site, host), of_request)?;
         if has_body && request::expects_continue(&request) {
             // Whoever is not there any more is noticed soon enough.
             let _ = reply.send_informational(interim(StatusCode::CONTINUE));

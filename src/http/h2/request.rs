@@ -11,6 +11,7 @@ use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderValue};
 use http::request::Parts;
 use http::uri::Authority;
 
+use super::super::access::Access;
 use super::super::{Asked, Connection};
 use super::gather::Arrivals;
 use super::watch::Watch;
@@ -65,7 +66,7 @@ pub(super) fn outgoing(
     asked: &Asked<'_>,
     connection: &Connection,
     (site, host): (usize, &str),
-    incident: Incident,
+    (incident, access): (Incident, &Access),
 ) -> Result<Outgoing, Failure> {
     let said = said_length(request)?;
     let length = match (said, has_body) {
@@ -84,8 +85,8 @@ pub(super) fn outgoing(
         Some(rewritten.as_deref().unwrap_or(host)),
     );
     let chain = connection.chain(pairs(&request.headers));
-    let traced = connection.is_to_be_traced(pairs(&request.headers));
-    let forwarding = Forwarding { chain: &chain, host, incident, max_forwards: asked.max_forwards, traced };
+    let trace = connection.trace_of(access, pairs(&request.headers));
+    let forwarding = Forwarding { chain: &chain, host, incident, max_forwards: asked.max_forwards, trace };
     for (name, value) in pairs(&request.headers) {
         if !forwarding.replaces(name)
             && headers::fate_in_request(name, &[], true, &upstream.headers) == Fate::Keep

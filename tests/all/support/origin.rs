@@ -116,11 +116,12 @@ impl Proxy {
         let folder = tempfile::tempdir().unwrap();
         lay_out_certificates(&authority, folder.path());
         std::fs::write(folder.path().join("any-secret"), "of-no-account-and-long-enough-for-one").unwrap();
+        let log = if more.starts_with("log:") { "" } else { "log: {level: debug}" };
         let yaml = format!(
             r#"version: 1
 listen: {{https: ["127.0.0.1:0"], http: ["127.0.0.1:0"], admin: 127.0.0.1:0, control: control.sock}}
 workers: 1
-log: {{level: debug}}
+{log}
 {more}
 sites:
   - hosts: [{SITE}, www.example.org]
