@@ -39,12 +39,12 @@ async fn keeps(client: &Client, over: &AtomicBool, answered: &AtomicUsize) {
         let was_used = kept.is_some();
         let mut stream = match kept.take() {
             Some(stream) => stream,
-            None => client.connect("http/1.1").await,
+            None => within("connecting", client.connect("http/1.1")).await,
         };
         let sent = stream.write_all(format!("GET /slow HTTP/1.1\r\nHost: {SITE}\r\n\r\n").as_bytes()).await;
         let mut text = String::new();
         while !text.ends_with("whole") {
-            match stream.read_u8().await {
+            match within("an answer", stream.read_u8()).await {
                 Ok(byte) => text.push(char::from(byte)),
                 Err(error) => {
                     assert!(text.is_empty() && was_used, "{sent:?} {error}: {text}");
@@ -65,24 +65,31 @@ async fn keeps(client: &Client, over: &AtomicBool, answered: &AtomicUsize) {
 /// Over HTTP/2, with a new connection when the old one says that it ends.
 async fn multiplexes(client: &Client, over: &AtomicBool, answered: &AtomicUsize) {
     while !over.load(Ordering::Relaxed) {
-        let io = TokioIo::new(client.connect("h2").await);
-        let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        let io = TokioIo::new(within("connecting", client.connect("h2")).await);
+        let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), io);
+        let (mut sender, connection) = within("the handshake", handshake).await.unwrap();
         tokio::spawn(connection);
         let mut used = false;
-        while !over.load(Ordering::Relaxed) && sender.ready().await.is_ok() {
+        while !over.load(Ordering::Relaxed) && within("the turn", sender.ready()).await.is_ok() {
             let request = Request::get(format!("https://{SITE}/slow")).body(Full::new(Bytes::new())).unwrap();
-            let response = match sender.send_request(request).await {
+            let response = match within("the answer", sender.send_request(request)).await {
                 Ok(response) => response,
                 // It came too late for this connection: GOAWAY says which requests were not taken up (RFC 9113 section 6.8).
                 Err(error) if used && (error.is_canceled() || is_not_taken_up(&error)) => break,
                 Err(error) => panic!("lost: {error:?}"),
             };
-            assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "whole");
+            let body = within("the body", response.into_body().collect()).await;
+            assert_eq!(body.unwrap().to_bytes(), "whole");
             answered.fetch_add(1, Ordering::Relaxed);
             used = true;
         }
     }
+}
+
+/// Nothing here takes longer.
+async fn within<T>(what: &str, something: impl Future<Output = T>) -> T {
+    let waited = tokio::time::timeout(Duration::from_secs(20), something).await;
+    waited.unwrap_or_else(|_| panic!("{what} does not come"))
 }
 
 fn is_not_taken_up(error: &hyper::Error) -> bool {
@@ -133,7 +140,7 @@ sites:
                     // Each on a connection of its own, of which none may be lost.
                     while !over.load(Ordering::Relaxed) {
                         let path = if kind == 2 { "/" } else { "/slow" };
-                        assert_eq!(client.get(path, &[]).await.text(), "whole");
+                        assert_eq!(within("a page", client.get(path, &[])).await.text(), "whole");
                         answered.fetch_add(1, Ordering::Relaxed);
                     }
                 }
@@ -154,7 +161,7 @@ sites:
         );
         assert!(clients.iter().all(|client| !client.is_finished()), "a client has lost something");
         gateway.signal("TERM");
-        let ended = tokio::task::spawn_blocking(move || gateway.wait()).await.unwrap();
+        let ended = within("the end", tokio::task::spawn_blocking(move || gateway.wait())).await.unwrap();
         assert_eq!(ended.code(), Some(0), "nothing was cut off");
         let (passed, at) = (socket.try_clone().unwrap(), folder.path().to_owned());
         gateway = tokio::task::spawn_blocking(move || Gateway::start_on(&passed, &at)).await.unwrap();
