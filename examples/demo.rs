@@ -50,7 +50,7 @@ fn main() -> Result<(), Failure> {
     let log = imis_gateway::telemetry::init(&config.log);
     let server = Server::start(&config)?;
 
-    tell(&site, &options.origin, &imis)?;
+    tell(&site, &options.origin, &file, &imis)?;
     server.run_until_signal(&log);
     drop((imis, zendesk));
     Ok(())
@@ -59,7 +59,7 @@ fn main() -> Result<(), Failure> {
 fn configuration(gateway_port: u16, zendesk_port: u16, imis: &Imis) -> String {
     format!(
         r#"version: 1
-listen: {{https: ["127.0.0.1:{gateway_port}"], http: [], admin: null}}
+listen: {{https: ["127.0.0.1:{gateway_port}"], http: [], admin: null, control: control.sock}}
 workers: 1
 log: {{format: pretty}}
 sites:
@@ -91,14 +91,16 @@ sites:
 }
 
 /// What to open, and who can sign in.
-fn tell(site: &str, zendesk: &str, imis: &Imis) -> std::io::Result<()> {
+fn tell(site: &str, zendesk: &str, configuration: &Path, imis: &Imis) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
         "\nimis-gateway demo: gateway, iMIS and Zendesk on this machine; all keys were made just now.\n"
     )?;
     writeln!(out, "  Open a restricted Help Center page:  {zendesk}/hc/en-us/requests")?;
-    writeln!(out, "  The members' site, proxied:          {site}/\n")?;
+    writeln!(out, "  The members' site, proxied:          {site}/")?;
+    writeln!(out, "  The configuration of this run:       {}", configuration.display())?;
+    writeln!(out, "  (docs/tutorial.md goes on from here.)\n")?;
     writeln!(
         out,
         "  Your browser will warn about the certificates of both; they are made for this run, so go on."

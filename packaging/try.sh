@@ -114,10 +114,37 @@ for _ in $(seq 50); do page >/dev/null 2>&1 && break; sleep 0.2; done
 [ "$(page)" = "a page of iMIS" ] || fail "no page after the watchdog"
 
 step "stop and remove"
+cp config.yaml /root/config.yaml
 systemctl stop imis-gateway.service || fail "stop"
 [ "$(systemctl show -p Result --value imis-gateway)" = success ] || fail "the stop was no success"
 dpkg -r imis-gateway >/dev/null
 [ ! -e /usr/bin/imis-gateway ] && [ -e /etc/imis-gateway/config.yaml ] && [ -e /etc/imis-gateway/secrets/zendesk-jwt ] || fail "removal"
 dpkg -P imis-gateway >/dev/null
 [ -e /etc/imis-gateway/secrets/zendesk-jwt ] || fail "a purge took the secrets"
+step "the .rpm: installed, started, upgraded under load, removed"
+# Debian's rpm wants to be told that it is meant; what is installed here it does not know.
+rpm() { command rpm --force-debian "$@" 2> >(grep -v 'should not be used directly' >&2); }
+userdel imis-gateway
+rpm -i --nodeps /package.rpm || fail "the .rpm is not installed"
+getent passwd imis-gateway >/dev/null || fail "no user"
+chgrp imis-gateway certs certs/members.key
+systemctl is-enabled --quiet imis-gateway.service && fail "enabled before it is configured"
+cp /root/config.yaml config.yaml
+systemctl start imis-gateway.socket imis-gateway.service || fail "does not start"
+for _ in $(seq 50); do page >/dev/null 2>&1 && break; sleep 0.2; done
+[ "$(page)" = "a page of iMIS" ] || fail "no page"
+rm -f /tmp/over /tmp/lost
+(count=0; while [ ! -e /tmp/over ]; do page >/dev/null || { echo "lost after $count" >/tmp/lost; break; }; count=$((count + 1)); done; echo "$count" >/tmp/count) &
+load=$!
+before=$(systemctl show -p MainPID --value imis-gateway)
+rpm -U --nodeps --force /package.rpm || fail "the .rpm does not upgrade itself"
+sleep 0.5
+touch /tmp/over; wait "$load"
+[ "$(systemctl show -p MainPID --value imis-gateway)" != "$before" ] || fail "the old program still runs"
+[ ! -e /tmp/lost ] || fail "$(cat /tmp/lost)"
+cmp -s /root/config.yaml config.yaml || fail "the upgrade has changed the configuration"
+echo "$(cat /tmp/count) requests during an upgrade"
+rpm -e imis-gateway || fail "the .rpm is not removed"
+[ ! -e /usr/bin/imis-gateway ] && [ -e secrets/zendesk-jwt ] || fail "removal"
+systemctl is-active --quiet imis-gateway.service && fail "removed, and it runs"
 step done

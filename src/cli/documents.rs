@@ -79,7 +79,7 @@ fn program() -> Vec<u8> {
 /// docs/configuration.md.
 fn markdown() -> String {
     let mut out = "# Every key of the configuration\n\n\
-        Made by `imis-gateway schema --format markdown`; a test holds it to the program. [config.yaml](../config.yaml) shows the same as an operator writes it. \
+        Made by `imis-gateway schema --format markdown`; a test holds it to the program. `config.yaml` shows the same as an operator writes it. \
         Relative paths begin at the file's folder, unknown keys are refused, `[]` stands for each item of a list.\n\n\
         | key | takes | default | |\n|---|---|---|---|\n"
         .to_owned();

@@ -15,6 +15,7 @@ mod client_application;
 mod command_line;
 mod configuration;
 mod doctor;
+mod documents;
 mod explain;
 mod failures;
 mod guarding;
