@@ -203,7 +203,7 @@ async fn ask(
     let account = order::account(acme).await?;
     let (kept, pair) = order::obtain(&account, (acme, &site.hosts), replaced, challenges).await?;
     let path = &acme.certificate_file;
-    store::write(path, kept.as_bytes()).map_err(|source| AcmeError::Store {
+    store::write(path, kept.into_bytes()).await.map_err(|source| AcmeError::Store {
         path: path.display().to_string(),
         what: "written",
         source,

@@ -103,7 +103,7 @@ pub(super) async fn account(acme: &Acme) -> Result<Account, AcmeError> {
             });
             let (account, credentials) =
                 builder.create(&new, acme.directory.to_string(), external.as_ref()).await?;
-            keep(path, acme.contact.clone(), credentials)?;
+            keep(path, acme.contact.clone(), credentials).await?;
             return Ok(account);
         }
         Err(error) => return Err(unusable("read", error)),
@@ -116,7 +116,7 @@ pub(super) async fn account(acme: &Acme) -> Result<Account, AcmeError> {
     let account = builder.from_credentials(credentials).await?;
     if let Some(credentials) = again {
         account.update_contacts(&contact).await?;
-        keep(path, acme.contact.clone(), credentials)?;
+        keep(path, acme.contact.clone(), credentials).await?;
     }
     Ok(account)
 }
@@ -127,11 +127,16 @@ async fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     read.unwrap_or_else(|error| Err(std::io::Error::other(error)))
 }
 
-fn keep(path: &Path, contact: Option<String>, credentials: AccountCredentials) -> Result<(), AcmeError> {
+async fn keep(
+    path: &Path,
+    contact: Option<String>,
+    credentials: AccountCredentials,
+) -> Result<(), AcmeError> {
     let shown = || path.display().to_string();
     let text = serde_json::to_vec(&Kept { contact, credentials })
         .map_err(|source| AcmeError::Account { path: shown(), source })?;
-    store::write(path, &text).map_err(|source| AcmeError::Store { path: shown(), what: "written", source })
+    let written = store::write(path, text).await;
+    written.map_err(|source| AcmeError::Store { path: shown(), what: "written", source })
 }
 
 /// A new key and the CA's chain for it, as they are kept; and as they are used.

@@ -6,8 +6,14 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Writes a file that is the gateway's alone.
-pub(super) fn write(path: &Path, contents: &[u8]) -> io::Result<()> {
+/// Writes a file that is the gateway's alone. Where the disk is slow, nobody else waits for it.
+pub(super) async fn write(path: &Path, contents: Vec<u8>) -> io::Result<()> {
+    let path = path.to_owned();
+    let written = tokio::task::spawn_blocking(move || replace(&path, &contents)).await;
+    written.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
+fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
@@ -39,8 +45,8 @@ mod tests {
     fn a_file_is_replaced_whole_and_is_nobody_elses() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ca/members.pem");
-        write(&path, b"one").unwrap();
-        write(&path, b"two").unwrap();
+        replace(&path, b"one").unwrap();
+        replace(&path, b"two").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
         let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&path), 0o600);
