@@ -1,7 +1,8 @@
 //! Certificates from a CA by ACME (RFC 8555): asked for when there is none, when it lacks a host, and when it is time.
 //!
 //! What the CA gives is kept as a file that the configuration reads, and taken up by a reload like any other change of a file: it is
-//! checked, and swapped in whole. Whatever fails here leaves what runs alone.
+//! checked, and swapped in whole. Whatever fails here leaves what runs alone. Each certificate is tended by a task of its own: no CA keeps
+//! another waiting, and none that misbehaves ends the tending.
 
 pub(crate) mod challenges;
 mod client;
@@ -15,11 +16,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use crate::ambient;
 use crate::config::{Acme, Site};
-use crate::metrics::Metrics;
+use crate::gateway::Gateway;
 use crate::reload::{By, Reloader};
 use crate::telemetry::Chain;
 use crate::tls::pem;
@@ -30,11 +33,15 @@ use renewal::Renewal;
 /// One certificate, from the first question to the last answer.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// How long a site waits after it was refused, once, twice, and so on. CAs count failures: Let's Encrypt takes five an hour.
-const AFTER_FAILURE: [i64; 5] = [60, 300, 900, 3600, 6 * 3600];
-/// The least time between two certificates of a site, whatever becomes of the first.
-const AFTER_SUCCESS: i64 = 3600;
+const AFTER_FAILURE: [u64; 5] = [60, 300, 900, 3600, 6 * 3600];
+/// Whoever asks too often is not heard for a while.
+const AFTER_TOO_MUCH: u64 = 3600;
+/// The time between two certificates of a site, whatever becomes of the first; a quarter of its life, if that is less.
+const AFTER_SUCCESS: u64 = 3600;
+/// The least time between two tries, whatever an operator or a changed configuration wants.
+const LEAST: Duration = Duration::from_secs(60);
 /// Sites are looked at at least so often: a machine that slept has missed its timers.
-const LOOK_EVERY: i64 = 3600;
+const LOOK_EVERY: Duration = Duration::from_secs(3600);
 
 /// What is under way with CAs and how it went, for as long as the process runs.
 #[derive(Default)]
@@ -48,7 +55,7 @@ pub(crate) struct Progress {
 pub(crate) struct Standing {
     /// When it is asked, or looked at, next; seconds since 1970.
     pub(crate) next: Option<i64>,
-    /// Why it gave nothing when it was last asked.
+    /// Why there was no certificate when it was last asked, or why it is not used.
     pub(crate) failed: Option<String>,
 }
 
@@ -62,116 +69,229 @@ impl Progress {
     fn stands(&self, file: &Path, standing: Standing) {
         self.standings.lock().unwrap_or_else(PoisonError::into_inner).insert(file.to_owned(), standing);
     }
-}
 
-/// What is known of a site between two looks.
-#[derive(Default)]
-struct Known {
-    leaf: Option<CertificateDer<'static>>,
-    renewal: Option<Renewal>,
-    failures: usize,
-    /// Not before this.
-    not_before: i64,
-    failed: Option<String>,
+    fn forget(&self, file: &Path) {
+        self.standings.lock().unwrap_or_else(PoisonError::into_inner).remove(file);
+    }
 }
 
 /// Keeps the certificates of all sites that have a CA, for as long as the program runs.
 pub(crate) async fn keep(reloader: Arc<Reloader>) {
     let mut changes = reloader.changes();
-    let mut known: HashMap<PathBuf, Known> = HashMap::new();
+    let mut tended: HashMap<PathBuf, AbortOnDropHandle<()>> = HashMap::new();
     while !reloader.is_draining() {
         changes.mark_unchanged();
         let gateway = reloader.gateway();
-        let sites = gateway.sites.iter().map(|site| &site.config);
-        let mut next = ambient::unix_now_signed() + LOOK_EVERY;
-        let mut obtained = false;
-        for (site, acme) in sites.filter_map(|site| Some((site, site.acme.as_ref()?))) {
-            let file = &acme.certificate_file;
-            let of_site = known.entry(file.clone()).or_default();
-            let progress = &gateway.lasting.acme;
-            let at = look(site, acme, of_site, (progress, &gateway.metrics), &mut obtained).await;
-            progress.stands(file, Standing { next: Some(at), failed: of_site.failed.clone() });
-            next = next.min(at);
+        let files: Vec<PathBuf> = gateway
+            .sites
+            .iter()
+            .filter_map(|site| Some(site.config.acme.as_ref()?.certificate_file.clone()))
+            .collect();
+        tended.retain(|file, _| {
+            let stays = files.contains(file);
+            if !stays {
+                gateway.lasting.acme.forget(file);
+            }
+            stays
+        });
+        for file in files {
+            tended
+                .entry(file.clone())
+                .or_insert_with(|| AbortOnDropHandle::new(tokio::spawn(tend(reloader.clone(), file))));
         }
         drop(gateway);
-        if obtained {
-            // It says in the log how that goes.
-            reloader.reload(By::Files).await;
-            continue;
+        if changes.changed().await.is_err() {
+            return;
         }
-        let left = u64::try_from(next - ambient::unix_now_signed()).unwrap_or(0).max(1);
+    }
+}
+
+/// What is known of a certificate between two looks.
+#[derive(Default)]
+struct Known {
+    leaf: Option<CertificateDer<'static>>,
+    renewal: Option<Renewal>,
+    failures: usize,
+    failed: Option<String>,
+    tried: Option<Instant>,
+    /// Not before this, unless somebody wants it.
+    not_before: Option<Instant>,
+    /// What came and could not be written.
+    unsaved: Option<String>,
+    /// What was written and has not been taken up.
+    waits: Option<CertificateDer<'static>>,
+}
+
+/// What a look came to.
+enum Looked {
+    /// Look again after so long.
+    Again(Duration),
+    /// There is another file to take up.
+    TakeUp,
+}
+
+async fn tend(reloader: Arc<Reloader>, file: PathBuf) {
+    let mut changes = reloader.changes();
+    let mut known = Known::default();
+    loop {
+        let by = *changes.borrow_and_update();
+        if matches!(by, By::Command | By::Signal) {
+            // Whoever reloads may have mended what was wrong.
+            known.not_before = None;
+        }
+        let gateway = reloader.gateway();
+        let at = |site: &crate::gateway::Site| {
+            site.config.acme.as_ref().is_some_and(|acme| acme.certificate_file == file)
+        };
+        let Some(index) = gateway.sites.iter().position(at) else { return };
+        let lasting = gateway.lasting.clone();
+        let host = gateway.sites[index].config.hosts[0].clone();
+        // A task of its own: whatever a CA's answer does to whoever reads it ends one look.
+        let looking = AbortOnDropHandle::new(tokio::spawn(look(gateway, index, std::mem::take(&mut known))));
+        let looked = match looking.await {
+            Ok((after, looked)) => {
+                known = after;
+                looked
+            }
+            Err(_) => {
+                error!(site = host, "asking the CA ended abnormally");
+                refused(
+                    &mut known,
+                    "asking the CA ended abnormally: this is a fault of the gateway's".to_owned(),
+                    None,
+                );
+                Looked::Again(LEAST)
+            }
+        };
+        let left = match looked {
+            Looked::Again(left) => left,
+            Looked::TakeUp if reloader.is_draining() => return,
+            Looked::TakeUp => {
+                // It says in the log how that goes.
+                if reloader.reload(By::Files).await.good {
+                    continue;
+                }
+                known.failed =
+                    Some("a certificate has come, and is not used: the reload failed, see above".to_owned());
+                LEAST
+            }
+        };
+        let next = ambient::unix_now_signed() + i64::try_from(left.as_secs()).unwrap_or(0);
+        lasting.acme.stands(&file, Standing { next: Some(next), failed: known.failed.clone() });
+        drop(lasting);
         tokio::select! {
-            () = tokio::time::sleep(Duration::from_secs(left)) => {}
+            () = tokio::time::sleep(left.clamp(Duration::from_secs(1), LOOK_EVERY)) => {}
             changed = changes.changed() => if changed.is_err() { return },
         }
     }
 }
 
-/// Looks at one site, and asks its CA if it is time. When to look again.
-async fn look(
-    site: &Site,
-    acme: &Acme,
-    known: &mut Known,
-    (progress, metrics): (&Progress, &Metrics),
-    obtained: &mut bool,
-) -> i64 {
-    let now = ambient::unix_now_signed();
+/// Looks at one site, and asks its CA if it is time.
+async fn look(gateway: Arc<Gateway>, index: usize, mut known: Known) -> (Known, Looked) {
+    let site = &gateway.sites[index].config;
+    let Some(acme) = &site.acme else { return (known, Looked::Again(LOOK_EVERY)) };
     let leaf = site.certificate.as_ref().and_then(|pair| pair.cert.first());
     if known.leaf.as_ref() != leaf {
-        // A CA whose advice is never satisfied is not asked in a circle.
-        let not_before = if known.failures == 0 { known.not_before } else { 0 };
-        *known = Known { leaf: leaf.cloned(), not_before, ..Known::default() };
+        known.leaf = leaf.cloned();
+        known.renewal = None;
+        (known.failures, known.failed) = (0, None);
+    }
+    if known.waits.is_some() {
+        if known.waits.as_ref() == leaf {
+            known.waits = None;
+        } else {
+            return (known, Looked::TakeUp);
+        }
+    }
+    if let Some(kept) = known.unsaved.take() {
+        return save(acme, kept, known).await;
     }
     let lacks_host =
         site.certificate.as_ref().is_some_and(|pair| site.hosts.iter().any(|host| !pem::covers(pair, host)));
+    let now = ambient::unix_now_signed();
     let due = match leaf {
         Some(leaf) if !lacks_host => {
             let renewal = advised(acme, leaf, known.renewal, now).await;
             known.renewal = Some(renewal);
+            let left = renewal.at.min(renewal.ask_at.max(now)) - now;
             if renewal.at > now {
-                return renewal.at.min(renewal.ask_at).max(known.not_before).max(now + 1);
+                return (known, Looked::Again(Duration::from_secs(u64::try_from(left).unwrap_or(0).max(1))));
             }
             renewal.at
         }
         Some(_) | None => now,
     };
-    if known.not_before > now {
-        return known.not_before;
+    let not_before = if lacks_host { None } else { known.not_before };
+    let earliest = known.tried.map(|tried| tried + LEAST).max(not_before);
+    let left = earliest.map_or(Duration::ZERO, |earliest| earliest.saturating_duration_since(Instant::now()));
+    if !left.is_zero() {
+        return (known, Looked::Again(left));
     }
+    known.tried = Some(Instant::now());
     let host = &site.hosts[0];
-    let overdue = now - due;
-    info!(site = host, directory = %acme.directory, challenge = acme.challenge.name(), overdue_seconds = overdue, "asking the CA for a certificate");
-    let asked =
-        tokio::time::timeout(PATIENCE, ask(site, acme, leaf.filter(|_| !lacks_host), &progress.challenges));
-    let outcome = match asked.await {
-        Ok(Ok(until)) => Ok(until),
-        Ok(Err(error)) => Err(Chain(&error).to_string()),
-        Err(_) => Err(format!("it was not done within {} s", PATIENCE.as_secs())),
-    };
-    let now = ambient::unix_now_signed();
-    metrics.acme_order(host, outcome.is_ok());
+    info!(site = host, directory = %acme.directory, challenge = acme.challenge.name(), overdue_seconds = now - due, "asking the CA for a certificate");
+    let replaced = leaf.filter(|_| !lacks_host);
+    let asked = tokio::time::timeout(PATIENCE, ask(site, acme, replaced, &gateway.lasting.acme.challenges));
+    let outcome = asked.await.unwrap_or(Err(AcmeError::Late(PATIENCE.as_secs())));
+    gateway.metrics.acme_order(host, outcome.is_ok());
     match outcome {
-        Ok(until) => {
-            info!(site = host, expires = %ambient::rfc_3339_of(until), file = %acme.certificate_file.display(), "the CA has given a certificate");
-            *obtained = true;
+        Ok(kept) => {
             (known.failures, known.failed) = (0, None);
-            known.not_before = now + AFTER_SUCCESS;
+            let until = pem::both(kept.as_bytes()).ok().and_then(|pair| pem::validity(pair.cert.first()?));
+            let until = until.map_or(0, |(_, until)| until);
+            let life = u64::try_from(until - now).unwrap_or(0);
+            known.not_before = Some(Instant::now() + Duration::from_secs(AFTER_SUCCESS.min(life / 4)));
+            info!(site = host, expires = %ambient::rfc_3339_of(until), file = %acme.certificate_file.display(), "the CA has given a certificate");
+            save(acme, kept, known).await
         }
-        Err(why) => {
-            let pause = AFTER_FAILURE[known.failures.min(AFTER_FAILURE.len() - 1)];
-            error!(site = host, error = why, again_in_seconds = pause, "the CA has given no certificate");
-            known.failures += 1;
-            known.failed = Some(why);
-            known.not_before = now + pause;
+        Err(error) => {
+            let least = error.is_about_how_often().then_some(AFTER_TOO_MUCH);
+            let why = Chain(&error).to_string();
+            let pause = refused(&mut known, why.clone(), least);
+            error!(
+                site = host,
+                error = why,
+                again_in_seconds = pause.as_secs(),
+                "the CA has given no certificate"
+            );
+            (known, Looked::Again(pause))
         }
     }
-    known.not_before
+}
+
+/// Notes that there is none, and says how long to wait.
+fn refused(known: &mut Known, why: String, least: Option<u64>) -> Duration {
+    let pause = AFTER_FAILURE[known.failures.min(AFTER_FAILURE.len() - 1)].max(least.unwrap_or(0));
+    let pause = Duration::from_secs(pause);
+    known.failures += 1;
+    known.failed = Some(why);
+    known.not_before = Some(Instant::now() + pause);
+    pause
+}
+
+/// Keeps what has come. Where that fails it is not asked for again, but kept until it can be written.
+async fn save(acme: &Acme, kept: String, mut known: Known) -> (Known, Looked) {
+    let leaf = pem::both(kept.as_bytes()).ok().and_then(|pair| pair.cert.first().cloned());
+    match store::write(&acme.certificate_file, kept.clone().into_bytes()).await {
+        Ok(()) => {
+            known.failed = None;
+            known.waits = leaf;
+            (known, Looked::TakeUp)
+        }
+        Err(error) => {
+            let path = acme.certificate_file.display();
+            error!(file = %path, %error, "the certificate that has come cannot be written; it is kept in memory, and tried again");
+            known.failed = Some(format!("a certificate has come, and {path} cannot be written: {error}"));
+            known.unsaved = Some(kept);
+            (known, Looked::Again(LEAST))
+        }
+    }
 }
 
 /// When a certificate is to be renewed, as far as that is known.
 async fn advised(acme: &Acme, leaf: &CertificateDer<'_>, before: Option<Renewal>, now: i64) -> Renewal {
     let renewal = before.unwrap_or_else(|| Renewal::of(leaf, now));
-    if renewal.ask_at > now {
+    if !renewal.is_to_be_asked(now) {
         return renewal;
     }
     let asking = async {
@@ -193,21 +313,20 @@ pub(crate) async fn answers(acme: &Acme) -> Result<(), String> {
     client::directory(&acme.directory, acme.roots.0.clone()).await.map_err(|error| Chain(&error).to_string())
 }
 
-/// Asks for a certificate and keeps it. Until when it is good.
+/// Asks for a certificate: key and chain, as they are kept.
 async fn ask(
     site: &Site,
     acme: &Acme,
     replaced: Option<&CertificateDer<'_>>,
     challenges: &Arc<Challenges>,
-) -> Result<i64, AcmeError> {
-    let account = order::account(acme).await?;
-    let (kept, pair) = order::obtain(&account, (acme, &site.hosts), replaced, challenges).await?;
+) -> Result<String, AcmeError> {
+    // Before anything is asked for: what could not be kept would be lost, and CAs count.
     let path = &acme.certificate_file;
-    store::write(path, kept.into_bytes()).await.map_err(|source| AcmeError::Store {
+    store::try_to_write(path).await.map_err(|source| AcmeError::Store {
         path: path.display().to_string(),
         what: "written",
         source,
     })?;
-    let until = pair.cert.first().and_then(pem::validity).map(|(_, until)| until);
-    until.ok_or_else(|| AcmeError::Useless("it does not say how long it is good".to_owned()))
+    let account = order::account(acme).await?;
+    order::obtain(&account, (acme, &site.hosts), replaced, challenges).await
 }

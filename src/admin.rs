@@ -78,6 +78,10 @@ fn metrics(gateway: &Gateway) -> Response<Full<Bytes>> {
         .iter()
         .filter_map(|site| Some((site.config.hosts[0].as_str(), pem::expiry(&site.config)?)));
     gateway.metrics.now(gateway.admission.open(), expiries);
+    gateway.metrics.acme(gateway.sites.iter().filter_map(|site| {
+        let standing = gateway.lasting.acme.standing(&site.config.acme.as_ref()?.certificate_file);
+        Some((site.config.hosts[0].as_str(), standing.failed.is_some()))
+    }));
     gateway.metrics.servers(gateway.sites.iter().flat_map(|site| {
         (0..site.servers.len()).map(|index| {
             let up = site.servers.condition(index) == Condition::Up;

@@ -175,6 +175,9 @@ impl Gateway {
         let apps = config.sites.iter().flat_map(|site| site.apps());
         let names = config.sites.iter().map(|site| site.hosts[0].as_str());
         lasting.metrics.expect(names, apps.map(|app| app.name.as_str()));
+        for site in config.sites.iter().filter(|site| site.acme.is_some()) {
+            lasting.metrics.expect_orders(&site.hosts[0]);
+        }
         Ok(Self {
             sites,
             by_host,

@@ -43,6 +43,7 @@ pub(crate) struct Metrics {
     failures: Family<FailureOf, Counter>,
     certificate_expiry: Family<OfSite, Gauge<i64, AtomicI64>>,
     acme_orders: Family<OrderOf, Counter>,
+    acme_failing: Family<OfSite, Gauge<u64, AtomicU64>>,
     connections: Gauge<u64, AtomicU64>,
     upstream_up: Family<OfServer, Gauge<u64, AtomicU64>>,
     upstream_busy: Family<OfServer, Gauge<u64, AtomicU64>>,
@@ -71,6 +72,7 @@ impl Metrics {
             failures: Family::default(),
             certificate_expiry: Family::default(),
             acme_orders: Family::default(),
+            acme_failing: Family::default(),
             connections: Gauge::default(),
             upstream_up: Family::default(),
             upstream_busy: Family::default(),
@@ -95,6 +97,7 @@ impl Metrics {
             failures,
             certificate_expiry,
             acme_orders,
+            acme_failing,
             connections,
             upstream_up,
             upstream_busy,
@@ -184,6 +187,11 @@ impl Metrics {
             "Certificates that a CA was asked for, by whether it gave one",
             acme_orders.clone(),
         );
+        registry.register(
+            "acme_failing",
+            "1 when a CA gave no certificate when it was last asked, or what it gave is not used; of sites with acme",
+            acme_failing.clone(),
+        );
         registry.register_collector(Box::new(Process { started: ambient::unix_now() }));
         registry.register("reloads", "Reloads, by who asked for them and how they went", reloads.clone());
         registry.register(
@@ -231,11 +239,24 @@ impl Metrics {
         }
     }
 
-    /// A CA was asked for a certificate.
-    pub(crate) fn acme_order(&self, site: &str, good: bool) {
+    /// A CA is asked for certificates of this site.
+    pub(crate) fn expect_orders(&self, site: &str) {
         for result in ["good", "failed"] {
-            let counter = self.acme_orders.get_or_create(&OrderOf { site: site.to_owned(), result });
-            counter.inc_by(u64::from((result == "good") == good));
+            drop(self.acme_orders.get_or_create(&OrderOf { site: site.to_owned(), result }));
+        }
+    }
+
+    /// It has been asked.
+    pub(crate) fn acme_order(&self, site: &str, good: bool) {
+        let result = if good { "good" } else { "failed" };
+        self.acme_orders.get_or_create(&OrderOf { site: site.to_owned(), result }).inc();
+    }
+
+    /// The sites that have a CA, and whether that fails at this moment.
+    pub(crate) fn acme<'a>(&self, sites: impl Iterator<Item = (&'a str, bool)>) {
+        self.acme_failing.clear();
+        for (site, failing) in sites {
+            self.acme_failing.get_or_create(&OfSite { site: site.into() }).set(failing.into());
         }
     }
 

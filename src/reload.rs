@@ -44,8 +44,8 @@ pub(crate) struct Reloader {
     source: ArcSwap<Source>,
     last: ArcSwap<Last>,
     failed: std::sync::Mutex<Failed>,
-    /// A reload has gone through, well or not.
-    taken_up: Sender<()>,
+    /// A reload has gone through, well or not, and who wanted it.
+    taken_up: Sender<By>,
     draining: AtomicBool,
     started: Instant,
 }
@@ -148,7 +148,7 @@ impl Reloader {
             control,
             source: ArcSwap::from_pointee(Source { file: config.file.clone(), text: config.text.clone() }),
             failed: std::sync::Mutex::default(),
-            taken_up: Sender::default(),
+            taken_up: Sender::new(By::Start),
             running: Mutex::new(Running {
                 fixed: config.fixed(),
                 watched: config.watched.clone(),
@@ -186,7 +186,7 @@ impl Reloader {
     }
 
     /// Changes with every reload.
-    pub(crate) fn changes(&self) -> Receiver<()> {
+    pub(crate) fn changes(&self) -> Receiver<By> {
         self.taken_up.subscribe()
     }
 
@@ -252,7 +252,7 @@ impl Reloader {
         if !self.is_draining() {
             systemd::ready(&self.state());
         }
-        self.taken_up.send_replace(());
+        self.taken_up.send_replace(by);
         last
     }
 

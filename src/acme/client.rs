@@ -5,18 +5,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http::header::RETRY_AFTER;
 use http_body_util::{BodyExt, Full};
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
 use reqwest::Client;
 use rustls::RootCertStore;
 use url::Url;
 
+use crate::ambient;
 use crate::tls::upstream::client_config;
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 const TOTAL_DEADLINE: Duration = Duration::from_secs(30);
 /// A chain has some kilobytes.
 const MOST_BYTES: usize = 1024 * 1024;
+/// Seconds: what a CA may ask us to wait, and how long advice lasts where it does not say.
+const MOST_PAUSE: u64 = 24 * 3600;
+const ADVICE_LASTS: u64 = 6 * 3600;
 
 /// Why a CA gives no answer.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +89,7 @@ async fn ask(
     client: Client,
     request: http::Request<BodyWrapper<Bytes>>,
 ) -> Result<http::Response<Bytes>, NoAnswer> {
+    let is_read = request.method() == http::Method::GET;
     let (head, body) = request.into_parts();
     let Ok(body) = body.collect().await;
     let request = reqwest::Request::try_from(http::Request::from_parts(head, body.to_bytes()))?;
@@ -98,5 +104,40 @@ async fn ask(
     let mut response = http::Response::new(bytes.freeze());
     *response.status_mut() = answer.status();
     *response.headers_mut() = std::mem::take(answer.headers_mut());
+    let pause = response.headers_mut().remove(RETRY_AFTER).as_ref().and_then(pause);
+    // Advice about renewal has to come with one (RFC 9773 section 4.3).
+    if let Some(seconds) = pause.or_else(|| is_read.then_some(ADVICE_LASTS)) {
+        response.headers_mut().insert(RETRY_AFTER, seconds.into());
+    }
     Ok(response)
+}
+
+/// What a CA asks for, in seconds within reason: whoever reads it adds it to a clock.
+fn pause(value: &http::HeaderValue) -> Option<u64> {
+    let text = value.to_str().ok()?.trim();
+    let seconds = match text.parse() {
+        Ok(seconds) => seconds,
+        Err(_) if text.bytes().all(|b| b.is_ascii_digit()) => MOST_PAUSE,
+        Err(_) => {
+            let at = httpdate::parse_http_date(text).ok()?;
+            at.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs().saturating_sub(ambient::unix_now())
+        }
+    };
+    Some(seconds.min(MOST_PAUSE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_within_reason_or_none() {
+        let of = |text: &str| pause(&http::HeaderValue::from_str(text).unwrap());
+        assert_eq!((of("0"), of(" 120 "), of("86401")), (Some(0), Some(120), Some(MOST_PAUSE)));
+        assert_eq!(of("18446744073709551615"), Some(MOST_PAUSE));
+        assert_eq!(of("99999999999999999999999"), Some(MOST_PAUSE));
+        assert_eq!(of("Fri, 31 Dec 9999 23:59:59 GMT"), Some(MOST_PAUSE));
+        assert_eq!(of("Sun, 06 Nov 1994 08:49:37 GMT"), Some(0));
+        assert_eq!((of("soon"), of(""), of("-1")), (None, None, None));
+    }
 }

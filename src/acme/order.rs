@@ -14,9 +14,11 @@ use rcgen::{CertificateParams, CustomExtension, KeyPair};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
+use tracing::info;
 
 use super::challenges::{Challenges, Stand};
 use super::{client, store};
+use crate::ambient;
 use crate::config::{Acme, Challenge};
 use crate::telemetry::Chain;
 use crate::tls::pem;
@@ -26,6 +28,8 @@ const PATIENCE: RetryPolicy = RetryPolicy::new()
     .initial_delay(Duration::from_millis(500))
     .backoff(1.5)
     .timeout(Duration::from_secs(120));
+/// Seconds that a CA's clock may be ahead of ours.
+const CLOCKS_DIFFER: i64 = 300;
 /// Longer texts of a CA's are cut off in logs.
 const MOST_TEXT: usize = 600;
 
@@ -50,6 +54,22 @@ pub(super) enum AcmeError {
     Key(#[from] rustls::Error),
     #[error("what the CA gave is of no use: {0}")]
     Useless(String),
+    #[error("the CA does not know the account in {path} any more; move it away for a new one")]
+    NoAccount { path: String },
+    #[error("it was not done within {0} s")]
+    Late(u64),
+}
+
+impl AcmeError {
+    /// Whether the CA has been asked too often.
+    pub(super) fn is_about_how_often(&self) -> bool {
+        matches!(self, Self::Ca(instant_acme::Error::Api(problem)) if is_of_type(problem, "rateLimited"))
+    }
+}
+
+/// RFC 8555 section 6.7.
+fn is_of_type(problem: &instant_acme::Problem, kind: &str) -> bool {
+    problem.r#type.as_deref().and_then(|of| of.strip_prefix("urn:ietf:params:acme:error:")) == Some(kind)
 }
 
 impl From<instant_acme::Error> for AcmeError {
@@ -82,6 +102,9 @@ fn clean(text: &str) -> String {
 #[derive(Serialize, Deserialize)]
 struct Kept {
     contact: Option<String>,
+    /// The external account that it is bound to.
+    #[serde(default)]
+    external: Option<String>,
     credentials: AccountCredentials,
 }
 
@@ -92,66 +115,76 @@ pub(super) async fn account(acme: &Acme) -> Result<Account, AcmeError> {
     let builder = Account::builder_with_http(client::client(acme.roots.0.clone())?);
     let uri = acme.contact.as_ref().map(|address| format!("mailto:{address}"));
     let contact: Vec<&str> = uri.iter().map(String::as_str).collect();
-    let text = match read(path).await {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let new =
-                NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };
-            let external = acme.external_account.as_ref().and_then(|external| {
-                let key = BASE64_URL_SAFE_NO_PAD.decode(external.key.expose().trim_end_matches('=')).ok()?;
-                Some(ExternalAccountKey::new(external.id.clone(), &key))
-            });
-            let (account, credentials) =
-                builder.create(&new, acme.directory.to_string(), external.as_ref()).await?;
-            keep(path, acme.contact.clone(), credentials).await?;
-            return Ok(account);
+    let external_id = acme.external_account.as_ref().map(|external| external.id.clone());
+    let kept = match read(path).await {
+        Ok(text) => {
+            let kept: Kept = serde_json::from_slice(&text)
+                .map_err(|source| AcmeError::Account { path: path.display().to_string(), source })?;
+            // One that is bound to another account of the operator's is another.
+            (kept.external == external_id).then_some((kept, text))
         }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => return Err(unusable("read", error)),
     };
-    let Kept { contact: before, credentials } = serde_json::from_slice(&text)
-        .map_err(|source| AcmeError::Account { path: path.display().to_string(), source })?;
-    let changed = before != acme.contact;
-    let again: Option<AccountCredentials> =
-        if changed { serde_json::from_slice::<Kept>(&text).ok().map(|kept| kept.credentials) } else { None };
-    let account = builder.from_credentials(credentials).await?;
-    if let Some(credentials) = again {
-        account.update_contacts(&contact).await?;
-        keep(path, acme.contact.clone(), credentials).await?;
+    let Some((kept, text)) = kept else {
+        let new =
+            NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };
+        let external = acme.external_account.as_ref().and_then(|external| {
+            let key = BASE64_URL_SAFE_NO_PAD.decode(external.key.expose().trim_end_matches('=')).ok()?;
+            Some(ExternalAccountKey::new(external.id.clone(), &key))
+        });
+        let (account, credentials) =
+            builder.create(&new, acme.directory.to_string(), external.as_ref()).await?;
+        keep(path, Kept { contact: acme.contact.clone(), external: external_id, credentials }).await?;
+        return Ok(account);
+    };
+    let is_changed = kept.contact != acme.contact;
+    let account = builder.from_credentials(kept.credentials).await?;
+    if is_changed {
+        account.update_contacts(&contact).await.map_err(|error| unknown_account(error, path))?;
+        let Kept { external, credentials, .. } = serde_json::from_slice(&text)
+            .map_err(|source| AcmeError::Account { path: path.display().to_string(), source })?;
+        keep(path, Kept { contact: acme.contact.clone(), external, credentials }).await?;
     }
     Ok(account)
 }
 
+/// What an error of the CA's means for the account.
+fn unknown_account(error: instant_acme::Error, path: &Path) -> AcmeError {
+    let is_unknown =
+        matches!(&error, instant_acme::Error::Api(problem) if is_of_type(problem, "accountDoesNotExist"));
+    if is_unknown { AcmeError::NoAccount { path: path.display().to_string() } } else { error.into() }
+}
+
 async fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     let path = path.to_owned();
-    let read = tokio::task::spawn_blocking(move || std::fs::read(path)).await;
+    let read = tokio::task::spawn_blocking(move || crate::config::read_file(&path)).await;
     read.unwrap_or_else(|error| Err(std::io::Error::other(error)))
 }
 
-async fn keep(
-    path: &Path,
-    contact: Option<String>,
-    credentials: AccountCredentials,
-) -> Result<(), AcmeError> {
+async fn keep(path: &Path, kept: Kept) -> Result<(), AcmeError> {
     let shown = || path.display().to_string();
-    let text = serde_json::to_vec(&Kept { contact, credentials })
-        .map_err(|source| AcmeError::Account { path: shown(), source })?;
+    let text = serde_json::to_vec(&kept).map_err(|source| AcmeError::Account { path: shown(), source })?;
     let written = store::write(path, text).await;
     written.map_err(|source| AcmeError::Store { path: shown(), what: "written", source })
 }
 
-/// A new key and the CA's chain for it, as they are kept; and as they are used.
+/// A new key and the CA's chain for it, as they are kept.
 pub(super) async fn obtain(
     account: &Account,
     (acme, hosts): (&Acme, &[String]),
     replaced: Option<&CertificateDer<'_>>,
     challenges: &Arc<Challenges>,
-) -> Result<(String, Arc<CertifiedKey>), AcmeError> {
-    let mut order = begin(account, hosts, replaced).await?;
+) -> Result<String, AcmeError> {
+    let mut order = begin(account, (acme, hosts), replaced).await?;
     let mut standing = Vec::new();
     let mut authorizations = order.authorizations();
     while let Some(authorization) = authorizations.next().await {
         let mut authorization = authorization?;
-        let host = authorization.identifier().to_string();
+        let host = clean(&authorization.identifier().to_string());
+        if !hosts.contains(&host) {
+            return Err(AcmeError::Useless(format!("it asks about {host}, which was not ordered")));
+        }
         match authorization.status {
             AuthorizationStatus::Valid => continue,
             AuthorizationStatus::Pending => {}
@@ -186,26 +219,55 @@ pub(super) async fn obtain(
     let chain = order.poll_certificate(&PATIENCE).await?;
     let kept = format!("{key}{chain}");
     let pair = pem::both(kept.as_bytes()).map_err(|why| AcmeError::Useless(clean(&why)))?;
-    match hosts.iter().find(|host| !pem::covers(&pair, host)) {
-        Some(host) => Err(AcmeError::Useless(format!("it is not for {host}"))),
-        None => Ok((kept, pair)),
+    if let Some(host) = hosts.iter().find(|host| !pem::covers(&pair, host)) {
+        return Err(AcmeError::Useless(format!("it is not for {host}")));
+    }
+    let times = pair.cert.first().and_then(pem::validity);
+    is_better(times, replaced.and_then(pem::validity), ambient::unix_now_signed())
+        .map_err(AcmeError::Useless)?;
+    Ok(kept)
+}
+
+/// Whether a certificate with these times is good now, and for longer than the one whose place it takes.
+fn is_better(times: Option<(i64, i64)>, before: Option<(i64, i64)>, now: i64) -> Result<(), String> {
+    let Some((from, until)) = times else { return Err("it does not say how long it is good".to_owned()) };
+    let shown = ambient::rfc_3339_of;
+    if from > now + CLOCKS_DIFFER {
+        Err(format!("it is not good before {} (is this machine's clock right?)", shown(from)))
+    } else if until <= now {
+        Err(format!("it has ended already, at {}", shown(until)))
+    } else if before.is_some_and(|(_, before)| before > until) {
+        Err(format!("it ends at {}, before the one that there is", shown(until)))
+    } else {
+        Ok(())
     }
 }
 
 /// An order, which says what it replaces where the CA wants to know (RFC 9773 section 5).
 async fn begin(
     account: &Account,
-    hosts: &[String],
+    (acme, hosts): (&Acme, &[String]),
     replaced: Option<&CertificateDer<'_>>,
 ) -> Result<Order, AcmeError> {
     let identifiers: Vec<_> = hosts.iter().map(|host| Identifier::Dns(host.clone())).collect();
-    if let Some(id) = replaced.and_then(|leaf| CertificateIdentifier::try_from(leaf).ok())
-        && let Ok(order) = account.new_order(&NewOrder::new(&identifiers).replaces(id)).await
-    {
-        return Ok(order);
+    if let Some(id) = replaced.and_then(|leaf| CertificateIdentifier::try_from(leaf).ok()) {
+        match account.new_order(&NewOrder::new(&identifiers).replaces(id)).await {
+            Ok(order) => return Ok(order),
+            // A CA that does not know the other one, or that somebody told before, still gives one.
+            Err(instant_acme::Error::Api(problem))
+                if ["alreadyReplaced", "malformed", "unauthorized", "serverInternal", "conflict"]
+                    .iter()
+                    .any(|kind| is_of_type(&problem, kind)) =>
+            {
+                let said = clean(&problem.to_string());
+                info!(directory = %acme.directory, said, "the CA takes no order that says what it replaces");
+            }
+            Err(instant_acme::Error::Unsupported(_) | instant_acme::Error::Other(_)) => {}
+            Err(error) => return Err(unknown_account(error, &acme.account_file)),
+        }
     }
-    // A CA that does not know the other one, or that somebody told before, still gives one.
-    Ok(account.new_order(&NewOrder::new(&identifiers)).await?)
+    let order = account.new_order(&NewOrder::new(&identifiers)).await;
+    order.map_err(|error| unknown_account(error, &acme.account_file))
 }
 
 /// Puts up what the CA is to find.
@@ -245,9 +307,32 @@ async fn not_ours(order: &mut Order) -> Option<AcmeError> {
         let Ok(state) = authorization.refresh().await else { continue };
         let problem = state.challenges.iter().find_map(|challenge| challenge.error.as_ref());
         if let Some(problem) = problem {
-            let host = state.identifier().to_string();
+            let host = clean(&state.identifier().to_string());
             return Some(AcmeError::NotOurs { host, why: clean(&problem.to_string()) });
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_taken_when_it_is_good_now_and_for_longer() {
+        let now = 1_000_000;
+        let is = |times, before| is_better(times, before, now).is_ok();
+        assert!(is(Some((now - 10, now + 100)), None));
+        assert!(is(Some((now + 60, now + 100)), Some((0, now + 99))), "clocks differ");
+        assert!(!is(None, None));
+        assert!(!is(Some((now + 1_000, now + 10_000)), None));
+        assert!(!is(Some((now - 10, now)), None));
+        assert!(!is(Some((now - 10, now + 100)), Some((0, now + 101))));
+    }
+
+    #[test]
+    fn what_a_ca_says_is_one_line_of_bounded_length() {
+        assert_eq!(clean("a\r\n\u{1b}[2Jb"), "a   [2Jb");
+        assert_eq!(clean(&"x".repeat(2_000)).chars().count(), MOST_TEXT + 1);
+    }
 }

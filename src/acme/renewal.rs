@@ -22,17 +22,22 @@ pub(super) struct Renewal {
     /// When the CA is to be asked again what it advises.
     pub(super) ask_at: i64,
     window: Option<(i64, i64)>,
+    /// Whatever the CA advises, not later than this.
+    latest: i64,
 }
 
 impl Renewal {
     /// From the time of the certificate alone.
     pub(super) fn of(leaf: &CertificateDer<'_>, now: i64) -> Self {
-        let at = match pem::validity(leaf) {
-            // Nobody's browsers take one whose time cannot be told.
-            None => now,
-            Some((from, until)) => two_thirds(from, until),
-        };
-        Self { at, ask_at: now, window: None }
+        // Nobody's browsers take one whose time cannot be told.
+        let (at, latest) = pem::validity(leaf)
+            .map_or((now, now), |(from, until)| (two_thirds(from, until), five_sixths(from, until)));
+        Self { at, ask_at: now, window: None, latest }
+    }
+
+    /// Whether the CA is to be asked for its advice. A clock that was ahead has set a time that will not come.
+    pub(super) fn is_to_be_asked(self, now: i64) -> bool {
+        self.ask_at <= now || self.ask_at > now + seconds(MOST_PAUSE)
     }
 
     /// With what the CA advises now. Within the same window it stays with its moment.
@@ -42,7 +47,7 @@ impl Renewal {
         leaf: &CertificateDer<'_>,
         now: i64,
     ) -> Result<Self, Error> {
-        let later = |pause: Duration| now + i64::try_from(pause.as_secs()).unwrap_or(0);
+        let later = |pause: Duration| now + seconds(pause);
         let Ok(id) = CertificateIdentifier::try_from(leaf) else {
             return Ok(Self { ask_at: later(MOST_PAUSE), ..self });
         };
@@ -52,9 +57,13 @@ impl Renewal {
                     info.suggested_window.start.unix_timestamp(),
                     info.suggested_window.end.unix_timestamp(),
                 );
-                let at = if self.window == Some(window) { self.at } else { within(window) };
                 let ask_at = later(pause.clamp(LEAST_PAUSE, MOST_PAUSE));
-                Ok(Self { at, ask_at, window: Some(window) })
+                // RFC 9773 section 4.2: such a window is none.
+                if window.1 <= window.0 {
+                    return Ok(Self { ask_at, ..self });
+                }
+                let at = if self.window == Some(window) { self.at } else { within(window).min(self.latest) };
+                Ok(Self { at, ask_at, window: Some(window), ..self })
             }
             Err(Error::Unsupported(_)) => Ok(Self { ask_at: later(MOST_PAUSE), ..self }),
             Err(error) => Err(error),
@@ -63,7 +72,7 @@ impl Renewal {
 
     /// The CA did not answer.
     pub(super) fn unadvised(self, now: i64) -> Self {
-        Self { ask_at: now + i64::try_from(PAUSE.as_secs()).unwrap_or(0), ..self }
+        Self { ask_at: now + seconds(PAUSE), ..self }
     }
 }
 
@@ -71,9 +80,17 @@ fn two_thirds(from: i64, until: i64) -> i64 {
     from + (until - from) / 3 * 2
 }
 
+fn five_sixths(from: i64, until: i64) -> i64 {
+    from + (until - from) / 6 * 5
+}
+
+fn seconds(time: Duration) -> i64 {
+    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
+}
+
 /// Some moment of a window, so that not everybody comes at once.
 fn within((start, end): (i64, i64)) -> i64 {
-    let length = u64::try_from(end - start).unwrap_or(0);
+    let length = u64::try_from(end.saturating_sub(start)).unwrap_or(0);
     let random = ambient::random_u64().unwrap_or(0);
     start + i64::try_from(random.checked_rem(length).unwrap_or(0)).unwrap_or(0)
 }
@@ -89,11 +106,16 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_is_within_its_window_even_when_that_is_none() {
+    fn a_clock_that_was_ahead_does_not_put_questions_off() {
+        let renewal = Renewal { at: 0, ask_at: 1_000_000, window: None, latest: 0 };
+        assert!(renewal.is_to_be_asked(1_000_000) && !renewal.is_to_be_asked(990_000));
+        assert!(renewal.is_to_be_asked(1_000), "it was set in a time that never was");
+    }
+
+    #[test]
+    fn a_moment_is_within_its_window() {
         for _ in 0..100 {
             assert!((100..200).contains(&within((100, 200))));
         }
-        assert_eq!(within((100, 100)), 100);
-        assert_eq!(within((200, 100)), 200);
     }
 }

@@ -4,7 +4,9 @@
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use crate::ambient;
 
 /// Writes a file that is the gateway's alone. Where the disk is slow, nobody else waits for it.
 pub(super) async fn write(path: &Path, contents: Vec<u8>) -> io::Result<()> {
@@ -13,24 +15,43 @@ pub(super) async fn write(path: &Path, contents: Vec<u8>) -> io::Result<()> {
     written.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
-fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
+/// Whether such a file could be written; nothing is left behind.
+pub(super) async fn try_to_write(path: &Path) -> io::Result<()> {
+    let path = path.to_owned();
+    let tried = tokio::task::spawn_blocking(move || {
+        let new = beside(&path)?;
+        let tried = written(&new, &[b' '; 16 * 1024]);
+        let removed = std::fs::remove_file(&new);
+        tried.and(removed)
+    });
+    tried.await.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
+/// A name of nobody's in the file's folder, which is made.
+fn beside(path: &Path) -> io::Result<PathBuf> {
     let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    if path.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
     let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
-    // Of this process: a gateway that ends and one that begins may both be at it.
-    name.push(format!(".{}.new", std::process::id()));
-    let new = folder.join(name);
+    name.push(format!(".{:016x}.new", ambient::random_u64().map_err(io::Error::other)?));
+    Ok(folder.join(name))
+}
+
+fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let new = beside(path)?;
     let written = written(&new, contents).and_then(|()| std::fs::rename(&new, path));
     if written.is_err() {
         // Half of a file is of no use to anybody.
         let _ = std::fs::remove_file(&new);
     }
     written?;
-    File::open(folder)?.sync_all()
+    File::open(path.parent().ok_or(io::ErrorKind::InvalidInput)?)?.sync_all()
 }
 
 fn written(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(contents)?;
     file.sync_all()
 }
@@ -52,5 +73,8 @@ mod tests {
         assert_eq!(mode(&path), 0o600);
         assert_eq!(mode(path.parent().unwrap()), 0o700);
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing is left behind");
+        std::fs::create_dir(folder.path().join("ca/taken.pem")).unwrap();
+        replace(&folder.path().join("ca/taken.pem"), b"one").unwrap_err();
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 2, "nor here");
     }
 }

@@ -322,7 +322,7 @@ async fn a_ca_that_does_not_find_us_is_quoted_and_the_other_sites_go_on() {
 async fn what_is_no_pair_is_not_used_and_asked_for_anew() {
     let Some(ca) = Ca::start("127.0.0.1", false).await else { return };
     drop(ca.gateway(&ca.directory(), ""));
-    let kept = ca.folder.path().join("state").join(format!("127.0.0.1-{}-dir", ca.acme.port()));
+    let kept = ca.folder.path().join("state").join(format!("127.0.0.1={}_dir", ca.acme.port()));
     std::fs::create_dir_all(&kept).unwrap();
     let one = ca.authority.issue(&[SITE]);
     let another = ca.authority.issue(&[SITE]);

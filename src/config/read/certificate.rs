@@ -172,7 +172,17 @@ fn contact(text: &str) -> Result<String, String> {
 /// What lies of a CA is kept apart from what lies of others.
 fn name_of(directory: &Url) -> String {
     let text = directory.as_str().trim_start_matches("https://");
-    text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect()
+    let kept = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
+    let plain = |c| {
+        if c == '/' {
+            '_'
+        } else if kept(c) {
+            c
+        } else {
+            '='
+        }
+    };
+    text.chars().map(plain).collect()
 }
 
 #[cfg(test)]
@@ -193,9 +203,9 @@ mod tests {
     #[test]
     fn accounts_of_different_cas_lie_apart() {
         let name = |text| name_of(&directory(text).unwrap());
-        assert_eq!(name("letsencrypt"), "acme-v02.api.letsencrypt.org-directory");
+        assert_eq!(name("letsencrypt"), "acme-v02.api.letsencrypt.org_directory");
         assert_ne!(name("letsencrypt"), name("letsencrypt-staging"));
-        assert_eq!(name("https://ca.example.org/a/../../etc"), "ca.example.org-etc");
+        assert_eq!(name("https://ca.example.org/a/../../etc"), "ca.example.org_etc");
     }
 
     #[test]
