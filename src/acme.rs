@@ -190,7 +190,9 @@ async fn tend(reloader: Arc<Reloader>, file: PathBuf) {
 async fn look(gateway: Arc<Gateway>, index: usize, mut known: Known) -> (Known, Looked) {
     let site = &gateway.sites[index].config;
     let Some(acme) = &site.acme else { return (known, Looked::Again(LOOK_EVERY)) };
-    let leaf = site.certificate.as_ref().and_then(|pair| pair.cert.first());
+    // One of before is none of this CA's.
+    let given = site.certificate.as_ref().filter(|_| !site.is_of_before);
+    let leaf = given.and_then(|pair| pair.cert.first());
     if known.leaf.as_ref() != leaf {
         known.leaf = leaf.cloned();
         known.renewal = None;
@@ -206,8 +208,7 @@ async fn look(gateway: Arc<Gateway>, index: usize, mut known: Known) -> (Known, 
     if let Some(kept) = known.unsaved.take() {
         return save(acme, kept, known).await;
     }
-    let lacks_host =
-        site.certificate.as_ref().is_some_and(|pair| site.hosts.iter().any(|host| !pem::covers(pair, host)));
+    let lacks_host = given.is_some_and(|pair| site.hosts.iter().any(|host| !pem::covers(pair, host)));
     let now = ambient::unix_now_signed();
     let due = match leaf {
         Some(leaf) if !lacks_host => {
@@ -221,7 +222,7 @@ async fn look(gateway: Arc<Gateway>, index: usize, mut known: Known) -> (Known, 
         }
         Some(_) | None => now,
     };
-    let not_before = if lacks_host { None } else { known.not_before };
+    let not_before = known.not_before.filter(|_| !lacks_host || known.failures > 0);
     let earliest = known.tried.map(|tried| tried + LEAST).max(not_before);
     let left = earliest.map_or(Duration::ZERO, |earliest| earliest.saturating_duration_since(Instant::now()));
     if !left.is_zero() {
@@ -248,9 +249,7 @@ async fn look(gateway: Arc<Gateway>, index: usize, mut known: Known) -> (Known, 
             let least = error.is_about_how_often().then_some(AFTER_TOO_MUCH);
             let why = Chain(&error).to_string();
             let pause = refused(&mut known, why.clone(), least);
-            error!(
-                site = host,
-                error = why,
+            error!(site = host, directory = %acme.directory, challenge = acme.challenge.name(), error = why,
                 again_in_seconds = pause.as_secs(),
                 "the CA has given no certificate"
             );

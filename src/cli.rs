@@ -37,8 +37,7 @@ struct Arguments {
     command: Command,
 }
 
-const EXIT_CODES: &str =
-    "Exit codes: 0 good, 1 run-time failure, 2 usage, 3 unclean drain, 78 bad configuration";
+const EXIT_CODES: &str = "Exit codes: 0 good, 1 run-time failure, 2 usage, 3 requests were cut off at the end, 78 bad configuration";
 
 #[derive(Subcommand)]
 enum Command {
@@ -54,7 +53,7 @@ enum Command {
     Server(server::Server),
     /// Ask the gateway that runs whether it takes requests
     Healthcheck(WithConfig),
-    /// Ask iMIS as visitors would and say what was seen: how members are recognised, and why not
+    /// Look at both ends as they are now: this machine, DNS, the CA, iMIS, how members are recognised, Zendesk
     Doctor(doctor::Doctor),
     /// Say whether somebody may enter an app, and why: each step of the decision, and what Zendesk would be told
     Explain(explain::Explain),

@@ -33,6 +33,7 @@ const RIGHTS: u32 = 0o660;
 const MOST_CONNECTIONS: usize = 32;
 /// A reload reads files and sets clients up.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+const STATUS_WITHIN: Duration = Duration::from_secs(10);
 const READY_WITHIN: Duration = Duration::from_secs(5);
 
 /// The socket, which goes with this.
@@ -198,7 +199,8 @@ pub(crate) enum AskError {
 /// Asks the gateway that listens on a socket.
 pub(crate) fn ask(socket: &Path, method: Method, path: &str) -> Result<Value, AskError> {
     let shown = socket.display().to_string();
-    within(ANSWER_WITHIN, shown, UnixStream::connect(socket), async |stream| {
+    let limit = if method == Method::GET { STATUS_WITHIN } else { ANSWER_WITHIN };
+    within(limit, shown, UnixStream::connect(socket), async |stream| {
         let (status, body) = exchange(stream, method, path).await?;
         match status {
             StatusCode::OK | StatusCode::UNPROCESSABLE_ENTITY => {

@@ -13,9 +13,11 @@ mod upstream;
 
 use http::header::{COOKIE, HeaderMap, HeaderValue, USER_AGENT};
 use http::uri::Authority;
+use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use crate::config::{App, Config};
+use crate::control;
 use crate::gateway::{Gateway, Site};
 use crate::imis::Visitor;
 use crate::imis::recognise::{Examined, Generation, RecogniseError};
@@ -88,21 +90,23 @@ pub(crate) fn examine(
     member: Option<&str>,
     runtime: &Runtime,
 ) -> Result<Vec<Finding>, DoctorError> {
-    let mut findings = here::examine(config);
-    runtime.block_on(examine_sites(config, cookies, member, &mut findings))?;
+    let running = config.listen.control.as_ref().and_then(|socket| control::status(socket).ok());
+    let mut findings = here::examine(config, running.as_ref());
+    let whom = (cookies, member);
+    runtime.block_on(examine_sites(config, whom, running.as_ref(), &mut findings))?;
     Ok(findings)
 }
 
 async fn examine_sites(
     config: &Config,
-    cookies: Option<&str>,
-    member: Option<&str>,
+    (cookies, member): (Option<&str>, Option<&str>),
+    running: Option<&Value>,
     findings: &mut Vec<Finding>,
 ) -> Result<(), DoctorError> {
     let gateway = Gateway::alone(config)?;
     let cookie = cookies.map(|text| pasted_cookies(text).ok_or(DoctorError::Cookie)).transpose()?;
     for site in &gateway.sites {
-        public::examine(config, site, findings).await;
+        public::examine(config, site, running, findings).await;
         upstream::examine(site, findings).await;
         records::examine(site, findings).await;
         recognition(site, None, findings).await;

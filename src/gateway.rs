@@ -163,7 +163,13 @@ impl Gateway {
             by_host.extend(site.hosts.iter().map(|host| (host.clone(), index)));
             let same = |before: &Self| site.hosts.iter().find_map(|host| before.site_of(host));
             let predecessor = before.and_then(|before| before.sites.get(same(before)?));
-            sites.push(Site::build(site, (&keys, &shared), lasting, (before, predecessor))?);
+            let mut built = Site::build(site, (&keys, &shared), lasting, (before, predecessor))?;
+            if built.config.certificate.is_none() {
+                // Whoever changes to a CA is not without a certificate until it has answered.
+                built.config.certificate = predecessor.and_then(|before| before.config.certificate.clone());
+                built.config.is_of_before = built.config.certificate.is_some();
+            }
+            sites.push(built);
         }
         let kept_rates = |of: fn(&Self) -> &Arc<Rates>| {
             let kept = before.map(of).filter(|rates| rates.limits == config.sign_in_limits);
@@ -179,7 +185,6 @@ impl Gateway {
             lasting.metrics.expect_orders(&site.hosts[0]);
         }
         Ok(Self {
-            sites,
             by_host,
             trusted_proxies: config.trusted_proxies.clone(),
             proxy_protocol: config.proxy_protocol,
@@ -191,7 +196,7 @@ impl Gateway {
             language: Language::new(),
             admission: lasting.admission.clone(),
             tls: tls::server_config(
-                &config.sites,
+                sites.iter().map(|site| &site.config),
                 (config.ticket_key.as_deref(), &lasting.tickets),
                 &lasting.acme.challenges,
             )?,
@@ -201,6 +206,7 @@ impl Gateway {
             limits: Limits { gap: config.timeouts.gap, rate: config.limits.body_rate },
             hash: config.hash.clone(),
             lasting: lasting.clone(),
+            sites,
         })
     }
 
@@ -254,11 +260,13 @@ impl Site {
             None => (
                 Arc::new(tls::upstream::client_config(config.upstream.roots.0.clone(), names)?),
                 Arc::new(Places::new(config.upstream.limits)),
-                Servers::new(&config.upstream, shared).map_err(BuildError::Random)?,
+                Servers::new(&config.upstream, shared, before.map(|before| &*before.servers))
+                    .map_err(BuildError::Random)?,
             ),
         };
         if let Some(before) = before.filter(|_| kept.is_none()) {
-            servers.take_over(&before.servers);
+            let same_health = before.config.upstream.health == config.upstream.health;
+            servers.take_over(&before.servers, same_health);
         }
         let sign_on = match &config.sign_on {
             Some(sign_on) => Some(Arc::new(SignOn {

@@ -32,7 +32,7 @@ use crate::telemetry::Chain;
 use crate::tls::ACME_TLS;
 use crate::tls::wire::Wire;
 use crate::worker::Worker;
-use access::{Access, Seen};
+use access::{Access, Came, Seen};
 use decide::{Asked, Verdict, Visit, What, decide};
 
 /// The socket of a browser: what reaches it, and how it ends: said at the TLS level where there is one, and in one packet with
@@ -242,7 +242,12 @@ impl Connection {
 
     /// The record of a request.
     fn access(&self, seen: &Seen<'_>, client: IpAddr, incident: Incident) -> Access {
-        Access::begin(seen, client, incident, &self.worker)
+        let came = Came {
+            client,
+            is_https: matches!(self.door, Door::Https { .. }),
+            is_vouched_for: self.worker.gateway.trusts(self.peer),
+        };
+        Access::begin(seen, &came, incident, &self.worker)
     }
 
     /// The page for a failure, and its line in the log.

@@ -39,6 +39,7 @@ pub(crate) struct Begun {
 #[cfg_attr(not(feature = "otel"), expect(dead_code, reason = "there is nobody to be told"))]
 pub(crate) struct Told<'a> {
     pub(crate) method: &'a str,
+    pub(crate) scheme: &'static str,
     pub(crate) host: &'a str,
     pub(crate) path: &'a str,
     /// `1.1`.
@@ -62,11 +63,19 @@ impl Spans {
         Err(ExportError("this program was built without the feature `otel`".to_owned()))
     }
 
-    /// Whether a request is told: whoever began its trace decides, else chance.
-    pub(crate) fn begin(&self, traceparent: Option<&[u8]>, incident: Incident) -> Option<Box<Begun>> {
+    /// Whether a request is told: whoever began its trace decides, where a trusted proxy vouches for that; else chance, so that no
+    /// stranger decides how much is told.
+    pub(crate) fn begin(
+        &self,
+        traceparent: Option<&[u8]>,
+        is_vouched_for: bool,
+        incident: Incident,
+    ) -> Option<Box<Begun>> {
+        let by_chance = || Context::of(incident).is_among(self.percent);
         let context = match traceparent.and_then(trace::parent) {
-            Some(parent) => parent.is_sampled.then(|| Context::within(parent, incident)),
-            None => Context::of(incident).is_among(self.percent),
+            Some(parent) if is_vouched_for => parent.is_sampled.then(|| Context::within(parent, incident)),
+            Some(parent) => by_chance().map(|_| Context::within(parent, incident)),
+            None => by_chance(),
         };
         context.map(|context| Box::new(Begun { context, at: ambient::now() }))
     }

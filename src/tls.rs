@@ -25,8 +25,8 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 }
 
 /// What the listeners accept connections with.
-pub(crate) fn server_config(
-    sites: &[Site],
+pub(crate) fn server_config<'a>(
+    sites: impl Iterator<Item = &'a Site> + Clone,
     (shared, own): (Option<&SharedSecret>, &Arc<dyn ProducesTickets>),
     challenges: &Arc<Challenges>,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
@@ -36,11 +36,11 @@ pub(crate) fn server_config(
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(BySni::new(sites, challenges.clone())));
+        .with_cert_resolver(Arc::new(BySni::new(sites.clone(), challenges.clone())));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let by_handshake =
         |site: &Site| site.acme.as_ref().is_some_and(|acme| acme.challenge == Challenge::TlsAlpn01);
-    if sites.iter().any(by_handshake) {
+    if sites.clone().any(by_handshake) {
         config.alpn_protocols.push(ACME_TLS.to_vec());
     }
     config.ignore_client_order = true;
@@ -74,12 +74,12 @@ struct BySni {
 }
 
 impl BySni {
-    fn new(sites: &[Site], challenges: Arc<Challenges>) -> Self {
-        let pairs = sites.iter().flat_map(|site| {
+    fn new<'a>(sites: impl Iterator<Item = &'a Site> + Clone, challenges: Arc<Challenges>) -> Self {
+        let without_name = sites.clone().next().and_then(|site| site.certificate.clone());
+        let pairs = sites.flat_map(|site| {
             let hosts = site.hosts.iter();
             hosts.filter_map(|host| Some((host.clone(), site.certificate.clone()?)))
         });
-        let without_name = sites.first().and_then(|site| site.certificate.clone());
         Self { by_host: pairs.collect(), without_name, challenges }
     }
 }

@@ -26,7 +26,7 @@ const ADVICE_LASTS: u64 = 6 * 3600;
 /// Why a CA gives no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NoAnswer {
-    #[error("the CA cannot be asked")]
+    #[error("no answer")]
     Unreachable(#[source] reqwest::Error),
     #[error("an answer of more than {MOST_BYTES} bytes")]
     TooLong,
@@ -117,7 +117,7 @@ fn pause(value: &http::HeaderValue) -> Option<u64> {
     let text = value.to_str().ok()?.trim();
     let seconds = match text.parse() {
         Ok(seconds) => seconds,
-        Err(_) if text.bytes().all(|b| b.is_ascii_digit()) => MOST_PAUSE,
+        Err(_) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => MOST_PAUSE,
         Err(_) => {
             let at = httpdate::parse_http_date(text).ok()?;
             at.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs().saturating_sub(ambient::unix_now())

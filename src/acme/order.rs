@@ -40,6 +40,8 @@ pub(super) enum AcmeError {
     Store { path: String, what: &'static str, source: std::io::Error },
     #[error("{path} is no account with a CA; move it away for a new one")]
     Account { path: String, source: serde_json::Error },
+    #[error("the CA cannot be asked at {0}")]
+    NoAnswer(String, #[source] client::NoAnswer),
     #[error("{}", said(.0))]
     Ca(instant_acme::Error),
     #[error("the CA does not offer {challenge} for {host}")]
@@ -112,6 +114,9 @@ struct Kept {
 pub(super) async fn account(acme: &Acme) -> Result<Account, AcmeError> {
     let path = &acme.account_file;
     let unusable = |what, source| AcmeError::Store { path: path.display().to_string(), what, source };
+    // The library takes anything for one.
+    let asked = client::directory(&acme.directory, acme.roots.0.clone()).await;
+    asked.map_err(|error| AcmeError::NoAnswer(acme.directory.to_string(), error))?;
     let builder = Account::builder_with_http(client::client(acme.roots.0.clone())?);
     let uri = acme.contact.as_ref().map(|address| format!("mailto:{address}"));
     let contact: Vec<&str> = uri.iter().map(String::as_str).collect();

@@ -14,7 +14,7 @@ pub(super) struct Check {
 }
 
 /// What a reload cannot change.
-const BY_RESTART: &str = "listen, workers, log.format and log.level take effect at the next start, all else with `imis-gateway reload`";
+const BY_RESTART: &str = "listen, workers, log.format, log.level and log.otlp take effect at the next start, all else with `imis-gateway reload`";
 
 pub(super) fn check(arguments: &Check) -> i32 {
     let loaded = arguments.with_config.load();

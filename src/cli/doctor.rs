@@ -4,7 +4,7 @@ use std::io::Read;
 
 use serde_json::json;
 
-use super::{FAILED, Format, GOOD, WithConfig, complain, counted, report, say};
+use super::{FAILED, Format, GOOD, WithConfig, complain, counted, plain, report, say};
 use crate::doctor::{Finding, Severity, examine};
 use crate::telemetry::Chain;
 
@@ -76,16 +76,22 @@ fn tell(findings: &[Finding], format: Format) -> i32 {
     }
     let failed = findings.iter().filter(|finding| finding.severity == Severity::Failed).count();
     if format == Format::Text {
-        say(&format!("{}, {failed} failed", counted(findings.len(), "check")));
+        let warnings = findings.iter().filter(|finding| finding.severity == Severity::Warning).count();
+        say(&format!(
+            "{}, {}, {failed} failed",
+            counted(findings.len(), "check"),
+            counted(warnings, "warning")
+        ));
     }
     if failed == 0 { GOOD } else { FAILED }
 }
 
 fn tell_one(finding: &Finding) {
     let Finding { severity, site, check, result, seen, advice } = finding;
-    say(&format!("{:<8} {site}: {check}: {result}", severity.name()));
-    say(&format!("         seen: {seen}"));
+    // Servers that are not ours have their say in it.
+    say(&plain(&format!("{:<8} {site}: {check}: {result}", severity.name())));
+    say(&plain(&format!("         seen: {seen}")));
     if let Some(advice) = advice {
-        say(&format!("         try:  {advice}"));
+        say(&plain(&format!("         try:  {advice}")));
     }
 }

@@ -35,6 +35,10 @@ impl Socket {
             return Ok(socket.clone());
         }
         let file = self.with_config.file();
+        if let Err(error) = std::fs::metadata(file) {
+            complain(&format!("imis-gateway: {}: {error}; --socket names a control socket", file.display()));
+            return Err(BAD_CONFIGURATION);
+        }
         let glance = crate::config::glance(file);
         if !glance.is_read {
             let socket = glance.control.as_deref().unwrap_or(Path::new("-"));

@@ -1,6 +1,6 @@
 //! `imis-gateway run`
 
-use super::{BAD_CONFIGURATION, FAILED, GOOD, WithConfig, complain, report};
+use super::{BAD_CONFIGURATION, FAILED, GOOD, WithConfig, report};
 use crate::lifecycle::{Server, StartError, UNCLEAN, survive_hangups};
 use crate::telemetry::{self, Chain};
 
@@ -21,12 +21,13 @@ pub(super) fn run(with_config: &WithConfig) -> i32 {
             false => UNCLEAN,
         },
         Err(error @ StartError::Inherited(_)) => {
-            complain(&format!("imis-gateway: {}", Chain(&error)));
+            tracing::error!(error = %Chain(&error), "the gateway does not start");
             // A restart would not mend it.
             BAD_CONFIGURATION
         }
         Err(error) => {
-            complain(&format!("imis-gateway: {}", Chain(&error)));
+            // In the log, where whoever starts services looks.
+            tracing::error!(error = %Chain(&error), "the gateway does not start");
             FAILED
         }
     }

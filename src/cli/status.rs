@@ -54,7 +54,9 @@ fn tell(status: &Value) {
     let last = &status["last_reload"];
     say(&format!("configuration  {} ({})", text(&last["hash"]), text(&last["file"])));
     if status["configuration"]["differs_from_file"] == true {
-        say("               the file says something else by now; `imis-gateway reload` takes it up");
+        let refused = status["failed_reloads"].as_array().is_some_and(|failed| !failed.is_empty());
+        let what = if refused { "see below" } else { "`imis-gateway reload` takes it up" };
+        say(&format!("               the file says something else by now, or cannot be read; {what}"));
     }
     if last["good"] == true {
         say(&format!("taken up       {} by {}", text(&last["at"]), text(&last["by"])));

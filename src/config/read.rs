@@ -327,14 +327,13 @@ fn otlp(value: &Value<'_>, files: &Files) -> Option<Otlp> {
     let mut section = value.section()?;
     let endpoint = section.required("endpoint").and_then(|value| {
         value.text(|text| {
-            let wrong = || format!("`{text}` is not a URL; write it like http://127.0.0.1:4318/v1/traces");
+            let wrong =
+                || "this is no http or https URL; write it like http://127.0.0.1:4318/v1/traces".to_owned();
             let url = url::Url::parse(text).map_err(|_| wrong())?;
-            let plain = url.username().is_empty() && url.password().is_none();
-            if matches!(url.scheme(), "http" | "https") && url.has_host() && plain {
-                Ok(url)
-            } else {
-                Err(wrong())
+            if !url.username().is_empty() || url.password().is_some() {
+                return Err("no user and password may be in it: use token".to_owned());
             }
+            if matches!(url.scheme(), "http" | "https") && url.has_host() { Ok(url) } else { Err(wrong()) }
         })
     });
     let roots = match section.optional("ca_file") {

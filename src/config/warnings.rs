@@ -32,6 +32,20 @@ impl Config {
         for path in self.watched.open_to_all() {
             warnings.push(format!("{}: anybody on this machine may write it", path.display()));
         }
+        if let Some(otlp) = &self.otlp {
+            let is_here = matches!(otlp.endpoint.host(), Some(url::Host::Ipv4(ip)) if ip.is_loopback())
+                || matches!(otlp.endpoint.host(), Some(url::Host::Ipv6(ip)) if ip.is_loopback())
+                || otlp.endpoint.host_str() == Some("localhost");
+            if otlp.token.is_some() && otlp.endpoint.scheme() == "http" && !is_here {
+                warnings.push("log.otlp: the token crosses the network in the clear; use https".to_owned());
+            }
+            if otlp.endpoint.path() == "/" || otlp.endpoint.port() == Some(4317) {
+                warnings.push(
+                    "log.otlp: collectors take traces over HTTP at port 4318 and the path /v1/traces, as a rule"
+                        .to_owned(),
+                );
+            }
+        }
         let now = ambient::unix_now_signed();
         for site in &self.sites {
             if let Some(word) = pem::of_its_time(site, now) {
@@ -53,6 +67,10 @@ impl Config {
                         "{}: what the CA gave cannot be used, another will be asked for: {why}",
                         site.hosts[0]
                     ));
+                }
+                for host in site.hosts.iter().filter(|host| !host.contains('.')) {
+                    warnings
+                        .push(format!("{host}: no public CA gives a certificate for a name without a dot"));
                 }
                 if acme.challenge == Challenge::Http01 && self.listen.http.is_empty() {
                     warnings.push(format!(

@@ -3,16 +3,18 @@
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 
+use serde_json::Value;
+
 use super::{Finding, Severity};
 use crate::config::Config;
-use crate::control;
 
-pub(super) fn examine(config: &Config) -> Vec<Finding> {
+/// `running`: what a gateway says that answers on the control socket.
+pub(super) fn examine(config: &Config, running: Option<&Value>) -> Vec<Finding> {
     let mut findings: Vec<Finding> = files(config).into_iter().collect();
     let listen = &config.listen;
     let addresses = listen.https.iter().chain(&listen.http).chain(&listen.admin);
     // One that the system chooses is free.
-    findings.extend(addresses.filter(|address| address.port() != 0).map(|address| port(config, *address)));
+    findings.extend(addresses.filter(|address| address.port() != 0).map(|address| port(running, *address)));
     findings
 }
 
@@ -48,12 +50,11 @@ fn files(config: &Config) -> Option<Finding> {
 }
 
 /// Whether the gateway can have an address, or has it.
-fn port(config: &Config, address: SocketAddr) -> Finding {
+fn port(running: Option<&Value>, address: SocketAddr) -> Finding {
     let finding = Finding { seen: "tried to listen on it".to_owned(), ..here(format!("address {address}")) };
     match TcpListener::bind(address) {
         Ok(_) => Finding { result: "free".to_owned(), ..finding },
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            let running = config.listen.control.as_ref().and_then(|socket| control::status(socket).ok());
             match running {
                 Some(status) => Finding {
                     result: "in use, and a gateway runs".to_owned(),

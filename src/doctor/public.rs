@@ -8,6 +8,7 @@ use rustls::ClientConfig;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -21,7 +22,13 @@ use crate::tls::{self, pem};
 const PATIENCE: Duration = Duration::from_secs(10);
 const MOVE: &str = "visitors come here only when the name leads here (DNS, a load balancer, a port forwarding); before the move this is as it should be";
 
-pub(super) async fn examine(config: &Config, site: &Site, findings: &mut Vec<Finding>) {
+/// `running`: what a gateway on this machine says of itself.
+pub(super) async fn examine(
+    config: &Config,
+    site: &Site,
+    running: Option<&Value>,
+    findings: &mut Vec<Finding>,
+) {
     let port = config.listen.https.first().map_or(443, std::net::SocketAddr::port);
     // One that the system chooses nobody can know.
     if port != 0 {
@@ -34,17 +41,42 @@ pub(super) async fn examine(config: &Config, site: &Site, findings: &mut Vec<Fin
         let asked = tokio::time::timeout(PATIENCE, acme::answers(acme)).await;
         findings.push(match asked.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
             Ok(()) => Finding { result: "answers".to_owned(), ..finding },
-            Err(why) => finding.but(
-                Severity::Failed,
-                why,
-                "certificates are neither given nor renewed: does a firewall keep this machine from it?",
-            ),
+            Err(why) => {
+                let advice = if why.contains("UnknownIssuer") {
+                    "acme.ca_file has to hold the root that vouches for the CA's own server"
+                } else if why.contains("no directory") {
+                    "acme.directory is the URL of the CA's directory, which the CA tells"
+                } else {
+                    "certificates are neither given nor renewed: does a firewall keep this machine from it?"
+                };
+                finding.but(Severity::Failed, why, advice)
+            }
         });
+        let of_site = running.and_then(|status| {
+            let mut sites = status["sites"].as_array()?.iter();
+            sites.find(|of| of["hosts"][0] == site.config.hosts[0].as_str())
+        });
+        if let Some(why) = of_site.and_then(|of| of["certificate"]["acme"]["failed"].as_str()) {
+            let finding = Finding {
+                seen: "what the gateway that runs says".to_owned(),
+                ..Finding::good(site, "the last certificate")
+            };
+            findings.push(finding.but(Severity::Failed, why, "docs/operations.md, \"Certificates by ACME\"; when it is mended, `imis-gateway reload` has it asked again"));
+        }
     }
 }
 
 async fn way(site: &Site, host: &str, port: u16) -> Finding {
     let mut finding = Finding::good(site, format!("the way of {host} to here"));
+    if site.config.certificate.is_none() {
+        finding.seen = "looked for no way: there is nothing to be known again by".to_owned();
+        return finding.but(
+            Severity::Warning,
+            "there is no certificate yet, so nobody gets a connection",
+            "the CA has to give one first: the checks of the CA say why it does not",
+        );
+    }
+    finding.seen = format!("asked for the addresses of {host}");
     let looked = tokio::time::timeout(PATIENCE, tokio::net::lookup_host((host, port))).await;
     let addresses: Vec<_> = match looked {
         Ok(Ok(addresses)) => addresses.collect(),

@@ -89,6 +89,11 @@ pub(super) async fn member(gateway: &Gateway, site: &Site, app: &App, member: &s
         ..Finding::good(site, format!("iMIS ID {member} for {}", app.name))
     };
     match explain(gateway, &question).await {
+        Ok(explanation) if explanation.is_about_nobody() => finding.but(
+            Severity::Warning,
+            "iMIS has no contact with this ID",
+            "name somebody who exists: the iMIS ID, not the user name",
+        ),
         Ok(explanation) if explanation.is_broken() => finding.but(
             Severity::Failed,
             explanation.decision,

@@ -130,6 +130,7 @@ fn judge(site: &Site, server: &Server, head: &str, finding: &mut Finding) {
     // Which software it is; nothing of anybody's.
     let software: Vec<&str> =
         ["server", "x-powered-by", "x-aspnet-version"].into_iter().filter_map(field).collect();
+    let software: Vec<String> = software.iter().map(|text| text.chars().take(80).collect()).collect();
     finding.seen += &format!(
         "; software: {}",
         if software.is_empty() { "not told".to_owned() } else { software.join(", ") }
@@ -140,15 +141,18 @@ fn judge(site: &Site, server: &Server, head: &str, finding: &mut Finding) {
         finding.seen += &format!("; its clock differs by {skew} s");
         if skew > MOST_SKEW_SECONDS {
             finding.severity = Severity::Warning;
-            finding.advice = Some("one of the two clocks is wrong; Zendesk refuses tokens of a clock that is three minutes off: set both by NTP".to_owned());
+            let before = finding.advice.take().map(|advice| advice + "; ").unwrap_or_default();
+            finding.advice = Some(
+                before
+                    + "one of the two clocks is wrong; Zendesk refuses tokens of a clock that is three minutes off: set both by NTP",
+            );
         }
     }
     // iMIS 2017 sends whoever asks by plain HTTP to https, which is us: for ever.
-    let own = site
-        .config
-        .hosts
-        .iter()
-        .any(|host| field("location").is_some_and(|to| to.starts_with(&format!("https://{host}"))));
+    let own = site.config.hosts.iter().any(|host| {
+        let to = field("location").and_then(|to| url::Url::parse(to).ok());
+        to.is_some_and(|to| to.scheme() == "https" && to.host_str() == Some(host))
+    });
     if !server.tls && own && status.starts_with('3') {
         finding.severity = Severity::Failed;
         finding.result += ", a redirect to https for what was asked by plain HTTP";

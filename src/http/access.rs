@@ -27,6 +27,14 @@ pub(super) struct Seen<'a> {
     pub(super) trace: Option<&'a [u8]>,
 }
 
+/// What is known of the connection that it came by.
+pub(super) struct Came {
+    pub(super) client: IpAddr,
+    pub(super) is_https: bool,
+    /// The peer is a trusted proxy.
+    pub(super) is_vouched_for: bool,
+}
+
 impl Seen<'_> {
     /// Of what could not be read.
     pub(super) fn nothing() -> Self {
@@ -56,6 +64,7 @@ pub(crate) struct Access {
 struct Line {
     client: IpAddr,
     incident: Incident,
+    scheme: &'static str,
     method: String,
     host: String,
     path: String,
@@ -64,20 +73,22 @@ struct Line {
 }
 
 impl Access {
-    pub(super) fn begin(seen: &Seen<'_>, client: IpAddr, incident: Incident, worker: &Rc<Worker>) -> Self {
+    pub(super) fn begin(seen: &Seen<'_>, came: &Came, incident: Incident, worker: &Rc<Worker>) -> Self {
         worker.of_worker.begins();
         let spans = worker.gateway.lasting.spans.as_ref();
-        let span = spans.and_then(|spans| spans.begin(seen.trace, incident));
+        let span = spans.and_then(|spans| spans.begin(seen.trace, came.is_vouched_for, incident));
         let line = (worker.gateway.access_log || span.is_some()).then(|| Line {
-            client,
+            client: came.client,
             incident,
+            scheme: if came.is_https { "https" } else { "http" },
             method: seen.method.chars().take(32).collect(),
             host: loggable_host(seen.host),
             path: loggable_path(seen.path),
             version: seen.version,
-            trace: match seen.trace {
-                Some(traceparent) => trace::id(traceparent).map(str::to_owned),
-                None => (worker.gateway.traces || span.is_some()).then(|| trace::id_of(incident)),
+            trace: match (&span, seen.trace) {
+                (Some(span), _) => Some(format!("{:032x}", span.context.trace_id)),
+                (None, Some(traceparent)) => trace::id(traceparent).map(str::to_owned),
+                (None, None) => worker.gateway.traces.then(|| trace::id_of(incident)),
             },
         });
         Self {
@@ -152,6 +163,7 @@ impl Drop for Access {
         if let (Some(span), Some(spans)) = (&self.span, &self.worker.gateway.lasting.spans) {
             let told = Told {
                 method: &line.method,
+                scheme: line.scheme,
                 host: &line.host,
                 path: &line.path,
                 version: line.version.trim_start_matches("HTTP/").trim_end_matches(".0"),

@@ -34,6 +34,13 @@ pub(crate) enum ProfileError {
     Party(#[from] PartyError),
 }
 
+impl ProfileError {
+    /// Whether there is no such record.
+    pub(crate) fn is_missing(&self) -> bool {
+        matches!(self, Self::Api(ApiError::Status(StatusCode::NOT_FOUND)))
+    }
+}
+
 impl Api {
     pub(super) fn new(client: Client, imis: &config::Imis) -> Self {
         let account = imis.service_account.clone();

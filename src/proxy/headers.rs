@@ -50,7 +50,14 @@ impl Forwarding<'_> {
     /// Whether a header of the visitor's is set anew.
     pub(crate) fn replaces(&self, name: &str) -> bool {
         (self.max_forwards.is_some() && name.eq_ignore_ascii_case("max-forwards"))
-            || (matches!(self.trace, Trace::Within(_)) && name.eq_ignore_ascii_case("traceparent"))
+            || match self.trace {
+                Trace::Kept | Trace::Made => false,
+                // What belongs to a traceparent that was none goes with it.
+                Trace::Within(context) => {
+                    name.eq_ignore_ascii_case("traceparent")
+                        || (context.parent_id.is_none() && name.eq_ignore_ascii_case("tracestate"))
+                }
+            }
     }
 
     fn write(&self, out: &mut Vec<u8>) {

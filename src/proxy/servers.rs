@@ -31,7 +31,7 @@ pub(crate) struct Servers {
     balance: Balance,
     affinity: Option<Affinity>,
     /// Whose session is on which server, by a keyed hash of the cookie.
-    sessions: Option<Sessions>,
+    sessions: Option<Arc<Sessions>>,
     turn: AtomicUsize,
     since: Instant,
     /// Somebody asks after their health.
@@ -40,11 +40,11 @@ pub(crate) struct Servers {
 
 struct Sessions {
     key: hmac::Key,
-    servers: Cache<[u8; 32], usize>,
+    servers: Cache<[u8; 32], Arc<Server>>,
 }
 
 struct State {
-    server: Server,
+    server: Arc<Server>,
     /// What its cookie holds: the first one, or one of those of before.
     marks: Vec<String>,
     /// Its health check says that it is ill.
@@ -95,11 +95,16 @@ impl Condition {
 
 impl Servers {
     /// `keys`: those that the gateways of a site share, the one that signs first, so that each knows the others' cookies and nobody else
-    /// what they stand for.
-    pub(crate) fn new(upstream: &Upstream, keys: &[&Secret]) -> Result<Arc<Self>, getrandom::Error> {
+    /// what they stand for; without any, what a cookie holds is the same for everybody who knows the server's address. `before`: those
+    /// whose place these take; which session is on which server is taken over from them.
+    pub(crate) fn new(
+        upstream: &Upstream,
+        keys: &[&Secret],
+        before: Option<&Self>,
+    ) -> Result<Arc<Self>, getrandom::Error> {
         let state = |server: &Server| State {
             marks: marks(server, keys),
-            server: server.clone(),
+            server: Arc::new(server.clone()),
             ill: AtomicBool::new(false),
             drained: AtomicBool::new(false),
             failures: AtomicU32::new(0),
@@ -109,11 +114,19 @@ impl Servers {
         };
         let sessions = match &upstream.affinity {
             Some(Affinity::Learned(_)) => {
-                let own = ambient::random_hex()? + &ambient::random_hex()?;
-                Some(Sessions {
-                    key: hmac::Key::new(hmac::HMAC_SHA256, own.as_bytes()),
-                    servers: Cache::builder().max_capacity(MOST_SESSIONS).time_to_idle(SESSION_LASTS).build(),
-                })
+                let same = before.filter(|before| before.affinity == upstream.affinity);
+                match same.and_then(|before| before.sessions.clone()) {
+                    Some(sessions) => Some(sessions),
+                    None => {
+                        let own = ambient::random_hex()? + &ambient::random_hex()?;
+                        let servers =
+                            Cache::builder().max_capacity(MOST_SESSIONS).time_to_idle(SESSION_LASTS);
+                        Some(Arc::new(Sessions {
+                            key: hmac::Key::new(hmac::HMAC_SHA256, own.as_bytes()),
+                            servers: servers.build(),
+                        }))
+                    }
+                }
             }
             Some(Affinity::Cookie) | None => None,
         };
@@ -259,7 +272,7 @@ impl Servers {
     pub(crate) fn drain(&self, url: &str, drained: bool) -> bool {
         let named = [url.to_owned(), format!("https://{url}"), format!("http://{url}")];
         let is_named =
-            |state: &&State| named.iter().any(|url| server_of(url).is_ok_and(|named| named == state.server));
+            |state: &&State| named.iter().any(|url| server_of(url).is_ok_and(|named| named == *state.server));
         let Some(state) = self.all.iter().find(is_named) else { return false };
         if state.drained.swap(drained, Ordering::Relaxed) != drained {
             let what = if drained { "is taken out of service" } else { "is back in service" };
@@ -269,14 +282,18 @@ impl Servers {
     }
 
     /// What is known of the same servers by those whose place these take.
-    pub(crate) fn take_over(&self, before: &Self) {
+    /// `same_health`: they are asked after it in the same way.
+    pub(crate) fn take_over(&self, before: &Self, same_health: bool) {
         for state in &self.all {
             let Some(other) = before.all.iter().find(|other| other.server == state.server) else { continue };
             let load = |from: &AtomicBool, to: &AtomicBool| {
                 to.store(from.load(Ordering::Relaxed), Ordering::Relaxed)
             };
             load(&other.drained, &state.drained);
-            load(&other.ill, &state.ill);
+            // Nobody would find it well again whom nobody asks.
+            if same_health {
+                load(&other.ill, &state.ill);
+            }
             state.failures.store(other.failures.load(Ordering::Relaxed), Ordering::Relaxed);
             let rests = other.rests_until.load(Ordering::Relaxed).saturating_sub(before.now());
             state.rests_until.store(self.now() + rests, Ordering::Relaxed);
@@ -312,7 +329,8 @@ impl Servers {
                 names.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(name)).then_some(())?;
                 let sessions = self.sessions.as_ref()?;
                 let cookie = sessions.hash(name, value);
-                let index = sessions.servers.get(&cookie).filter(|index| *index < self.all.len())?;
+                let server = sessions.servers.get(&cookie)?;
+                let index = self.all.iter().position(|state| state.server == server)?;
                 Some(Session { index, cookie: Some(cookie), is_outdated: false })
             }
         }
@@ -338,14 +356,15 @@ impl Servers {
                     && *before != index
                 {
                     // Its server was not to be had: it lives on where it was answered now.
-                    sessions.servers.insert(*cookie, index);
+                    sessions.servers.insert(*cookie, self.all[index].server.clone());
                 }
                 for (_, value) in fields.filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie")) {
                     let pair = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
                     let Some(equals) = pair.iter().position(|byte| *byte == b'=') else { continue };
                     let (name, value) = (&pair[..equals], &pair[equals + 1..]);
                     if names.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(name)) {
-                        sessions.servers.insert(sessions.hash(name, value), index);
+                        let server = self.all[index].server.clone();
+                        sessions.servers.insert(sessions.hash(name, value), server);
                     }
                 }
                 None
@@ -415,7 +434,7 @@ mod tests {
     fn servers(balance: Balance, affinity: Option<Affinity>) -> Arc<Servers> {
         let upstream =
             Upstream { balance, affinity, ..test_upstream(&["https://a", "https://b", "https://c"]) };
-        Servers::new(&upstream, &[]).unwrap()
+        Servers::new(&upstream, &[], None).unwrap()
     }
 
     #[test]
@@ -440,6 +459,35 @@ mod tests {
     }
 
     #[test]
+    fn sessions_stay_on_their_server_across_a_change_of_something_else() {
+        let names = Affinity::Learned(vec!["SID".to_owned()]);
+        let before = servers(Balance::Spread, Some(names.clone()));
+        let set = [("set-cookie", &b"SID=of-ann; Path=/"[..])];
+        before.answered((None, 2), set.into_iter());
+        let sent = || [("cookie", &b"a=b; SID=of-ann"[..])].into_iter();
+        assert_eq!(before.session(sent()).unwrap().index, 2);
+        // One is gone, and the others have other places.
+        let mut upstream = test_upstream(&["https://c", "https://a"]);
+        upstream.affinity = Some(names);
+        let next = Servers::new(&upstream, &[], Some(&before)).unwrap();
+        assert_eq!(next.session(sent()).unwrap().index, 0);
+        upstream.affinity = Some(Affinity::Learned(vec!["Other".to_owned()]));
+        assert!(Servers::new(&upstream, &[], Some(&before)).unwrap().session(sent()).is_none());
+    }
+
+    #[test]
+    fn an_ill_server_that_nobody_asks_any_more_is_not_ill() {
+        let before = servers(Balance::First, None);
+        before.is_ill(0, true, "");
+        let next = servers(Balance::First, None);
+        next.take_over(&before, true);
+        assert_eq!(next.condition(0), Condition::Ill);
+        let next = servers(Balance::First, None);
+        next.take_over(&before, false);
+        assert_eq!(next.condition(0), Condition::Up);
+    }
+
+    #[test]
     fn one_request_tries_a_server_that_has_rested_and_one_fault_counts_once() {
         let servers = servers(Balance::First, None);
         for _ in 0..30 {
@@ -454,7 +502,7 @@ mod tests {
         let rests = servers.all[0].rests_until.load(Ordering::Relaxed) - servers.now();
         assert!((1001..=2000).contains(&rests), "in vain: {rests} ms");
         let next = self::servers(Balance::First, None);
-        next.take_over(&servers);
+        next.take_over(&servers, true);
         assert_eq!(next.order(None), [1, 2, 0], "what is known outlives a reload");
         servers.worked(0);
         assert_eq!(servers.order(None), [0, 1, 2]);
@@ -505,7 +553,7 @@ mod tests {
             ..test_upstream(&["https://a", "https://b", "https://c"])
         };
         let (old, new) = (Secret::new("old"), Secret::new("new"));
-        let by = |keys: &[&Secret]| Servers::new(&upstream, keys).unwrap();
+        let by = |keys: &[&Secret]| Servers::new(&upstream, keys, None).unwrap();
         let pair = |servers: &Servers, session: Option<&Session>| {
             let cookie = servers.answered((session, 1), std::iter::empty())?;
             cookie.split(';').next().map(str::to_owned)
@@ -522,6 +570,6 @@ mod tests {
         assert_eq!((there.index, pair(&both, Some(&there))), (1, None));
         assert_eq!(session(&by(&[&new]), &first), None, "it has gone with its key");
         let none = Upstream { affinity: None, ..upstream.clone() };
-        assert!(Servers::new(&none, &[&old]).unwrap().have_cookies_of(&[&new]), "nobody has any");
+        assert!(Servers::new(&none, &[&old], None).unwrap().have_cookies_of(&[&new]), "nobody has any");
     }
 }

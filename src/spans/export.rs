@@ -1,5 +1,6 @@
 //! The export itself: batches, by OTLP over HTTP, on a thread of the SDK's. A collector that is slow or down costs spans, not requests.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,6 +20,7 @@ use tracing::{info, warn};
 use super::{Begun, ExportError, Told};
 use crate::ambient;
 use crate::config::Otlp;
+use crate::telemetry::Chain;
 use crate::tls::upstream::client_config;
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -53,8 +55,13 @@ impl Export {
         });
         let authorization =
             authorization.transpose().map_err(|_| wrong(&"log.otlp.token cannot stand in a header"))?;
-        let collector =
-            Collector { client, control: control.clone(), authorization, is_down: AtomicBool::new(false) };
+        let collector = Collector {
+            client,
+            control: control.clone(),
+            authorization,
+            is_down: AtomicBool::new(false),
+            shown: shown(&otlp.endpoint),
+        };
         let exporter = SpanExporter::builder()
             .with_http()
             .with_http_client(collector)
@@ -76,8 +83,8 @@ impl Export {
     pub(super) fn end(&self, begun: &Begun, told: &Told<'_>) {
         let context = &begun.context;
         let mut attributes = vec![
-            KeyValue::new("http.request.method", told.method.to_owned()),
-            KeyValue::new("url.scheme", "https"),
+            KeyValue::new("http.request.method", name_of(told.method)),
+            KeyValue::new("url.scheme", told.scheme),
             KeyValue::new("url.path", told.path.to_owned()),
             KeyValue::new("server.address", told.host.to_owned()),
             KeyValue::new("client.address", told.client.to_owned()),
@@ -104,7 +111,7 @@ impl Export {
             parent_span_id: context.parent_id.map_or(SpanId::INVALID, SpanId::from),
             parent_span_is_remote: context.parent_id.is_some(),
             span_kind: SpanKind::Server,
-            name: told.method.to_owned().into(),
+            name: name_of(told.method),
             start_time: begun.at,
             end_time: ambient::now(),
             attributes,
@@ -122,12 +129,20 @@ impl Export {
     }
 }
 
+/// One of few: what a visitor can choose freely names no span.
+fn name_of(method: &str) -> Cow<'static, str> {
+    const KNOWN: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"];
+    KNOWN.into_iter().find(|known| *known == method).unwrap_or("_OTHER").into()
+}
+
 /// The way to the collector. It is asked on the control runtime, wherever the SDK asks from.
 struct Collector {
     client: reqwest::Client,
     control: Handle,
     authorization: Option<http::HeaderValue>,
     is_down: AtomicBool,
+    /// Where it is, without what may be secret.
+    shown: String,
 }
 
 impl fmt::Debug for Collector {
@@ -150,11 +165,19 @@ impl HttpClient for Collector {
     }
 }
 
+fn shown(endpoint: &url::Url) -> String {
+    let mut shown = endpoint.clone();
+    shown.set_query(None);
+    shown.into()
+}
+
 async fn send(client: reqwest::Client, request: Request<Bytes>) -> Result<Response<Bytes>, reqwest::Error> {
     let mut answer =
         client.execute(reqwest::Request::try_from(request)?).await.map_err(reqwest::Error::without_url)?;
     let mut body = Vec::new();
-    while let Some(piece) = answer.chunk().await? {
+    while body.len() < MOST_ANSWER
+        && let Some(piece) = answer.chunk().await.map_err(reqwest::Error::without_url)?
+    {
         body.extend_from_slice(&piece[..piece.len().min(MOST_ANSWER - body.len())]);
     }
     let mut response = Response::new(Bytes::from(body));
@@ -168,11 +191,12 @@ impl Collector {
         let why = match outcome {
             Ok(response) if response.status().is_success() => None,
             Ok(response) => Some(format!("status {}", response.status().as_u16())),
-            Err(error) => Some(error.to_string()),
+            Err(error) => Some(Chain(error.as_ref()).to_string()),
         };
         match (why, self.is_down.load(Ordering::Relaxed)) {
             (Some(why), false) => {
                 warn!(
+                    endpoint = self.shown,
                     error = why,
                     "the collector of traces takes none; spans wait a little, and are lost then"
                 );

@@ -44,6 +44,7 @@ pub(crate) struct Explanation {
 
 /// What a decision begins with that could not be made.
 const BROKEN: &str = "broken: ";
+const NO_CONTACT: &str = "iMIS has no contact with this ID";
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +117,7 @@ pub(crate) async fn explain(gateway: &Gateway, question: &Question) -> Result<Ex
             }
             (Some(claims_of(&permit)), "may enter".to_owned())
         }
+        Err(SignInError::Profile(error)) if error.is_missing() => (None, format!("{BROKEN}{NO_CONTACT}")),
         Err(SignInError::Denied(denied)) => {
             (None, format!("refused: {} ({})", denied.name(), Chain(&denied)))
         }
@@ -208,6 +210,11 @@ impl ExplainError {
 }
 
 impl Explanation {
+    /// Whether there is nobody to decide about.
+    pub(crate) fn is_about_nobody(&self) -> bool {
+        self.decision.ends_with(NO_CONTACT)
+    }
+
     /// Whether it could not be decided.
     pub(crate) fn is_broken(&self) -> bool {
         self.decision.starts_with(BROKEN)

@@ -14,8 +14,16 @@ use crate::config::{Files, Site};
 
 /// A certificate chain, leaf first.
 pub(crate) fn chain(files: &Files, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    certificates(files, path, "the certificate chain")
+}
+
+fn certificates(
+    files: &Files,
+    path: &Path,
+    what: &'static str,
+) -> Result<Vec<CertificateDer<'static>>, String> {
     let shown = path.display();
-    let unread = |why: String| format!("cannot read the certificate chain {shown}: {why}");
+    let unread = |why: String| format!("cannot read {what} {shown}: {why}");
     let pem = files.bytes(path).map_err(|error| unread(error.to_string()))?;
     let certificates = chain_in(&pem).map_err(unread)?;
     if certificates.is_empty() {
@@ -93,9 +101,12 @@ const A_DAY: i64 = 24 * 3600;
 pub(crate) fn of_its_time(site: &Site, now: i64) -> Option<String> {
     let Some(leaf) = site.certificate.as_ref().and_then(|pair| pair.cert.first()) else {
         return Some(
-            "there is no certificate yet: browsers get no connection until the CA has given one".to_owned(),
+            "there is no certificate yet; until the CA has given one, browsers get no connection (or the certificate of before a reload)".to_owned(),
         );
     };
+    if site.is_of_before {
+        return Some("the certificate is the one of before, until the CA has given one".to_owned());
+    }
     let (from, until) = validity(leaf)?;
     let soon = EXPIRES_SOON_DAYS * A_DAY;
     within(leaf, now, if site.acme.is_some() { soon.min((until - from) / 4) } else { soon })
@@ -127,7 +138,7 @@ fn within(leaf: &CertificateDer<'_>, now: i64, soon: i64) -> Option<String> {
 /// The roots of `ca_file`.
 pub(crate) fn roots(files: &Files, path: &Path) -> Result<Arc<RootCertStore>, String> {
     let mut store = RootCertStore::empty();
-    for certificate in chain(files, path)? {
+    for certificate in certificates(files, path, "the roots")? {
         store.add(certificate).map_err(|error| {
             format!("{} holds a certificate that cannot be a root: {error}", path.display())
         })?;

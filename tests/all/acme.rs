@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use crate::support::{Client, Gateway, SITE, run, skip};
+use crate::support::{Client, Gateway, SITE, edit, run, skip};
 
 const OTHER: &str = "events.example.org";
 /// In base64url, as CAs show it.
@@ -101,6 +101,8 @@ impl Ca {
     /// A gateway whose site has its certificate from this CA, and that has another site.
     fn gateway(&self, directory: &str, more: &str) -> Gateway {
         let (https, http) = (self.https, self.http);
+        // Of one that has been killed.
+        let _ = std::fs::remove_file(self.folder.path().join("control.sock"));
         let yaml = format!(
             r#"version: 1
 listen: {{https: ["{https}"], http: ["{http}"], admin: "127.0.0.1:0", control: control.sock}}
@@ -127,12 +129,30 @@ sites:
         Client::trusting(&asked.text(), self.https)
     }
 
+    /// While this is held the CA finds no address of anybody's, and waits.
+    fn hold_names(&self) -> impl Drop + use<> {
+        struct Held(u32);
+        impl Drop for Held {
+            fn drop(&mut self) {
+                signal(self.0, "CONT");
+            }
+        }
+        let names = self.children[0].id();
+        signal(names, "STOP");
+        Held(names)
+    }
+
     /// Where the gateway keeps what it has of the CA.
     fn kept(&self) -> (PathBuf, PathBuf) {
         let mut folders = std::fs::read_dir(self.folder.path().join("state")).unwrap();
         let folder = folders.next().unwrap().unwrap().path();
         (folder.join("account.json"), folder.join(format!("{SITE}.pem")))
     }
+}
+
+fn signal(process: u32, signal: &str) {
+    let sent = Command::new("kill").args(["-s", signal, &process.to_string()]).status().unwrap();
+    assert!(sent.success());
 }
 
 fn has_given(line: &Value) -> bool {
@@ -310,6 +330,13 @@ async fn a_ca_that_does_not_find_us_is_quoted_and_the_other_sites_go_on() {
     let shown = status(ca.folder.path());
     let of_site = &shown["sites"][0]["certificate"];
     assert!(of_site["acme"]["failed"].as_str().unwrap().contains("127.0.0.77"), "{shown}");
+    let (_, said) = run(ca.folder.path(), &["doctor"], "").await;
+    for says in [
+        &format!("FAILED   {SITE}: the last certificate: the CA does not take {SITE} for ours"),
+        "there is no certificate yet, so nobody gets a connection",
+    ] {
+        assert!(said.contains(says), "{says}: {said}");
+    }
     assert!(of_site["word"].as_str().unwrap().contains("no certificate yet"), "{shown}");
     let metrics = gateway.metrics().await;
     assert!(
@@ -339,4 +366,133 @@ async fn what_is_no_pair_is_not_used_and_asked_for_anew() {
     let gateway = ca.gateway(&ca.directory(), "");
     gateway.logged(has_given).await;
     leaf(&ca).await;
+}
+
+/// A directory that says this to everything but a request for itself.
+async fn lying(ca: &Ca, head: &'static str, body: &'static str) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let own = format!("https://{}", listener.local_addr().unwrap());
+    let urls = ["newNonce", "newAccount", "newOrder", "revokeCert", "keyChange", "renewalInfo"];
+    let directory: Value =
+        urls.iter().map(|name| ((*name).to_owned(), json!(format!("{own}/{name}")))).collect();
+    let acceptor = TlsAcceptor::from(ca.authority.issue(&["127.0.0.1"]).server_config());
+    // Ends with the test's runtime.
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut asked = Vec::new();
+            while !asked.windows(4).any(|end| end == b"\r\n\r\n")
+                && stream.read_buf(&mut asked).await.is_ok_and(|read| read > 0)
+            {}
+            let (head, body) = if asked.starts_with(b"GET /dir") {
+                ("HTTP/1.1 200 OK", directory.to_string())
+            } else if asked.starts_with(b"HEAD ") {
+                ("HTTP/1.1 200 OK", String::new())
+            } else {
+                (head, body.to_owned())
+            };
+            let answer = format!(
+                "{head}\r\nReplay-Nonce: x\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            let _ = stream.write_all(answer.as_bytes()).await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    format!("{own}/dir")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_that_lies_is_one_failure_like_any_other() {
+    let Some(ca) = Ca::start("127.0.0.1", false).await else { return };
+    for (head, body, says) in [
+        (
+            "HTTP/1.1 200 OK\r\nRetry-After: 18446744073709551615\r\nLocation: https://127.0.0.1:9/account",
+            "{}",
+            "",
+        ),
+        (
+            "HTTP/1.1 429 Slow",
+            r#"{"type":"urn:ietf:params:acme:error:rateLimited","detail":"too\u001b[2J often"}"#,
+            "the CA refuses: API error: too [2J often",
+        ),
+        ("HTTP/1.1 500 Odd\r\nRetry-After: Fri, 31 Dec 9999 23:59:59 GMT", "<html>", ""),
+    ] {
+        let directory = lying(&ca, head, body).await;
+        let gateway = ca.gateway(&directory, "");
+        let line = gateway.logged(|line| line["message"] == "the CA has given no certificate").await;
+        assert!(line["error"].as_str().unwrap().contains(says), "{line}");
+        assert_eq!(line["again_in_seconds"], if head.contains("429") { 3600 } else { 60 });
+        assert!(!gateway.log().contains("panic") && !gateway.log().contains('\u{1b}'), "{}", gateway.log());
+    }
+    // What is no directory is called that.
+    let gateway = ca.gateway(&format!("https://{}/", ca.acme), "");
+    let line = gateway.logged(|line| line["message"] == "the CA has given no certificate").await;
+    assert!(line["error"].as_str().unwrap().contains("what answers there is no directory of a CA"), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_changes_to_a_ca_keeps_the_certificate_until_it_has_given_one() {
+    let Some(ca) = Ca::start("127.0.0.1", false).await else { return };
+    ca.authority.issue(&[SITE]).write(ca.folder.path(), "own").unwrap();
+    let gateway = ca.gateway("https://127.0.0.1:1/dir", "");
+    let own = Client::new(&ca.authority, ca.https);
+    own.connect_as("http/1.1", SITE).await.unwrap_err();
+    let yaml = std::fs::read_to_string(ca.folder.path().join("config.yaml")).unwrap();
+    let acme = yaml.lines().find(|line| line.contains("{acme: ")).unwrap().trim();
+    let pair = "certificate: {chain: own.pem, key: own.key}";
+    let taken_up = async |from: &str, to: &str| {
+        edit(ca.folder.path(), from, to);
+        let (code, said) = run(ca.folder.path(), &["reload"], "").await;
+        assert_eq!(code, 0, "{said}");
+    };
+    taken_up(acme, pair).await;
+    own.connect_as("http/1.1", SITE).await.unwrap();
+    // A CA that is down takes nothing away.
+    taken_up(pair, acme).await;
+    Client::new(&ca.authority, ca.https).connect_as("http/1.1", SITE).await.unwrap();
+    let shown = status(ca.folder.path());
+    assert!(
+        shown["sites"][0]["certificate"]["word"].as_str().unwrap().contains("the one of before"),
+        "{shown}"
+    );
+    taken_up("https://127.0.0.1:1/dir", &ca.directory()).await;
+    gateway.logged(has_given).await;
+    leaf(&ca).await;
+    assert!(status(ca.folder.path())["sites"][0]["certificate"]["word"].is_null());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_kept_is_not_asked_for_and_what_cannot_be_taken_up_is_kept() {
+    let Some(ca) = Ca::start("127.0.0.1", false).await else { return };
+    // A file where the folder should be: nothing is asked for.
+    std::fs::write(ca.folder.path().join("state"), "").unwrap();
+    let gateway = ca.gateway(&ca.directory(), "");
+    let line = gateway.logged(|line| line["message"] == "the CA has given no certificate").await;
+    assert!(line["error"].as_str().unwrap().contains("cannot be written"), "{line}");
+    drop(gateway);
+    std::fs::remove_file(ca.folder.path().join("state")).unwrap();
+
+    // The pair of the other site is half written when the certificate comes; `watch` is off, so nobody else reloads.
+    let chain = ca.folder.path().join("other.pem");
+    let whole = std::fs::read_to_string(&chain).unwrap();
+    let held = ca.hold_names();
+    let gateway = ca.gateway(&ca.directory(), "");
+    gateway.logged(|line| line["message"] == "asking the CA for a certificate").await;
+    std::fs::write(&chain, "half").unwrap();
+    drop(held);
+    gateway.logged(|line| line["message"] == "not reloaded: what ran before goes on").await;
+    let shown = status(ca.folder.path());
+    let failed = shown["sites"][0]["certificate"]["acme"]["failed"].as_str().unwrap_or_default().to_owned();
+    assert!(failed.contains("a certificate has come, and is not used"), "{shown}");
+    std::fs::write(&chain, whole).unwrap();
+    // Whoever reloads has it at once; without that it would be tried again in a minute.
+    let (code, said) = run(ca.folder.path(), &["reload"], "").await;
+    assert_eq!(code, 0, "{said}");
+    leaf(&ca).await;
+    let metrics = gateway.metrics().await;
+    assert!(
+        metrics.contains(&format!("acme_orders_total{{site=\"{SITE}\",result=\"good\"}} 1")),
+        "{metrics}"
+    );
 }

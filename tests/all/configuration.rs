@@ -16,7 +16,9 @@ fn check(yaml: &str) -> Result<Config, String> {
     std::fs::create_dir(&certs).unwrap();
     let authority = Authority::new("test CA");
     authority.issue(&["members.example.org"]).write(&certs, "members").unwrap();
-    std::fs::write(certs.join("imis-ca.pem"), authority.certificate_pem()).unwrap();
+    for name in ["imis-ca.pem", "collector-ca.pem"] {
+        std::fs::write(certs.join(name), authority.certificate_pem()).unwrap();
+    }
     for name in [
         "imis-password",
         "zendesk-jwt",
@@ -24,6 +26,7 @@ fn check(yaml: &str) -> Result<Config, String> {
         "zendesk-messaging",
         "gateway-state-key",
         "gateway-ticket-key",
+        "otlp-token",
     ] {
         std::fs::write(folder.path().join(name), "a-secret-of-more-than-thirty-two-characters").unwrap();
     }

@@ -332,7 +332,7 @@ async fn traces_go_to_a_collector_as_whoever_began_them_wants_it() {
     })
     .await;
     let more = format!(
-        "log: {{otlp: {{endpoint: \"http://{address}/v1/traces\", token: {{file: any-secret}}, percent: 0}}}}\n"
+        "log: {{otlp: {{endpoint: \"http://{address}/v1/traces\", token: {{file: any-secret}}, percent: 0}}}}\ntrusted_proxies: [127.0.0.0/8]\n"
     );
     let server = format!("https://{}", origin.address);
     let mut proxy = Proxy::to(authority, &server, Some(origin), &more);
@@ -358,7 +358,8 @@ async fn traces_go_to_a_collector_as_whoever_began_them_wants_it() {
     proxy.client.get("/", &[("host", "elsewhere.example"), ("traceparent", &wanted(2))]).await;
     proxy.gateway.signal("TERM");
     assert!(proxy.gateway.wait().success());
-    let taken = taken.lock().unwrap().clone();
+    let all_taken = taken;
+    let taken = all_taken.lock().unwrap().clone();
     let all = taken[1..].iter().flat_map(|(_, body)| spans(body));
     // What was refused may be sent again.
     let told: Vec<Span> = all.filter(|span| attribute(span, "url.path") != "/lost").collect();
@@ -396,6 +397,14 @@ async fn traces_go_to_a_collector_as_whoever_began_them_wants_it() {
             "{text}"
         );
     }
+    // A stranger's flag decides nothing.
+    let authority = Authority::new("test CA");
+    let strangers = more.replace("trusted_proxies: [127.0.0.0/8]\n", "");
+    let mut other = Proxy::to(authority, "https://127.0.0.1:1", None, &strangers);
+    other.client.get("/", &[("traceparent", &wanted(3))]).await;
+    other.gateway.signal("TERM");
+    assert!(other.gateway.wait().success());
+    assert_eq!(all_taken.lock().unwrap().len(), taken.len());
     assert!(!proxy.gateway.log().contains("of-no-account-and-long-enough-for-one"));
     assert!(proxy.gateway.log().contains("\"trace\":\"4bf92f3577b34da6a3ce929d0e0e4731\""));
 }

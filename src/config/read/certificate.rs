@@ -103,12 +103,15 @@ fn acme(value: &Value<'_>, files: &Files, hosts: &[String]) -> Option<Certificat
             Err(why) => (None, Some(format!("{}: {why}", certificate_file.display()))),
         },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => (None, None),
+        // Nothing that others wrote there keeps the other sites from starting.
         Err(error) => {
-            value.report(format!(
-                "cannot read {}: {error} (it is the service's: run as root, or as its user)",
-                certificate_file.display()
-            ));
-            return None;
+            let shown = certificate_file.display();
+            (
+                None,
+                Some(format!(
+                    "{shown} cannot be read: {error}; it has to be of the user that the service runs as"
+                )),
+            )
         }
     };
     let acme = Acme {
