@@ -55,6 +55,8 @@ pub(crate) struct Progress {
 pub(crate) struct Standing {
     /// When it is asked, or looked at, next; seconds since 1970.
     pub(crate) next: Option<i64>,
+    /// When the certificate that there is is to be renewed, as far as that is known now.
+    pub(crate) renewed: Option<i64>,
     /// Why there was no certificate when it was last asked, or why it is not used.
     pub(crate) failed: Option<String>,
 }
@@ -177,7 +179,14 @@ async fn tend(reloader: Arc<Reloader>, file: PathBuf) {
             }
         };
         let next = ambient::unix_now_signed() + i64::try_from(left.as_secs()).unwrap_or(0);
-        lasting.acme.stands(&file, Standing { next: Some(next), failed: known.failed.clone() });
+        lasting.acme.stands(
+            &file,
+            Standing {
+                next: Some(next),
+                renewed: known.renewal.map(|renewal| renewal.at),
+                failed: known.failed.clone(),
+            },
+        );
         drop(lasting);
         tokio::select! {
             () = tokio::time::sleep(left.clamp(Duration::from_secs(1), LOOK_EVERY)) => {}

@@ -39,11 +39,16 @@ fn of_site(site: &Site, gateway: &Gateway) -> Value {
         "certificate": {
             "word": pem::of_its_time(&site.config, ambient::unix_now_signed()),
             "expires": pem::expiry(&site.config).map(ambient::rfc_3339_of),
+            "uncovered": site.config.certificate.as_ref().map(|pair| {
+                site.config.hosts.iter().filter(|host| !pem::covers(pair, host)).collect::<Vec<_>>()
+            }),
             "acme": site.config.acme.as_ref().map(|acme| {
                 let standing = gateway.lasting.acme.standing(&acme.certificate_file);
                 json!({
                     "directory": acme.directory.as_str(),
+                    "challenge": acme.challenge.name(),
                     "next": standing.next.map(ambient::rfc_3339_of),
+                    "renewed": standing.renewed.map(ambient::rfc_3339_of),
                     "failed": standing.failed,
                 })
             }),

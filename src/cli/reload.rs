@@ -35,15 +35,13 @@ impl Socket {
             return Ok(socket.clone());
         }
         let file = self.with_config.file();
-        if let Err(error) = std::fs::metadata(file) {
-            complain(&format!("imis-gateway: {}: {error}; --socket names a control socket", file.display()));
-            return Err(BAD_CONFIGURATION);
-        }
         let glance = crate::config::glance(file);
         if !glance.is_read {
             let socket = glance.control.as_deref().unwrap_or(Path::new("-"));
+            let why = std::fs::metadata(file)
+                .map_or_else(|error| error.to_string(), |_| "it is no YAML".to_owned());
             complain(&format!(
-                "imis-gateway: {} cannot be read as YAML; asking on the default socket {}",
+                "imis-gateway: {} cannot be read ({why}); asking on the default socket {}, --socket names another",
                 file.display(),
                 socket.display()
             ));

@@ -84,14 +84,22 @@ fn tell(status: &Value) {
             Some(word) => say(&format!("  certificate  {word}")),
             None => say(&format!("  certificate  good until {}", text(&site["certificate"]["expires"]))),
         }
+        for host in site["certificate"]["uncovered"].as_array().into_iter().flatten() {
+            say(&format!("               it does not cover {}", text(host)));
+        }
         if let Some(acme) = site["certificate"]["acme"].as_object() {
-            match (acme["failed"].as_str(), acme["next"].as_str()) {
-                (Some(why), next) => {
+            let moment = |key: &str| acme[key].as_str().map(plain);
+            say(&format!("  ACME         {} by {}", text(&acme["directory"]), text(&acme["challenge"])));
+            match (moment("failed"), moment("next"), moment("renewed")) {
+                (Some(why), next, _) => {
                     let next = next.map(|next| format!("; asked again at {next}")).unwrap_or_default();
-                    say(&format!("  ACME         FAILED: {}{next}", plain(why)));
+                    say(&format!("               FAILED: {why}{next}"));
                 }
-                (None, Some(next)) => say(&format!("  ACME         renewed or looked at by {next}")),
-                (None, None) => say("  ACME         not looked at yet"),
+                (None, Some(next), Some(renewed)) => {
+                    say(&format!("               renewed at {renewed}; looked at again by {next}"));
+                }
+                (None, Some(next), None) => say(&format!("               looked at again by {next}")),
+                (None, None, _) => say("               not looked at yet"),
             }
         }
         for server in site["upstream"].as_array().into_iter().flatten() {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use nix::unistd::{AccessFlags, access};
+
 use super::{Challenge, Config, How, OnBehalfOf, Secret, SignOn, ZendeskApi, ZendeskCredentials};
 use crate::ambient;
 use crate::audit::folder_of;
@@ -66,6 +68,16 @@ impl Config {
                     warnings.push(format!(
                         "{}: what the CA gave cannot be used, another will be asked for: {why}",
                         site.hosts[0]
+                    ));
+                }
+                let folder = acme.certificate_file.ancestors().skip(1).find(|folder| folder.exists());
+                if let Some(folder) = folder
+                    && access(folder, AccessFlags::W_OK | AccessFlags::X_OK).is_err()
+                {
+                    warnings.push(format!(
+                        "{}: whoever runs this may not write in {}: what the CA gives could not be kept",
+                        site.hosts[0],
+                        folder.display()
                     ));
                 }
                 for host in site.hosts.iter().filter(|host| !host.contains('.')) {

@@ -221,7 +221,10 @@ async fn a_certificate_comes_by_handshake_is_kept_and_is_renewed_when_the_ca_adv
     let shown = status(ca.folder.path());
     let of_site = &shown["sites"][0]["certificate"];
     assert!(of_site["acme"]["failed"].is_null() && of_site["word"].is_null(), "{shown}");
-    assert!(of_site["acme"]["next"].is_string() && of_site["expires"].is_string(), "{shown}");
+    let known = ["next", "renewed"].iter().all(|moment| of_site["acme"][*moment].is_string());
+    assert!(known && of_site["expires"].is_string() && of_site["uncovered"] == json!([]), "{shown}");
+    let (_, text) = run(ca.folder.path(), &["status"], "").await;
+    assert!(text.contains("by tls-alpn-01") && text.contains("  renewed at "), "{text}");
     let (_, said) = run(ca.folder.path(), &["doctor"], "").await;
     assert!(said.contains(&format!("ok       {SITE}: CA: answers")), "{said}");
     // Nobody who looks like a CA is shown anything, or served.

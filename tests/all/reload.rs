@@ -230,7 +230,7 @@ async fn what_waits_for_a_restart_is_said() {
     let proxy = Proxy::start(|connection| named(connection, "one", Arc::default())).await;
     let (_, checked) = proxy.run(&["check"]).await;
     assert!(
-        checked.contains("listen, workers, log.format and log.level take effect at the next start"),
+        checked.contains("listen, workers, log.format, log.level and log.otlp take effect at the next start"),
         "{checked}"
     );
     crate::support::edit(proxy.folder.path(), "workers: 1", "workers: 3\nlog: {format: pretty}");

@@ -327,7 +327,7 @@ async fn only_the_gateway_of_this_file_is_reloaded() {
     let (code, said) = crate::support::run(Path::new("/nowhere"), &["status"], "").await;
     assert_eq!(code, 1);
     assert!(
-        said.contains("/nowhere/config.yaml cannot be read as YAML; asking on the default socket"),
+        said.contains("/nowhere/config.yaml cannot be read (No such file or directory (os error 2)); asking on the default socket"),
         "{said}"
     );
     // From the folder itself, by its bare name.
