@@ -81,7 +81,11 @@ impl Progress {
 pub(crate) async fn keep(reloader: Arc<Reloader>) {
     let mut changes = reloader.changes();
     let mut tended: HashMap<PathBuf, AbortOnDropHandle<()>> = HashMap::new();
-    while !reloader.is_draining() {
+    loop {
+        if reloader.is_draining() {
+            // What is under way goes on for as long as the process does.
+            return std::future::pending().await;
+        }
         changes.mark_unchanged();
         let gateway = reloader.gateway();
         let files: Vec<PathBuf> = gateway
@@ -109,7 +113,7 @@ pub(crate) async fn keep(reloader: Arc<Reloader>) {
 }
 
 /// What is known of a certificate between two looks.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Known {
     leaf: Option<CertificateDer<'static>>,
     renewal: Option<Renewal>,
@@ -135,11 +139,13 @@ enum Looked {
 async fn tend(reloader: Arc<Reloader>, file: PathBuf) {
     let mut changes = reloader.changes();
     let mut known = Known::default();
-    loop {
-        let by = *changes.borrow_and_update();
-        if matches!(by, By::Command | By::Signal) {
+    let mut wanted = *changes.borrow();
+    while !reloader.is_draining() {
+        let now_wanted = *changes.borrow_and_update();
+        if now_wanted != wanted {
             // Whoever reloads may have mended what was wrong.
             known.not_before = None;
+            wanted = now_wanted;
         }
         let gateway = reloader.gateway();
         let at = |site: &crate::gateway::Site| {
@@ -149,7 +155,8 @@ async fn tend(reloader: Arc<Reloader>, file: PathBuf) {
         let lasting = gateway.lasting.clone();
         let host = gateway.sites[index].config.hosts[0].clone();
         // A task of its own: whatever a CA's answer does to whoever reads it ends one look.
-        let looking = AbortOnDropHandle::new(tokio::spawn(look(gateway, index, std::mem::take(&mut known))));
+        let looking =
+            AbortOnDropHandle::new(tokio::spawn(look(reloader.clone(), gateway, index, known.clone())));
         let looked = match looking.await {
             Ok((after, looked)) => {
                 known = after;
@@ -171,6 +178,8 @@ async fn tend(reloader: Arc<Reloader>, file: PathBuf) {
             Looked::TakeUp => {
                 // It says in the log how that goes.
                 if reloader.reload(By::Files).await.good {
+                    // It is used, or somebody has put another in its place.
+                    known.waits = None;
                     continue;
                 }
                 known.failed =
@@ -196,11 +205,15 @@ async fn tend(reloader: Arc<Reloader>, file: PathBuf) {
 }
 
 /// Looks at one site, and asks its CA if it is time.
-async fn look(gateway: Arc<Gateway>, index: usize, mut known: Known) -> (Known, Looked) {
+async fn look(
+    reloader: Arc<Reloader>,
+    gateway: Arc<Gateway>,
+    index: usize,
+    mut known: Known,
+) -> (Known, Looked) {
     let site = &gateway.sites[index].config;
     let Some(acme) = &site.acme else { return (known, Looked::Again(LOOK_EVERY)) };
-    // One of before is none of this CA's.
-    let given = site.certificate.as_ref().filter(|_| !site.is_of_before);
+    let given = site.certificate.as_ref();
     let leaf = given.and_then(|pair| pair.cert.first());
     if known.leaf.as_ref() != leaf {
         known.leaf = leaf.cloned();
@@ -225,6 +238,8 @@ async fn look(gateway: Arc<Gateway>, index: usize, mut known: Known) -> (Known, 
             known.renewal = Some(renewal);
             let left = renewal.at.min(renewal.ask_at.max(now)) - now;
             if renewal.at > now {
+                // Whatever it was refused for is not wanted any more.
+                (known.failures, known.failed) = (0, None);
                 return (known, Looked::Again(Duration::from_secs(u64::try_from(left).unwrap_or(0).max(1))));
             }
             renewal.at
@@ -236,6 +251,10 @@ async fn look(gateway: Arc<Gateway>, index: usize, mut known: Known) -> (Known, 
     let left = earliest.map_or(Duration::ZERO, |earliest| earliest.saturating_duration_since(Instant::now()));
     if !left.is_zero() {
         return (known, Looked::Again(left));
+    }
+    if reloader.is_draining() {
+        // The CA would find nobody here, or another.
+        return (known, Looked::Again(LOOK_EVERY));
     }
     known.tried = Some(Instant::now());
     let host = &site.hosts[0];

@@ -181,8 +181,8 @@ pub(crate) struct Site {
     pub(crate) hosts: Vec<String>,
     /// None as long as a CA has not given one.
     pub(crate) certificate: Option<Arc<CertifiedKey>>,
-    /// It is the one of the configuration before, until the CA has given one.
-    pub(crate) is_of_before: bool,
+    /// What hosts are shown that the CA has given nothing good for yet: what they were shown under the configuration before.
+    pub(crate) of_before: Vec<(String, Arc<CertifiedKey>)>,
     /// Where it comes from, if from a CA.
     pub(crate) acme: Option<Arc<Acme>>,
     pub(crate) upstream: Upstream,

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnet::IpNet;
 use rustls::server::ProducesTickets;
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::ServerName;
 use tokio::sync::Semaphore;
 
@@ -25,7 +26,7 @@ use crate::proxy::servers::Servers;
 use crate::spans::Spans;
 use crate::sso::rate::Rates;
 use crate::sso::state::{Signer, UsedStates};
-use crate::tls;
+use crate::tls::{self, pem};
 use crate::zendesk::api::Api;
 use crate::zendesk::staff::Staff;
 
@@ -164,10 +165,9 @@ impl Gateway {
             let same = |before: &Self| site.hosts.iter().find_map(|host| before.site_of(host));
             let predecessor = before.and_then(|before| before.sites.get(same(before)?));
             let mut built = Site::build(site, (&keys, &shared), lasting, (before, predecessor))?;
-            if built.config.certificate.is_none() {
-                // Whoever changes to a CA is not without a certificate until it has answered.
-                built.config.certificate = predecessor.and_then(|before| before.config.certificate.clone());
-                built.config.is_of_before = built.config.certificate.is_some();
+            if let (true, Some(before)) = (site.acme.is_some(), before) {
+                // Whoever changes to a CA loses nothing until it has answered.
+                built.config.of_before = before.shown_instead(site);
             }
             sites.push(built);
         }
@@ -208,6 +208,29 @@ impl Gateway {
             lasting: lasting.clone(),
             sites,
         })
+    }
+
+    /// What the hosts of a site that its own certificate is no good for are shown here, as far as that is good.
+    fn shown_instead(&self, site: &config::Site) -> Vec<(String, Arc<CertifiedKey>)> {
+        let now = ambient::unix_now_signed();
+        let is_good = |pair: &CertifiedKey, host: &str| {
+            let times = pair.cert.first().and_then(pem::validity);
+            times.is_some_and(|(_, until)| until > now) && pem::covers(pair, host)
+        };
+        let lacking = site
+            .hosts
+            .iter()
+            .filter(|host| !site.certificate.as_ref().is_some_and(|pair| is_good(pair, host)));
+        lacking
+            .filter_map(|host| Some((host.clone(), self.shown(host).filter(|pair| is_good(pair, host))?)))
+            .collect()
+    }
+
+    /// The certificate that browsers are shown for a host.
+    fn shown(&self, host: &str) -> Option<Arc<CertifiedKey>> {
+        let site = &self.sites.get(self.site_of(host)?)?.config;
+        let instead = site.of_before.iter().find(|(own, _)| own == host).map(|(_, pair)| pair);
+        instead.or(site.certificate.as_ref()).cloned()
     }
 
     /// Who works in the accounts.

@@ -44,8 +44,8 @@ pub(crate) struct Reloader {
     source: ArcSwap<Source>,
     last: ArcSwap<Last>,
     failed: std::sync::Mutex<Failed>,
-    /// A reload has gone through, well or not, and who wanted it.
-    taken_up: Sender<By>,
+    /// Changes when a reload has gone through, well or not: how many an operator has wanted.
+    taken_up: Sender<u64>,
     draining: AtomicBool,
     started: Instant,
 }
@@ -148,7 +148,7 @@ impl Reloader {
             control,
             source: ArcSwap::from_pointee(Source { file: config.file.clone(), text: config.text.clone() }),
             failed: std::sync::Mutex::default(),
-            taken_up: Sender::new(By::Start),
+            taken_up: Sender::default(),
             running: Mutex::new(Running {
                 fixed: config.fixed(),
                 watched: config.watched.clone(),
@@ -186,7 +186,7 @@ impl Reloader {
     }
 
     /// Changes with every reload.
-    pub(crate) fn changes(&self) -> Receiver<By> {
+    pub(crate) fn changes(&self) -> Receiver<u64> {
         self.taken_up.subscribe()
     }
 
@@ -215,7 +215,7 @@ impl Reloader {
     pub(crate) async fn reload(self: &Arc<Self>, by: By) -> Arc<Last> {
         let own = self.clone();
         let reload = self.control.spawn(async move { own.reload_now(by).await });
-        reload.await.unwrap_or_else(|_| self.last())
+        reload.await.unwrap_or_else(|_| Arc::new(Last { good: false, ..(*self.last()).clone() }))
     }
 
     async fn reload_now(&self, by: By) -> Arc<Last> {
@@ -252,7 +252,7 @@ impl Reloader {
         if !self.is_draining() {
             systemd::ready(&self.state());
         }
-        self.taken_up.send_replace(by);
+        self.taken_up.send_modify(|wanted| *wanted += u64::from(matches!(by, By::Command | By::Signal)));
         last
     }
 

@@ -75,10 +75,15 @@ struct BySni {
 
 impl BySni {
     fn new<'a>(sites: impl Iterator<Item = &'a Site> + Clone, challenges: Arc<Challenges>) -> Self {
-        let without_name = sites.clone().next().and_then(|site| site.certificate.clone());
+        let first = sites.clone().next();
+        let without_name = first.and_then(|site| {
+            let instead = site.of_before.first().map(|(_, pair)| pair);
+            instead.or(site.certificate.as_ref()).cloned()
+        });
         let pairs = sites.flat_map(|site| {
             let hosts = site.hosts.iter();
-            hosts.filter_map(|host| Some((host.clone(), site.certificate.clone()?)))
+            let own = hosts.filter_map(|host| Some((host.clone(), site.certificate.clone()?)));
+            own.chain(site.of_before.iter().cloned())
         });
         Self { by_host: pairs.collect(), without_name, challenges }
     }

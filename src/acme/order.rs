@@ -14,6 +14,7 @@ use rcgen::{CertificateParams, CustomExtension, KeyPair};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 use tracing::info;
 
 use super::challenges::{Challenges, Stand};
@@ -30,6 +31,8 @@ const PATIENCE: RetryPolicy = RetryPolicy::new()
     .timeout(Duration::from_secs(120));
 /// Seconds that a CA's clock may be ahead of ours.
 const CLOCKS_DIFFER: i64 = 300;
+/// One account is made at a time.
+static MAKING: Mutex<()> = Mutex::const_new(());
 /// Longer texts of a CA's are cut off in logs.
 const MOST_TEXT: usize = 600;
 
@@ -113,23 +116,21 @@ struct Kept {
 /// The account that the gateway has with a CA, made when there is none.
 pub(super) async fn account(acme: &Acme) -> Result<Account, AcmeError> {
     let path = &acme.account_file;
-    let unusable = |what, source| AcmeError::Store { path: path.display().to_string(), what, source };
     // The library takes anything for one.
     let asked = client::directory(&acme.directory, acme.roots.0.clone()).await;
     asked.map_err(|error| AcmeError::NoAnswer(acme.directory.to_string(), error))?;
     let builder = Account::builder_with_http(client::client(acme.roots.0.clone())?);
     let uri = acme.contact.as_ref().map(|address| format!("mailto:{address}"));
     let contact: Vec<&str> = uri.iter().map(String::as_str).collect();
-    let external_id = acme.external_account.as_ref().map(|external| external.id.clone());
-    let kept = match read(path).await {
-        Ok(text) => {
-            let kept: Kept = serde_json::from_slice(&text)
-                .map_err(|source| AcmeError::Account { path: path.display().to_string(), source })?;
-            // One that is bound to another account of the operator's is another.
-            (kept.external == external_id).then_some((kept, text))
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(unusable("read", error)),
+    let external_id = external_id(acme);
+    let mut kept = kept_account(acme).await?;
+    // Several sites may find none at once, and one account is enough for all.
+    let _making = if kept.is_none() {
+        let making = MAKING.lock().await;
+        kept = kept_account(acme).await?;
+        Some(making)
+    } else {
+        None
     };
     let Some((kept, text)) = kept else {
         let new =
@@ -152,6 +153,26 @@ pub(super) async fn account(acme: &Acme) -> Result<Account, AcmeError> {
         keep(path, Kept { contact: acme.contact.clone(), external, credentials }).await?;
     }
     Ok(account)
+}
+
+/// The account in its file, if there is one that fits.
+async fn kept_account(acme: &Acme) -> Result<Option<(Kept, Vec<u8>)>, AcmeError> {
+    let path = &acme.account_file;
+    let shown = || path.display().to_string();
+    match read(path).await {
+        Ok(text) => {
+            let kept: Kept = serde_json::from_slice(&text)
+                .map_err(|source| AcmeError::Account { path: shown(), source })?;
+            // One that is bound to another account of the operator's is another.
+            Ok((kept.external == external_id(acme)).then_some((kept, text)))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(AcmeError::Store { path: shown(), what: "read", source }),
+    }
+}
+
+fn external_id(acme: &Acme) -> Option<String> {
+    acme.external_account.as_ref().map(|external| external.id.clone())
 }
 
 /// What an error of the CA's means for the account.
@@ -228,21 +249,19 @@ pub(super) async fn obtain(
         return Err(AcmeError::Useless(format!("it is not for {host}")));
     }
     let times = pair.cert.first().and_then(pem::validity);
-    is_better(times, replaced.and_then(pem::validity), ambient::unix_now_signed())
-        .map_err(AcmeError::Useless)?;
+    is_good(times, ambient::unix_now_signed()).map_err(AcmeError::Useless)?;
     Ok(kept)
 }
 
-/// Whether a certificate with these times is good now, and for longer than the one whose place it takes.
-fn is_better(times: Option<(i64, i64)>, before: Option<(i64, i64)>, now: i64) -> Result<(), String> {
+/// Whether a certificate with these times is good now. It may end before the one whose place it takes: CAs give shorter ones as time
+/// goes by, and wish some replaced that would be good for long.
+fn is_good(times: Option<(i64, i64)>, now: i64) -> Result<(), String> {
     let Some((from, until)) = times else { return Err("it does not say how long it is good".to_owned()) };
     let shown = ambient::rfc_3339_of;
     if from > now + CLOCKS_DIFFER {
         Err(format!("it is not good before {} (is this machine's clock right?)", shown(from)))
     } else if until <= now {
         Err(format!("it has ended already, at {}", shown(until)))
-    } else if before.is_some_and(|(_, before)| before > until) {
-        Err(format!("it ends at {}, before the one that there is", shown(until)))
     } else {
         Ok(())
     }
@@ -324,15 +343,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_certificate_is_taken_when_it_is_good_now_and_for_longer() {
+    fn a_certificate_is_taken_when_it_is_good_now() {
         let now = 1_000_000;
-        let is = |times, before| is_better(times, before, now).is_ok();
-        assert!(is(Some((now - 10, now + 100)), None));
-        assert!(is(Some((now + 60, now + 100)), Some((0, now + 99))), "clocks differ");
-        assert!(!is(None, None));
-        assert!(!is(Some((now + 1_000, now + 10_000)), None));
-        assert!(!is(Some((now - 10, now)), None));
-        assert!(!is(Some((now - 10, now + 100)), Some((0, now + 101))));
+        let is = |times| is_good(times, now).is_ok();
+        assert!(is(Some((now - 10, now + 100))));
+        assert!(is(Some((now + 60, now + 100))), "clocks differ");
+        assert!(!is(None) && !is(Some((now + 1_000, now + 10_000))) && !is(Some((now - 10, now))));
     }
 
     #[test]

@@ -64,6 +64,16 @@ impl Config {
                 }
             }
             if let Some(acme) = &site.acme {
+                let others = self.sites.iter().filter_map(|other| other.acme.as_ref());
+                if others
+                    .clone()
+                    .any(|other| other.account_file == acme.account_file && other.contact != acme.contact)
+                {
+                    warnings.push(format!(
+                        "{}: another site has the same account with this CA and another contact; write the same in both",
+                        site.hosts[0]
+                    ));
+                }
                 if let Some(why) = &acme.unusable {
                     warnings.push(format!(
                         "{}: what the CA gave cannot be used, another will be asked for: {why}",

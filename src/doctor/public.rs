@@ -72,7 +72,7 @@ async fn way(site: &Site, host: &str, port: u16) -> Finding {
         finding.seen = "looked for no way: there is nothing to be known again by".to_owned();
         return finding.but(
             Severity::Warning,
-            "there is no certificate yet, so nobody gets a connection",
+            "the CA has given no certificate yet: whoever had none before gets no connection",
             "the CA has to give one first: the checks of the CA say why it does not",
         );
     }

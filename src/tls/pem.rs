@@ -81,7 +81,8 @@ pub(crate) fn covers(certificate: &CertifiedKey, host: &str) -> bool {
 
 /// When the certificate of a site stops being good, in seconds since 1970.
 pub(crate) fn expiry(site: &Site) -> Option<i64> {
-    validity(site.certificate.as_ref()?.cert.first()?).map(|(_, until)| until)
+    let pair = site.of_before.first().map(|(_, pair)| pair).or(site.certificate.as_ref())?;
+    validity(pair.cert.first()?).map(|(_, until)| until)
 }
 
 /// From when and until when it is good, in seconds since 1970.
@@ -99,14 +100,12 @@ const A_DAY: i64 = 24 * 3600;
 /// What is to be said about the time in which a site's certificate is good; `now` in seconds since 1970. One that a CA renews is worth
 /// a word only when that is overdue.
 pub(crate) fn of_its_time(site: &Site, now: i64) -> Option<String> {
-    let Some(leaf) = site.certificate.as_ref().and_then(|pair| pair.cert.first()) else {
-        return Some(
-            "there is no certificate yet; until the CA has given one, browsers get no connection (or the certificate of before a reload)".to_owned(),
-        );
-    };
-    if site.is_of_before {
-        return Some("the certificate is the one of before, until the CA has given one".to_owned());
+    if let Some((host, _)) = site.of_before.first() {
+        return Some(format!("{host} is shown the certificate of before, until the CA has given a good one"));
     }
+    let Some(leaf) = site.certificate.as_ref().and_then(|pair| pair.cert.first()) else {
+        return Some("there is no certificate of the CA yet: until there is, browsers get no connection (after a reload: the certificate of before)".to_owned());
+    };
     let (from, until) = validity(leaf)?;
     let soon = EXPIRES_SOON_DAYS * A_DAY;
     within(leaf, now, if site.acme.is_some() { soon.min((until - from) / 4) } else { soon })

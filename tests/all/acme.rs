@@ -336,11 +336,11 @@ async fn a_ca_that_does_not_find_us_is_quoted_and_the_other_sites_go_on() {
     let (_, said) = run(ca.folder.path(), &["doctor"], "").await;
     for says in [
         &format!("FAILED   {SITE}: the last certificate: the CA does not take {SITE} for ours"),
-        "there is no certificate yet, so nobody gets a connection",
+        "the CA has given no certificate yet",
     ] {
         assert!(said.contains(says), "{says}: {said}");
     }
-    assert!(of_site["word"].as_str().unwrap().contains("no certificate yet"), "{shown}");
+    assert!(of_site["word"].as_str().unwrap().contains("no certificate of the CA yet"), "{shown}");
     let metrics = gateway.metrics().await;
     assert!(
         metrics.contains(&format!("acme_orders_total{{site=\"{SITE}\",result=\"failed\"}} 1")),
@@ -451,12 +451,17 @@ async fn whoever_changes_to_a_ca_keeps_the_certificate_until_it_has_given_one() 
     };
     taken_up(acme, pair).await;
     own.connect_as("http/1.1", SITE).await.unwrap();
-    // A CA that is down takes nothing away.
+    // A CA that is down takes nothing away, nor does what it gave long ago.
+    let stale = ca.authority.issue_for_days(&[SITE], -1);
+    let folder = ca.folder.path().join("state/127.0.0.1=1_dir");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join(format!("{SITE}.pem")), format!("{}{}", stale.key_pem, stale.certificate_pem))
+        .unwrap();
     taken_up(pair, acme).await;
     Client::new(&ca.authority, ca.https).connect_as("http/1.1", SITE).await.unwrap();
     let shown = status(ca.folder.path());
     assert!(
-        shown["sites"][0]["certificate"]["word"].as_str().unwrap().contains("the one of before"),
+        shown["sites"][0]["certificate"]["word"].as_str().unwrap().contains("the certificate of before"),
         "{shown}"
     );
     taken_up("https://127.0.0.1:1/dir", &ca.directory()).await;

@@ -12,7 +12,7 @@ use super::sign_on::secret;
 use crate::config::acme::{Acme, Challenge, ExternalAccount};
 use crate::config::files::Files;
 use crate::config::raw::{Section, Value};
-use crate::config::{Roots, values};
+use crate::config::{Roots, fingerprint, values};
 use crate::tls::pem;
 
 /// What browsers are shown, and whether a CA is asked for it. There is none before the CA has answered for the first time.
@@ -95,8 +95,14 @@ fn acme(value: &Value<'_>, files: &Files, hosts: &[String]) -> Option<Certificat
     }
     let directory = directory?;
     let folder = files.at(folder?).join(name_of(&directory));
+    let external_account = external_account?;
+    // Sites may be of different accounts with one CA.
+    let account = match &external_account {
+        Some(external) => format!("account-{}.json", fingerprint(&external.id)),
+        None => "account.json".to_owned(),
+    };
     let (account_file, certificate_file) =
-        (folder.join("account.json"), folder.join(format!("{}.pem", hosts.first()?)));
+        (folder.join(account), folder.join(format!("{}.pem", hosts.first()?)));
     let (pair, unusable) = match files.bytes(&certificate_file) {
         Ok(bytes) => match pem::both(&bytes) {
             Ok(pair) => (Some(pair), None),
@@ -119,7 +125,7 @@ fn acme(value: &Value<'_>, files: &Files, hosts: &[String]) -> Option<Certificat
         contact: contact?,
         challenge: challenge?,
         roots: roots?,
-        external_account: external_account?,
+        external_account,
         account_file,
         certificate_file,
         unusable,

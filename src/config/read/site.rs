@@ -82,7 +82,7 @@ fn site(mut section: Section<'_>, files: &Files, hosts_seen: &mut Vec<String>) -
     let (imis, apps) = (imis?, apps?);
     let sign_on = imis.map(|imis| SignOn { imis, apps });
     let (certificate, acme) = certificate?;
-    Some(Site { hosts: hosts?, certificate, is_of_before: false, acme, upstream: upstream?, sign_on })
+    Some(Site { hosts: hosts?, certificate, of_before: Vec::new(), acme, upstream: upstream?, sign_on })
 }
 
 fn hosts(list: &Value<'_>, seen: &mut Vec<String>) -> Option<Vec<String>> {
