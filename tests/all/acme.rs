@@ -1,7 +1,7 @@
 //! Certificates by ACME, from a real CA that runs here: pebble, with its own DNS. It knows nothing of renewal information (RFC 9773), so
 //! that part of its directory is a double of the test's.
 
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use crate::support::{Client, Gateway, SITE, edit, run, skip};
+use crate::support::{Client, Gateway, SITE, edit, free_address, run, skip};
 
 const OTHER: &str = "events.example.org";
 /// In base64url, as CAs show it.
@@ -46,10 +46,6 @@ impl Drop for Ca {
     }
 }
 
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
 impl Ca {
     /// For which every name is at `address`, and which may want accounts bound to some of its own.
     async fn start(address: &str, bound: bool) -> Option<Self> {
@@ -58,8 +54,9 @@ impl Ca {
         authority.issue(&["127.0.0.1", SITE]).write(folder.path(), "pebble").unwrap();
         authority.issue(&[OTHER]).write(folder.path(), "other").unwrap();
         std::fs::write(folder.path().join("ca.pem"), authority.certificate_pem()).unwrap();
-        let (acme, management, https, http) = (free(), free(), free(), free());
-        let dns = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (acme, management, https, http) =
+            (free_address(), free_address(), free_address(), free_address());
+        let dns = free_address();
         let at = |name: &str| folder.path().join(name).display().to_string();
         let config = json!({"pebble": {
             "listenAddress": acme.to_string(), "managementListenAddress": management.to_string(),
@@ -74,7 +71,7 @@ impl Ca {
             "-dns01",
             &dns.to_string(),
             "-management",
-            &free().to_string(),
+            &free_address().to_string(),
             "-http01",
             "",
             "-https01",

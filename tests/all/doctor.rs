@@ -6,7 +6,7 @@ use imis_gateway_simulators::certificates::Authority;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::origin::{Origin, Proxy};
-use crate::support::{Gateway, Setup, Stage, run};
+use crate::support::{Gateway, Setup, Stage, free_address, run};
 
 async fn doctor(stage: &Stage, arguments: &[&str], input: &str) -> (i32, String) {
     stage.run(&[&["doctor"], arguments].concat(), input).await
@@ -302,8 +302,7 @@ async fn ports_and_the_way_of_a_name_to_here_are_looked_at() {
     let authority = Authority::new("test CA");
     authority.issue(&["localhost"]).write(folder.path(), "members").unwrap();
     std::fs::write(folder.path().join("ca.pem"), authority.certificate_pem()).unwrap();
-    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (https, http) = (free(), free());
+    let (https, http) = (free_address(), free_address());
     let yaml = format!(
         r#"version: 1
 listen: {{https: ["{https}"], http: ["{http}"], admin: "127.0.0.1:0", control: control.sock}}

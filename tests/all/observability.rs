@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::support::origin::{Connection, Origin, Proxy, read_request};
-use crate::support::{SITE, Setup, Stage, skip};
+use crate::support::{SITE, Setup, Stage, free_address, skip};
 
 fn number(metrics: &str, series: &str) -> f64 {
     let line = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
@@ -185,7 +185,7 @@ async fn prometheus_reads_the_numbers_and_the_rules_and_finds_every_name() {
     let checked = Command::new("promtool").args(["check", "rules"]).arg(&rules).output().unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
     // A free port, which is taken a moment later.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_address().port();
     let config = format!(
         "global: {{scrape_interval: 200ms, evaluation_interval: 200ms}}\nscrape_configs:\n  - {{job_name: imis-gateway, static_configs: [{{targets: [\"{}\"]}}]}}\nrule_files: [{}]\n",
         stage.gateway.admin,

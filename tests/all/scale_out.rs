@@ -8,7 +8,7 @@ use std::time::Duration;
 use imis_gateway_simulators::imis::Generation;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Client, Gateway, SITE, SSO, Setup, Stage, skip};
+use crate::support::{Client, Gateway, SITE, SSO, Setup, Stage, free_address, skip};
 use crate::tokens::claims;
 
 const SHARED: &str =
@@ -90,7 +90,7 @@ async fn one_of_two_gateways_is_killed_under_load_and_no_sign_in_is_lost() {
     let yaml = shared(&stage, "proxy_protocol: true\n");
     let mut one = Gateway::start(stage.folder(), &yaml);
     let two = Gateway::start(stage.folder(), &yaml);
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_address().port();
     let config = stage.folder().join("haproxy.cfg");
     // As in docs/operations.md, with the ports of this test.
     let text = format!(

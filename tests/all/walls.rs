@@ -279,7 +279,7 @@ async fn a_full_disk_under_the_log_stops_nothing() {
     let authority = Authority::new("test CA");
     crate::support::lay_out_certificates(&authority, folder.path());
     let origin = Origin::start(&authority, quick).await;
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = crate::support::free_address().port();
     let yaml = format!(
         "version: 1\nlisten: {{https: [\"127.0.0.1:{port}\"], http: [], admin: null}}\nlog: {{level: debug}}\nsites:\n  - hosts: [{SITE}]\n    certificate: {{chain: members.pem, key: members.key}}\n    upstream: {{servers: [\"https://{}\"], ca_file: ca.pem}}\n",
         origin.address

@@ -11,6 +11,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use imis_gateway_simulators::certificates::Authority;
 use imis_gateway_simulators::imis::{Generation, Imis, Options as ImisOptions};
@@ -249,6 +250,20 @@ sites:
         address = imis.address(),
         api = imis.api_path(),
     )
+}
+
+/// An address that is free and stays so until somebody asks for it by name: below those that the system gives to connections, of which
+/// other tests make thousands at the same time.
+pub(crate) fn free_address() -> SocketAddr {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let next = std::process::id().wrapping_mul(97).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(15_000 + next % 17_000).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if std::net::TcpListener::bind(address).is_ok() && std::net::UdpSocket::bind(address).is_ok() {
+            return address;
+        }
+    }
 }
 
 /// Says loudly that something is not tested here; in CI nothing may be skipped.
