@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -134,7 +135,7 @@ impl Client {
         let io = TokioIo::new(self.connect("http/1.1").await);
         let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
         tokio::spawn(connection);
-        read(sender.send_request(request).await.unwrap()).await
+        in_time(async { read(sender.send_request(request).await.unwrap()).await }).await
     }
 
     /// Over HTTP/2.
@@ -152,8 +153,15 @@ impl Client {
         let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
         let (mut sender, connection) = builder.max_header_list_size(1 << 20).handshake(io).await.unwrap();
         tokio::spawn(connection);
-        read(sender.send_request(request).await.unwrap()).await
+        in_time(async { read(sender.send_request(request).await.unwrap()).await }).await
     }
+}
+
+/// Nothing that is asked for in this way takes longer.
+async fn in_time<T>(asked: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(120), asked)
+        .await
+        .unwrap_or_else(|_| panic!("no answer in time"))
 }
 
 async fn read(response: http::Response<hyper::body::Incoming>) -> Reply {

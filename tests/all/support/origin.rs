@@ -170,6 +170,8 @@ sites:
 
 /// A request's head, and its body when that is framed by content-length or chunks; none at the end.
 pub(crate) async fn read_request(connection: &mut Connection) -> Option<String> {
+    // What TLS could not write at once of the answer before: nobody else sends it on.
+    connection.flush().await.ok()?;
     let mut bytes = Vec::new();
     let head_end = loop {
         if let Some(at) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
