@@ -93,12 +93,13 @@ pub(crate) async fn keep(reloader: Arc<Reloader>) {
             .iter()
             .filter_map(|site| Some(site.config.acme.as_ref()?.certificate_file.clone()))
             .collect();
-        tended.retain(|file, _| {
-            let stays = files.contains(file);
-            if !stays {
+        tended.retain(|file, tending| {
+            if !files.contains(file) {
                 gateway.lasting.acme.forget(file);
+                return false;
             }
-            stays
+            // One whose site was gone for a moment has ended, and is begun anew.
+            !tending.is_finished()
         });
         for file in files {
             tended

@@ -245,7 +245,9 @@ impl Connection {
         let came = Came {
             client,
             is_https: matches!(self.door, Door::Https { .. }),
-            is_vouched_for: self.worker.gateway.trusts(self.peer),
+            // Asked only where it decides something.
+            is_vouched_for: self.worker.gateway.lasting.spans.is_some()
+                && self.worker.gateway.trusts(self.peer),
         };
         Access::begin(seen, &came, incident, &self.worker)
     }

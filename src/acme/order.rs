@@ -107,9 +107,6 @@ fn clean(text: &str) -> String {
 #[derive(Serialize, Deserialize)]
 struct Kept {
     contact: Option<String>,
-    /// The external account that it is bound to.
-    #[serde(default)]
-    external: Option<String>,
     credentials: AccountCredentials,
 }
 
@@ -122,7 +119,6 @@ pub(super) async fn account(acme: &Acme) -> Result<Account, AcmeError> {
     let builder = Account::builder_with_http(client::client(acme.roots.0.clone())?);
     let uri = acme.contact.as_ref().map(|address| format!("mailto:{address}"));
     let contact: Vec<&str> = uri.iter().map(String::as_str).collect();
-    let external_id = external_id(acme);
     let mut kept = kept_account(acme).await?;
     // Several sites may find none at once, and one account is enough for all.
     let _making = if kept.is_none() {
@@ -141,21 +137,21 @@ pub(super) async fn account(acme: &Acme) -> Result<Account, AcmeError> {
         });
         let (account, credentials) =
             builder.create(&new, acme.directory.to_string(), external.as_ref()).await?;
-        keep(path, Kept { contact: acme.contact.clone(), external: external_id, credentials }).await?;
+        keep(path, Kept { contact: acme.contact.clone(), credentials }).await?;
         return Ok(account);
     };
     let is_changed = kept.contact != acme.contact;
     let account = builder.from_credentials(kept.credentials).await?;
     if is_changed {
         account.update_contacts(&contact).await.map_err(|error| unknown_account(error, path))?;
-        let Kept { external, credentials, .. } = serde_json::from_slice(&text)
+        let Kept { credentials, .. } = serde_json::from_slice(&text)
             .map_err(|source| AcmeError::Account { path: path.display().to_string(), source })?;
-        keep(path, Kept { contact: acme.contact.clone(), external, credentials }).await?;
+        keep(path, Kept { contact: acme.contact.clone(), credentials }).await?;
     }
     Ok(account)
 }
 
-/// The account in its file, if there is one that fits.
+/// The account in its file, if there is one.
 async fn kept_account(acme: &Acme) -> Result<Option<(Kept, Vec<u8>)>, AcmeError> {
     let path = &acme.account_file;
     let shown = || path.display().to_string();
@@ -163,16 +159,11 @@ async fn kept_account(acme: &Acme) -> Result<Option<(Kept, Vec<u8>)>, AcmeError>
         Ok(text) => {
             let kept: Kept = serde_json::from_slice(&text)
                 .map_err(|source| AcmeError::Account { path: shown(), source })?;
-            // One that is bound to another account of the operator's is another.
-            Ok((kept.external == external_id(acme)).then_some((kept, text)))
+            Ok(Some((kept, text)))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(AcmeError::Store { path: shown(), what: "read", source }),
     }
-}
-
-fn external_id(acme: &Acme) -> Option<String> {
-    acme.external_account.as_ref().map(|external| external.id.clone())
 }
 
 /// What an error of the CA's means for the account.

@@ -3,25 +3,23 @@
 //!
 //! Shared by all workers and kept across reloads that leave the servers as they are. A site with one server pays nothing for it.
 
+mod sessions;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::hmac;
-use moka::sync::Cache;
 use tracing::{info, warn};
 
-use crate::ambient;
 use crate::config::{Affinity, Balance, Secret, Server, Upstream, fingerprint, server_of};
+use sessions::Sessions;
 
 /// How long a server is left alone after it could not be connected to once; doubled each time.
 const FIRST_REST: Duration = Duration::from_secs(1);
 /// One request tries a server that has rested, and has so long for it.
 const TRIAL_MILLISECONDS: u64 = 10_000;
 const LONGEST_REST: Duration = Duration::from_secs(30);
-/// Sessions whose server is remembered; those of iMIS last twenty minutes.
-const MOST_SESSIONS: u64 = 100_000;
-const SESSION_LASTS: Duration = Duration::from_secs(20 * 60);
 /// By which a browser comes back to its server.
 pub(crate) const COOKIE: &str = "__Host-imis-gateway-server";
 
@@ -36,11 +34,6 @@ pub(crate) struct Servers {
     since: Instant,
     /// Somebody asks after their health.
     pub(super) is_watched: AtomicBool,
-}
-
-struct Sessions {
-    key: hmac::Key,
-    servers: Cache<[u8; 32], Arc<Server>>,
 }
 
 struct State {
@@ -115,18 +108,8 @@ impl Servers {
         let sessions = match &upstream.affinity {
             Some(Affinity::Learned(_)) => {
                 let same = before.filter(|before| before.affinity == upstream.affinity);
-                match same.and_then(|before| before.sessions.clone()) {
-                    Some(sessions) => Some(sessions),
-                    None => {
-                        let own = ambient::random_hex()? + &ambient::random_hex()?;
-                        let servers =
-                            Cache::builder().max_capacity(MOST_SESSIONS).time_to_idle(SESSION_LASTS);
-                        Some(Arc::new(Sessions {
-                            key: hmac::Key::new(hmac::HMAC_SHA256, own.as_bytes()),
-                            servers: servers.build(),
-                        }))
-                    }
-                }
+                let kept = same.and_then(|before| before.sessions.clone());
+                Some(kept.map_or_else(|| Sessions::new().map(Arc::new), Ok)?)
             }
             Some(Affinity::Cookie) | None => None,
         };
@@ -329,7 +312,7 @@ impl Servers {
                 names.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(name)).then_some(())?;
                 let sessions = self.sessions.as_ref()?;
                 let cookie = sessions.hash(name, value);
-                let server = sessions.servers.get(&cookie)?;
+                let server = sessions.server_of(&cookie)?;
                 let index = self.all.iter().position(|state| state.server == server)?;
                 Some(Session { index, cookie: Some(cookie), is_outdated: false })
             }
@@ -356,32 +339,19 @@ impl Servers {
                     && *before != index
                 {
                     // Its server was not to be had: it lives on where it was answered now.
-                    sessions.servers.insert(*cookie, self.all[index].server.clone());
+                    sessions.is_on(*cookie, &self.all[index].server);
                 }
                 for (_, value) in fields.filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie")) {
                     let pair = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
                     let Some(equals) = pair.iter().position(|byte| *byte == b'=') else { continue };
                     let (name, value) = (&pair[..equals], &pair[equals + 1..]);
                     if names.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(name)) {
-                        let server = self.all[index].server.clone();
-                        sessions.servers.insert(sessions.hash(name, value), server);
+                        sessions.is_on(sessions.hash(name, value), &self.all[index].server);
                     }
                 }
                 None
             }
         }
-    }
-}
-
-impl Sessions {
-    fn hash(&self, name: &[u8], value: &[u8]) -> [u8; 32] {
-        let mut context = hmac::Context::with_key(&self.key);
-        context.update(&name.to_ascii_lowercase());
-        context.update(b"=");
-        context.update(value);
-        let mut hash = [0; 32];
-        hash.copy_from_slice(context.sign().as_ref());
-        hash
     }
 }
 
