@@ -26,6 +26,37 @@ impl Limits {
     }
 }
 
+/// How far what goes to the other end has come, by the bytes so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Delivery {
+    /// Of bodies, put on their way: to the system, or to what waits before it.
+    pub(crate) bodies: u64,
+    /// Taken by the system, with all that is put around bodies.
+    pub(crate) sent: u64,
+    /// Of those, acknowledged by the other end's machine.
+    pub(crate) acknowledged: u64,
+}
+
+impl Delivery {
+    /// Nothing is put around these that would count.
+    pub(crate) fn plain(acknowledged: u64) -> Self {
+        Self { bodies: acknowledged, sent: acknowledged, acknowledged }
+    }
+
+    /// What has arrived since: all that was acknowledged, but not more than lay in the system then, and bodies since. So whoever
+    /// has much sent around little, and takes it at once, seems as slow as he is.
+    fn arrived_since(self, before: Self) -> u64 {
+        let under_way = before.sent.saturating_sub(before.acknowledged);
+        let useful = under_way + self.bodies.saturating_sub(before.bodies);
+        self.acknowledged.saturating_sub(before.acknowledged).min(useful)
+    }
+}
+
+/// The same where one of the two is perhaps not known.
+fn arrived_between(before: Option<Delivery>, now: Option<Delivery>) -> u64 {
+    now.zip(before).map_or(0, |(now, before)| now.arrived_since(before))
+}
+
 /// One body on its way to or from a browser.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
@@ -37,28 +68,28 @@ pub(crate) struct Pace {
     moved: u64,
     /// When `moved` last changed.
     last_moved: Option<Instant>,
-    /// What had arrived when that was last asked, and when that was.
-    asked: Option<(Option<u64>, Instant)>,
+    /// How far it had come when that was last asked, and when that was.
+    asked: Option<(Option<Delivery>, Instant)>,
 }
 
 /// So far.
 #[derive(Debug, Clone, Copy)]
 struct Moved {
     bytes: u64,
-    /// Of them, what has arrived at the other end, where that is known.
-    arrived: Option<u64>,
+    /// How far they have come, where that is known.
+    delivery: Option<Delivery>,
 }
 
-/// How often it is asked what has arrived, while bytes move.
+/// How often it is asked how far they have come, while bytes move.
 const ASK_EVERY: Duration = Duration::from_secs(5);
 
 impl Pace {
     /// The browser is waited for, and so many bytes have moved, all in all: how long it may go on like this until it is looked
-    /// at again. None when it has been too slow, and what has `arrived` shows nothing else.
+    /// at again. None when it has been too slow, and their `delivery` shows nothing else.
     pub(crate) fn left(
         &mut self,
         moved: u64,
-        arrived: impl Fn() -> Option<u64>,
+        delivery: impl Fn() -> Option<Delivery>,
         limits: Limits,
         now: Instant,
     ) -> Option<Duration> {
@@ -72,25 +103,24 @@ impl Pace {
         (self.moved, self.last_moved, self.looked) = (moved, Some(last_moved), Some(now));
         let mark = match self.mark {
             Some(mark) => mark,
-            None => self.begin(moved, arrived(), now),
+            None => self.begin(moved, delivery(), now),
         };
         if last_moved == now && self.asked.is_none_or(|(_, at)| now - at >= ASK_EVERY) {
-            self.asked = Some((arrived(), now));
+            self.asked = Some((delivery(), now));
         }
         if now - last_moved >= limits.gap {
-            let arrives = arrived();
-            if arrives <= self.asked.and_then(|(before, _)| before) {
+            let delivery = delivery();
+            if arrived_between(self.asked.and_then(|(before, _)| before), delivery) == 0 {
                 return None;
             }
-            (self.last_moved, self.asked) = (Some(now), Some((arrives, now)));
+            (self.last_moved, self.asked) = (Some(now), Some((delivery, now)));
         }
         if self.waited >= limits.gap {
-            let arrives = arrived();
-            let more = arrives.zip(mark.arrived).map_or(0, |(now, before)| now.saturating_sub(before));
-            if (moved - mark.bytes).max(more) < limits.least() {
+            let delivery = delivery();
+            if (moved - mark.bytes).max(arrived_between(mark.delivery, delivery)) < limits.least() {
                 return None;
             }
-            self.begin(moved, arrives, now);
+            self.begin(moved, delivery, now);
         }
         let still = now - self.last_moved.unwrap_or(now);
         let left = limits.gap.saturating_sub(still).min(limits.gap - self.waited);
@@ -98,9 +128,9 @@ impl Pace {
     }
 
     /// Begins to count anew.
-    fn begin(&mut self, bytes: u64, arrived: Option<u64>, now: Instant) -> Moved {
-        let mark = Moved { bytes, arrived };
-        (self.waited, self.mark, self.asked) = (Duration::ZERO, Some(mark), Some((arrived, now)));
+    fn begin(&mut self, bytes: u64, delivery: Option<Delivery>, now: Instant) -> Moved {
+        let mark = Moved { bytes, delivery };
+        (self.waited, self.mark, self.asked) = (Duration::ZERO, Some(mark), Some((delivery, now)));
         mark
     }
 
@@ -110,12 +140,12 @@ impl Pace {
         cx: &mut Context<'_>,
         deadline: &mut Deadline,
         moved: u64,
-        arrived: impl Fn() -> Option<u64>,
+        delivery: impl Fn() -> Option<Delivery>,
         limits: Limits,
     ) -> Poll<()> {
         loop {
             let now = Instant::now();
-            let Some(left) = self.left(moved, &arrived, limits, now) else { return Poll::Ready(()) };
+            let Some(left) = self.left(moved, &delivery, limits, now) else { return Poll::Ready(()) };
             deadline.set_from(now, left);
             ready!(deadline.poll(cx));
         }
@@ -182,7 +212,8 @@ mod tests {
         let (mut pace, begun) = (Pace::default(), Instant::now());
         (0..3600).find(|second| {
             let now = begun + Duration::from_secs(*second);
-            pace.left(second / every * leap, || Some(arrived(*second)), LIMITS, now).is_none()
+            let delivery = Delivery::plain(arrived(*second));
+            pace.left(second / every * leap, || Some(delivery), LIMITS, now).is_none()
         })
     }
 
@@ -196,5 +227,40 @@ mod tests {
         assert_eq!(given_up_reading(2_000_000, 1_000, |_| 65_536), Some(30));
         assert_eq!(given_up_reading(2_000_000, 1_000, |second| second.min(100) * 2_000), Some(150));
         assert_eq!(given_up_reading(100_000, 20, |second| second.min(5) * 2_000), None, "the system says so");
+    }
+
+    /// Seconds until a reader over HTTP/2 is given up.
+    fn given_up_over_h2(at: impl Fn(u64) -> Delivery) -> Option<u64> {
+        let (mut pace, begun) = (Pace::default(), Instant::now());
+        (0..3600).find(|second| {
+            let now = begun + Duration::from_secs(*second);
+            pace.left(0, || Some(at(*second)), LIMITS, now).is_none()
+        })
+    }
+
+    #[test]
+    fn what_waits_before_the_system_is_not_taken_for_what_is_around_bodies() {
+        // Of 64 KiB that waited for the system some go out each second, and as much arrives.
+        let gathered = |second: u64| Delivery {
+            bodies: 1_065_536,
+            sent: 1_000_000 + second * 300,
+            acknowledged: 500_000 + second * 300,
+        };
+        assert_eq!(given_up_over_h2(gathered), None);
+        assert_eq!(given_up_over_h2(|second| gathered(second.min(40))), Some(60));
+    }
+
+    #[test]
+    fn frames_around_next_to_nothing_are_no_bodies() {
+        // Ten bytes of a body a second, each in a frame and a record of its own, all taken at once.
+        let all = |second: u64| 5_000 + second * 320;
+        assert_eq!(
+            given_up_over_h2(|second| Delivery {
+                bodies: second * 10,
+                sent: all(second),
+                acknowledged: all(second)
+            }),
+            Some(30)
+        );
     }
 }

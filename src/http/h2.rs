@@ -240,7 +240,7 @@ impl Kept {
         if flushed && !(has_streams && self.watch.has_answered()) {
             self.pace.rests();
         } else {
-            match self.pace.left(sent, || self.io.arrived(), self.limits, now) {
+            match self.pace.left(sent, || self.io.delivery(), self.limits, now) {
                 Some(time) => left = left.min(time),
                 None => return Look::GiveUp("it does not read"),
             }

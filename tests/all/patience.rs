@@ -324,6 +324,7 @@ async fn large_answers(gap: &str) -> Proxy {
     .await
 }
 
+/// More than a system takes ahead of a reader.
 const LARGE: usize = 6 << 20;
 
 /// Over HTTP/2, so many requests, in windows as wide as they can be: only the socket holds the answers back.
@@ -342,7 +343,7 @@ async fn whoever_reads_slowly_but_steadily_is_not_taken_for_silent() {
     let proxy = large_answers("8s").await;
     let one = format!("GET / HTTP/1.1\r\nHost: {SITE}\r\nConnection: close\r\n\r\n").into_bytes();
     let read = |alpn: &'static str, asked: Vec<u8>| {
-        let client = &proxy.client;
+        let (client, gateway) = (&proxy.client, &proxy.gateway);
         async move {
             let mut browser = client.narrow(alpn, 8 * 1024).await;
             browser.write_all(&asked).await.unwrap();
@@ -350,7 +351,8 @@ async fn whoever_reads_slowly_but_steadily_is_not_taken_for_silent() {
             let (started, mut bytes, mut piece) = (Instant::now(), 0, [0; 3072]);
             while started.elapsed() < Duration::from_secs(20) {
                 let count = browser.read_exact(&mut piece).await;
-                bytes += count.unwrap_or_else(|error| panic!("{alpn} after {bytes}: {error}"));
+                bytes +=
+                    count.unwrap_or_else(|error| panic!("{alpn} after {bytes}: {error}\n{}", gateway.log()));
                 tokio::time::sleep(Duration::from_millis(250)).await;
             }
             assert!(bytes < 300 * 1024, "{alpn}: it was to be slow");

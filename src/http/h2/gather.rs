@@ -13,6 +13,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::watch::Watch;
 use crate::buffers::Buffers;
+use crate::pace::Delivery;
 use crate::tls::wire::Wire;
 
 /// This much goes out without waiting for more: four records of TLS.
@@ -80,13 +81,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
 pub(super) struct Arrivals(Weak<RefCell<Inner<Box<TlsStream<Wire>>>>>);
 
 impl Gathered<Box<TlsStream<Wire>>> {
-    /// Bytes of bodies that the peer's machine has acknowledged, all in all, up to what never changes; none when that is not
-    /// known. What frames and TLS add does not count: whoever opens its windows byte by byte has a lot of that sent.
-    pub(super) fn arrived(&self) -> Option<u64> {
+    /// How far what is sent has come; none when that is not known. Whoever opens its windows byte by byte has much sent that is
+    /// frames and TLS only.
+    pub(super) fn delivery(&self) -> Option<Delivery> {
         let inner = self.0.borrow();
         let (sent, acknowledged) = inner.io.get_ref().0.progress();
-        let added = sent.saturating_sub(inner.watch.data_sent.get());
-        Some(acknowledged?.saturating_sub(added))
+        Some(Delivery { bodies: inner.watch.data_sent.get(), sent, acknowledged: acknowledged? })
     }
 
     pub(super) fn arrivals(&self) -> Arrivals {
@@ -95,8 +95,8 @@ impl Gathered<Box<TlsStream<Wire>>> {
 }
 
 impl Arrivals {
-    pub(super) fn arrived(&self) -> Option<u64> {
-        Gathered(self.0.upgrade()?).arrived()
+    pub(super) fn delivery(&self) -> Option<Delivery> {
+        Gathered(self.0.upgrade()?).delivery()
     }
 }
 
