@@ -100,6 +100,7 @@ async fn exchange(site: &Site, mut stream: impl AsyncRead + AsyncWrite + Unpin) 
     let advice = "something else than a web server may listen there, or expect TLS";
     let asking = async {
         stream.write_all(request.as_bytes()).await?;
+        stream.flush().await?;
         let mut head = Vec::new();
         while !head.windows(4).any(|end| end == b"\r\n\r\n") && head.len() < MOST_HEAD {
             if stream.read_buf(&mut head).await? == 0 {

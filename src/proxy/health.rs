@@ -89,6 +89,7 @@ impl Check {
             self.health.path, self.host
         );
         stream.write_all(request.as_bytes()).await.map_err(|_| "the connection was lost")?;
+        stream.flush().await.map_err(|_| "the connection was lost")?;
         let mut head = [0; 12];
         stream.read_exact(&mut head).await.map_err(|_| "the connection was lost")?;
         let status = std::str::from_utf8(&head)

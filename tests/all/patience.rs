@@ -305,10 +305,11 @@ async fn an_upload_may_wait_for_the_upstream_as_long_as_that_may_take() {
     for (upstream, status) in [("gap: 60s", 200), ("gap: 2s", 504)] {
         let proxy = slow(upstream).await;
         let body = || bytes::Bytes::from(vec![b'x'; LENGTH]);
+        let told = |times| proxy.gateway.logged_times(times, |line| line["message"] == "request");
         let reply = proxy.client.send(http::Method::POST, "/", &[], body()).await;
-        assert_eq!(reply.status, status, "{upstream}, HTTP/1: {}", proxy.gateway.log());
+        assert_eq!(reply.status, status, "{upstream}, HTTP/1: {}", told(1).await);
         let reply = proxy.client.send_h2(http::Method::POST, "/", &[], body()).await;
-        assert_eq!(reply.status, status, "{upstream}, HTTP/2: {}", proxy.gateway.log());
+        assert_eq!(reply.status, status, "{upstream}, HTTP/2: {}", told(2).await);
     }
 }
 

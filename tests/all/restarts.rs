@@ -14,7 +14,7 @@ use imis_gateway_simulators::certificates::Authority;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::origin::{Connection, Origin, read_request};
-use crate::support::{Client, Gateway, SITE, lay_out_certificates};
+use crate::support::{Browser, Client, Gateway, SITE, lay_out_certificates};
 
 const RESTARTS: usize = 50;
 
@@ -34,7 +34,7 @@ async fn serve(mut connection: Connection) {
 /// A client that keeps its connection for as long as it may. What it asks for is asked for again when the connection had ended before, as
 /// browsers do (RFC 9112 section 9.3.1), and is lost when anything of an answer had come.
 async fn keeps(client: &Client, over: &AtomicBool, answered: &AtomicUsize) {
-    let mut kept: Option<tokio_rustls::client::TlsStream<tokio::net::TcpStream>> = None;
+    let mut kept: Option<Browser> = None;
     while !over.load(Ordering::Relaxed) {
         let was_used = kept.is_some();
         let mut stream = match kept.take() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use imis_gateway_simulators::imis::Generation;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Client, Gateway, SITE, SSO, Setup, Stage, free_address, skip};
+use crate::support::{Browser, Client, Gateway, SITE, SSO, Setup, Stage, free_address, skip};
 use crate::tokens::claims;
 
 const SHARED: &str =
@@ -175,8 +175,7 @@ async fn a_session_of_one_gateway_is_resumed_by_the_other_and_after_a_change_of_
     let client = |gateway: &Gateway, like: &Client| like.at(gateway.https);
     let first = Client::new(&stage.authority, one.https);
     ask(&first, "GET", "/Default.aspx", "", "").await.unwrap();
-    let kind =
-        |stream: &tokio_rustls::client::TlsStream<tokio::net::TcpStream>| stream.get_ref().1.handshake_kind();
+    let kind = |stream: &Browser| stream.get_ref().1.handshake_kind();
     let second = client(&two, &first);
     assert_eq!(kind(&second.connect("http/1.1").await), Some(rustls::HandshakeKind::Resumed));
     // A ticket is used once; another comes with an answer.

@@ -17,6 +17,10 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::SITE;
+use super::flushing::Flushing;
+
+/// A connection to the gateway.
+pub(crate) type Browser = Flushing<TlsStream<TcpStream>>;
 
 /// Connects anew for every request.
 #[derive(Clone)]
@@ -80,38 +84,34 @@ impl Client {
     }
 
     /// A TLS connection with one ALPN protocol.
-    pub(crate) async fn connect(&self, alpn: &str) -> TlsStream<TcpStream> {
+    pub(crate) async fn connect(&self, alpn: &str) -> Browser {
         self.connect_as(alpn, SITE).await.unwrap()
     }
 
-    pub(crate) async fn connect_as(&self, alpn: &str, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
+    pub(crate) async fn connect_as(&self, alpn: &str, name: &str) -> std::io::Result<Browser> {
         self.handshake(TcpStream::connect(self.address).await?, alpn, name).await
     }
 
     /// Over a TCP connection of the test's own.
-    pub(crate) async fn over(&self, stream: TcpStream, alpn: &str) -> std::io::Result<TlsStream<TcpStream>> {
+    pub(crate) async fn over(&self, stream: TcpStream, alpn: &str) -> std::io::Result<Browser> {
         self.handshake(stream, alpn, SITE).await
     }
 
     /// Over a connection that has room for next to nothing that is not read, with segments as on a real network.
-    pub(crate) async fn narrow(&self, alpn: &str, room: u32) -> TlsStream<TcpStream> {
+    pub(crate) async fn narrow(&self, alpn: &str, room: u32) -> Browser {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(room).unwrap();
         socket2::SockRef::from(&socket).set_tcp_mss(1400).unwrap();
         self.over(socket.connect(self.address).await.unwrap(), alpn).await.unwrap()
     }
 
-    async fn handshake(
-        &self,
-        stream: TcpStream,
-        alpn: &str,
-        name: &str,
-    ) -> std::io::Result<TlsStream<TcpStream>> {
+    async fn handshake(&self, stream: TcpStream, alpn: &str, name: &str) -> std::io::Result<Browser> {
         let mut config = ClientConfig::clone(&self.config);
         config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
         TlsConnector::from(Arc::new(config))
             .connect(ServerName::try_from(name.to_owned()).unwrap(), stream)
             .await
+            .map(Flushing::new)
     }
 
     pub(crate) async fn get(&self, target: &str, headers: &[(&str, &str)]) -> Reply {

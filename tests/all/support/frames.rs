@@ -3,10 +3,8 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
 
-use super::{Client, SITE};
+use super::{Browser, Client, SITE};
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
@@ -77,8 +75,8 @@ pub(crate) fn setting(id: u16, value: u32) -> Vec<u8> {
 
 /// A connection: what is sent and what is read, apart from each other.
 pub(crate) struct Raw {
-    pub(crate) writer: WriteHalf<TlsStream<TcpStream>>,
-    pub(crate) reader: Option<ReadHalf<TlsStream<TcpStream>>>,
+    pub(crate) writer: WriteHalf<Browser>,
+    pub(crate) reader: Option<ReadHalf<Browser>>,
 }
 
 impl Raw {
@@ -88,7 +86,7 @@ impl Raw {
     }
 
     /// The same on a connection that is there.
-    pub(crate) async fn greet(stream: TlsStream<TcpStream>, settings: &[u8]) -> Self {
+    pub(crate) async fn greet(stream: Browser, settings: &[u8]) -> Self {
         let (reader, mut writer) = tokio::io::split(stream);
         writer.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
         writer.write_all(settings).await.unwrap();
@@ -124,7 +122,7 @@ impl Raw {
 }
 
 /// The next frame; none at the end.
-async fn read(reader: &mut ReadHalf<TlsStream<TcpStream>>) -> Option<Frame> {
+async fn read(reader: &mut ReadHalf<Browser>) -> Option<Frame> {
     let mut header = [0; 9];
     reader.read_exact(&mut header).await.ok()?;
     let [a, b, c, kind, flags, stream @ ..] = header;

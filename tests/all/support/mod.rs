@@ -2,6 +2,7 @@
 
 pub(crate) mod chromium;
 pub(crate) mod client;
+pub(crate) mod flushing;
 pub(crate) mod frames;
 pub(crate) mod gateway;
 pub(crate) mod jar;
@@ -18,7 +19,7 @@ use imis_gateway_simulators::imis::{Generation, Imis, Options as ImisOptions};
 use imis_gateway_simulators::zendesk::{Options as ZendeskOptions, Zendesk};
 use tempfile::TempDir;
 
-pub(crate) use client::{Client, Reply};
+pub(crate) use client::{Browser, Client, Reply};
 pub(crate) use gateway::Gateway;
 
 pub(crate) const SITE: &str = "members.example.org";

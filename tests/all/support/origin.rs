@@ -12,9 +12,10 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::flushing::Flushing;
 use super::{Client, Gateway, SITE, SSO, edit, lay_out_certificates, run};
 
-pub(crate) type Connection = TlsStream<TcpStream>;
+pub(crate) type Connection = Flushing<TlsStream<TcpStream>>;
 
 /// A TLS server whose connections are each given to a function.
 pub(crate) struct Origin {
@@ -40,7 +41,7 @@ impl Origin {
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 if let Ok(stream) = acceptor.accept(stream).await {
-                    tokio::spawn(serve(stream));
+                    tokio::spawn(serve(Flushing::new(stream)));
                 }
             }
         });
@@ -170,8 +171,6 @@ sites:
 
 /// A request's head, and its body when that is framed by content-length or chunks; none at the end.
 pub(crate) async fn read_request(connection: &mut Connection) -> Option<String> {
-    // What TLS could not write at once of the answer before: nobody else sends it on.
-    connection.flush().await.ok()?;
     let mut bytes = Vec::new();
     let head_end = loop {
         if let Some(at) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
