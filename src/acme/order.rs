@@ -194,7 +194,7 @@ pub(super) async fn obtain(
     challenges: &Arc<Challenges>,
 ) -> Result<String, AcmeError> {
     let mut order = begin(account, (acme, hosts), replaced).await?;
-    let mut standing = Vec::new();
+    let (mut standing, mut refused) = (Vec::new(), None);
     let mut authorizations = order.authorizations();
     while let Some(authorization) = authorizations.next().await {
         let mut authorization = authorization?;
@@ -221,15 +221,23 @@ pub(super) async fn obtain(
             return Err(AcmeError::NotOffered { host, challenge: acme.challenge.name() });
         };
         standing.push(stand(&challenge, &host, acme.challenge, challenges)?);
-        challenge.set_ready().await?;
+        if let Err(error) = challenge.set_ready().await {
+            // A CA that looks at once has perhaps seen already that we are not there.
+            refused = Some(AcmeError::from(error));
+            break;
+        }
     }
-    let invalid = match order.poll_ready(&PATIENCE).await {
-        Ok(OrderStatus::Ready) => None,
-        Ok(_) => Some(AcmeError::Useless("the order is invalid, and the CA does not say why".to_owned())),
-        Err(error) => Some(error.into()),
-    };
-    if let Some(error) = invalid {
-        return Err(not_ours(&mut order).await.unwrap_or(error));
+    if refused.is_none() {
+        refused = match order.poll_ready(&PATIENCE).await {
+            Ok(OrderStatus::Ready) => None,
+            Ok(_) => Some(AcmeError::Useless("the order is invalid, and the CA does not say why".to_owned())),
+            Err(error) => Some(error.into()),
+        };
+    }
+    match refused {
+        None => {}
+        Some(error) if error.is_about_how_often() => return Err(error),
+        Some(error) => return Err(not_ours(&mut order).await.unwrap_or(error)),
     }
     drop(standing);
     let key = order.finalize().await?;
