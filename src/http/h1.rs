@@ -151,11 +151,16 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
         self.draining.works();
         let mut waiting = Waiting { begun: !self.receiver.is_empty(), blank_lines: 0 };
         if waiting.begun {
-            self.deadline.set(connection.worker.gateway.timeouts.request_head);
+            self.deadline.set(self.time_for_a_head(connection));
         }
         let next = poll_fn(|cx| self.poll_next_head(cx, connection, &mut waiting)).await;
         self.draining.works();
         next
+    }
+
+    /// How long a head that begins may take.
+    fn time_for_a_head(&self, connection: &Connection) -> Duration {
+        if self.hurried { HEAD_IN_DRAIN } else { connection.worker.gateway.timeouts.request_head }
     }
 
     fn poll_next_head(
@@ -183,7 +188,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
                 Poll::Ready(Ok(true)) if waiting.begun => {}
                 Poll::Ready(Ok(true)) => {
                     waiting.begun = true;
-                    self.deadline.set(connection.worker.gateway.timeouts.request_head);
+                    self.deadline.set(self.time_for_a_head(connection));
                 }
                 Poll::Ready(Ok(false) | Err(_)) => return Poll::Ready(Next::Gone),
                 Poll::Pending => break,

@@ -74,8 +74,9 @@ async fn multiplexes(client: &Client, over: &AtomicBool, answered: &AtomicUsize)
             let request = Request::get(format!("https://{SITE}/slow")).body(Full::new(Bytes::new())).unwrap();
             let response = match within("the answer", sender.send_request(request)).await {
                 Ok(response) => response,
-                // It came too late for this connection: GOAWAY says which requests were not taken up (RFC 9113 section 6.8).
-                Err(error) if used && (error.is_canceled() || is_not_taken_up(&error)) => break,
+                // It came too late for this connection, and is sent anew by browsers: the peer says which requests were not taken up
+                // (RFC 9113 sections 6.8 and 8.7).
+                Err(error) if is_not_taken_up(&error) || (used && error.is_canceled()) => break,
                 Err(error) => panic!("lost: {error:?}"),
             };
             let body = within("the body", response.into_body().collect()).await;
