@@ -29,9 +29,9 @@ impl Limits {
 /// How far what goes to the other end has come, by the bytes so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Delivery {
-    /// Of bodies, put on their way: to the system, or to what waits before it.
-    pub(crate) bodies: u64,
-    /// Taken by the system, with all that is put around bodies.
+    /// Of answers, put on their way: to the system, or to what waits before it.
+    pub(crate) answers: u64,
+    /// Taken by the system, with all that is put around answers.
     pub(crate) sent: u64,
     /// Of those, acknowledged by the other end's machine.
     pub(crate) acknowledged: u64,
@@ -40,31 +40,30 @@ pub(crate) struct Delivery {
 impl Delivery {
     /// Nothing is put around these that would count.
     pub(crate) fn plain(acknowledged: u64) -> Self {
-        Self { bodies: acknowledged, sent: acknowledged, acknowledged }
+        Self { answers: acknowledged, sent: acknowledged, acknowledged }
     }
 
-    /// What has arrived since: all that was acknowledged, but not more than lay in the system then, and bodies since. So whoever
+    /// What has arrived since: all that was acknowledged, but not more than lay in the system then, and answers since. So whoever
     /// has much sent around little, and takes it at once, seems as slow as he is.
     fn arrived_since(self, before: Self) -> u64 {
         let under_way = before.sent.saturating_sub(before.acknowledged);
-        let useful = under_way + self.bodies.saturating_sub(before.bodies);
+        let useful = under_way + self.answers.saturating_sub(before.answers);
         self.acknowledged.saturating_sub(before.acknowledged).min(useful)
     }
-}
-
-/// The same where one of the two is perhaps not known.
-fn arrived_between(before: Option<Delivery>, now: Option<Delivery>) -> u64 {
-    now.zip(before).map_or(0, |(now, before)| now.arrived_since(before))
 }
 
 /// One body on its way to or from a browser.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
-    /// Since the waiting was last looked at; none while nobody waits.
+    /// When the waiting was last looked at; none while nobody waits.
     looked: Option<Instant>,
+    /// Since when nobody waits.
+    rested: Option<Instant>,
     waited: Duration,
     /// What had moved when `waited` began to be counted.
     mark: Option<Moved>,
+    /// Enough had moved when it was last looked back to the mark, but not arrived.
+    in_doubt: bool,
     moved: u64,
     /// When `moved` last changed.
     last_moved: Option<Instant>,
@@ -93,8 +92,9 @@ impl Pace {
         limits: Limits,
         now: Instant,
     ) -> Option<Duration> {
-        let last_moved = match (self.looked, self.last_moved) {
-            (Some(_), Some(last)) if moved == self.moved => last,
+        let rested = self.rested.take().map_or(Duration::ZERO, |since| now - since);
+        let last_moved = match self.last_moved {
+            Some(last) if moved == self.moved => last + rested,
             _ => now,
         };
         if let Some(looked) = self.looked {
@@ -110,17 +110,24 @@ impl Pace {
         }
         if now - last_moved >= limits.gap {
             let delivery = delivery();
-            if arrived_between(self.asked.and_then(|(before, _)| before), delivery) == 0 {
+            let before = self.asked.and_then(|(before, _)| before);
+            if delivery.zip(before).is_none_or(|(now, before)| now.arrived_since(before) == 0) {
                 return None;
             }
             (self.last_moved, self.asked) = (Some(now), Some((delivery, now)));
         }
         if self.waited >= limits.gap {
             let delivery = delivery();
-            if (moved - mark.bytes).max(arrived_between(mark.delivery, delivery)) < limits.least() {
+            let moved_since = moved - mark.bytes;
+            let arrived = delivery.zip(mark.delivery).map(|(now, before)| now.arrived_since(before));
+            if arrived.unwrap_or(moved_since) >= limits.least() {
+                self.begin(moved, delivery, now);
+            } else if moved_since >= limits.least() && !self.in_doubt {
+                // It may be on its way. Whoever reads nothing can have a lot of it sent.
+                (self.in_doubt, self.waited) = (true, Duration::ZERO);
+            } else {
                 return None;
             }
-            self.begin(moved, delivery, now);
         }
         let still = now - self.last_moved.unwrap_or(now);
         let left = limits.gap.saturating_sub(still).min(limits.gap - self.waited);
@@ -130,7 +137,9 @@ impl Pace {
     /// Begins to count anew.
     fn begin(&mut self, bytes: u64, delivery: Option<Delivery>, now: Instant) -> Moved {
         let mark = Moved { bytes, delivery };
-        (self.waited, self.mark, self.asked) = (Duration::ZERO, Some(mark), Some((delivery, now)));
+        (self.waited, self.mark, self.in_doubt) = (Duration::ZERO, Some(mark), false);
+        // Silence has a beginning of its own.
+        self.asked.get_or_insert((delivery, now));
         mark
     }
 
@@ -152,8 +161,11 @@ impl Pace {
     }
 
     /// Somebody else is waited for.
-    pub(crate) fn rests(&mut self) {
-        self.looked = None;
+    pub(crate) fn rests(&mut self, now: Instant) {
+        if let Some(looked) = self.looked.take() {
+            self.waited += now - looked;
+            self.rested = Some(now);
+        }
     }
 }
 
@@ -202,7 +214,7 @@ mod tests {
             assert!(pace.left(round, || None, LIMITS, now).is_some(), "{round}");
             now += Duration::from_millis(100);
             assert!(pace.left(round, || None, LIMITS, now).is_some(), "{round}");
-            pace.rests();
+            pace.rests(now);
             now += Duration::from_secs(60);
         }
     }
@@ -226,7 +238,50 @@ mod tests {
         assert_eq!(given_up_reading(2_000_000, 1_000, |second| second * 200), Some(30));
         assert_eq!(given_up_reading(2_000_000, 1_000, |_| 65_536), Some(30));
         assert_eq!(given_up_reading(2_000_000, 1_000, |second| second.min(100) * 2_000), Some(150));
-        assert_eq!(given_up_reading(100_000, 20, |second| second.min(5) * 2_000), None, "the system says so");
+        assert_eq!(
+            given_up_reading(100_000, 20, |second| second.min(5) * 2_000),
+            Some(90),
+            "not read any more"
+        );
+    }
+
+    #[test]
+    fn slow_and_steady_readers_are_not_cut_off_whenever_it_is_looked() {
+        // Acknowledged segment by segment, while the system took a lot once, some time after the beginning.
+        for (rate, offset) in [(400, 1), (1_000, 7), (10_000, 13), (50_000, 29)]
+            .into_iter()
+            .flat_map(|(rate, step)| (1..300).map(move |number| (rate, number * step * 10 % 60_000)))
+        {
+            let (mut pace, begun) = (Pace::default(), Instant::now());
+            let mut at = 0;
+            while at < 600_000 {
+                let moved = if at < offset { 0 } else { 4_000_000 };
+                let delivery = Delivery::plain(at * rate / 1_000 / 2_920 * 2_920);
+                let left = pace.left(moved, || Some(delivery), LIMITS, begun + Duration::from_millis(at));
+                let left =
+                    left.unwrap_or_else(|| panic!("{rate} bytes/s, {offset} ms: given up after {at} ms"));
+                let next = at + u64::try_from(left.as_millis()).unwrap().max(1);
+                at = if at < offset { next.min(offset) } else { next };
+            }
+        }
+    }
+
+    #[test]
+    fn windows_that_are_opened_by_whoever_reads_nothing_help_for_one_gap_more() {
+        assert_eq!(given_up_reading(1_000, 1, |_| 0), Some(60));
+        assert_eq!(given_up_reading(1_000, 1, |second| second.min(45) * 1_000), Some(120));
+    }
+
+    #[test]
+    fn moments_in_which_somebody_else_is_waited_for_do_not_begin_the_silence_anew() {
+        let (mut pace, begun) = (Pace::default(), Instant::now());
+        let given_up = (0..100).find(|second| {
+            let now = begun + Duration::from_secs(*second);
+            let over = pace.left(0, || None, LIMITS, now).is_none();
+            pace.rests(now + Duration::from_millis(900));
+            over
+        });
+        assert!(given_up.is_some_and(|second| second <= 34), "{given_up:?}");
     }
 
     /// Seconds until a reader over HTTP/2 is given up.
@@ -239,10 +294,10 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_before_the_system_is_not_taken_for_what_is_around_bodies() {
+    fn what_waits_before_the_system_is_not_taken_for_what_is_around_answers() {
         // Of 64 KiB that waited for the system some go out each second, and as much arrives.
         let gathered = |second: u64| Delivery {
-            bodies: 1_065_536,
+            answers: 1_065_536,
             sent: 1_000_000 + second * 300,
             acknowledged: 500_000 + second * 300,
         };
@@ -251,12 +306,12 @@ mod tests {
     }
 
     #[test]
-    fn frames_around_next_to_nothing_are_no_bodies() {
+    fn frames_around_next_to_nothing_are_no_answers() {
         // Ten bytes of a body a second, each in a frame and a record of its own, all taken at once.
         let all = |second: u64| 5_000 + second * 320;
         assert_eq!(
             given_up_over_h2(|second| Delivery {
-                bodies: second * 10,
+                answers: second * 10,
                 sent: all(second),
                 acknowledged: all(second)
             }),

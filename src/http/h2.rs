@@ -238,7 +238,7 @@ impl Kept {
         let (flushed, sent) = self.io.progress();
         // Where no answer is under way any more, what is left of them waits for the peer's windows.
         if flushed && !(has_streams && self.watch.has_answered()) {
-            self.pace.rests();
+            self.pace.rests(now);
         } else {
             match self.pace.left(sent, || self.io.delivery(), self.limits, now) {
                 Some(time) => left = left.min(time),

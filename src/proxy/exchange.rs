@@ -270,7 +270,10 @@ impl Exchange {
             Turn::Reads => (&mut self.reading, &mut self.uploading),
             Turn::Sends => (&mut self.uploading, &mut self.reading),
             Turn::Upstream => {
-                [&mut self.reading, &mut self.uploading].into_iter().flatten().for_each(|pace| pace.rests());
+                [&mut self.reading, &mut self.uploading]
+                    .into_iter()
+                    .flatten()
+                    .for_each(|pace| pace.rests(now));
                 let Connection { sender, receiver, .. } = &*self.connection;
                 let moved = sender.sent + receiver.received;
                 let since = match self.seen {
@@ -282,7 +285,7 @@ impl Exchange {
                 return Some(left).filter(|left| !left.is_zero());
             }
         };
-        other.iter_mut().for_each(|pace| pace.rests());
+        other.iter_mut().for_each(|pace| pace.rests(now));
         self.seen = None;
         let pace = pace.get_or_insert_default();
         pace.left(upload.moved(turn), || upload.delivery(turn), patience.browser, now)

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
 use super::exchange::{Exchange, Patience};
 use super::websocket::{self, Frames};
@@ -111,7 +112,7 @@ pub(crate) async fn tunnel<S: AsyncRead + AsyncWrite + Unpin>(
                 .poll(cx, &mut upstream.deadline, browser.sender.sent, || delivery(io), patience.browser)
                 .map(|()| Err(TunnelError::Unread));
         }
-        pace.rests();
+        pace.rests(Instant::now());
         let moved = browser.receiver.received
             + upstream.receiver.received
             + browser.sender.sent

@@ -367,6 +367,28 @@ async fn whoever_reads_slowly_but_steadily_is_not_taken_for_silent() {
 }
 
 #[tokio::test]
+async fn windows_that_are_opened_by_whoever_reads_nothing_keep_no_answer() {
+    let proxy = large_answers("2s").await;
+    let mut browser = proxy.client.narrow("h2", 8 * 1024).await;
+    let mut asked = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), setting(4, 1000)].concat();
+    asked.extend(frame(HEADERS, END_HEADERS | END_STREAM, 1, &request("GET", "/", &[])));
+    browser.write_all(&asked).await.unwrap();
+    let opening = async {
+        // Four times what the rate asks for, into a socket that has room for much more.
+        for _ in 0..60 {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            for stream in [0, 1] {
+                let _ = browser.write_all(&frame(WINDOW_UPDATE, 0, stream, &500_u32.to_be_bytes())).await;
+            }
+        }
+    };
+    tokio::select! {
+        () = opening => panic!("it goes on: {}", proxy.gateway.log()),
+        line = proxy.gateway.logged(|line| line["message"] == "request") => assert_eq!(line["end"], "client_gone"),
+    }
+}
+
+#[tokio::test]
 async fn an_answer_that_is_not_read_ends_whatever_is_sent_beside_it() {
     let proxy = large_answers("1s").await;
     for (times, length, beside) in [(1, "1000000", "x"), (2, "0", "GET / HTTP/1.1\r\nX: ")] {

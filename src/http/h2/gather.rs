@@ -86,7 +86,7 @@ impl Gathered<Box<TlsStream<Wire>>> {
     pub(super) fn delivery(&self) -> Option<Delivery> {
         let inner = self.0.borrow();
         let (sent, acknowledged) = inner.io.get_ref().0.progress();
-        Some(Delivery { bodies: inner.watch.data_sent.get(), sent, acknowledged: acknowledged? })
+        Some(Delivery { answers: inner.watch.answers_sent.get(), sent, acknowledged: acknowledged? })
     }
 
     pub(super) fn arrivals(&self) -> Arrivals {

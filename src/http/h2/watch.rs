@@ -45,8 +45,10 @@ struct Frames {
     skip: usize,
     /// Of the frame that they belong to.
     kind: u8,
-    /// Bytes of DATA, all in all.
-    data: u64,
+    /// Which kinds of frames are counted,
+    counted: &'static [u8],
+    /// and the bytes in them, all in all.
+    bytes: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -63,15 +65,15 @@ impl Frame {
 }
 
 impl Frames {
-    fn new(skip: usize) -> Self {
-        Self { header: [0; HEADER], filled: 0, skip, kind: kind::SETTINGS, data: 0 }
+    fn new(skip: usize, counted: &'static [u8]) -> Self {
+        Self { header: [0; HEADER], filled: 0, skip, kind: kind::SETTINGS, counted, bytes: 0 }
     }
 
     /// Calls `each` with every frame whose header ends in `bytes`.
     fn look(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame)) {
         loop {
             let skipped = self.skip.min(bytes.len());
-            self.data += if self.kind == kind::DATA { skipped as u64 } else { 0 };
+            self.bytes += if self.counted.contains(&self.kind) { skipped as u64 } else { 0 };
             self.skip -= skipped;
             bytes = &bytes[skipped..];
             let here = (HEADER - self.filled).min(bytes.len());
@@ -108,9 +110,10 @@ pub(super) struct Watch {
     /// Since when a header block has been under way.
     unfinished: Cell<Option<Instant>>,
     in_headers: Cell<bool>,
-    /// Bytes of bodies that came, and that were handed over to be sent, all in all.
+    /// Bytes of bodies that came, all in all.
     pub(super) data_received: Cell<u64>,
-    pub(super) data_sent: Cell<u64>,
+    /// Bytes of answers, heads and bodies, that were handed over to be sent.
+    pub(super) answers_sent: Cell<u64>,
     /// Requests that are being answered, and how many of them wait for the browser.
     answering: Cell<usize>,
     waiting: Cell<usize>,
@@ -126,14 +129,14 @@ pub(super) struct Watch {
 impl Watch {
     pub(super) fn new() -> Self {
         Self {
-            received: RefCell::new(Frames::new(PREFACE)),
-            sent: RefCell::new(Frames::new(0)),
+            received: RefCell::new(Frames::new(PREFACE, &[kind::DATA])),
+            sent: RefCell::new(Frames::new(0, &[kind::DATA, kind::HEADERS, kind::CONTINUATION])),
             patience: Cell::new(STOCK),
             refilled: Cell::new(Instant::now()),
             unfinished: Cell::new(None),
             in_headers: Cell::new(false),
             data_received: Cell::new(0),
-            data_sent: Cell::new(0),
+            answers_sent: Cell::new(0),
             answering: Cell::new(0),
             waiting: Cell::new(0),
             keeper: RefCell::new(Waker::noop().clone()),
@@ -146,7 +149,7 @@ impl Watch {
     pub(super) fn received(&self, bytes: &[u8]) {
         let mut frames = self.received.borrow_mut();
         frames.look(bytes, |frame| self.price(frame));
-        self.data_received.set(frames.data);
+        self.data_received.set(frames.bytes);
         // A header block that is not whole waits for the rest, and nothing else can come meanwhile.
         let within = self.in_headers.get() || frames.is_within_head();
         match (within, self.unfinished.get()) {
@@ -168,7 +171,7 @@ impl Watch {
             kind::RST_STREAM => self.spend(40),
             _ => {}
         });
-        self.data_sent.set(frames.data);
+        self.answers_sent.set(frames.bytes);
     }
 
     /// A request is begun with.
@@ -296,13 +299,13 @@ mod tests {
             bytes.extend(frame(kind, 0, length));
         }
         for size in 1..bytes.len() {
-            let mut frames = Frames::new(0);
+            let mut frames = Frames::new(0, &[kind::DATA]);
             let mut seen = Vec::new();
             for piece in bytes.chunks(size) {
                 frames.look(piece, |frame| seen.push((frame.kind, frame.length)));
             }
             assert_eq!(seen, [(0, 100), (6, 8), (0, 0), (4, 6)], "{size}");
-            assert!(!frames.is_within_head());
+            assert!(!frames.is_within_head() && frames.bytes == 100);
         }
     }
 
