@@ -31,6 +31,7 @@ pub struct Server {
     workers: Vec<JoinHandle<bool>>,
     control: Runtime,
     drain: CancellationToken,
+    signals: Signals,
     https: Vec<SocketAddr>,
     http: Vec<SocketAddr>,
 }
@@ -142,6 +143,11 @@ impl Server {
         control.spawn(reloader.clone().watch());
         control.spawn(reloader.clone().tell_of_expiry());
         control.spawn(acme::keep(reloader.clone()));
+        // Before anybody is told that it is there: a signal that comes between two others, or now, is not lost.
+        let signals = {
+            let _context = control.enter();
+            Signals::listen()
+        };
         for address in &https_addresses {
             info!(%address, workers = config.workers, "listening for https");
         }
@@ -154,6 +160,7 @@ impl Server {
             control_socket,
             control,
             drain,
+            signals,
             https: https_addresses,
             http: http_addresses,
         })
@@ -170,13 +177,9 @@ impl Server {
     }
 
     /// Runs until SIGTERM or SIGINT, then drains; a second signal ends the drain. `true`: nothing was cut off.
-    pub fn run_until_signal(self, log: &Writing) -> bool {
+    pub fn run_until_signal(mut self, log: &Writing) -> bool {
         self.control.spawn(log.tell_of_lost_lines());
-        // Listened for once and for all: a signal that comes between two others is not lost.
-        let mut signals = {
-            let _context = self.control.enter();
-            Signals::listen()
-        };
+        let mut signals = std::mem::take(&mut self.signals);
         systemd::ready(&self.reloader.state());
         let name = self.control.block_on(signals.next_to_stop(Some(&self.reloader)));
         info!(signal = name, "stopping: no new connections, finishing requests under way");
@@ -214,13 +217,15 @@ impl Server {
     }
 }
 
-/// From now on SIGHUP does not end the process, which has not begun to listen for it yet.
-pub fn survive_hangups() {
+/// From now on no signal ends the process but those that are to, while it has not begun to listen for any.
+pub fn survive_signals() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
     if let Ok(runtime) = runtime {
         let _context = runtime.enter();
         // The handler stays when nobody listens any more.
-        let _ = signal(SignalKind::hangup());
+        for kind in [SignalKind::hangup(), SignalKind::user_defined1(), SignalKind::user_defined2()] {
+            let _ = signal(kind);
+        }
     }
 }
 
@@ -228,6 +233,7 @@ pub fn survive_hangups() {
 pub const UNCLEAN: i32 = 3;
 
 /// The signals that mean something here; none of a kind that the system does not let us have.
+#[derive(Debug, Default)]
 struct Signals {
     terminate: Option<Signal>,
     interrupt: Option<Signal>,

@@ -1,11 +1,11 @@
 //! `imis-gateway run`
 
 use super::{BAD_CONFIGURATION, FAILED, GOOD, WithConfig, report};
-use crate::lifecycle::{Server, StartError, UNCLEAN, survive_hangups};
+use crate::lifecycle::{Server, StartError, UNCLEAN, survive_signals};
 use crate::telemetry::{self, Chain};
 
 pub(super) fn run(with_config: &WithConfig) -> i32 {
-    survive_hangups();
+    survive_signals();
     let config = match with_config.load_to_run() {
         Ok(config) => config,
         Err(problems) => return report(&problems),
