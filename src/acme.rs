@@ -4,6 +4,7 @@
 //! checked, and swapped in whole. Whatever fails here leaves what runs alone. Each certificate is tended by a task of its own: no CA keeps
 //! another waiting, and none that misbehaves ends the tending.
 
+mod account;
 pub(crate) mod challenges;
 mod client;
 mod order;
@@ -27,7 +28,7 @@ use crate::reload::{By, Reloader};
 use crate::telemetry::Chain;
 use crate::tls::pem;
 use challenges::Challenges;
-use order::AcmeError;
+use order::{AcmeError, Granted};
 use renewal::Renewal;
 
 /// One certificate, from the first question to the last answer.
@@ -40,6 +41,9 @@ const AFTER_TOO_MUCH: u64 = 3600;
 const AFTER_SUCCESS: u64 = 3600;
 /// The least time between two tries, whatever an operator or a changed configuration wants.
 const LEAST: Duration = Duration::from_secs(60);
+/// The same after more than a few failures.
+const LEAST_AFTER_SOME: Duration = Duration::from_secs(900);
+const FEW_FAILURES: usize = 3;
 /// Sites are looked at at least so often: a machine that slept has missed its timers.
 const LOOK_EVERY: Duration = Duration::from_secs(3600);
 
@@ -121,8 +125,12 @@ struct Known {
     failures: usize,
     failed: Option<String>,
     tried: Option<Instant>,
-    /// Not before this, unless somebody wants it.
+    /// Not before this, unless somebody wants it,
     not_before: Option<Instant>,
+    /// or whatever anybody wants.
+    is_firm: bool,
+    /// What the CA has agreed to, and did not come.
+    granted: Option<Granted>,
     /// What came and could not be written.
     unsaved: Option<String>,
     /// What was written and has not been taken up.
@@ -145,7 +153,7 @@ async fn tend(reloader: Arc<Reloader>, file: PathBuf) {
         let now_wanted = *changes.borrow_and_update();
         if now_wanted != wanted {
             // Whoever reloads may have mended what was wrong.
-            known.not_before = None;
+            known.not_before = known.not_before.filter(|_| known.is_firm);
             wanted = now_wanted;
         }
         let gateway = reloader.gateway();
@@ -155,6 +163,7 @@ async fn tend(reloader: Arc<Reloader>, file: PathBuf) {
         let Some(index) = gateway.sites.iter().position(at) else { return };
         let lasting = gateway.lasting.clone();
         let host = gateway.sites[index].config.hosts[0].clone();
+        let gateway_metrics = gateway.metrics.clone();
         // A task of its own: whatever a CA's answer does to whoever reads it ends one look.
         let looking =
             AbortOnDropHandle::new(tokio::spawn(look(reloader.clone(), gateway, index, known.clone())));
@@ -165,6 +174,7 @@ async fn tend(reloader: Arc<Reloader>, file: PathBuf) {
             }
             Err(_) => {
                 error!(site = host, "asking the CA ended abnormally");
+                gateway_metrics.acme_order(&host, false);
                 refused(
                     &mut known,
                     "asking the CA ended abnormally: this is a fault of the gateway's".to_owned(),
@@ -218,7 +228,7 @@ async fn look(
     let leaf = given.and_then(|pair| pair.cert.first());
     if known.leaf.as_ref() != leaf {
         known.leaf = leaf.cloned();
-        known.renewal = None;
+        (known.renewal, known.granted) = (None, None);
         (known.failures, known.failed) = (0, None);
     }
     if known.waits.is_some() {
@@ -235,7 +245,7 @@ async fn look(
     let now = ambient::unix_now_signed();
     let due = match leaf {
         Some(leaf) if !lacks_host => {
-            let renewal = advised(acme, leaf, known.renewal, now).await;
+            let renewal = advised((acme, &site.hosts[0]), leaf, known.renewal, now).await;
             known.renewal = Some(renewal);
             let left = renewal.at.min(renewal.ask_at.max(now)) - now;
             if renewal.at > now {
@@ -248,7 +258,8 @@ async fn look(
         Some(_) | None => now,
     };
     let not_before = known.not_before.filter(|_| !lacks_host || known.failures > 0);
-    let earliest = known.tried.map(|tried| tried + LEAST).max(not_before);
+    let least = if known.failures > FEW_FAILURES { LEAST_AFTER_SOME } else { LEAST };
+    let earliest = known.tried.map(|tried| tried + least).max(not_before);
     let left = earliest.map_or(Duration::ZERO, |earliest| earliest.saturating_duration_since(Instant::now()));
     if !left.is_zero() {
         return (known, Looked::Again(left));
@@ -261,7 +272,8 @@ async fn look(
     let host = &site.hosts[0];
     info!(site = host, directory = %acme.directory, challenge = acme.challenge.name(), overdue_seconds = now - due, "asking the CA for a certificate");
     let replaced = leaf.filter(|_| !lacks_host);
-    let asked = tokio::time::timeout(PATIENCE, ask(site, acme, replaced, &gateway.lasting.acme.challenges));
+    let with = (&gateway.lasting.acme.challenges, &mut known.granted);
+    let asked = tokio::time::timeout(PATIENCE, ask(site, acme, replaced, with));
     let outcome = asked.await.unwrap_or(Err(AcmeError::Late(PATIENCE.as_secs())));
     gateway.metrics.acme_order(host, outcome.is_ok());
     match outcome {
@@ -271,6 +283,7 @@ async fn look(
             let until = until.map_or(0, |(_, until)| until);
             let life = u64::try_from(until - now).unwrap_or(0);
             known.not_before = Some(Instant::now() + Duration::from_secs(AFTER_SUCCESS.min(life / 4)));
+            known.is_firm = true;
             info!(site = host, expires = %ambient::rfc_3339_of(until), file = %acme.certificate_file.display(), "the CA has given a certificate");
             save(acme, kept, known).await
         }
@@ -293,6 +306,7 @@ fn refused(known: &mut Known, why: String, least: Option<u64>) -> Duration {
     let pause = Duration::from_secs(pause);
     known.failures += 1;
     known.failed = Some(why);
+    known.is_firm = least.is_some();
     known.not_before = Some(Instant::now() + pause);
     pause
 }
@@ -317,17 +331,30 @@ async fn save(acme: &Acme, kept: String, mut known: Known) -> (Known, Looked) {
 }
 
 /// When a certificate is to be renewed, as far as that is known.
-async fn advised(acme: &Acme, leaf: &CertificateDer<'_>, before: Option<Renewal>, now: i64) -> Renewal {
+async fn advised(
+    (acme, host): (&Acme, &str),
+    leaf: &CertificateDer<'_>,
+    before: Option<Renewal>,
+    now: i64,
+) -> Renewal {
     let renewal = before.unwrap_or_else(|| Renewal::of(leaf, now));
-    if !renewal.is_to_be_asked(now) {
+    // RFC 9773 section 4.3: not about one that has ended.
+    let has_ended = pem::validity(leaf).is_none_or(|(_, until)| until <= now);
+    if has_ended || !renewal.is_to_be_asked(now) {
         return renewal;
     }
     let asking = async {
-        let account = order::account(acme).await?;
+        let account = account::account(acme).await?;
         Ok::<_, AcmeError>(renewal.advised(&account, leaf, now).await?)
     };
     match tokio::time::timeout(PATIENCE, asking).await {
-        Ok(Ok(advised)) => advised,
+        Ok(Ok((advised, explanation))) => {
+            if let Some(explanation) = explanation {
+                let (explanation, at) = (order::clean(&explanation), ambient::rfc_3339_of(advised.at));
+                info!(site = host, renewal = %at, explanation, "the CA explains its advice about renewal");
+            }
+            advised
+        }
         Ok(Err(error)) => {
             warn!(directory = %acme.directory, error = %Chain(&error), "the CA gives no advice about renewal; it goes by the certificate's time");
             renewal.unadvised(now)
@@ -346,7 +373,7 @@ async fn ask(
     site: &Site,
     acme: &Acme,
     replaced: Option<&CertificateDer<'_>>,
-    challenges: &Arc<Challenges>,
+    with: (&Arc<Challenges>, &mut Option<Granted>),
 ) -> Result<String, AcmeError> {
     // Before anything is asked for: what could not be kept would be lost, and CAs count.
     let path = &acme.certificate_file;
@@ -355,6 +382,6 @@ async fn ask(
         what: "written",
         source,
     })?;
-    let account = order::account(acme).await?;
-    order::obtain(&account, (acme, &site.hosts), replaced, challenges).await
+    let account = account::account(acme).await?;
+    order::obtain(&account, (acme, &site.hosts), replaced, with).await
 }

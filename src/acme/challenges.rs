@@ -22,7 +22,12 @@ struct Standing {
 #[must_use]
 pub(super) struct Stand {
     challenges: Arc<Challenges>,
-    key: String,
+    what: What,
+}
+
+enum What {
+    Answer { token: String, answer: String },
+    Certificate { host: String, certificate: Arc<CertifiedKey> },
 }
 
 impl Challenges {
@@ -39,21 +44,34 @@ impl Challenges {
     pub(super) fn stand_answer(self: &Arc<Self>, token: &str, answer: &str) -> Stand {
         let mut standing = self.0.write().unwrap_or_else(PoisonError::into_inner);
         standing.answers.insert(token.to_owned(), answer.to_owned());
-        Stand { challenges: self.clone(), key: token.to_owned() }
+        let what = What::Answer { token: token.to_owned(), answer: answer.to_owned() };
+        Stand { challenges: self.clone(), what }
     }
 
     pub(super) fn stand_certificate(self: &Arc<Self>, host: &str, certificate: CertifiedKey) -> Stand {
         let mut standing = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        standing.certificates.insert(host.to_owned(), Arc::new(certificate));
-        Stand { challenges: self.clone(), key: host.to_owned() }
+        let certificate = Arc::new(certificate);
+        standing.certificates.insert(host.to_owned(), certificate.clone());
+        Stand { challenges: self.clone(), what: What::Certificate { host: host.to_owned(), certificate } }
     }
 }
 
 impl Drop for Stand {
     fn drop(&mut self) {
         let mut standing = self.challenges.0.write().unwrap_or_else(PoisonError::into_inner);
-        standing.answers.remove(&self.key);
-        standing.certificates.remove(&self.key);
+        // Another may have taken its place, for another order.
+        match &self.what {
+            What::Answer { token, answer } => {
+                if standing.answers.get(token) == Some(answer) {
+                    standing.answers.remove(token);
+                }
+            }
+            What::Certificate { host, certificate } => {
+                if standing.certificates.get(host).is_some_and(|stands| Arc::ptr_eq(stands, certificate)) {
+                    standing.certificates.remove(host);
+                }
+            }
+        }
     }
 }
 
@@ -67,7 +85,10 @@ mod tests {
         let stand = challenges.stand_answer("token", "token.thumb");
         assert_eq!(challenges.answer("token").unwrap(), "token.thumb");
         assert!(challenges.answer("other").is_none() && challenges.answer("").is_none());
+        let next = challenges.stand_answer("token", "token.other");
         drop(stand);
+        assert_eq!(challenges.answer("token").unwrap(), "token.other", "another's by now");
+        drop(next);
         assert!(challenges.answer("token").is_none());
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::RETRY_AFTER;
+use http::header::{HeaderValue, RETRY_AFTER, USER_AGENT};
 use http_body_util::{BodyExt, Full};
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
 use reqwest::Client;
@@ -22,6 +22,10 @@ const MOST_BYTES: usize = 1024 * 1024;
 /// Seconds: what a CA may ask us to wait, and how long advice lasts where it does not say.
 const MOST_PAUSE: u64 = 24 * 3600;
 const ADVICE_LASTS: u64 = 6 * 3600;
+/// Within an order: whoever comes back only after hours finds the hosts' answers gone.
+const MOST_PAUSE_WITHIN: u64 = 30;
+/// RFC 8555 section 6.1.
+const AGENT: &str = concat!("imis-gateway/", env!("CARGO_PKG_VERSION"));
 
 /// Why a CA gives no answer.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +57,13 @@ pub(super) async fn directory(url: &Url, roots: Arc<RootCertStore>) -> Result<()
     let answer = ask(build(roots)?, request.map_err(|_| NoAnswer::NoDirectory)?).await?;
     let directory: serde_json::Value =
         serde_json::from_slice(answer.body()).map_err(|_| NoAnswer::NoDirectory)?;
-    if directory["newOrder"].is_string() { Ok(()) } else { Err(NoAnswer::NoDirectory) }
+    // The library takes them as they are.
+    let is_good = |name: &str| {
+        let url = directory[name].as_str().and_then(|text| text.parse::<http::Uri>().ok());
+        url.is_some_and(|url| url.scheme_str() == Some("https") && url.host().is_some())
+    };
+    let all = ["newNonce", "newAccount", "newOrder"].into_iter().all(is_good);
+    if all { Ok(()) } else { Err(NoAnswer::NoDirectory) }
 }
 
 fn build(roots: Arc<RootCertStore>) -> Result<Client, NoAnswer> {
@@ -90,7 +100,8 @@ async fn ask(
     request: http::Request<BodyWrapper<Bytes>>,
 ) -> Result<http::Response<Bytes>, NoAnswer> {
     let is_read = request.method() == http::Method::GET;
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    head.headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
     let Ok(body) = body.collect().await;
     let request = reqwest::Request::try_from(http::Request::from_parts(head, body.to_bytes()))?;
     let mut answer = client.execute(request).await?;
@@ -104,7 +115,9 @@ async fn ask(
     let mut response = http::Response::new(bytes.freeze());
     *response.status_mut() = answer.status();
     *response.headers_mut() = std::mem::take(answer.headers_mut());
+    let most = if is_read { MOST_PAUSE } else { MOST_PAUSE_WITHIN };
     let pause = response.headers_mut().remove(RETRY_AFTER).as_ref().and_then(pause);
+    let pause = pause.map(|seconds| seconds.min(most));
     // Advice about renewal has to come with one (RFC 9773 section 4.3).
     if let Some(seconds) = pause.or_else(|| is_read.then_some(ADVICE_LASTS)) {
         response.headers_mut().insert(RETRY_AFTER, seconds.into());
@@ -113,7 +126,7 @@ async fn ask(
 }
 
 /// What a CA asks for, in seconds within reason: whoever reads it adds it to a clock.
-fn pause(value: &http::HeaderValue) -> Option<u64> {
+fn pause(value: &HeaderValue) -> Option<u64> {
     let text = value.to_str().ok()?.trim();
     let seconds = match text.parse() {
         Ok(seconds) => seconds,
@@ -132,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_pause_is_within_reason_or_none() {
-        let of = |text: &str| pause(&http::HeaderValue::from_str(text).unwrap());
+        let of = |text: &str| pause(&HeaderValue::from_str(text).unwrap());
         assert_eq!((of("0"), of(" 120 "), of("86401")), (Some(0), Some(120), Some(MOST_PAUSE)));
         assert_eq!(of("18446744073709551615"), Some(MOST_PAUSE));
         assert_eq!(of("99999999999999999999999"), Some(MOST_PAUSE));

@@ -1,24 +1,20 @@
-//! One certificate: an account with the CA, an order, the CA's look at each host, and what comes of it.
+//! One certificate: an order, the CA's look at each host, and what comes of it.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use instant_acme::{
-    Account, AccountCredentials, AuthorizationStatus, CertificateIdentifier, ChallengeHandle, ChallengeType,
-    ExternalAccountKey, Identifier, NewAccount, NewOrder, Order, OrderStatus, RetryPolicy,
+    Account, AuthorizationStatus, CertificateIdentifier, ChallengeHandle, ChallengeType, Identifier,
+    NewOrder, Order, OrderStatus, RetryPolicy,
 };
-use rcgen::{CertificateParams, CustomExtension, KeyPair};
+use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
 use tracing::info;
 
+use super::account::unknown_account;
 use super::challenges::{Challenges, Stand};
-use super::{client, store};
+use super::client;
 use crate::ambient;
 use crate::config::{Acme, Challenge};
 use crate::telemetry::Chain;
@@ -29,10 +25,11 @@ const PATIENCE: RetryPolicy = RetryPolicy::new()
     .initial_delay(Duration::from_millis(500))
     .backoff(1.5)
     .timeout(Duration::from_secs(120));
+/// How often a certificate is fetched that the CA has agreed to: at once, and after these, and whenever the CA is asked next.
+const BETWEEN_TRIES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(10)];
+const TRIES: usize = 8;
 /// Seconds that a CA's clock may be ahead of ours.
 const CLOCKS_DIFFER: i64 = 300;
-/// One account is made at a time.
-static MAKING: Mutex<()> = Mutex::const_new(());
 /// Longer texts of a CA's are cut off in logs.
 const MOST_TEXT: usize = 600;
 
@@ -53,7 +50,7 @@ pub(super) enum AcmeError {
     NotOurs { host: String, why: String },
     #[error("the CA's answer to {host} is `{status}`")]
     Authorization { host: String, status: String },
-    #[error("a certificate for the challenge cannot be made")]
+    #[error("a key, or what is to be signed, cannot be made")]
     Making(#[from] rcgen::Error),
     #[error("a key for the challenge cannot be used")]
     Key(#[from] rustls::Error),
@@ -66,6 +63,18 @@ pub(super) enum AcmeError {
 }
 
 impl AcmeError {
+    /// Whether the same question may have a better answer in a while.
+    fn may_pass(&self) -> bool {
+        use instant_acme::Error::{Api, Json, Other, Str, Timeout};
+        if let Self::Ca(Api(problem)) = self {
+            return problem.status.is_some_and(|status| status >= 500)
+                || ["rateLimited", "serverInternal", "badNonce"]
+                    .iter()
+                    .any(|kind| is_of_type(problem, kind));
+        }
+        matches!(self, Self::Ca(Other(_) | Timeout(_) | Str(_) | Json(_)) | Self::NoAnswer(..))
+    }
+
     /// Whether the CA has been asked too often.
     pub(super) fn is_about_how_often(&self) -> bool {
         matches!(self, Self::Ca(instant_acme::Error::Api(problem)) if is_of_type(problem, "rateLimited"))
@@ -73,7 +82,7 @@ impl AcmeError {
 }
 
 /// RFC 8555 section 6.7.
-fn is_of_type(problem: &instant_acme::Problem, kind: &str) -> bool {
+pub(super) fn is_of_type(problem: &instant_acme::Problem, kind: &str) -> bool {
     problem.r#type.as_deref().and_then(|of| of.strip_prefix("urn:ietf:params:acme:error:")) == Some(kind)
 }
 
@@ -94,7 +103,7 @@ fn said(error: &instant_acme::Error) -> String {
     }
 }
 
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     let mut line: String =
         text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MOST_TEXT).collect();
     if text.chars().nth(MOST_TEXT).is_some() {
@@ -103,96 +112,64 @@ fn clean(text: &str) -> String {
     line
 }
 
-/// As it lies in its file.
-#[derive(Serialize, Deserialize)]
-struct Kept {
-    contact: Option<String>,
-    credentials: AccountCredentials,
+/// An order that the CA takes for ours: what is left is to fetch the certificate.
+#[derive(Clone)]
+pub(super) struct Granted {
+    url: String,
+    hosts: Vec<String>,
+    key: String,
+    tries: usize,
 }
 
-/// The account that the gateway has with a CA, made when there is none.
-pub(super) async fn account(acme: &Acme) -> Result<Account, AcmeError> {
-    let path = &acme.account_file;
-    // The library takes anything for one.
-    let asked = client::directory(&acme.directory, acme.roots.0.clone()).await;
-    asked.map_err(|error| AcmeError::NoAnswer(acme.directory.to_string(), error))?;
-    let builder = Account::builder_with_http(client::client(acme.roots.0.clone())?);
-    let uri = acme.contact.as_ref().map(|address| format!("mailto:{address}"));
-    let contact: Vec<&str> = uri.iter().map(String::as_str).collect();
-    let mut kept = kept_account(acme).await?;
-    // Several sites may find none at once, and one account is enough for all.
-    let _making = if kept.is_none() {
-        let making = MAKING.lock().await;
-        kept = kept_account(acme).await?;
-        Some(making)
-    } else {
-        None
-    };
-    let Some((kept, text)) = kept else {
-        let new =
-            NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };
-        let external = acme.external_account.as_ref().and_then(|external| {
-            let key = BASE64_URL_SAFE_NO_PAD.decode(external.key.expose().trim_end_matches('=')).ok()?;
-            Some(ExternalAccountKey::new(external.id.clone(), &key))
-        });
-        let (account, credentials) =
-            builder.create(&new, acme.directory.to_string(), external.as_ref()).await?;
-        keep(path, Kept { contact: acme.contact.clone(), credentials }).await?;
-        return Ok(account);
-    };
-    let is_changed = kept.contact != acme.contact;
-    let account = builder.from_credentials(kept.credentials).await?;
-    if is_changed {
-        account.update_contacts(&contact).await.map_err(|error| unknown_account(error, path))?;
-        let Kept { credentials, .. } = serde_json::from_slice(&text)
-            .map_err(|source| AcmeError::Account { path: path.display().to_string(), source })?;
-        keep(path, Kept { contact: acme.contact.clone(), credentials }).await?;
-    }
-    Ok(account)
-}
-
-/// The account in its file, if there is one.
-async fn kept_account(acme: &Acme) -> Result<Option<(Kept, Vec<u8>)>, AcmeError> {
-    let path = &acme.account_file;
-    let shown = || path.display().to_string();
-    match read(path).await {
-        Ok(text) => {
-            let kept: Kept = serde_json::from_slice(&text)
-                .map_err(|source| AcmeError::Account { path: shown(), source })?;
-            Ok(Some((kept, text)))
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(AcmeError::Store { path: shown(), what: "read", source }),
-    }
-}
-
-/// What an error of the CA's means for the account.
-fn unknown_account(error: instant_acme::Error, path: &Path) -> AcmeError {
-    let is_unknown =
-        matches!(&error, instant_acme::Error::Api(problem) if is_of_type(problem, "accountDoesNotExist"));
-    if is_unknown { AcmeError::NoAccount { path: path.display().to_string() } } else { error.into() }
-}
-
-async fn read(path: &Path) -> std::io::Result<Vec<u8>> {
-    let path = path.to_owned();
-    let read = tokio::task::spawn_blocking(move || crate::config::read_file(&path)).await;
-    read.unwrap_or_else(|error| Err(std::io::Error::other(error)))
-}
-
-async fn keep(path: &Path, kept: Kept) -> Result<(), AcmeError> {
-    let shown = || path.display().to_string();
-    let text = serde_json::to_vec(&kept).map_err(|source| AcmeError::Account { path: shown(), source })?;
-    let written = store::write(path, text).await;
-    written.map_err(|source| AcmeError::Store { path: shown(), what: "written", source })
-}
-
-/// A new key and the CA's chain for it, as they are kept.
+/// A new key and the CA's chain for it, as they are kept. What was `granted` and could not be fetched is left there, and fetched the next
+/// time: CAs count the certificates that they give.
 pub(super) async fn obtain(
     account: &Account,
     (acme, hosts): (&Acme, &[String]),
     replaced: Option<&CertificateDer<'_>>,
-    challenges: &Arc<Challenges>,
+    (challenges, granted): (&Arc<Challenges>, &mut Option<Granted>),
 ) -> Result<String, AcmeError> {
+    let of_before = granted.take().filter(|granted| granted.hosts == hosts);
+    let (mut order, granted_now) = match of_before {
+        Some(before) => (None, before),
+        None => {
+            let order = authorized(account, (acme, hosts), replaced, challenges).await?;
+            let key = KeyPair::generate()?.serialize_pem();
+            let url = order.url().to_owned();
+            (Some(order), Granted { url, hosts: hosts.to_vec(), key, tries: 0 })
+        }
+    };
+    // There for as long as nothing is known of it, should this be given up in the middle.
+    let of_ours = granted.insert(granted_now);
+    loop {
+        of_ours.tries += 1;
+        let asked = match order.take() {
+            Some(order) => Ok(order),
+            None => account.order(of_ours.url.clone()).await,
+        };
+        let fetched = match asked {
+            Ok(order) => fetch(order, of_ours).await,
+            Err(error) => Err(error.into()),
+        };
+        let again = fetched.as_ref().is_err_and(AcmeError::may_pass) && of_ours.tries < TRIES;
+        if !again {
+            *granted = None;
+            return fetched;
+        }
+        match BETWEEN_TRIES.get(of_ours.tries - 1) {
+            Some(pause) => tokio::time::sleep(*pause).await,
+            None => return fetched,
+        }
+    }
+}
+
+/// An order whose hosts the CA takes for ours.
+async fn authorized(
+    account: &Account,
+    (acme, hosts): (&Acme, &[String]),
+    replaced: Option<&CertificateDer<'_>>,
+    challenges: &Arc<Challenges>,
+) -> Result<Order, AcmeError> {
     let mut order = begin(account, (acme, hosts), replaced).await?;
     let (mut standing, mut refused) = (Vec::new(), None);
     let mut authorizations = order.authorizations();
@@ -235,16 +212,30 @@ pub(super) async fn obtain(
         };
     }
     match refused {
-        None => {}
-        Some(error) if error.is_about_how_often() => return Err(error),
-        Some(error) => return Err(not_ours(&mut order).await.unwrap_or(error)),
+        None => Ok(order),
+        Some(error) if error.is_about_how_often() => Err(error),
+        Some(error) => Err(not_ours(&mut order).await.unwrap_or(error)),
     }
-    drop(standing);
-    let key = order.finalize().await?;
-    let chain = order.poll_certificate(&PATIENCE).await?;
-    let kept = format!("{key}{chain}");
+}
+
+/// The certificate of an order that is ready, or further.
+async fn fetch(mut order: Order, granted: &Granted) -> Result<String, AcmeError> {
+    if order.state().status == OrderStatus::Ready {
+        let key = KeyPair::from_pem(&granted.key)?;
+        let mut params = CertificateParams::new(granted.hosts.as_slice())?;
+        params.distinguished_name = DistinguishedName::new();
+        order.finalize_csr(params.serialize_request(&key)?.der()).await?;
+    }
+    let chain = match order.poll_certificate(&PATIENCE).await {
+        Ok(chain) => chain,
+        Err(error) if order.state().status == OrderStatus::Invalid => {
+            return Err(AcmeError::Useless(format!("the order has become invalid: {}", said(&error))));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let kept = format!("{}{chain}", granted.key);
     let pair = pem::both(kept.as_bytes()).map_err(|why| AcmeError::Useless(clean(&why)))?;
-    if let Some(host) = hosts.iter().find(|host| !pem::covers(&pair, host)) {
+    if let Some(host) = granted.hosts.iter().find(|host| !pem::covers(&pair, host)) {
         return Err(AcmeError::Useless(format!("it is not for {host}")));
     }
     let times = pair.cert.first().and_then(pem::validity);
@@ -285,7 +276,9 @@ async fn begin(
                 let said = clean(&problem.to_string());
                 info!(directory = %acme.directory, said, "the CA takes no order that says what it replaces");
             }
-            Err(instant_acme::Error::Unsupported(_) | instant_acme::Error::Other(_)) => {}
+            Err(instant_acme::Error::Unsupported(_)) => {}
+            // It has answered, and does not say what the order replaces.
+            Err(instant_acme::Error::Other(error)) if !error.is::<client::NoAnswer>() => {}
             Err(error) => return Err(unknown_account(error, &acme.account_file)),
         }
     }

@@ -40,16 +40,16 @@ impl Renewal {
         self.ask_at <= now || self.ask_at > now + seconds(MOST_PAUSE)
     }
 
-    /// With what the CA advises now. Within the same window it stays with its moment.
+    /// With what the CA advises now, and where it says why when that is news. Within the same window it stays with its moment.
     pub(super) async fn advised(
         self,
         account: &Account,
         leaf: &CertificateDer<'_>,
         now: i64,
-    ) -> Result<Self, Error> {
+    ) -> Result<(Self, Option<String>), Error> {
         let later = |pause: Duration| now + seconds(pause);
         let Ok(id) = CertificateIdentifier::try_from(leaf) else {
-            return Ok(Self { ask_at: later(MOST_PAUSE), ..self });
+            return Ok((Self { ask_at: later(MOST_PAUSE), ..self }, None));
         };
         match account.renewal_info(&id).await {
             Ok((info, pause)) => {
@@ -60,12 +60,15 @@ impl Renewal {
                 let ask_at = later(pause.clamp(LEAST_PAUSE, MOST_PAUSE));
                 // RFC 9773 section 4.2: such a window is none.
                 if window.1 <= window.0 {
-                    return Ok(Self { ask_at, ..self });
+                    return Ok((Self { ask_at, ..self }, None));
                 }
-                let at = if self.window == Some(window) { self.at } else { within(window).min(self.latest) };
-                Ok(Self { at, ask_at, window: Some(window), ..self })
+                if self.window == Some(window) {
+                    return Ok((Self { ask_at, ..self }, None));
+                }
+                let at = within(window).min(self.latest);
+                Ok((Self { at, ask_at, window: Some(window), ..self }, info.explanation_url))
             }
-            Err(Error::Unsupported(_)) => Ok(Self { ask_at: later(MOST_PAUSE), ..self }),
+            Err(Error::Unsupported(_)) => Ok((Self { ask_at: later(MOST_PAUSE), ..self }, None)),
             Err(error) => Err(error),
         }
     }

@@ -5,8 +5,12 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::ambient;
+
+/// Nobody writes for so long.
+const LEFT_BEHIND: Duration = Duration::from_secs(3600);
 
 /// Writes a file that is the gateway's alone. Where the disk is slow, nobody else waits for it.
 pub(super) async fn write(path: &Path, contents: Vec<u8>) -> io::Result<()> {
@@ -20,6 +24,7 @@ pub(super) async fn try_to_write(path: &Path) -> io::Result<()> {
     let path = path.to_owned();
     let tried = tokio::task::spawn_blocking(move || {
         let new = beside(&path)?;
+        remove_left_behind(&path);
         let tried = written(&new, &[b' '; 16 * 1024]);
         let removed = std::fs::remove_file(&new);
         tried.and(removed)
@@ -39,6 +44,25 @@ fn beside(path: &Path) -> io::Result<PathBuf> {
     Ok(folder.join(name))
 }
 
+/// What a gateway that was killed half-way through has left: there may be a key in it.
+fn remove_left_behind(path: &Path) {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+        return;
+    };
+    for found in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let is_ours = found.file_name().to_str().is_some_and(|found| {
+            found.strip_prefix(name).is_some_and(|rest| rest.starts_with('.') && rest.ends_with(".new"))
+        });
+        let is_old = found
+            .metadata()
+            .and_then(|data| data.modified())
+            .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > LEFT_BEHIND));
+        if is_ours && is_old {
+            let _ = std::fs::remove_file(found.path());
+        }
+    }
+}
+
 fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     let new = beside(path)?;
     let written = written(&new, contents).and_then(|()| std::fs::rename(&new, path));
@@ -47,7 +71,11 @@ fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
         let _ = std::fs::remove_file(&new);
     }
     written?;
-    File::open(path.parent().ok_or(io::ErrorKind::InvalidInput)?)?.sync_all()
+    // It is there. Some network file systems cannot say that a folder is on the disk.
+    if let Some(folder) = path.parent() {
+        let _ = File::open(folder).and_then(|folder| folder.sync_all());
+    }
+    Ok(())
 }
 
 fn written(path: &Path, contents: &[u8]) -> io::Result<()> {

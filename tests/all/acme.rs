@@ -1,12 +1,13 @@
 //! Certificates by ACME, from a real CA that runs here: pebble, with its own DNS. It knows nothing of renewal information (RFC 9773), so
 //! that part of its directory is a double of the test's.
 
+use std::fmt::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use imis_gateway_simulators::certificates::Authority;
@@ -18,6 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
+use crate::support::origin::{Connection, Origin, read_request};
 use crate::support::{Client, Gateway, SITE, edit, free_address, run, skip};
 
 const OTHER: &str = "events.example.org";
@@ -500,4 +502,51 @@ async fn what_cannot_be_kept_is_not_asked_for_and_what_cannot_be_taken_up_is_kep
         metrics.contains(&format!("acme_orders_total{{site=\"{SITE}\",result=\"good\"}} 1")),
         "{metrics}"
     );
+}
+
+/// A CA in front of this one, which breaks off the connection for the first so many certificates.
+async fn dropping(ca: &Ca, first: usize, orders: Arc<AtomicUsize>, certificates: Arc<AtomicUsize>) -> Origin {
+    let behind = Client::new(&ca.authority, ca.acme);
+    let front = move |mut connection: Connection| {
+        let (behind, orders, certificates) = (behind.clone(), orders.clone(), certificates.clone());
+        async move {
+            while let Some(request) = read_request(&mut connection).await {
+                let (head, body) = request.split_once("\r\n\r\n").unwrap();
+                let mut line = head.split(' ');
+                let (method, target) = (line.next().unwrap(), line.next().unwrap());
+                if target.starts_with("/order-plz") {
+                    orders.fetch_add(1, Ordering::Relaxed);
+                } else if target.starts_with("/certZ/")
+                    && certificates.fetch_add(1, Ordering::Relaxed) < first
+                {
+                    return;
+                }
+                // By which it makes its URLs.
+                let host = head.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();
+                let headers = [("host", host), ("content-type", "application/jose+json")];
+                let reply = behind.send(method.parse().unwrap(), target, &headers, body.to_owned()).await;
+                let mut answer = format!("HTTP/1.1 {}\r\n", reply.status);
+                let is_framing = |name: &str| name == "content-length" || name == "transfer-encoding";
+                for (name, value) in reply.headers.iter().filter(|(name, _)| !is_framing(name.as_str())) {
+                    write!(answer, "{name}: {}\r\n", value.to_str().unwrap()).unwrap();
+                }
+                write!(answer, "content-length: {}\r\n\r\n{}", reply.body.len(), reply.text()).unwrap();
+                if connection.write_all(answer.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        }
+    };
+    Origin::start(&ca.authority, front).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_does_not_come_is_fetched_and_not_ordered_anew() {
+    let Some(ca) = Ca::start("127.0.0.1", false).await else { return };
+    let (orders, certificates) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let front = dropping(&ca, 1, orders.clone(), certificates.clone()).await;
+    let gateway = ca.gateway(&format!("https://{}/dir", front.address), "");
+    gateway.logged(has_given).await;
+    leaf(&ca).await;
+    assert_eq!((orders.load(Ordering::Relaxed), certificates.load(Ordering::Relaxed)), (1, 2));
 }
