@@ -249,8 +249,8 @@ async fn look(
             known.renewal = Some(renewal);
             let left = renewal.at.min(renewal.ask_at.max(now)) - now;
             if renewal.at > now {
-                // Whatever it was refused for is not wanted any more.
-                (known.failures, known.failed) = (0, None);
+                // Whatever it was refused for, or agreed to, is not wanted any more.
+                (known.failures, known.failed, known.granted) = (0, None, None);
                 return (known, Looked::Again(Duration::from_secs(u64::try_from(left).unwrap_or(0).max(1))));
             }
             renewal.at
@@ -376,7 +376,9 @@ async fn ask(
     with: (&Arc<Challenges>, &mut Option<Granted>),
 ) -> Result<String, AcmeError> {
     // Before anything is asked for: what could not be kept would be lost, and CAs count.
+    store::remove_left_behind(acme.account_file.clone()).await;
     let path = &acme.certificate_file;
+    store::remove_left_behind(path.clone()).await;
     store::try_to_write(path).await.map_err(|source| AcmeError::Store {
         path: path.display().to_string(),
         what: "written",

@@ -24,7 +24,6 @@ use tracing::{debug, error, warn};
 
 use crate::acknowledged::acknowledged;
 use crate::incident::Incident;
-use crate::pace::Delivery;
 use crate::pages::Failure;
 use crate::proxy::headers::{Forwarded, Trace, forwarded_for};
 use crate::sso;
@@ -39,8 +38,8 @@ use decide::{Asked, Verdict, Visit, What, decide};
 /// The socket of a browser: what reaches it, and how it ends: said at the TLS level where there is one, and in one packet with
 /// the last response where that is at hand.
 trait Socket {
-    /// How far what is sent has come, if the system tells.
-    fn delivery(&self) -> Option<Delivery>;
+    /// What has arrived at its machine, if the system tells.
+    fn arrived(&self) -> Option<u64>;
 
     /// What is written from now on is the last, and all of it is at hand: it may wait for `poll_end`.
     fn hold_back(&mut self);
@@ -53,8 +52,8 @@ trait Socket {
 }
 
 impl Socket for TcpStream {
-    fn delivery(&self) -> Option<Delivery> {
-        acknowledged(self).map(Delivery::plain)
+    fn arrived(&self) -> Option<u64> {
+        acknowledged(self)
     }
 
     fn hold_back(&mut self) {}
@@ -69,8 +68,8 @@ impl Socket for TcpStream {
 }
 
 impl Socket for Box<TlsStream<Wire>> {
-    fn delivery(&self) -> Option<Delivery> {
-        self.get_ref().0.progress().1.map(Delivery::plain)
+    fn arrived(&self) -> Option<u64> {
+        self.get_ref().0.acknowledged()
     }
 
     fn hold_back(&mut self) {

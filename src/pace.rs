@@ -26,32 +26,6 @@ impl Limits {
     }
 }
 
-/// How far what goes to the other end has come, by the bytes so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Delivery {
-    /// Of answers, put on their way: to the system, or to what waits before it.
-    pub(crate) answers: u64,
-    /// Taken by the system, with all that is put around answers.
-    pub(crate) sent: u64,
-    /// Of those, acknowledged by the other end's machine.
-    pub(crate) acknowledged: u64,
-}
-
-impl Delivery {
-    /// Nothing is put around these that would count.
-    pub(crate) fn plain(acknowledged: u64) -> Self {
-        Self { answers: acknowledged, sent: acknowledged, acknowledged }
-    }
-
-    /// What has arrived since: all that was acknowledged, but not more than lay in the system then, and answers since. So whoever
-    /// has much sent around little, and takes it at once, seems as slow as he is.
-    fn arrived_since(self, before: Self) -> u64 {
-        let under_way = before.sent.saturating_sub(before.acknowledged);
-        let useful = under_way + self.answers.saturating_sub(before.answers);
-        self.acknowledged.saturating_sub(before.acknowledged).min(useful)
-    }
-}
-
 /// One body on its way to or from a browser.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
@@ -67,28 +41,28 @@ pub(crate) struct Pace {
     moved: u64,
     /// When `moved` last changed.
     last_moved: Option<Instant>,
-    /// How far it had come when that was last asked, and when that was.
-    asked: Option<(Option<Delivery>, Instant)>,
+    /// What had arrived when that was last asked, and when that was.
+    asked: Option<(Option<u64>, Instant)>,
 }
 
 /// So far.
 #[derive(Debug, Clone, Copy)]
 struct Moved {
     bytes: u64,
-    /// How far they have come, where that is known.
-    delivery: Option<Delivery>,
+    /// Of them, what has arrived at the other end, where that is known.
+    arrived: Option<u64>,
 }
 
-/// How often it is asked how far they have come, while bytes move.
+/// How often it is asked what has arrived, while bytes move.
 const ASK_EVERY: Duration = Duration::from_secs(5);
 
 impl Pace {
     /// The browser is waited for, and so many bytes have moved, all in all: how long it may go on like this until it is looked
-    /// at again. None when it has been too slow, and their `delivery` shows nothing else.
+    /// at again. None when it has been too slow, and what has `arrived` shows nothing else.
     pub(crate) fn left(
         &mut self,
         moved: u64,
-        delivery: impl Fn() -> Option<Delivery>,
+        arrived: impl Fn() -> Option<u64>,
         limits: Limits,
         now: Instant,
     ) -> Option<Duration> {
@@ -103,25 +77,24 @@ impl Pace {
         (self.moved, self.last_moved, self.looked) = (moved, Some(last_moved), Some(now));
         let mark = match self.mark {
             Some(mark) => mark,
-            None => self.begin(moved, delivery(), now),
+            None => self.begin(moved, arrived(), now),
         };
         if last_moved == now && self.asked.is_none_or(|(_, at)| now - at >= ASK_EVERY) {
-            self.asked = Some((delivery(), now));
+            self.asked = Some((arrived(), now));
         }
         if now - last_moved >= limits.gap {
-            let delivery = delivery();
-            let before = self.asked.and_then(|(before, _)| before);
-            if delivery.zip(before).is_none_or(|(now, before)| now.arrived_since(before) == 0) {
+            let arrives = arrived();
+            if arrives <= self.asked.and_then(|(before, _)| before) {
                 return None;
             }
-            (self.last_moved, self.asked) = (Some(now), Some((delivery, now)));
+            (self.last_moved, self.asked) = (Some(now), Some((arrives, now)));
         }
         if self.waited >= limits.gap {
-            let delivery = delivery();
+            let arrives = arrived();
             let moved_since = moved - mark.bytes;
-            let arrived = delivery.zip(mark.delivery).map(|(now, before)| now.arrived_since(before));
-            if arrived.unwrap_or(moved_since) >= limits.least() {
-                self.begin(moved, delivery, now);
+            let arrived_since = arrives.zip(mark.arrived).map(|(now, before)| now.saturating_sub(before));
+            if arrived_since.unwrap_or(moved_since) >= limits.least() {
+                self.begin(moved, arrives, now);
             } else if moved_since >= limits.least() && !self.in_doubt {
                 // It may be on its way. Whoever reads nothing can have a lot of it sent.
                 (self.in_doubt, self.waited) = (true, Duration::ZERO);
@@ -135,11 +108,11 @@ impl Pace {
     }
 
     /// Begins to count anew.
-    fn begin(&mut self, bytes: u64, delivery: Option<Delivery>, now: Instant) -> Moved {
-        let mark = Moved { bytes, delivery };
+    fn begin(&mut self, bytes: u64, arrived: Option<u64>, now: Instant) -> Moved {
+        let mark = Moved { bytes, arrived };
         (self.waited, self.mark, self.in_doubt) = (Duration::ZERO, Some(mark), false);
         // Silence has a beginning of its own.
-        self.asked.get_or_insert((delivery, now));
+        self.asked.get_or_insert((arrived, now));
         mark
     }
 
@@ -149,12 +122,12 @@ impl Pace {
         cx: &mut Context<'_>,
         deadline: &mut Deadline,
         moved: u64,
-        delivery: impl Fn() -> Option<Delivery>,
+        arrived: impl Fn() -> Option<u64>,
         limits: Limits,
     ) -> Poll<()> {
         loop {
             let now = Instant::now();
-            let Some(left) = self.left(moved, &delivery, limits, now) else { return Poll::Ready(()) };
+            let Some(left) = self.left(moved, &arrived, limits, now) else { return Poll::Ready(()) };
             deadline.set_from(now, left);
             ready!(deadline.poll(cx));
         }
@@ -224,8 +197,7 @@ mod tests {
         let (mut pace, begun) = (Pace::default(), Instant::now());
         (0..3600).find(|second| {
             let now = begun + Duration::from_secs(*second);
-            let delivery = Delivery::plain(arrived(*second));
-            pace.left(second / every * leap, || Some(delivery), LIMITS, now).is_none()
+            pace.left(second / every * leap, || Some(arrived(*second)), LIMITS, now).is_none()
         })
     }
 
@@ -256,8 +228,8 @@ mod tests {
             let mut at = 0;
             while at < 600_000 {
                 let moved = if at < offset { 0 } else { 4_000_000 };
-                let delivery = Delivery::plain(at * rate / 1_000 / 2_920 * 2_920);
-                let left = pace.left(moved, || Some(delivery), LIMITS, begun + Duration::from_millis(at));
+                let arrived = at * rate / 1_000 / 2_920 * 2_920;
+                let left = pace.left(moved, || Some(arrived), LIMITS, begun + Duration::from_millis(at));
                 let left =
                     left.unwrap_or_else(|| panic!("{rate} bytes/s, {offset} ms: given up after {at} ms"));
                 let next = at + u64::try_from(left.as_millis()).unwrap().max(1);
@@ -282,40 +254,5 @@ mod tests {
             over
         });
         assert!(given_up.is_some_and(|second| second <= 34), "{given_up:?}");
-    }
-
-    /// Seconds until a reader over HTTP/2 is given up.
-    fn given_up_over_h2(at: impl Fn(u64) -> Delivery) -> Option<u64> {
-        let (mut pace, begun) = (Pace::default(), Instant::now());
-        (0..3600).find(|second| {
-            let now = begun + Duration::from_secs(*second);
-            pace.left(0, || Some(at(*second)), LIMITS, now).is_none()
-        })
-    }
-
-    #[test]
-    fn what_waits_before_the_system_is_not_taken_for_what_is_around_answers() {
-        // Of 64 KiB that waited for the system some go out each second, and as much arrives.
-        let gathered = |second: u64| Delivery {
-            answers: 1_065_536,
-            sent: 1_000_000 + second * 300,
-            acknowledged: 500_000 + second * 300,
-        };
-        assert_eq!(given_up_over_h2(gathered), None);
-        assert_eq!(given_up_over_h2(|second| gathered(second.min(40))), Some(60));
-    }
-
-    #[test]
-    fn frames_around_next_to_nothing_are_no_answers() {
-        // Ten bytes of a body a second, each in a frame and a record of its own, all taken at once.
-        let all = |second: u64| 5_000 + second * 320;
-        assert_eq!(
-            given_up_over_h2(|second| Delivery {
-                answers: second * 10,
-                sent: all(second),
-                acknowledged: all(second)
-            }),
-            Some(30)
-        );
     }
 }

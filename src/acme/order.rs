@@ -1,5 +1,6 @@
 //! One certificate: an order, the CA's look at each host, and what comes of it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use instant_acme::{
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::time::Instant;
 use tracing::info;
 
 use super::account::unknown_account;
@@ -28,6 +30,8 @@ const PATIENCE: RetryPolicy = RetryPolicy::new()
 /// How often a certificate is fetched that the CA has agreed to: at once, and after these, and whenever the CA is asked next.
 const BETWEEN_TRIES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(10)];
 const TRIES: usize = 8;
+/// CAs forget orders.
+const GRANTED_LASTS: Duration = Duration::from_secs(24 * 3600);
 /// Seconds that a CA's clock may be ahead of ours.
 const CLOCKS_DIFFER: i64 = 300;
 /// Longer texts of a CA's are cut off in logs.
@@ -75,6 +79,11 @@ impl AcmeError {
         matches!(self, Self::Ca(Other(_) | Timeout(_) | Str(_) | Json(_)) | Self::NoAnswer(..))
     }
 
+    /// Whether the CA has said so.
+    fn is_an_answer(&self) -> bool {
+        matches!(self, Self::Ca(instant_acme::Error::Api(_)) | Self::Useless(_))
+    }
+
     /// Whether the CA has been asked too often.
     pub(super) fn is_about_how_often(&self) -> bool {
         matches!(self, Self::Ca(instant_acme::Error::Api(problem)) if is_of_type(problem, "rateLimited"))
@@ -116,8 +125,10 @@ pub(super) fn clean(text: &str) -> String {
 #[derive(Clone)]
 pub(super) struct Granted {
     url: String,
+    account: PathBuf,
     hosts: Vec<String>,
     key: String,
+    at: Instant,
     tries: usize,
 }
 
@@ -129,14 +140,17 @@ pub(super) async fn obtain(
     replaced: Option<&CertificateDer<'_>>,
     (challenges, granted): (&Arc<Challenges>, &mut Option<Granted>),
 ) -> Result<String, AcmeError> {
-    let of_before = granted.take().filter(|granted| granted.hosts == hosts);
+    let of_before = granted.take().filter(|granted| {
+        granted.hosts == hosts && granted.account == acme.account_file && granted.at.elapsed() < GRANTED_LASTS
+    });
     let (mut order, granted_now) = match of_before {
         Some(before) => (None, before),
         None => {
             let order = authorized(account, (acme, hosts), replaced, challenges).await?;
             let key = KeyPair::generate()?.serialize_pem();
             let url = order.url().to_owned();
-            (Some(order), Granted { url, hosts: hosts.to_vec(), key, tries: 0 })
+            let (account, hosts) = (acme.account_file.clone(), hosts.to_vec());
+            (Some(order), Granted { url, account, hosts, key, at: Instant::now(), tries: 0 })
         }
     };
     // There for as long as nothing is known of it, should this be given up in the middle.
@@ -156,7 +170,8 @@ pub(super) async fn obtain(
             *granted = None;
             return fetched;
         }
-        match BETWEEN_TRIES.get(of_ours.tries - 1) {
+        let pause = BETWEEN_TRIES.get(of_ours.tries - 1);
+        match pause.filter(|_| !fetched.as_ref().is_err_and(AcmeError::is_about_how_often)) {
             Some(pause) => tokio::time::sleep(*pause).await,
             None => return fetched,
         }
@@ -213,7 +228,7 @@ async fn authorized(
     }
     match refused {
         None => Ok(order),
-        Some(error) if error.is_about_how_often() => Err(error),
+        Some(error) if error.is_about_how_often() || !error.is_an_answer() => Err(error),
         Some(error) => Err(not_ours(&mut order).await.unwrap_or(error)),
     }
 }

@@ -24,7 +24,6 @@ pub(super) async fn try_to_write(path: &Path) -> io::Result<()> {
     let path = path.to_owned();
     let tried = tokio::task::spawn_blocking(move || {
         let new = beside(&path)?;
-        remove_left_behind(&path);
         let tried = written(&new, &[b' '; 16 * 1024]);
         let removed = std::fs::remove_file(&new);
         tried.and(removed)
@@ -44,19 +43,24 @@ fn beside(path: &Path) -> io::Result<PathBuf> {
     Ok(folder.join(name))
 }
 
-/// What a gateway that was killed half-way through has left: there may be a key in it.
-fn remove_left_behind(path: &Path) {
+/// Removes what a gateway that was killed half-way through has left: there may be a key in it.
+pub(super) async fn remove_left_behind(path: PathBuf) {
+    // What cannot be removed stays.
+    let _ = tokio::task::spawn_blocking(move || remove_older(&path, LEFT_BEHIND)).await;
+}
+
+fn remove_older(path: &Path, age: Duration) {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
         return;
     };
     for found in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let is_ours = found.file_name().to_str().is_some_and(|found| {
-            found.strip_prefix(name).is_some_and(|rest| rest.starts_with('.') && rest.ends_with(".new"))
-        });
-        let is_old = found
-            .metadata()
-            .and_then(|data| data.modified())
-            .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > LEFT_BEHIND));
+        let is_ours = |found: &str| {
+            let random = found.strip_prefix(name)?.strip_prefix('.')?.strip_suffix(".new")?;
+            Some(random.len() == 16 && random.bytes().all(|b| b.is_ascii_hexdigit()))
+        };
+        let is_ours = found.file_name().to_str().and_then(is_ours) == Some(true);
+        let modified = found.metadata().and_then(|data| data.modified());
+        let is_old = modified.is_ok_and(|at| at.elapsed().is_ok_and(|passed| passed > age));
         if is_ours && is_old {
             let _ = std::fs::remove_file(found.path());
         }
@@ -104,5 +108,22 @@ mod tests {
         std::fs::create_dir(folder.path().join("ca/taken.pem")).unwrap();
         replace(&folder.path().join("ca/taken.pem"), b"one").unwrap_err();
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 2, "nor here");
+    }
+
+    #[test]
+    fn only_what_was_left_half_written_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("members.pem");
+        let left = ["members.pem.0123456789abcdef.new", "members.pem.fedcba9876543210.new"];
+        let others =
+            ["members.pem", "members.pem.backup.new", "other.pem.0123456789abcdef.new", "members.pem.new"];
+        for name in left.iter().chain(&others) {
+            std::fs::write(folder.path().join(name), "key").unwrap();
+        }
+        remove_older(&path, LEFT_BEHIND);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 6, "it may be under way");
+        remove_older(&path, Duration::ZERO);
+        assert!(others.iter().all(|name| folder.path().join(name).exists()));
+        assert!(!left.iter().any(|name| folder.path().join(name).exists()));
     }
 }

@@ -323,7 +323,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
                 return Poll::Ready(outcome);
             }
             let late = || Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
-            pace.poll(cx, deadline, sender.sent, || io.delivery(), limits).map(|()| late())
+            pace.poll(cx, deadline, sender.sent, || io.arrived(), limits).map(|()| late())
         })
         .await
     }
@@ -342,7 +342,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
                 return Poll::Ready(ended.is_ok());
             }
             let gone = held.saturating_sub(io.held()) as u64;
-            pace.poll(cx, deadline, gone, || io.delivery(), limits).map(|()| false)
+            pace.poll(cx, deadline, gone, || io.arrived(), limits).map(|()| false)
         })
         .await
     }

@@ -4,6 +4,7 @@
 
 mod answer;
 mod gather;
+mod milestones;
 mod passing;
 mod request;
 mod watch;
@@ -30,6 +31,7 @@ use crate::http1::head::MOST_REQUEST_BYTES;
 use crate::pace::{Limits, Pace};
 use crate::tls::wire::Wire;
 use gather::Gathered;
+use milestones::{Milestones, around_a_record};
 use request::FromStream;
 use watch::Watch;
 
@@ -121,7 +123,9 @@ impl Kept {
     fn new(stream: Box<TlsStream<Wire>>, connection: Connection) -> Self {
         let worker = connection.worker.clone();
         let watch = Rc::new(Watch::new());
-        let io = Gathered::new(stream, worker.buffers.clone(), watch.clone());
+        let (wire, tls) = stream.get_ref();
+        let milestones = Milestones::new(wire.sent(), around_a_record(tls));
+        let io = Gathered::new(stream, milestones, worker.buffers.clone(), watch.clone());
         let greeting = Builder::new()
             .max_concurrent_streams(STREAMS)
             .max_header_list_size(MOST_REQUEST_BYTES as u32)
@@ -240,7 +244,7 @@ impl Kept {
         if flushed && !(has_streams && self.watch.has_answered()) {
             self.pace.rests(now);
         } else {
-            match self.pace.left(sent, || self.io.delivery(), self.limits, now) {
+            match self.pace.left(sent, || self.io.arrived(), self.limits, now) {
                 Some(time) => left = left.min(time),
                 None => return Look::GiveUp("it does not read"),
             }

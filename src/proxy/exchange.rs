@@ -16,7 +16,7 @@ use super::upstream::UpstreamError;
 use crate::http1::Length;
 use crate::http1::head::{MOST_RESPONSE_BYTES, Scanner};
 use crate::http1::transfer::{ReceiveError, SendError, Sender};
-use crate::pace::{Delivery, Limits, Pace};
+use crate::pace::{Limits, Pace};
 
 /// The browser's side of an exchange: where the body of a request comes from, and how fast what is sent to it goes.
 pub(crate) trait Upload {
@@ -37,8 +37,8 @@ pub(crate) trait Upload {
     /// Bytes that it has sent, or that were handed over to be sent to it, all in all; whichever `turn` is about.
     fn moved(&self, turn: Turn) -> u64;
 
-    /// How far they have come, if that is known better. It takes a system call to know it.
-    fn delivery(&self, turn: Turn) -> Option<Delivery>;
+    /// What of them has arrived, if that is known better. It takes a system call to know it.
+    fn arrived(&self, turn: Turn) -> Option<u64>;
 
     /// Whether it is waited for, or something else is. Ready when it is to make room for another.
     fn poll_evicted(&mut self, cx: &mut Context<'_>, is_waited_for: bool) -> Poll<()>;
@@ -288,7 +288,7 @@ impl Exchange {
         other.iter_mut().for_each(|pace| pace.rests(now));
         self.seen = None;
         let pace = pace.get_or_insert_default();
-        pace.left(upload.moved(turn), || upload.delivery(turn), patience.browser, now)
+        pace.left(upload.moved(turn), || upload.arrived(turn), patience.browser, now)
     }
 
     /// Whether the upload stands still because nothing comes.

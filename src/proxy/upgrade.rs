@@ -14,7 +14,7 @@ use crate::drain::Watching;
 use crate::http1::head::{Request, Response};
 use crate::http1::transfer::{self, PipeError, Receiver, Sender};
 use crate::http1::{Length, Version};
-use crate::pace::{Delivery, Pace};
+use crate::pace::Pace;
 
 /// Whether a request asks for a WebSocket (RFC 6455 section 4.1): GET, HTTP/1.1, both headers, no body.
 pub(crate) fn is_wanted(request: &Request<'_, '_>) -> bool {
@@ -60,11 +60,11 @@ pub(crate) enum TunnelError {
 const CLOSING: Duration = Duration::from_secs(2);
 
 /// Moves bytes both ways until both sides have ended, or nothing has come for too long, or been taken by the browser. What was
-/// read behind the two heads goes first. `delivery`: how far what is sent to the browser has come. When the worker's grace is over, both sides are
+/// read behind the two heads goes first. `arrived`: what has arrived at the browser. When the worker's grace is over, both sides are
 /// told between two frames.
 pub(crate) async fn tunnel<S: AsyncRead + AsyncWrite + Unpin>(
     browser: End<'_, S>,
-    delivery: impl Fn(&S) -> Option<Delivery>,
+    arrived: impl Fn(&S) -> Option<u64>,
     exchange: &mut Exchange,
     (patience, draining): (Patience, &mut Watching),
 ) -> Result<(), TunnelError> {
@@ -109,7 +109,7 @@ pub(crate) async fn tunnel<S: AsyncRead + AsyncWrite + Unpin>(
         if !upstream.receiver.data().is_empty() || !browser.sender.is_empty() {
             let io = &*browser.io;
             return pace
-                .poll(cx, &mut upstream.deadline, browser.sender.sent, || delivery(io), patience.browser)
+                .poll(cx, &mut upstream.deadline, browser.sender.sent, || arrived(io), patience.browser)
                 .map(|()| Err(TunnelError::Unread));
         }
         pace.rests(Instant::now());

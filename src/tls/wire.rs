@@ -41,9 +41,14 @@ impl Wire {
         self.holding = true;
     }
 
-    /// Bytes that the system has taken from us, and what of them the peer's machine has acknowledged.
-    pub(crate) fn progress(&self) -> (u64, Option<u64>) {
-        (self.sent, acknowledged(&self.stream))
+    /// Bytes that the system has taken from us, all in all.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Of those, what the peer's machine has acknowledged; none when the system does not tell.
+    pub(crate) fn acknowledged(&self) -> Option<u64> {
+        acknowledged(&self.stream)
     }
 
     fn count(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {

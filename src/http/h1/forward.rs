@@ -250,7 +250,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
         let before = exchange.connection.receiver.taken;
         let end = End { receiver: &mut self.receiver, sender: &mut self.sender, io: &mut self.io };
         let how = (patience, &mut self.draining);
-        let ended = Box::pin(upgrade::tunnel(end, Socket::delivery, &mut exchange, how)).await;
+        let ended = Box::pin(upgrade::tunnel(end, Socket::arrived, &mut exchange, how)).await;
         facts.access.count(exchange.connection.receiver.taken - before);
         match ended {
             Ok(()) => {

@@ -7,7 +7,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::super::Socket;
 use crate::drain::Watching;
 use crate::http1::transfer::{PipeError, Receiver, Sender, poll_pipe_until};
-use crate::pace::Delivery;
 use crate::proxy::connection::Stream;
 use crate::proxy::exchange::{Turn, Upload, UploadError};
 
@@ -78,8 +77,8 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Upload for FromBrowser<'_, S> {
         if turn == Turn::Reads { self.sender.sent } else { self.receiver.received }
     }
 
-    fn delivery(&self, turn: Turn) -> Option<Delivery> {
-        if turn == Turn::Reads { self.io.delivery() } else { None }
+    fn arrived(&self, turn: Turn) -> Option<u64> {
+        if turn == Turn::Reads { self.io.arrived() } else { None }
     }
 
     fn poll_evicted(&mut self, cx: &mut Context<'_>, is_waited_for: bool) -> Poll<()> {

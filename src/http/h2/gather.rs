@@ -11,9 +11,9 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
+use super::milestones::Milestones;
 use super::watch::Watch;
 use crate::buffers::Buffers;
-use crate::pace::Delivery;
 use crate::tls::wire::Wire;
 
 /// This much goes out without waiting for more: four records of TLS.
@@ -28,6 +28,7 @@ struct Inner<S> {
     flushed: bool,
     /// Bytes that have gone out, all in all.
     sent: u64,
+    milestones: Milestones,
     watch: Rc<Watch>,
     buffers: Rc<Buffers>,
 }
@@ -42,7 +43,7 @@ impl<S> Clone for Gathered<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
-    pub(super) fn new(io: S, buffers: Rc<Buffers>, watch: Rc<Watch>) -> Self {
+    pub(super) fn new(io: S, milestones: Milestones, buffers: Rc<Buffers>, watch: Rc<Watch>) -> Self {
         let written = BytesMut::new();
         Self(Rc::new(RefCell::new(Inner {
             io,
@@ -50,6 +51,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
             failed: None,
             flushed: true,
             sent: 0,
+            milestones,
             watch,
             buffers,
         })))
@@ -81,12 +83,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
 pub(super) struct Arrivals(Weak<RefCell<Inner<Box<TlsStream<Wire>>>>>);
 
 impl Gathered<Box<TlsStream<Wire>>> {
-    /// How far what is sent has come; none when that is not known. Whoever opens its windows byte by byte has much sent that is
-    /// frames and TLS only.
-    pub(super) fn delivery(&self) -> Option<Delivery> {
-        let inner = self.0.borrow();
-        let (sent, acknowledged) = inner.io.get_ref().0.progress();
-        Some(Delivery { answers: inner.watch.answers_sent.get(), sent, acknowledged: acknowledged? })
+    /// Bytes of answers that the peer's machine has acknowledged, all in all; none when that is not known. What frames and TLS add
+    /// does not count: whoever opens its windows byte by byte has a lot of that sent.
+    pub(super) fn arrived(&self) -> Option<u64> {
+        let inner = &mut *self.0.borrow_mut();
+        let wire = inner.io.get_ref().0;
+        if inner.flushed && inner.written.is_empty() {
+            inner.milestones.is_out(wire.sent());
+        }
+        Some(inner.milestones.arrived(wire.acknowledged()?))
     }
 
     pub(super) fn arrivals(&self) -> Arrivals {
@@ -95,8 +100,8 @@ impl Gathered<Box<TlsStream<Wire>>> {
 }
 
 impl Arrivals {
-    pub(super) fn delivery(&self) -> Option<Delivery> {
-        Gathered(self.0.upgrade()?).delivery()
+    pub(super) fn arrived(&self) -> Option<u64> {
+        Gathered(self.0.upgrade()?).arrived()
     }
 }
 
@@ -108,6 +113,8 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            self.watch.sent(&self.written[..count]);
+            self.milestones.taken(count, self.watch.answers_sent.get());
             self.written.advance(count);
             self.sent += count as u64;
         }
@@ -130,7 +137,6 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
         for slice in slices {
             let count = slice.len().min(room);
             self.written.extend_from_slice(&slice[..count]);
-            self.watch.sent(&slice[..count]);
             room -= count;
             taken += count;
         }

@@ -22,7 +22,6 @@ use crate::http1::fields::{Fate, decimal};
 use crate::http1::head;
 use crate::http1::transfer::Sender;
 use crate::incident::Incident;
-use crate::pace::Delivery;
 use crate::pages::Failure;
 use crate::proxy::connection::Stream;
 use crate::proxy::exchange::{Turn, Upload, UploadError};
@@ -268,12 +267,8 @@ impl Upload for FromStream {
     }
 
     /// A stream is not slower than its connection: what arrives of any of them counts.
-    fn delivery(&self, turn: Turn) -> Option<Delivery> {
-        if turn == Turn::Reads {
-            self.arrivals.delivery()
-        } else {
-            Some(Delivery::plain(self.watch.data_received.get()))
-        }
+    fn arrived(&self, turn: Turn) -> Option<u64> {
+        if turn == Turn::Reads { self.arrivals.arrived() } else { Some(self.watch.data_received.get()) }
     }
 
     /// Connections make room as a whole.

@@ -112,7 +112,7 @@ pub(super) struct Watch {
     in_headers: Cell<bool>,
     /// Bytes of bodies that came, all in all.
     pub(super) data_received: Cell<u64>,
-    /// Bytes of answers, heads and bodies, that were handed over to be sent.
+    /// Bytes of answers, heads and bodies, that went to TLS.
     pub(super) answers_sent: Cell<u64>,
     /// Requests that are being answered, and how many of them wait for the browser.
     answering: Cell<usize>,
