@@ -54,6 +54,8 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long a peer that has been told everything may go on sending, so that it gets to read it; the same once the worker drains.
 const LINGER: Duration = Duration::from_secs(30);
 const LINGER_IN_DRAIN: Duration = Duration::from_secs(5);
+/// How often it is asked whether the peer still reads what the system has.
+const STILL_READ: Duration = Duration::from_secs(1);
 
 type Io = Gathered<Box<TlsStream<Wire>>>;
 
@@ -273,6 +275,7 @@ impl Kept {
                     // Nothing moves that would have to be looked over, unless a head has begun.
                     left = if self.watch.is_unfinished() { left.min(time) } else { time };
                 }
+                Some(_) | None if self.is_being_read(now) => left = STILL_READ,
                 Some(_) | None => return Look::Tell,
             }
             self.draining.poll_waiting(cx)
@@ -285,6 +288,13 @@ impl Kept {
             return Look::Tell;
         }
         Look::Again(left)
+    }
+
+    /// Whether the peer still takes, and fast enough, what the system has of answers. A connection that is closed under it is reset when
+    /// the peer says anything, and that takes the rest away.
+    fn is_being_read(&mut self, now: Instant) -> bool {
+        let (_, sent) = self.io.progress();
+        self.io.is_under_way() && self.pace.left(sent, || self.io.arrived(), self.limits, now).is_some()
     }
 
     /// Tells the peer that nothing new is taken up, and finishes what is under way.
@@ -315,7 +325,16 @@ impl Kept {
             if self.draining.poll_waiting(cx) {
                 self.deadline.set(LINGER_IN_DRAIN.saturating_sub(begun.elapsed()));
             }
-            if self.draining.is_evicted() { Poll::Ready(()) } else { self.deadline.poll(cx) }
+            if self.draining.is_evicted() {
+                return Poll::Ready(());
+            }
+            while self.deadline.poll(cx).is_ready() {
+                if !self.is_being_read(Instant::now()) {
+                    return Poll::Ready(());
+                }
+                self.deadline.set(STILL_READ);
+            }
+            Poll::Pending
         })
         .await;
     }

@@ -367,6 +367,35 @@ async fn whoever_reads_slowly_but_steadily_is_not_taken_for_silent() {
 }
 
 #[tokio::test]
+async fn an_answer_that_the_system_has_and_that_is_read_is_no_idleness() {
+    const LENGTH: usize = 400 * 1024;
+    let proxy = proxy("idle: 1s", "", |mut connection| async move {
+        while read_request(&mut connection).await.is_some() {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");
+            let _ = connection.write_all(&[head.as_bytes(), &vec![b'x'; LENGTH]].concat()).await;
+        }
+    })
+    .await;
+    // The second comes when the first has been read, which takes much longer than the connection may be idle.
+    let mut browser = proxy.client.narrow("h2", 8 * 1024).await;
+    browser.write_all(&asked_h2(1)).await.unwrap();
+    let mut bytes = vec![0; 16 * 1024];
+    let mut read = 0;
+    while read < LENGTH {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        read += browser.read(&mut bytes).await.unwrap();
+    }
+    let second = frame(HEADERS, END_HEADERS | END_STREAM, 3, &request("GET", "/", &[]));
+    browser.write_all(&second).await.unwrap();
+    let told = proxy.gateway.logged_times(2, |line| line["message"] == "request");
+    let reading = async { while browser.read(&mut bytes).await.is_ok_and(|count| count > 0) {} };
+    tokio::select! {
+        line = told => assert_eq!((&line["status"], &line["end"]), (&200.into(), &"complete".into())),
+        () = reading => panic!("it has been closed: {}", proxy.gateway.log()),
+    }
+}
+
+#[tokio::test]
 async fn windows_that_are_opened_by_whoever_reads_nothing_keep_no_answer() {
     let proxy = large_answers("2s").await;
     let mut browser = proxy.client.narrow("h2", 8 * 1024).await;

@@ -94,6 +94,13 @@ impl Gathered<Box<TlsStream<Wire>>> {
         Some(inner.milestones.arrived(wire.acknowledged()?))
     }
 
+    /// Whether the peer's machine has not acknowledged all that was sent.
+    pub(super) fn is_under_way(&self) -> bool {
+        let inner = self.0.borrow();
+        let wire = inner.io.get_ref().0;
+        wire.acknowledged().is_some_and(|acknowledged| acknowledged < wire.sent())
+    }
+
     pub(super) fn arrivals(&self) -> Arrivals {
         Arrivals(Rc::downgrade(&self.0))
     }
