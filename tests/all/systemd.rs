@@ -19,8 +19,14 @@ fn next(socket: &UnixDatagram) -> String {
 
 fn datagram(socket: &UnixDatagram) -> String {
     let mut bytes = [0; 4096];
-    let count = socket.recv(&mut bytes).expect("something is said in time");
-    String::from_utf8(bytes[..count].to_vec()).unwrap()
+    loop {
+        match socket.recv(&mut bytes) {
+            Ok(count) => return String::from_utf8(bytes[..count].to_vec()).unwrap(),
+            // The machine, or this process, has stood still for a moment.
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => panic!("nothing is said in time: {error}"),
+        }
+    }
 }
 
 #[test]
