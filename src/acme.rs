@@ -137,6 +137,20 @@ struct Known {
     waits: Option<CertificateDer<'static>>,
 }
 
+impl Known {
+    /// Whoever reloads may have mended what was wrong.
+    fn is_wanted(&mut self) {
+        self.not_before = self.not_before.filter(|_| self.is_firm);
+    }
+
+    /// When the CA may be asked; none is at once. A host that the certificate lacks waits for no pause after a success.
+    fn earliest(&self, lacks_host: bool) -> Option<Instant> {
+        let not_before = self.not_before.filter(|_| !lacks_host || self.failures > 0);
+        let least = if self.failures > FEW_FAILURES { LEAST_AFTER_SOME } else { LEAST };
+        self.tried.map(|tried| tried + least).max(not_before)
+    }
+}
+
 /// What a look came to.
 enum Looked {
     /// Look again after so long.
@@ -152,8 +166,7 @@ async fn tend(reloader: Arc<Reloader>, file: PathBuf) {
     while !reloader.is_draining() {
         let now_wanted = *changes.borrow_and_update();
         if now_wanted != wanted {
-            // Whoever reloads may have mended what was wrong.
-            known.not_before = known.not_before.filter(|_| known.is_firm);
+            known.is_wanted();
             wanted = now_wanted;
         }
         let gateway = reloader.gateway();
@@ -163,7 +176,7 @@ async fn tend(reloader: Arc<Reloader>, file: PathBuf) {
         let Some(index) = gateway.sites.iter().position(at) else { return };
         let lasting = gateway.lasting.clone();
         let host = gateway.sites[index].config.hosts[0].clone();
-        let gateway_metrics = gateway.metrics.clone();
+        let metrics = gateway.metrics.clone();
         // A task of its own: whatever a CA's answer does to whoever reads it ends one look.
         let looking =
             AbortOnDropHandle::new(tokio::spawn(look(reloader.clone(), gateway, index, known.clone())));
@@ -174,7 +187,7 @@ async fn tend(reloader: Arc<Reloader>, file: PathBuf) {
             }
             Err(_) => {
                 error!(site = host, "asking the CA ended abnormally");
-                gateway_metrics.acme_order(&host, false);
+                metrics.acme_order(&host, false);
                 refused(
                     &mut known,
                     "asking the CA ended abnormally: this is a fault of the gateway's".to_owned(),
@@ -257,9 +270,7 @@ async fn look(
         }
         Some(_) | None => now,
     };
-    let not_before = known.not_before.filter(|_| !lacks_host || known.failures > 0);
-    let least = if known.failures > FEW_FAILURES { LEAST_AFTER_SOME } else { LEAST };
-    let earliest = known.tried.map(|tried| tried + least).max(not_before);
+    let earliest = known.earliest(lacks_host);
     let left = earliest.map_or(Duration::ZERO, |earliest| earliest.saturating_duration_since(Instant::now()));
     if !left.is_zero() {
         return (known, Looked::Again(left));
@@ -375,10 +386,11 @@ async fn ask(
     replaced: Option<&CertificateDer<'_>>,
     with: (&Arc<Challenges>, &mut Option<Granted>),
 ) -> Result<String, AcmeError> {
-    // Before anything is asked for: what could not be kept would be lost, and CAs count.
-    store::remove_left_behind(acme.account_file.clone()).await;
     let path = &acme.certificate_file;
-    store::remove_left_behind(path.clone()).await;
+    for file in [&acme.account_file, path] {
+        store::remove_left_behind(file.clone()).await;
+    }
+    // Before anything is asked for: what could not be kept would be lost, and CAs count.
     store::try_to_write(path).await.map_err(|source| AcmeError::Store {
         path: path.display().to_string(),
         what: "written",
@@ -386,4 +398,32 @@ async fn ask(
     })?;
     let account = account::account(acme).await?;
     order::obtain(&account, (acme, &site.hosts), replaced, with).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reload_shortens_pauses_and_not_those_that_the_ca_wants() {
+        let now = Instant::now();
+        let seconds = |known: &Known| known.earliest(false).map(|at| (at - now).as_secs());
+        let mut known = Known::default();
+        assert_eq!(seconds(&known), None);
+        for (failure, (pause, wanted)) in
+            [(60, 60), (300, 60), (900, 60), (3600, 900), (21_600, 900), (21_600, 900)]
+                .into_iter()
+                .enumerate()
+        {
+            known.tried = Some(now);
+            refused(&mut known, String::new(), None);
+            assert_eq!(seconds(&known), Some(pause), "{failure}");
+            known.is_wanted();
+            assert_eq!(seconds(&known), Some(wanted), "{failure}, after a reload");
+        }
+        let mut known = Known { tried: Some(now), ..Known::default() };
+        refused(&mut known, String::new(), Some(AFTER_TOO_MUCH));
+        known.is_wanted();
+        assert_eq!(seconds(&known), Some(AFTER_TOO_MUCH), "it was asked too often");
+    }
 }

@@ -186,7 +186,22 @@ async fn authorized(
     challenges: &Arc<Challenges>,
 ) -> Result<Order, AcmeError> {
     let mut order = begin(account, (acme, hosts), replaced).await?;
-    let (mut standing, mut refused) = (Vec::new(), None);
+    match looked_at(&mut order, (acme, hosts), challenges).await {
+        Ok(()) => Ok(order),
+        Err(error) if error.is_an_answer() && !error.is_about_how_often() => {
+            Err(not_ours(&mut order).await.unwrap_or(error))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Has the CA look at each host.
+async fn looked_at(
+    order: &mut Order,
+    (acme, hosts): (&Acme, &[String]),
+    challenges: &Arc<Challenges>,
+) -> Result<(), AcmeError> {
+    let mut standing = Vec::new();
     let mut authorizations = order.authorizations();
     while let Some(authorization) = authorizations.next().await {
         let mut authorization = authorization?;
@@ -213,29 +228,19 @@ async fn authorized(
             return Err(AcmeError::NotOffered { host, challenge: acme.challenge.name() });
         };
         standing.push(stand(&challenge, &host, acme.challenge, challenges)?);
-        if let Err(error) = challenge.set_ready().await {
-            // A CA that looks at once has perhaps seen already that we are not there.
-            refused = Some(AcmeError::from(error));
-            break;
-        }
+        // A CA that looks at once has perhaps seen already that we are not there.
+        challenge.set_ready().await?;
     }
-    if refused.is_none() {
-        refused = match order.poll_ready(&PATIENCE).await {
-            Ok(OrderStatus::Ready) => None,
-            Ok(_) => Some(AcmeError::Useless("the order is invalid, and the CA does not say why".to_owned())),
-            Err(error) => Some(error.into()),
-        };
+    if order.poll_ready(&PATIENCE).await? == OrderStatus::Ready {
+        return Ok(());
     }
-    match refused {
-        None => Ok(order),
-        Some(error) if error.is_about_how_often() || !error.is_an_answer() => Err(error),
-        Some(error) => Err(not_ours(&mut order).await.unwrap_or(error)),
-    }
+    Err(AcmeError::Useless("the order is invalid, and the CA does not say why".to_owned()))
 }
 
 /// The certificate of an order that is ready, or further.
 async fn fetch(mut order: Order, granted: &Granted) -> Result<String, AcmeError> {
     if order.state().status == OrderStatus::Ready {
+        // By hand, since the key has to outlive whatever becomes of this.
         let key = KeyPair::from_pem(&granted.key)?;
         let mut params = CertificateParams::new(granted.hosts.as_slice())?;
         params.distinguished_name = DistinguishedName::new();

@@ -86,9 +86,10 @@ impl Gathered<Box<TlsStream<Wire>>> {
     /// Bytes of answers that the peer's machine has acknowledged, all in all; none when that is not known. What frames and TLS add
     /// does not count: whoever opens its windows byte by byte has a lot of that sent.
     pub(super) fn arrived(&self) -> Option<u64> {
+        let (is_out, _) = self.progress();
         let inner = &mut *self.0.borrow_mut();
         let wire = inner.io.get_ref().0;
-        if inner.flushed && inner.written.is_empty() {
+        if is_out {
             inner.milestones.is_out(wire.sent());
         }
         Some(inner.milestones.arrived(wire.acknowledged()?))
@@ -120,8 +121,8 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.watch.sent(&self.written[..count]);
-            self.milestones.taken(count, self.watch.answers_sent.get());
+            let answers = self.watch.sent(&self.written[..count]);
+            self.milestones.taken(count, answers);
             self.written.advance(count);
             self.sent += count as u64;
         }

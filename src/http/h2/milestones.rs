@@ -14,22 +14,14 @@ const MOST: usize = 16;
 /// 5288 section 3; RFC 7905 section 2).
 pub(super) fn around_a_record(tls: &ServerConnection) -> u64 {
     const HEADER_AND_TAG: u64 = 5 + 16;
-    let suite = tls.negotiated_cipher_suite();
     HEADER_AND_TAG
-        + match suite {
-            Some(SupportedCipherSuite::Tls12(suite))
-                if suite.common.suite.as_str().is_some_and(has_nonce) =>
-            {
-                8
+        + match tls.negotiated_cipher_suite() {
+            Some(SupportedCipherSuite::Tls12(suite)) => {
+                suite.aead_alg.key_block_shape().explicit_nonce_len as u64
             }
-            Some(SupportedCipherSuite::Tls12(_)) => 0,
+            // The kind of what is within.
             Some(SupportedCipherSuite::Tls13(_)) | None => 1,
         }
-}
-
-/// Whether part of the nonce goes with each record.
-fn has_nonce(suite: &str) -> bool {
-    suite.contains("GCM")
 }
 
 /// Where something ends.

@@ -112,8 +112,6 @@ pub(super) struct Watch {
     in_headers: Cell<bool>,
     /// Bytes of bodies that came, all in all.
     pub(super) data_received: Cell<u64>,
-    /// Bytes of answers, heads and bodies, that went to TLS.
-    pub(super) answers_sent: Cell<u64>,
     /// Requests that are being answered, and how many of them wait for the browser.
     answering: Cell<usize>,
     waiting: Cell<usize>,
@@ -136,7 +134,6 @@ impl Watch {
             unfinished: Cell::new(None),
             in_headers: Cell::new(false),
             data_received: Cell::new(0),
-            answers_sent: Cell::new(0),
             answering: Cell::new(0),
             waiting: Cell::new(0),
             keeper: RefCell::new(Waker::noop().clone()),
@@ -159,8 +156,8 @@ impl Watch {
         }
     }
 
-    /// Bytes go out.
-    pub(super) fn sent(&self, bytes: &[u8]) {
+    /// Bytes go out. How many of answers, heads and bodies, have gone out now, all in all.
+    pub(super) fn sent(&self, bytes: &[u8]) -> u64 {
         let mut frames = self.sent.borrow_mut();
         frames.look(bytes, |frame| match frame.kind {
             kind::DATA => {
@@ -171,7 +168,7 @@ impl Watch {
             kind::RST_STREAM => self.spend(40),
             _ => {}
         });
-        self.answers_sent.set(frames.bytes);
+        frames.bytes
     }
 
     /// A request is begun with.
