@@ -1,11 +1,11 @@
-//! What single parts cost: `cargo bench --features workbench`. The whole is measured by `bench/run`; see `docs/performance.md`.
+//! What single parts cost: `cargo bench --features fuzzing`. The whole is measured by `bench/run`; see `docs/performance.md`.
 
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use http::HeaderMap;
 use http::header::{COOKIE, HeaderValue};
-use imis_gateway::workbench::{
+use imis_gateway::fuzzing::{
     Mint, Routes, Tickets, has_session, read_message, rewrite_request, rewrite_response,
 };
 

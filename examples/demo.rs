@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use imis_gateway::config::Config;
-use imis_gateway::lifecycle::Server;
+use imis_gateway::server::lifecycle::Server;
 use imis_gateway_simulators::certificates::Authority;
 use imis_gateway_simulators::imis::people::PASSWORD;
 use imis_gateway_simulators::imis::{Generation, Imis, Options as ImisOptions};
@@ -47,7 +47,7 @@ fn main() -> Result<(), Failure> {
     let file = folder.path().join("config.yaml");
     std::fs::write(&file, configuration(gateway_port, zendesk_port, &imis))?;
     let config = Config::load(Path::new(&file))?;
-    let log = imis_gateway::telemetry::init(&config.log);
+    let log = imis_gateway::observe::log::init(&config.log);
     let server = Server::start(&config)?;
 
     tell(&site, &options.origin, &file, &imis)?;

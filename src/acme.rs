@@ -21,12 +21,12 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
-use crate::ambient;
+use crate::base::clock;
+use crate::base::x509;
 use crate::config::{Acme, Site};
-use crate::gateway::Gateway;
-use crate::reload::{By, Reloader};
-use crate::telemetry::Chain;
-use crate::tls::pem;
+use crate::observe::log::Chain;
+use crate::server::gateway::Gateway;
+use crate::server::reload::{By, Reloader};
 use challenges::Challenges;
 use order::{AcmeError, Granted};
 use renewal::Renewal;
@@ -170,7 +170,7 @@ async fn tend(reloader: Arc<Reloader>, file: PathBuf) {
             wanted = now_wanted;
         }
         let gateway = reloader.gateway();
-        let at = |site: &crate::gateway::Site| {
+        let at = |site: &crate::server::gateway::Site| {
             site.config.acme.as_ref().is_some_and(|acme| acme.certificate_file == file)
         };
         let Some(index) = gateway.sites.iter().position(at) else { return };
@@ -211,7 +211,7 @@ async fn tend(reloader: Arc<Reloader>, file: PathBuf) {
                 LEAST
             }
         };
-        let next = ambient::unix_now_signed() + i64::try_from(left.as_secs()).unwrap_or(0);
+        let next = clock::unix_now_signed() + i64::try_from(left.as_secs()).unwrap_or(0);
         lasting.acme.stands(
             &file,
             Standing {
@@ -254,8 +254,8 @@ async fn look(
     if let Some(kept) = known.unsaved.take() {
         return save(acme, kept, known).await;
     }
-    let lacks_host = given.is_some_and(|pair| site.hosts.iter().any(|host| !pem::covers(pair, host)));
-    let now = ambient::unix_now_signed();
+    let lacks_host = given.is_some_and(|pair| site.hosts.iter().any(|host| !x509::covers(pair, host)));
+    let now = clock::unix_now_signed();
     let due = match leaf {
         Some(leaf) if !lacks_host => {
             let renewal = advised((acme, &site.hosts[0]), leaf, known.renewal, now).await;
@@ -290,12 +290,12 @@ async fn look(
     match outcome {
         Ok(kept) => {
             (known.failures, known.failed) = (0, None);
-            let until = pem::both(kept.as_bytes()).ok().and_then(|pair| pem::validity(pair.cert.first()?));
+            let until = x509::both(kept.as_bytes()).ok().and_then(|pair| x509::validity(pair.cert.first()?));
             let until = until.map_or(0, |(_, until)| until);
             let life = u64::try_from(until - now).unwrap_or(0);
             known.not_before = Some(Instant::now() + Duration::from_secs(AFTER_SUCCESS.min(life / 4)));
             known.is_firm = true;
-            info!(site = host, expires = %ambient::rfc_3339_of(until), file = %acme.certificate_file.display(), "the CA has given a certificate");
+            info!(site = host, expires = %clock::rfc_3339_of(until), file = %acme.certificate_file.display(), "the CA has given a certificate");
             save(acme, kept, known).await
         }
         Err(error) => {
@@ -324,7 +324,7 @@ fn refused(known: &mut Known, why: String, least: Option<u64>) -> Duration {
 
 /// Keeps what has come. Where that fails it is not asked for again, but kept until it can be written.
 async fn save(acme: &Acme, kept: String, mut known: Known) -> (Known, Looked) {
-    let leaf = pem::both(kept.as_bytes()).ok().and_then(|pair| pair.cert.first().cloned());
+    let leaf = x509::both(kept.as_bytes()).ok().and_then(|pair| pair.cert.first().cloned());
     match store::write(&acme.certificate_file, kept.clone().into_bytes()).await {
         Ok(()) => {
             known.failed = None;
@@ -350,7 +350,7 @@ async fn advised(
 ) -> Renewal {
     let renewal = before.unwrap_or_else(|| Renewal::of(leaf, now));
     // RFC 9773 section 4.3: not about one that has ended.
-    let has_ended = pem::validity(leaf).is_none_or(|(_, until)| until <= now);
+    let has_ended = x509::validity(leaf).is_none_or(|(_, until)| until <= now);
     if has_ended || !renewal.is_to_be_asked(now) {
         return renewal;
     }
@@ -361,7 +361,7 @@ async fn advised(
     match tokio::time::timeout(PATIENCE, asking).await {
         Ok(Ok((advised, explanation))) => {
             if let Some(explanation) = explanation {
-                let (explanation, at) = (order::clean(&explanation), ambient::rfc_3339_of(advised.at));
+                let (explanation, at) = (order::clean(&explanation), clock::rfc_3339_of(advised.at));
                 info!(site = host, renewal = %at, explanation, "the CA explains its advice about renewal");
             }
             advised

@@ -1,4 +1,4 @@
-//! See `imis_gateway::workbench::targets::client_context`.
+//! See `imis_gateway::fuzzing::targets::client_context`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| imis_gateway::workbench::targets::client_context(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| imis_gateway::fuzzing::targets::client_context(bytes));

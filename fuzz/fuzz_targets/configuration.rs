@@ -1,4 +1,4 @@
-//! See `imis_gateway::workbench::targets::configuration`.
+//! See `imis_gateway::fuzzing::targets::configuration`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| imis_gateway::workbench::targets::configuration(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| imis_gateway::fuzzing::targets::configuration(bytes));

@@ -1,4 +1,4 @@
-//! See `imis_gateway::workbench::targets::cookies`.
+//! See `imis_gateway::fuzzing::targets::cookies`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| imis_gateway::workbench::targets::cookies(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| imis_gateway::fuzzing::targets::cookies(bytes));

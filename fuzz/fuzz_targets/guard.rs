@@ -1,4 +1,4 @@
-//! See `imis_gateway::workbench::targets::guard`.
+//! See `imis_gateway::fuzzing::targets::guard`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| imis_gateway::workbench::targets::guard(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| imis_gateway::fuzzing::targets::guard(bytes));

@@ -1,4 +1,4 @@
-//! See `imis_gateway::workbench::targets::party`.
+//! See `imis_gateway::fuzzing::targets::party`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| imis_gateway::workbench::targets::party(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| imis_gateway::fuzzing::targets::party(bytes));

@@ -1,4 +1,4 @@
-//! See `imis_gateway::workbench::targets::path`.
+//! See `imis_gateway::fuzzing::targets::path`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| imis_gateway::workbench::targets::path(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| imis_gateway::fuzzing::targets::path(bytes));

@@ -1,4 +1,4 @@
-//! See `imis_gateway::workbench::targets::proxy_header`.
+//! See `imis_gateway::fuzzing::targets::proxy_header`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| imis_gateway::workbench::targets::proxy_header(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| imis_gateway::fuzzing::targets::proxy_header(bytes));

@@ -1,4 +1,4 @@
-//! See `imis_gateway::workbench::targets::request`.
+//! See `imis_gateway::fuzzing::targets::request`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| imis_gateway::workbench::targets::request(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| imis_gateway::fuzzing::targets::request(bytes));

@@ -1,4 +1,4 @@
-//! See `imis_gateway::workbench::targets::response`.
+//! See `imis_gateway::fuzzing::targets::response`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| imis_gateway::workbench::targets::response(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| imis_gateway::fuzzing::targets::response(bytes));

@@ -1,4 +1,4 @@
-//! See `imis_gateway::workbench::targets::return_to`.
+//! See `imis_gateway::fuzzing::targets::return_to`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| imis_gateway::workbench::targets::return_to(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| imis_gateway::fuzzing::targets::return_to(bytes));

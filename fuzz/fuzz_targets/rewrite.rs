@@ -1,4 +1,4 @@
-//! See `imis_gateway::workbench::targets::rewrite`.
+//! See `imis_gateway::fuzzing::targets::rewrite`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| imis_gateway::workbench::targets::rewrite(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| imis_gateway::fuzzing::targets::rewrite(bytes));

@@ -1,4 +1,4 @@
-//! See `imis_gateway::workbench::targets::whoami_query`.
+//! See `imis_gateway::fuzzing::targets::whoami_query`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| imis_gateway::workbench::targets::whoami_query(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| imis_gateway::fuzzing::targets::whoami_query(bytes));

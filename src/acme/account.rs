@@ -10,8 +10,8 @@ use instant_acme::{Account, AccountCredentials, ExternalAccountKey, NewAccount};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
-use super::order::{AcmeError, is_of_type};
-use super::{client, store};
+use crate::acme::order::{AcmeError, is_of_type};
+use crate::acme::{client, store};
 use crate::config::Acme;
 
 /// By its file, one account is made at a time.

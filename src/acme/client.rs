@@ -12,8 +12,8 @@ use reqwest::Client;
 use rustls::RootCertStore;
 use url::Url;
 
-use crate::ambient;
-use crate::tls::upstream::client_config;
+use crate::base::clock;
+use crate::base::tls_client::client_config;
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 const TOTAL_DEADLINE: Duration = Duration::from_secs(30);
@@ -133,7 +133,7 @@ fn pause(value: &HeaderValue) -> Option<u64> {
         Err(_) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => MOST_PAUSE,
         Err(_) => {
             let at = httpdate::parse_http_date(text).ok()?;
-            at.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs().saturating_sub(ambient::unix_now())
+            at.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs().saturating_sub(clock::unix_now())
         }
     };
     Some(seconds.min(MOST_PAUSE))

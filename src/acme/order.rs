@@ -14,13 +14,13 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::time::Instant;
 use tracing::info;
 
-use super::account::unknown_account;
-use super::challenges::{Challenges, Stand};
-use super::client;
-use crate::ambient;
+use crate::acme::account::unknown_account;
+use crate::acme::challenges::{Challenges, Stand};
+use crate::acme::client;
+use crate::base::clock;
+use crate::base::x509;
 use crate::config::{Acme, Challenge};
-use crate::telemetry::Chain;
-use crate::tls::pem;
+use crate::observe::log::Chain;
 
 /// How long the CA may take to look at the hosts, and then to sign.
 const PATIENCE: RetryPolicy = RetryPolicy::new()
@@ -254,12 +254,12 @@ async fn fetch(mut order: Order, granted: &Granted) -> Result<String, AcmeError>
         Err(error) => return Err(error.into()),
     };
     let kept = format!("{}{chain}", granted.key);
-    let pair = pem::both(kept.as_bytes()).map_err(|why| AcmeError::Useless(clean(&why)))?;
-    if let Some(host) = granted.hosts.iter().find(|host| !pem::covers(&pair, host)) {
+    let pair = x509::both(kept.as_bytes()).map_err(|why| AcmeError::Useless(clean(&why)))?;
+    if let Some(host) = granted.hosts.iter().find(|host| !x509::covers(&pair, host)) {
         return Err(AcmeError::Useless(format!("it is not for {host}")));
     }
-    let times = pair.cert.first().and_then(pem::validity);
-    is_good(times, ambient::unix_now_signed()).map_err(AcmeError::Useless)?;
+    let times = pair.cert.first().and_then(x509::validity);
+    is_good(times, clock::unix_now_signed()).map_err(AcmeError::Useless)?;
     Ok(kept)
 }
 
@@ -267,7 +267,7 @@ async fn fetch(mut order: Order, granted: &Granted) -> Result<String, AcmeError>
 /// goes by, and wish some replaced that would be good for long.
 fn is_good(times: Option<(i64, i64)>, now: i64) -> Result<(), String> {
     let Some((from, until)) = times else { return Err("it does not say how long it is good".to_owned()) };
-    let shown = ambient::rfc_3339_of;
+    let shown = clock::rfc_3339_of;
     if from > now + CLOCKS_DIFFER {
         Err(format!("it is not good before {} (is this machine's clock right?)", shown(from)))
     } else if until <= now {
@@ -331,7 +331,7 @@ fn for_handshake(host: &str, digest: &[u8]) -> Result<CertifiedKey, AcmeError> {
     let certificate = params.self_signed(&key)?;
     let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
     // Not checked as a pair: readers of certificates refuse the extension, which is critical and for the CA alone.
-    let key = crate::tls::provider().key_provider.load_private_key(key)?;
+    let key = crate::edge::tls::provider().key_provider.load_private_key(key)?;
     Ok(CertifiedKey::new(vec![certificate.der().clone()], key))
 }
 

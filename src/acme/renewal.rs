@@ -5,8 +5,8 @@ use std::time::Duration;
 use instant_acme::{Account, CertificateIdentifier, Error};
 use rustls_pki_types::CertificateDer;
 
-use crate::ambient;
-use crate::tls::pem;
+use crate::base::clock;
+use crate::base::x509;
 
 /// How often the CA is asked for its advice: as it wishes, within these.
 const LEAST_PAUSE: Duration = Duration::from_secs(60);
@@ -30,7 +30,7 @@ impl Renewal {
     /// From the time of the certificate alone.
     pub(super) fn of(leaf: &CertificateDer<'_>, now: i64) -> Self {
         // Nobody's browsers take one whose time cannot be told.
-        let (at, latest) = pem::validity(leaf)
+        let (at, latest) = x509::validity(leaf)
             .map_or((now, now), |(from, until)| (two_thirds(from, until), five_sixths(from, until)));
         Self { at, ask_at: now, window: None, latest }
     }
@@ -94,7 +94,7 @@ fn seconds(time: Duration) -> i64 {
 /// Some moment of a window, so that not everybody comes at once.
 fn within((start, end): (i64, i64)) -> i64 {
     let length = u64::try_from(end.saturating_sub(start)).unwrap_or(0);
-    let random = ambient::random_u64().unwrap_or(0);
+    let random = clock::random_u64().unwrap_or(0);
     start + i64::try_from(random.checked_rem(length).unwrap_or(0)).unwrap_or(0)
 }
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::ambient;
+use crate::base::clock;
 
 /// Nobody writes for so long.
 const LEFT_BEHIND: Duration = Duration::from_secs(3600);
@@ -39,7 +39,7 @@ fn beside(path: &Path) -> io::Result<PathBuf> {
         return Err(io::ErrorKind::IsADirectory.into());
     }
     let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
-    name.push(format!(".{:016x}.new", ambient::random_u64().map_err(io::Error::other)?));
+    name.push(format!(".{:016x}.new", clock::random_u64().map_err(io::Error::other)?));
     Ok(folder.join(name))
 }
 

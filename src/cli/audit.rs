@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::Format;
-use super::{FAILED, GOOD, USAGE, WithConfig, complain, counted, plain, report, say};
-use crate::audit::{Wanted, read};
-use crate::gateway::{Gateway, SignOn};
+use crate::cli::Format;
+use crate::cli::{FAILED, GOOD, USAGE, WithConfig, complain, counted, plain, report, say};
 use crate::imis::survey::Contact;
-use crate::telemetry::Chain;
+use crate::observe::audit::{Wanted, read};
+use crate::observe::log::Chain;
+use crate::server::gateway::{Gateway, SignOn};
 use crate::zendesk::staff::Standing;
 
 #[derive(clap::Args)]

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{BAD_CONFIGURATION, Format, GOOD, WithConfig, report, say};
+use crate::cli::{BAD_CONFIGURATION, Format, GOOD, WithConfig, report, say};
 
 #[derive(clap::Args)]
 pub(super) struct Check {

@@ -4,9 +4,9 @@ use std::io::Read;
 
 use serde_json::json;
 
-use super::{FAILED, Format, GOOD, WithConfig, complain, counted, plain, report, say};
+use crate::cli::{FAILED, Format, GOOD, WithConfig, complain, counted, plain, report, say};
 use crate::doctor::{Finding, Severity, examine};
-use crate::telemetry::Chain;
+use crate::observe::log::Chain;
 
 /// More is no Cookie header.
 const MOST_COOKIE_BYTES: u64 = 64 * 1024;

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use clap::CommandFactory;
 
-use super::{Arguments, FAILED, GOOD, complain, say};
+use crate::cli::{Arguments, FAILED, GOOD, complain, say};
 use crate::config::reference::{KEYS, Preset, schema as of_configuration};
 
 /// A manual page.

@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 
-use super::Format;
-use super::doctor::cookies;
-use super::{FAILED, GOOD, USAGE, WithConfig, complain, plain, report, say};
+use crate::cli::Format;
+use crate::cli::doctor::cookies;
+use crate::cli::{FAILED, GOOD, USAGE, WithConfig, complain, plain, report, say};
 use crate::doctor::pasted_cookies;
-use crate::gateway::Gateway;
+use crate::observe::log::Chain;
+use crate::server::gateway::Gateway;
 use crate::sso::explain::{Explanation, Question, Who, explain};
-use crate::telemetry::Chain;
 
 #[derive(clap::Args)]
 pub(super) struct Explain {

@@ -1,8 +1,8 @@
 //! `imis-gateway healthcheck`: whether the gateway that runs takes requests, for containers and monitors.
 
-use super::{FAILED, GOOD, WithConfig, complain, say};
-use crate::control;
-use crate::telemetry::Chain;
+use crate::cli::{FAILED, GOOD, WithConfig, complain, say};
+use crate::observe::log::Chain;
+use crate::server::control_socket;
 
 pub(super) fn healthcheck(with_config: &WithConfig) -> i32 {
     let glance = crate::config::glance(with_config.file());
@@ -10,7 +10,7 @@ pub(super) fn healthcheck(with_config: &WithConfig) -> i32 {
         complain("imis-gateway: listen.admin is null in the configuration: there is nobody to ask");
         return FAILED;
     };
-    match control::is_ready(admin) {
+    match control_socket::is_ready(admin) {
         Ok(true) => {
             say("ready");
             GOOD

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use http::Method;
 
-use super::{BAD_CONFIGURATION, FAILED, Format, GOOD, WithConfig, complain, counted, say};
-use crate::control;
-use crate::reload::Last;
-use crate::telemetry::Chain;
+use crate::cli::{BAD_CONFIGURATION, FAILED, Format, GOOD, WithConfig, complain, counted, say};
+use crate::observe::log::Chain;
+use crate::server::control_socket;
+use crate::server::reload::Last;
 
 #[derive(clap::Args)]
 pub(super) struct Reload {
@@ -55,7 +55,7 @@ impl Socket {
     /// Complains when the gateway that listens there runs another file than was named.
     fn require_same_file(&self, socket: &Path) -> Result<(), i32> {
         let Some(named) = self.with_config.named() else { return Ok(()) };
-        let status = control::status(socket).map_err(|error| {
+        let status = control_socket::status(socket).map_err(|error| {
             complain(&format!("imis-gateway: {}", Chain(&error)));
             FAILED
         })?;
@@ -84,7 +84,7 @@ pub(super) fn reload(arguments: &Reload) -> i32 {
     if let Err(code) = arguments.socket.require_same_file(&socket) {
         return code;
     }
-    let answer = match control::ask(&socket, Method::POST, "/reload") {
+    let answer = match control_socket::ask(&socket, Method::POST, "/reload") {
         Ok(answer) => answer,
         Err(error) => {
             complain(&format!("imis-gateway: {}", Chain(&error)));

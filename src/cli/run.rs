@@ -1,8 +1,9 @@
 //! `imis-gateway run`
 
-use super::{BAD_CONFIGURATION, FAILED, GOOD, WithConfig, report};
-use crate::lifecycle::{Server, StartError, UNCLEAN, survive_signals};
-use crate::telemetry::{self, Chain};
+use crate::cli::{BAD_CONFIGURATION, FAILED, GOOD, WithConfig, report};
+use crate::observe::log;
+use crate::observe::log::Chain;
+use crate::server::lifecycle::{Server, StartError, UNCLEAN, survive_signals};
 
 pub(super) fn run(with_config: &WithConfig) -> i32 {
     survive_signals();
@@ -10,7 +11,7 @@ pub(super) fn run(with_config: &WithConfig) -> i32 {
         Ok(config) => config,
         Err(problems) => return report(&problems),
     };
-    let log = telemetry::init(&config.log);
+    let log = log::init(&config.log);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %config.file.display(), "{}", config.summary());
     for warning in config.warnings() {
         tracing::warn!("{warning}");

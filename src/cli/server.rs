@@ -2,11 +2,11 @@
 
 use http::Method;
 
-use super::reload::Socket;
-use super::{FAILED, Format, GOOD, USAGE, complain, say};
-use crate::control;
-use crate::query::encoded;
-use crate::telemetry::Chain;
+use crate::base::query::encoded;
+use crate::cli::reload::Socket;
+use crate::cli::{FAILED, Format, GOOD, USAGE, complain, say};
+use crate::observe::log::Chain;
+use crate::server::control_socket;
 
 #[derive(clap::Args)]
 pub(super) struct Server {
@@ -37,7 +37,7 @@ pub(super) fn server(arguments: &Server) -> i32 {
     };
     let what = if arguments.what == What::Drain { "drain" } else { "restore" };
     let path = format!("/servers/{what}?server={}", encoded(&arguments.server));
-    let answer = match control::ask(&socket, Method::POST, &path) {
+    let answer = match control_socket::ask(&socket, Method::POST, &path) {
         Ok(answer) => answer,
         Err(error) => {
             complain(&format!("imis-gateway: {}", Chain(&error)));

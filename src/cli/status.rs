@@ -5,11 +5,11 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::reload::Socket;
-use super::{FAILED, Format, GOOD, complain, counted, plain, say};
+use crate::cli::reload::Socket;
+use crate::cli::{FAILED, Format, GOOD, complain, counted, plain, say};
 use crate::config::Problem;
-use crate::control;
-use crate::telemetry::Chain;
+use crate::observe::log::Chain;
+use crate::server::control_socket;
 
 #[derive(clap::Args)]
 pub(super) struct Status {
@@ -25,7 +25,7 @@ pub(super) fn status(arguments: &Status) -> i32 {
         Ok(path) => path,
         Err(code) => return code,
     };
-    match control::status(&socket) {
+    match control_socket::status(&socket) {
         Ok(status) => {
             match arguments.format {
                 Format::Json => say(&status.to_string()),

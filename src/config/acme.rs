@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use url::Url;
 
-use super::{Roots, Secret};
+use crate::config::{Roots, Secret};
 
 /// How a site's certificate is had by ACME (RFC 8555).
 #[derive(Debug)]

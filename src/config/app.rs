@@ -6,10 +6,10 @@ use std::sync::Arc;
 use serde::Serialize;
 use url::Url;
 
-#[cfg(any(test, feature = "workbench"))]
-use super::values;
-use super::{Authority, Roots, Secret};
-use crate::expression::Expression;
+use crate::config::expression::Expression;
+#[cfg(any(test, feature = "fuzzing"))]
+use crate::config::values;
+use crate::config::{Authority, Roots, Secret};
 use crate::sso::claims;
 
 /// One Zendesk registration.
@@ -282,7 +282,7 @@ impl Zendesk {
 }
 
 /// An app of no account, for tests and benchmarks of the modules that take one; none for a path that an app cannot have.
-#[cfg(any(test, feature = "workbench"))]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn app_at(path: &str) -> Option<App> {
     let authority = |text: &str| values::authority(text).ok();
     Some(App {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::Secret;
+use crate::config::Secret;
 use crate::imis::recognise::forms_ticket::Keys;
 
 /// What is known of the iMIS behind a site.

@@ -9,7 +9,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
-use super::problem::Problem;
+use crate::config::problem::Problem;
 
 /// A YAML node. Numbers and booleans keep their text so that a message can quote them.
 pub(super) enum Node {

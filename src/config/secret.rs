@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::digest::{SHA256, digest};
 use secrecy::{ExposeSecret, SecretBox};
 
-use super::files::Files;
+use crate::config::files::Files;
 
 /// A value that must never be shown. White space around it (a pasted line end), or a byte order mark, is not part of it.
 pub struct Secret {

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use nix::unistd::{AccessFlags, access};
 
-use super::{Challenge, Config, How, OnBehalfOf, Secret, SignOn, ZendeskApi, ZendeskCredentials};
-use crate::ambient;
-use crate::audit::folder_of;
-use crate::tls::pem;
+use crate::base::clock;
+use crate::base::x509;
+use crate::config::{Challenge, Config, How, OnBehalfOf, Secret, SignOn, ZendeskApi, ZendeskCredentials};
+use crate::observe::audit::folder_of;
 
 /// `TimeoutStopSec=` of the unit that comes with the gateway.
 const UNIT_STOPS_AFTER: Duration = Duration::from_secs(40);
@@ -48,13 +48,13 @@ impl Config {
                 );
             }
         }
-        let now = ambient::unix_now_signed();
+        let now = clock::unix_now_signed();
         for site in &self.sites {
-            if let Some(word) = pem::of_its_time(site, now) {
+            if let Some(word) = x509::of_its_time(site, now) {
                 warnings.push(format!("{}: {word}", site.hosts[0]));
             }
             if let Some(certificate) = &site.certificate {
-                for host in site.hosts.iter().filter(|host| !pem::covers(certificate, host)) {
+                for host in site.hosts.iter().filter(|host| !x509::covers(certificate, host)) {
                     let mended = if site.acme.is_some() {
                         "until the CA has given one that does"
                     } else {

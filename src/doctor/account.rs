@@ -8,12 +8,12 @@ use http::header::{DATE, LOCATION};
 use reqwest::{Client, Response};
 use url::Url;
 
-use super::{DoctorError, Finding, Severity};
-use crate::ambient;
+use crate::base::clock;
+use crate::base::x509;
 use crate::config::App;
-use crate::gateway::{BuildError, Site, zendesk_api};
-use crate::telemetry::Chain;
-use crate::tls::{self, pem};
+use crate::doctor::{DoctorError, Finding, Severity};
+use crate::observe::log::Chain;
+use crate::server::gateway::{BuildError, Site, zendesk_api};
 use crate::zendesk::api::{Api, ApiError};
 use crate::zendesk::fields;
 use crate::zendesk::staff::Staff;
@@ -31,14 +31,14 @@ pub(super) async fn examine(
     login: &str,
     findings: &mut Vec<Finding>,
 ) -> Result<(), DoctorError> {
-    let roots = app.zendesk.api.as_ref().map_or_else(pem::system_roots, |api| api.roots.0.clone());
-    let tls = tls::upstream::client_config(roots, Vec::new()).map_err(BuildError::Tls)?;
+    let roots = app.zendesk.api.as_ref().map_or_else(x509::system_roots, |api| api.roots.0.clone());
+    let tls = crate::base::tls_client::client_config(roots, Vec::new()).map_err(BuildError::Tls)?;
     let client = Client::builder()
         .tls_backend_preconfigured(tls)
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .referer(false)
-        .user_agent(super::AGENT)
+        .user_agent(crate::doctor::AGENT)
         .timeout(PATIENCE)
         .build()
         .map_err(BuildError::Zendesk)?;
@@ -103,7 +103,7 @@ async fn get(client: &Client, url: &str) -> Result<Response, String> {
 fn clock(response: &Response, finding: Finding) -> Option<Finding> {
     let date = response.headers().get(DATE)?.to_str().ok()?;
     let theirs = httpdate::parse_http_date(date).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs();
-    let skew = theirs.abs_diff(ambient::unix_now());
+    let skew = theirs.abs_diff(clock::unix_now());
     let finding = Finding { seen: "the Date of its answer".to_owned(), ..finding };
     let result = format!("differs from ours by {skew} s");
     let advice = "Zendesk refuses tokens whose time is three minutes off: set this machine's clock by NTP (`timedatectl`)";

@@ -5,8 +5,8 @@ use std::net::{SocketAddr, TcpListener};
 
 use serde_json::Value;
 
-use super::{Finding, Severity};
 use crate::config::Config;
+use crate::doctor::{Finding, Severity};
 
 /// `running`: what a gateway says that answers on the control socket.
 pub(super) fn examine(config: &Config, running: Option<&Value>) -> Vec<Finding> {

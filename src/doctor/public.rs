@@ -12,12 +12,13 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::{Finding, Severity};
 use crate::acme;
-use crate::ambient;
+use crate::base::clock;
+use crate::base::x509;
 use crate::config::Config;
-use crate::gateway::Site;
-use crate::tls::{self, pem};
+use crate::doctor::{Finding, Severity};
+use crate::edge::tls;
+use crate::server::gateway::Site;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const MOVE: &str = "visitors come here only when the name leads here (DNS, a load balancer, a port forwarding); before the move this is as it should be";
@@ -113,8 +114,8 @@ fn judge(site: &Site, host: &str, shown: &[CertificateDer<'static>], mut finding
         );
     }
     "it leads here".clone_into(&mut finding.result);
-    let now = ambient::unix_now_signed();
-    if let Some(word) = pem::of_its_time(&site.config, now) {
+    let now = clock::unix_now_signed();
+    if let Some(word) = x509::of_its_time(&site.config, now) {
         return finding.but(Severity::Warning, word, "docs/runbook.md, \"The certificate\"");
     }
     match trusted(host, shown) {
@@ -133,9 +134,9 @@ fn trusted(host: &str, shown: &[CertificateDer<'static>]) -> Result<(), String> 
     else {
         return Err("none was shown".to_owned());
     };
-    let verifier = WebPkiServerVerifier::builder_with_provider(pem::system_roots(), tls::provider()).build();
+    let verifier = WebPkiServerVerifier::builder_with_provider(x509::system_roots(), tls::provider()).build();
     let verifier = verifier.map_err(|error| error.to_string())?;
-    let now = UnixTime::since_unix_epoch(Duration::from_secs(ambient::unix_now()));
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(clock::unix_now()));
     verifier.verify_server_cert(leaf, between, &name, &[], now).map(|_| ()).map_err(|error| error.to_string())
 }
 
@@ -146,7 +147,7 @@ async fn shown_there(host: &str, stream: TcpStream) -> std::io::Result<Vec<Certi
         .with_safe_default_protocol_versions()
         .map_err(std::io::Error::other)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(tls::upstream::Anything))
+        .with_custom_certificate_verifier(Arc::new(crate::base::tls_client::Anything))
         .with_no_client_auth();
     let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();

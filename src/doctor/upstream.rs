@@ -7,12 +7,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::{Finding, Severity};
-use crate::ambient;
+use crate::base::clock;
+use crate::base::x509;
 use crate::config::Server;
-use crate::gateway::Site;
+use crate::doctor::{Finding, Severity};
 use crate::proxy::upstream::server_name;
-use crate::tls::pem;
+use crate::server::gateway::Site;
 
 /// For each step: a name, a connection, a handshake, an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -81,8 +81,8 @@ async fn ask(site: &Site, server: &Server, finding: &mut Finding) -> Result<Stri
     let connector = TlsConnector::from(site.upstream_tls.clone());
     let stream = within("the TLS handshake", advice, connector.connect(named, stream)).await?;
     if let Some(leaf) = stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
-        let now = ambient::unix_now_signed();
-        if let Some(word) = pem::of_the_time_of(leaf, now) {
+        let now = clock::unix_now_signed();
+        if let Some(word) = x509::of_the_time_of(leaf, now) {
             finding.severity = Severity::Warning;
             finding.advice = Some(format!("its certificate: {word}"));
         }
@@ -95,7 +95,7 @@ async fn exchange(site: &Site, mut stream: impl AsyncRead + AsyncWrite + Unpin) 
         site.config.upstream.host.as_ref().map_or_else(|| site.config.hosts[0].clone(), ToString::to_string);
     let request = format!(
         "GET / HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {}\r\nX-Forwarded-Proto: https\r\nConnection: close\r\n\r\n",
-        super::AGENT
+        crate::doctor::AGENT
     );
     let advice = "something else than a web server may listen there, or expect TLS";
     let asking = async {
@@ -138,7 +138,7 @@ fn judge(site: &Site, server: &Server, head: &str, finding: &mut Finding) {
     );
     if let Some(date) = field("date").and_then(|date| httpdate::parse_http_date(date).ok()) {
         let theirs = date.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let skew = theirs.abs_diff(ambient::unix_now());
+        let skew = theirs.abs_diff(clock::unix_now());
         finding.seen += &format!("; its clock differs by {skew} s");
         if skew > MOST_SKEW_SECONDS {
             finding.severity = Severity::Warning;

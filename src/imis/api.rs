@@ -5,16 +5,20 @@ use reqwest::{Client, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::PartyId;
-use super::client::{self, ApiError};
-use super::groups::{self, GroupsError, Membership};
-use super::json::Rows;
-use super::party::{Among, Party, PartyError};
-use super::service_account::ServiceAccount;
-use super::token::{self, Granted, TokenError};
-use super::users::{self, UserError};
+use crate::base::query::encoded;
 use crate::config;
-use crate::query::encoded;
+use crate::imis::PartyId;
+use crate::imis::client;
+use crate::imis::client::ApiError;
+use crate::imis::groups;
+use crate::imis::groups::{GroupsError, Membership};
+use crate::imis::json::Rows;
+use crate::imis::party::{Among, Party, PartyError};
+use crate::imis::service_account::ServiceAccount;
+use crate::imis::token;
+use crate::imis::token::{Granted, TokenError};
+use crate::imis::users;
+use crate::imis::users::UserError;
 
 const MOST_RECORD_BYTES: usize = 2 * 1024 * 1024;
 

@@ -3,10 +3,10 @@
 use serde_json::Value;
 use url::Url;
 
-use super::PartyId;
-use super::client::ApiError;
-use super::json::{Rows, filled, list, unwrapped};
-use crate::query::encoded;
+use crate::base::query::encoded;
+use crate::imis::PartyId;
+use crate::imis::client::ApiError;
+use crate::imis::json::{Rows, filled, list, unwrapped};
 
 /// Nobody belongs to more groups than fit on so many pages.
 pub(super) const MOST_PAGES: usize = 10;

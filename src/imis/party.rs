@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::PartyId;
-use super::groups::date;
-use super::json::{entries, filled, is_true, list, unwrapped, without_mark};
-use super::phone::{self, Preference};
-use super::recognise::Row;
 use crate::config::ProfileColumns;
+use crate::imis::PartyId;
+use crate::imis::groups::date;
+use crate::imis::json::{entries, filled, is_true, list, unwrapped, without_mark};
+use crate::imis::phone;
+use crate::imis::phone::Preference;
+use crate::imis::recognise::Row;
 
 /// What the gateway knows of a person at the moment of signing in. It has no Debug: it is personal.
 pub(crate) struct Profile {

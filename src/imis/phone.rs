@@ -4,7 +4,7 @@ use phonenumber::Mode;
 use phonenumber::country::Id;
 
 /// Which number of several is taken, and where numbers without a country code belong.
-#[cfg_attr(any(test, feature = "workbench"), derive(Default))]
+#[cfg_attr(any(test, feature = "fuzzing"), derive(Default))]
 pub(crate) struct Preference {
     pub(crate) order: Vec<String>,
     pub(crate) region: Option<Id>,

@@ -10,10 +10,11 @@ use tokio::sync::Mutex;
 use tracing::{debug, warn};
 use url::Url;
 
-use super::api;
-use super::client::ApiError;
-use super::token::{self, TokenError};
 use crate::config;
+use crate::imis::api;
+use crate::imis::client::ApiError;
+use crate::imis::token;
+use crate::imis::token::TokenError;
 
 /// A token is not used in its last tenth, or its last minute if that is less.
 const RENEW_BEFORE_END: Duration = Duration::from_secs(60);

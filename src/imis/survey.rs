@@ -4,10 +4,10 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::api::{Api, ProfileError};
-use super::client::ApiError;
-use super::json::{Rows, filled};
-use super::party::{Kind, Party, PartyError};
+use crate::imis::api::{Api, ProfileError};
+use crate::imis::client::ApiError;
+use crate::imis::json::{Rows, filled};
+use crate::imis::party::{Kind, Party, PartyError};
 
 const PAGE: u64 = 500;
 /// Five million contacts.

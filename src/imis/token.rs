@@ -7,7 +7,8 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use url::Url;
 
-use super::client::{self, ApiError};
+use crate::imis::client;
+use crate::imis::client::ApiError;
 
 const MOST_TOKEN_BYTES: usize = 64 * 1024;
 /// Whatever the answer says, a token is asked for anew after a day.

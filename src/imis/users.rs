@@ -3,10 +3,10 @@
 use serde_json::Value;
 use url::Url;
 
-use super::PartyId;
-use super::client::ApiError;
-use super::json::Rows;
-use crate::query::encoded;
+use crate::base::query::encoded;
+use crate::imis::PartyId;
+use crate::imis::client::ApiError;
+use crate::imis::json::Rows;
 
 /// Why a user name leads to nobody.
 #[derive(Debug, thiserror::Error)]

@@ -13,11 +13,11 @@ use tokio::net::TcpStream;
 use tokio::task::unconstrained;
 use tokio_rustls::client::TlsStream;
 
-use crate::buffers::Buffers;
-use crate::deadline::Deadline;
-use crate::http1::head::Scanner;
-use crate::http1::transfer::{Receiver, Sender};
-use crate::tls::wire::Wire;
+use crate::base::buffers::Buffers;
+use crate::base::corked_socket::Wire;
+use crate::base::deadline::Deadline;
+use crate::codec::head::Scanner;
+use crate::codec::transfer::{Receiver, Sender};
 
 /// The socket.
 #[derive(Debug)]

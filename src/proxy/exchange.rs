@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Outgoing;
-use super::connection::{Connection, Stream};
-use super::places::Gate;
-use super::servers::Busy;
-use super::upstream::UpstreamError;
-use crate::http1::Length;
-use crate::http1::head::{MOST_RESPONSE_BYTES, Scanner};
-use crate::http1::transfer::{ReceiveError, SendError, Sender};
-use crate::pace::{Limits, Pace};
+use crate::base::min_rate::{Limits, Pace};
+use crate::codec::Length;
+use crate::codec::head::{MOST_RESPONSE_BYTES, Scanner};
+use crate::codec::transfer::{ReceiveError, SendError, Sender};
+use crate::proxy::Outgoing;
+use crate::proxy::connection::{Connection, Stream};
+use crate::proxy::places::Gate;
+use crate::proxy::upstream::UpstreamError;
+use crate::upstream::servers::Busy;
 
 /// The browser's side of an exchange: where the body of a request comes from, and how fast what is sent to it goes.
 pub(crate) trait Upload {

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use super::connection::Connection;
+use crate::proxy::connection::Connection;
 
 /// More idle connections than this are closed.
 const MOST_IDLE: usize = 512;

@@ -8,13 +8,15 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use super::exchange::{Exchange, Patience};
-use super::websocket::{self, Frames};
-use crate::drain::Watching;
-use crate::http1::head::{Request, Response};
-use crate::http1::transfer::{self, PipeError, Receiver, Sender};
-use crate::http1::{Length, Version};
-use crate::pace::Pace;
+use crate::base::drain::Watching;
+use crate::base::min_rate::Pace;
+use crate::codec::head::{Request, Response};
+use crate::codec::transfer;
+use crate::codec::transfer::{PipeError, Receiver, Sender};
+use crate::codec::{Length, Version};
+use crate::proxy::exchange::{Exchange, Patience};
+use crate::proxy::websocket;
+use crate::proxy::websocket::Frames;
 
 /// Whether a request asks for a WebSocket (RFC 6455 section 4.1): GET, HTTP/1.1, both headers, no body.
 pub(crate) fn is_wanted(request: &Request<'_, '_>) -> bool {

@@ -14,21 +14,22 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tracing::debug;
 
-use super::Outgoing;
-use super::connection::{Connection, Stream};
-use super::exchange::{Exchange, Patience, Upload, UploadError};
-use super::places::{self, Gate, Held, Places};
-use super::pool::Pool;
-use super::proxy_header;
-use super::servers::{Busy, Servers};
-use crate::buffers::Buffers;
+use crate::base::buffers::Buffers;
+use crate::base::corked_socket::Wire;
+use crate::base::min_rate::Limits;
+use crate::codec::head::HeadError;
+use crate::codec::transfer::ReceiveError;
 use crate::config::{ProxyHeader, Server, Timeouts};
-use crate::gateway::Site;
-use crate::http1::head::HeadError;
-use crate::http1::transfer::ReceiveError;
-use crate::pace::Limits;
-use crate::tls::wire::Wire;
-use crate::traffic::{Connecting, OfSite};
+use crate::observe::traffic::{Connecting, OfSite};
+use crate::proxy::Outgoing;
+use crate::proxy::connection::{Connection, Stream};
+use crate::proxy::exchange::{Exchange, Patience, Upload, UploadError};
+use crate::proxy::places;
+use crate::proxy::places::{Gate, Held, Places};
+use crate::proxy::pool::Pool;
+use crate::server::gateway::Site;
+use crate::upstream::proxy_header;
+use crate::upstream::servers::{Busy, Servers};
 
 /// Why iMIS gave no response, or not all of one.
 #[derive(Debug, thiserror::Error)]

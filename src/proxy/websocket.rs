@@ -1,7 +1,7 @@
 //! Where the frames of a WebSocket begin and end (RFC 6455 section 5.2), so that a close frame of ours comes between two of them. What is
 //! in them is nobody's business here.
 
-use crate::ambient;
+use crate::base::clock;
 
 /// 1001, "going away" (RFC 6455 section 7.4.1).
 const GOING_AWAY: [u8; 2] = 1001_u16.to_be_bytes();
@@ -83,7 +83,7 @@ pub(super) fn close_to_browser(out: &mut Vec<u8>) {
 /// For a server, which takes no frame that is not masked (section 5.1).
 pub(super) fn close_to_server(out: &mut Vec<u8>) {
     // Without randomness there is no mask, and the connection just ends.
-    let Ok(random) = ambient::random_u64() else { return };
+    let Ok(random) = clock::random_u64() else { return };
     let [a, b, c, d, ..] = random.to_be_bytes();
     out.extend_from_slice(&[CLOSE, MASKED | 2, a, b, c, d]);
     out.extend_from_slice(&[GOING_AWAY[0] ^ a, GOING_AWAY[1] ^ b]);

@@ -9,8 +9,8 @@ use minijinja::Value;
 use minijinja::value::ValueKind;
 use serde_json::{Map, Value as Json};
 
+use crate::config::expression::{Expression, ExpressionError, Facts, Language};
 use crate::config::{Claims, Source};
-use crate::expression::{Expression, ExpressionError, Facts, Language};
 
 /// What the gateway itself says.
 pub(crate) const RESERVED: [&str; 6] = ["iat", "jti", "email", "name", "external_id", "exp"];

@@ -11,14 +11,14 @@ use http::{Response, StatusCode};
 use tracing::{debug, info, warn};
 use url::{Url, form_urlencoded};
 
-use super::return_to::Arrival;
-use super::state::{Purpose, State, surplus};
-use super::{SignInError, Visit, add_cookie, admit, answer, navigation};
-use crate::ambient;
+use crate::base::clock;
 use crate::config::ClientApplication;
 use crate::imis::recognise::Seen;
 use crate::imis::{ApplicationError, TokenError};
 use crate::pages::{self, Link, Message};
+use crate::sso::return_to::Arrival;
+use crate::sso::state::{Purpose, State, surplus};
+use crate::sso::{SignInError, Visit, add_cookie, admit, answer, navigation};
 
 /// The parameter by which a post can be told from those of other tabs: browsers name the page that posts.
 const TAB: &str = "imis-gateway";
@@ -30,7 +30,7 @@ pub(super) fn to_page(
     arrival: &Arrival,
     application: &ClientApplication,
 ) -> Result<Response<Bytes>, SignInError> {
-    let now = ambient::unix_now();
+    let now = clock::unix_now();
     let signer = &visit.sign_on.states;
     let own = (&[visit.app.path.as_str()][..], &*arrival.sso_target(&visit.app), &*visit.app.path);
     let (nonce, cookie) = signer.issue(Purpose::SignIn, own, now).map_err(SignInError::Random)?;
@@ -66,7 +66,7 @@ pub(crate) async fn posted(mut visit: Visit, body: Bytes) -> Response<Bytes> {
     if !is_from_this_site(&visit) {
         return refused(&visit, "it came from another site");
     }
-    let now = ambient::unix_now();
+    let now = clock::unix_now();
     let states = visit.sign_on.states.states(Purpose::SignIn, &visit.headers, now);
     let state = state_of(&visit.headers, &states);
     // iMIS knows one address to post to, whichever app it was that sent the browser to its page.
@@ -88,7 +88,8 @@ pub(crate) async fn posted(mut visit: Visit, body: Bytes) -> Response<Bytes> {
     }
     let mut response = match token(&body) {
         Some(token) => {
-            let admitted = super::within_deadline(admit_holder(&visit, &arrival, application, &token)).await;
+            let admitted =
+                crate::sso::within_deadline(admit_holder(&visit, &arrival, application, &token)).await;
             admitted.unwrap_or_else(|error| answer(&visit, &arrival, &error))
         }
         None => refused(&visit, "the form holds no refresh token, or several"),

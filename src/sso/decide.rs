@@ -4,17 +4,18 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use super::denied::Denied;
-use super::policy::{self, Permit};
-use super::return_to::Arrival;
-use super::{Learned, SignInError, facts, token};
-use crate::ambient;
+use crate::base::clock;
+use crate::config::expression::{Facts, Language};
 use crate::config::{App, OnDuplicate};
-use crate::expression::{Facts, Language};
-use crate::gateway::SignOn;
 use crate::imis::party::Among;
 use crate::imis::recognise::Identity;
-use crate::telemetry::Chain;
+use crate::observe::log::Chain;
+use crate::server::gateway::SignOn;
+use crate::sso::denied::Denied;
+use crate::sso::policy;
+use crate::sso::policy::Permit;
+use crate::sso::return_to::Arrival;
+use crate::sso::{Learned, SignInError, facts, token};
 use crate::zendesk::staff::Standing;
 
 /// What a decision is made with.
@@ -73,7 +74,7 @@ pub(super) async fn decide(
         let _ = deciding.learned.email.set(email.clone());
     }
     steps.note("profile", || profile.describe());
-    let date = ambient::today();
+    let date = clock::today();
     let memberships = if app.asks_groups() {
         let memberships = imis.memberships(identity, subject, &date).await?;
         steps.note("groups", || {

@@ -1,7 +1,7 @@
 //! Why a person may not enter, in words for the member, and a name for the log.
 
 use crate::config::App;
-use crate::expression::ExpressionError;
+use crate::config::expression::ExpressionError;
 
 /// Names under which the gateway itself refuses; rules have others.
 pub(crate) const REASONS: [&str; 15] = [

@@ -1,13 +1,13 @@
 //! How a sign-in ends that leads to no token.
 
-use super::claims;
-use super::denied::Denied;
-use super::policy::Refused;
-use super::rate::Enough;
-use super::token::MintError;
 use crate::imis::groups::GroupsError;
 use crate::imis::recognise::RecogniseError;
 use crate::imis::{ApplicationError, ProfileError};
+use crate::sso::claims;
+use crate::sso::denied::Denied;
+use crate::sso::policy::Refused;
+use crate::sso::rate::Enough;
+use crate::sso::token::MintError;
 
 /// Every way a sign-in can end without a token, apart from nobody being signed in.
 #[derive(Debug, thiserror::Error)]

@@ -4,18 +4,18 @@ use http::header::{COOKIE, HeaderMap, HeaderValue};
 use http::uri::Authority;
 use serde_json::{Map, Value};
 
-use super::decide::{Deciding, Step, Steps, decide};
-use super::policy::Permit;
-use super::return_to::Arrival;
-use super::{Learned, SignInError};
+use crate::base::query::encoded;
 use crate::config::App;
 use crate::doctor::visitor_headers;
-use crate::gateway::{Gateway, SignOn, Site};
 use crate::imis::recognise::{Answer, Identity, RecogniseError, Seen};
 use crate::imis::{PartyId, Visitor};
+use crate::observe::log::Chain;
 use crate::proxy::headers::Forwarded;
-use crate::query::encoded;
-use crate::telemetry::Chain;
+use crate::server::gateway::{Gateway, SignOn, Site};
+use crate::sso::decide::{Deciding, Step, Steps, decide};
+use crate::sso::policy::Permit;
+use crate::sso::return_to::Arrival;
+use crate::sso::{Learned, SignInError};
 
 /// Whom a question is about.
 pub(crate) enum Who {

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use minijinja::Value;
 use serde_json::Value as Json;
 
-use super::email::EmailAddress;
-use super::return_to::Arrival;
 use crate::config::App;
-use crate::expression::Facts;
+use crate::config::expression::Facts;
 use crate::imis::groups::Membership;
 use crate::imis::party::{Kind, Profile};
 use crate::imis::recognise::Identity;
+use crate::sso::email::EmailAddress;
+use crate::sso::return_to::Arrival;
 
 /// Everything that is known at the moment of deciding. `date`: today, `YYYY-MM-DD` in UTC.
 pub(super) fn of(

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use tracing::warn;
 
-use super::Visit;
-use super::return_to::{Arrival, ReturnTo};
-use super::token::Token;
+use crate::base::query::encoded;
 use crate::pages::{self, HandOff};
-use crate::query::encoded;
+use crate::sso::Visit;
+use crate::sso::return_to::{Arrival, ReturnTo};
+use crate::sso::token::Token;
 
 /// IIS takes queries of up to 2,048 bytes (maxQueryString); `ReturnUrl=` and the page's own parameters need some.
 const MOST_RETURN_URL: usize = 1950;

@@ -9,12 +9,12 @@ use http::header::COOKIE;
 use http::{HeaderMap, Response, StatusCode};
 use tracing::warn;
 
-use super::return_to::{Arrival, ReturnTo};
-use super::{Visit, add_cookie};
-use crate::ambient;
-use crate::audit::Decision;
+use crate::base::clock;
 use crate::imis::recognise::Seen;
+use crate::observe::audit::Decision;
 use crate::pages::{Link, Message};
+use crate::sso::return_to::{Arrival, ReturnTo};
+use crate::sso::{Visit, add_cookie};
 
 const NAME: &str = "__Host-imis-gateway-rounds";
 const SECONDS: u64 = 60;
@@ -48,7 +48,7 @@ pub(super) enum Round {
 
 pub(super) fn round(visit: &Visit, arrival: &Arrival, way: Way) -> Round {
     let target = arrival.sso_target(&visit.app);
-    let mut rounds = next(&visit.headers, (way, place(&target)), ambient::unix_now());
+    let mut rounds = next(&visit.headers, (way, place(&target)), clock::unix_now());
     // Whoever has clicked a link was not sent here by a page of ours that posts by itself.
     if way == Way::Zendesk && visit.headers.get("sec-fetch-user").is_some_and(|value| value == "?1") {
         rounds.counts[way as usize] = 1;

@@ -11,14 +11,15 @@ use serde_json::json;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use super::return_to::Arrival;
-use super::token::{self, LIFE_OF_MESSAGING};
-use super::{DEADLINE, Failed, SignInError, TRY_AGAIN_AFTER, Visit, note};
-use crate::ambient;
-use crate::audit::Decision;
+use crate::base::clock;
 use crate::config::Messaging;
 use crate::imis::recognise::Answer;
+use crate::observe::audit::Decision;
 use crate::pages;
+use crate::sso::return_to::Arrival;
+use crate::sso::token;
+use crate::sso::token::LIFE_OF_MESSAGING;
+use crate::sso::{DEADLINE, Failed, SignInError, TRY_AGAIN_AFTER, Visit, note};
 
 /// `<path>/messaging-token`.
 pub(crate) async fn messaging_token(visit: Visit) -> Response<Bytes> {
@@ -59,7 +60,7 @@ async fn token_for(visit: &Visit, messaging: &Messaging) -> Result<Option<token:
         Answer::Nobody | Answer::AskSite => return Ok(None),
     };
     let permit = visit.permit(&visit.gateway.messaging_rates, (&identity, &Arrival::default())).await?;
-    let token = token::mint_for_messaging(messaging, &permit, ambient::unix_now())?;
+    let token = token::mint_for_messaging(messaging, &permit, clock::unix_now())?;
     info!(
         incident = %visit.incident,
         client = %visit.forwarded.client,

@@ -1,14 +1,14 @@
 //! Minting by itself, for its benchmark: nothing of it is in the program, and no token leaves it.
 
-use super::decide::Steps;
-use super::return_to::Arrival;
-use super::{facts, policy, token};
 use crate::config::Secret;
-use crate::expression::Language;
+use crate::config::expression::Language;
 use crate::imis::PartyId;
 use crate::imis::party::Party;
 use crate::imis::phone::Preference;
 use crate::imis::recognise::Identity;
+use crate::sso::decide::Steps;
+use crate::sso::return_to::Arrival;
+use crate::sso::{facts, policy, token};
 
 /// All that a token is minted of but time and chance, for the benchmark of minting. No token leaves it.
 pub(crate) struct Minting {

@@ -4,7 +4,7 @@
 
 use http::{HeaderMap, HeaderValue};
 
-use super::SignInError;
+use crate::sso::SignInError;
 
 pub(super) fn require_top_level(headers: &HeaderMap) -> Result<(), SignInError> {
     let only =

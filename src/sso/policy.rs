@@ -2,15 +2,15 @@
 
 use serde_json::{Map, Value};
 
-use super::claims;
-use super::decide::Steps;
-use super::denied::Denied;
-use super::email::EmailAddress;
+use crate::config::expression::{Facts, Language};
 use crate::config::{App, Effect, OnBehalfOf, Rule};
-use crate::expression::{Facts, Language};
 use crate::imis::PartyId;
 use crate::imis::party::{Kind, Profile, is_inactive};
 use crate::imis::recognise::Identity;
+use crate::sso::claims;
+use crate::sso::decide::Steps;
+use crate::sso::denied::Denied;
+use crate::sso::email::EmailAddress;
 
 /// Proof that a person may enter, with all that a token needs.
 pub(super) struct Permit {
@@ -168,9 +168,9 @@ pub(super) fn test_permit(phone: Option<&str>) -> Permit {
 
 #[cfg(test)]
 mod tests {
-    use super::super::facts;
-    use super::super::return_to::Arrival;
     use super::*;
+    use crate::sso::facts;
+    use crate::sso::return_to::Arrival;
 
     pub(super) fn profile(change: impl FnOnce(&mut Profile)) -> Profile {
         let mut profile = Profile {

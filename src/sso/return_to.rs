@@ -6,8 +6,8 @@
 use percent_encoding::percent_decode_str;
 use url::{Url, form_urlencoded};
 
+use crate::base::query::encoded;
 use crate::config::{App, Authority, Zendesk};
-use crate::query::encoded;
 
 /// Longer ones are dropped: no page of Zendesk's has such an address.
 const MOST_BYTES: usize = 2048;

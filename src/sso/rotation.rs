@@ -12,10 +12,10 @@ use http::header::COOKIE;
 use http::{HeaderMap, Response, StatusCode};
 use tracing::info;
 
-use super::return_to::Arrival;
-use super::{Visit, add_cookie, loop_breaker};
 use crate::config::{App, Secret, fingerprint};
 use crate::pages;
+use crate::sso::return_to::Arrival;
+use crate::sso::{Visit, add_cookie, loop_breaker};
 
 const NAME: &str = "__Host-imis-gateway-signed-";
 /// From the hand-off to Zendesk's answer.

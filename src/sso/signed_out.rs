@@ -8,12 +8,12 @@ use http::{Response, StatusCode};
 use tracing::{info, warn};
 use url::form_urlencoded;
 
-use super::return_to::Arrival;
-use super::single_logout::{Onward, onward};
-use super::{Visit, add_cookie, loop_breaker, navigation, rotation};
 use crate::config::FromZendesk;
 use crate::imis::recognise::Answer;
 use crate::pages::{self, Link, Message};
+use crate::sso::return_to::Arrival;
+use crate::sso::single_logout::{Onward, onward};
+use crate::sso::{Visit, add_cookie, loop_breaker, navigation, rotation};
 use crate::zendesk::Refusal;
 
 /// A message that is longer was not written by Zendesk.
@@ -119,7 +119,7 @@ async fn is_signed_in_as(visit: &Visit, external_id: &str) -> bool {
         let _place = visit.place().await.ok()?;
         visit.sign_on.imis.recognise(&session).await.ok()
     };
-    match tokio::time::timeout(super::DEADLINE, recognised).await {
+    match tokio::time::timeout(crate::sso::DEADLINE, recognised).await {
         Ok(Some(Answer::Person(identity))) => identity.id.as_str() == external_id,
         Ok(Some(Answer::Nobody | Answer::AskSite) | None) | Err(_) => false,
     }

@@ -8,11 +8,11 @@
 use http::HeaderMap;
 use url::Url;
 
-use super::state::{Purpose, State};
-use crate::ambient;
+use crate::base::clock;
 use crate::config::App;
-use crate::gateway::SignOn;
 use crate::imis::recognise::SessionCookies;
+use crate::server::gateway::SignOn;
+use crate::sso::state::{Purpose, State};
 use crate::zendesk;
 
 /// Where iMIS's own scripts end a session.
@@ -94,7 +94,7 @@ impl Departure {
 fn next(sign_on: &SignOn, apps: &[&App], target: &str) -> Option<Detour> {
     let (first, rest) = apps.split_first()?;
     let rest: Vec<&str> = rest.iter().map(|app| app.path.as_str()).collect();
-    let issued = sign_on.states.issue(Purpose::SignOut, (&rest, target, "/"), ambient::unix_now());
+    let issued = sign_on.states.issue(Purpose::SignOut, (&rest, target, "/"), clock::unix_now());
     let (_, set_cookie) = issued.ok()?;
     Some(Detour { location: zendesk::sign_out(&first.zendesk), set_cookie })
 }
@@ -106,7 +106,7 @@ pub(super) enum Onward {
 }
 
 pub(super) fn onward(sign_on: &SignOn, headers: &HeaderMap) -> Option<Onward> {
-    let now = ambient::unix_now();
+    let now = clock::unix_now();
     let states = sign_on.states.states(Purpose::SignOut, headers, now);
     let state: &State = states.first().filter(|state| sign_on.states.consume(state, now))?;
     let of_path = |path: &String| sign_on.apps.iter().map(|app| &**app).find(|app| app.path == *path);

@@ -13,7 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderMap;
 use http::header::COOKIE;
 
-use crate::ambient;
+use crate::base::clock;
 use crate::config::Secret;
 
 /// `__Host-`: set over https by this very host, for all of it, and by no other host of the domain (RFC 6265bis section 4.1.3.2).
@@ -120,7 +120,7 @@ impl Signer {
         (apps, target, instead): (&[&str], &str, &str),
         now: u64,
     ) -> Result<(String, String), getrandom::Error> {
-        let nonce = ambient::random_hex()?;
+        let nonce = clock::random_hex()?;
         let carried = target.len() <= MOST_TARGET && !target.contains(char::is_control);
         let target = if carried { target } else { instead };
         let payload = format!("{}\n{now}\n{nonce}\n{}\n{target}", purpose.name(), apps.join(" "));

@@ -6,8 +6,8 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::policy::Permit;
 use crate::config::{Messaging, Secret};
+use crate::sso::policy::Permit;
 
 /// A minted token. No Debug, no Display: whoever has it is signed in.
 pub(super) struct Token(String);
@@ -124,8 +124,8 @@ pub(super) fn mint_for_messaging(
 
 #[cfg(test)]
 mod tests {
-    use super::super::policy::test_permit;
     use super::*;
+    use crate::sso::policy::test_permit;
     use serde_json::json;
 
     fn parts(phone: Option<&str>) -> Vec<Value> {

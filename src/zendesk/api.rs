@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use url::Url;
 
+use crate::base::query::encoded;
 use crate::config::{ZendeskApi, ZendeskCredentials};
-use crate::query::encoded;
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 const TOTAL_DEADLINE: Duration = Duration::from_secs(20);

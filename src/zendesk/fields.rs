@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::api::{Api, ApiError, text};
 use crate::config::Source;
+use crate::zendesk::api::{Api, ApiError, text};
 
 /// A field that users of an account can have.
 pub(crate) struct UserField {

@@ -16,8 +16,8 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::api::{Api, ApiError, text};
-use crate::telemetry::Chain;
+use crate::observe::log::Chain;
+use crate::zendesk::api::{Api, ApiError, text};
 
 const REFRESH: Duration = Duration::from_secs(300);
 /// All addresses of everybody, whether Zendesk says that they have changed or not.
@@ -206,14 +206,16 @@ impl Staff {
             let role = text(&user["role"]).unwrap_or_else(|| "?".to_owned());
             format!("user {}, {role}, found by {by}", user["id"])
         };
-        let by_id =
-            self.api.get(&format!("users/show_many?external_ids={}", crate::query::encoded(imis_id))).await?;
+        let by_id = self
+            .api
+            .get(&format!("users/show_many?external_ids={}", crate::base::query::encoded(imis_id)))
+            .await?;
         if let Some(user) = by_id["users"].as_array().ok_or(ApiError::Answer)?.first() {
             return Ok(described(user, "external_id; its e-mail address is brought up to date"));
         }
         let found = self
             .api
-            .get(&format!("users/search?query={}", crate::query::encoded(&format!("email:{email}"))))
+            .get(&format!("users/search?query={}", crate::base::query::encoded(&format!("email:{email}"))))
             .await?;
         let mut users = found["users"].as_array().ok_or(ApiError::Answer)?.iter();
         // The search is a loose one.

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use crate::config::expression::{Expression, Language};
 use crate::config::raw::{Section, Value};
 use crate::config::{Claims, Effect, Guards, OnDuplicate, Reason, Rule, Source, values};
-use crate::expression::{Expression, Language};
+use crate::observe::log::Chain;
 use crate::sso::REASONS;
 use crate::sso::claims::{self, OVERWRITING, RESERVED, kind_of};
-use crate::telemetry::Chain;
 
 /// A reason's name: it stands in logs and in this file.
 fn reason_name(text: &str) -> Result<String, String> {

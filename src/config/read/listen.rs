@@ -110,7 +110,9 @@ pub(crate) fn glance(file: &Path) -> Glance {
     let of = |key| listen.and_then(|listen| listen.get(key));
     let folder = file.parent().unwrap_or(Path::new("."));
     let audit = tree.as_ref().and_then(|tree| tree.value.get("audit"));
-    let keep = audit.and_then(|audit| audit.get("keep")?.number()).unwrap_or(super::default_audit().keep);
+    let keep = audit
+        .and_then(|audit| audit.get("keep")?.number())
+        .unwrap_or(crate::config::read::default_audit().keep);
     let sites = tree.as_ref().and_then(|tree| tree.value.get("sites")).map_or(&[][..], Node::items);
     let apps = sites.iter().flat_map(|site| site.value.get("apps").map_or(&[][..], Node::items));
     Glance {

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::sign_on::secret;
 use crate::config::files::Files;
 use crate::config::raw::{Section, Value};
+use crate::config::read::sign_on::secret;
 use crate::config::{
     ClientApplication, Columns, FormsTicket, How, IfBroken, Method, ProfileColumns, WhoamiQuery, values,
 };

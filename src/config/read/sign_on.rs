@@ -5,16 +5,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{decisions, recognise};
+use crate::base::x509;
+use crate::config::expression::Language;
 use crate::config::files::Files;
 use crate::config::raw::{Section, Value};
+use crate::config::read::{decisions, recognise};
 use crate::config::secret::{Reference, Secret};
 use crate::config::{
     App, Authority, Claims, FromZendesk, Guards, How, Imis, Messaging, OnBehalfOf, Roots, ServiceAccount,
     SharedSecret, SingleLogout, Upstream, Zendesk, ZendeskApi, ZendeskCredentials, values,
 };
-use crate::expression::Language;
-use crate::tls::pem;
 
 const SIGN_IN: &str = "AsiCommon/Controls/Shared/FormsAuthentication/Login.aspx";
 const SIGN_OUT: &str = "AsiCommon/Controls/Shared/FormsAuthentication/logout.aspx";
@@ -285,8 +285,8 @@ fn api(mut section: Section<'_>, files: &Files, origin: Option<&Authority>) -> O
         None => origin.and_then(|origin| values::base_url(&format!("https://{origin}/")).ok()),
     };
     let roots = match section.optional("ca_file") {
-        Some(value) => value.text(|path| pem::roots(files, &files.at(path)).map(Roots)),
-        None => Some(Roots(pem::system_roots())),
+        Some(value) => value.text(|path| x509::roots(files, &files.at(path)).map(Roots)),
+        None => Some(Roots(x509::system_roots())),
     };
     let client_id = section.optional("client_id").map(|value| value.text(values::not_empty));
     let client_secret = section.optional("client_secret").map(|value| secret(&value, files));

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use super::{certificate, sign_on};
+use crate::base::x509;
 use crate::config::files::Files;
 use crate::config::raw::{Section, Value};
+use crate::config::read::{certificate, sign_on};
 use crate::config::{
     Affinity, Balance, Health, ProxyHeader, Roots, SignOn, Site, Timeouts, Upstream, UpstreamLimits, values,
 };
 use crate::proxy::headers::Rules;
-use crate::proxy::health::{DEFAULT_INTERVAL, DEFAULT_TIMEOUT};
-use crate::tls::pem;
+use crate::upstream::health::{DEFAULT_INTERVAL, DEFAULT_TIMEOUT};
 
 /// IIS closes idle connections at 120 s, and iMIS runs requests of up to 3,600 s (docs/architecture.md).
 const DEFAULT_TIMEOUTS: Timeouts = Timeouts {
@@ -150,8 +150,8 @@ fn upstream(mut section: Section<'_>, files: &Files) -> Option<Upstream> {
         None => Some(None),
     };
     let roots = match section.optional("ca_file") {
-        Some(value) => value.text(|path| pem::roots(files, &files.at(path)).map(Roots)),
-        None => Some(Roots(pem::system_roots())),
+        Some(value) => value.text(|path| x509::roots(files, &files.at(path)).map(Roots)),
+        None => Some(Roots(x509::system_roots())),
     };
     let host = section.text_or(
         "host",

@@ -1,11 +1,11 @@
 //! The keys themselves, in the order of the shipped file.
 
-use super::Kind::{
+use crate::config::reference::Kind::{
     Affinity, Bool, Duration, Expression, Mapping, Number, NumberOrAuto, Secret, Section, SectionOrSections,
     Sections, SharedSecret, Size, Text, Texts, Word,
 };
-use super::Preset::{Absent, Is, IsOrNull, Null, Required};
-use super::{Key, key};
+use crate::config::reference::Preset::{Absent, Is, IsOrNull, Null, Required};
+use crate::config::reference::{Key, key};
 
 #[rustfmt::skip]
 pub(crate) const KEYS: &[Key] = &[

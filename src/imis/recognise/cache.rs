@@ -12,9 +12,9 @@ use moka::Expiry;
 use moka::future::Cache;
 use moka::policy::EvictionPolicy;
 
-use super::session_cookie::SessionCookies;
-use super::{Identity, RecogniseError};
-use crate::ambient;
+use crate::base::clock;
+use crate::imis::recognise::session_cookie::SessionCookies;
+use crate::imis::recognise::{Identity, RecogniseError};
 
 /// No more sessions than these are remembered.
 const MOST_ENTRIES: u64 = 10_000;
@@ -66,7 +66,7 @@ impl Expiry<Key, Option<Arc<Identity>>> for Lifetimes {
 impl Identities {
     /// `lifetime`: how long somebody's identity is remembered; zero is not at all.
     pub(super) fn new(lifetime: Duration) -> Result<Self, getrandom::Error> {
-        let key = ambient::random_hex()? + &ambient::random_hex()?;
+        let key = clock::random_hex()? + &clock::random_hex()?;
         Ok(Self {
             key: hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes()),
             known: Cache::builder()

@@ -6,8 +6,8 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::page::Page;
 use crate::imis::PartyId;
+use crate::imis::recognise::page::Page;
 
 /// Why a page does not tell who is signed in.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

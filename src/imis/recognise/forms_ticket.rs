@@ -285,21 +285,21 @@ impl Reader<'_> {
     }
 }
 
-/// Whether bytes would be taken for a ticket once they have been decrypted, for the workbench.
-#[cfg(any(test, feature = "workbench"))]
+/// Whether bytes would be taken for a ticket once they have been decrypted, for fuzz targets and benchmarks.
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn reads_as_ticket(plain: &[u8]) -> bool {
     parse(plain).is_ok()
 }
 
-/// A ticket with its keys from the test vectors, for the workbench.
-#[cfg(any(test, feature = "workbench"))]
+/// A ticket with its keys from the test vectors, for fuzz targets and benchmarks.
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) struct Vector {
     keys: Keys,
     /// What the file says, one field after the other.
     fields: Vec<&'static str>,
 }
 
-#[cfg(any(test, feature = "workbench"))]
+#[cfg(any(test, feature = "fuzzing"))]
 impl Vector {
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         let lines = include_str!("forms_ticket/vectors.txt").lines().filter(|line| !line.starts_with('#'));

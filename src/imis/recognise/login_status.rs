@@ -6,13 +6,13 @@
 use http::uri::Authority;
 use url::Url;
 
-use super::probe::{Probe, Question};
-use super::seen::Seen;
-use super::{Identity, RecogniseError};
-use crate::ambient;
+use crate::base::clock;
+use crate::base::query::encoded;
 use crate::imis::client::ApiError;
+use crate::imis::recognise::probe::{Probe, Question};
+use crate::imis::recognise::seen::Seen;
+use crate::imis::recognise::{Identity, RecogniseError};
 use crate::imis::{PartyId, Visitor};
-use crate::query::encoded;
 
 /// A path that nothing has: where the redirect would lead if anybody followed it.
 const NOWHERE: &str = "/imis-gateway-login-status";
@@ -23,7 +23,7 @@ pub(super) async fn ask(
     visitor: &Visitor<'_>,
     seen: &mut Seen,
 ) -> Result<Option<Identity>, RecogniseError> {
-    let key = ambient::random_hex().map_err(RecogniseError::Random)?;
+    let key = clock::random_hex().map_err(RecogniseError::Random)?;
     let separator = if page.contains('?') { '&' } else { '?' };
     let nowhere = format!("https://{}{NOWHERE}", visitor.authority);
     let target =

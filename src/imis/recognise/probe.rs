@@ -12,13 +12,13 @@ use reqwest::{Client, Response, StatusCode};
 use rustls::ClientConfig;
 use url::Url;
 
-use super::RecogniseError;
-use super::page::Page;
-use super::seen::{Generation, Seen};
 use crate::config;
 use crate::imis::Visitor;
 use crate::imis::client::{self, ApiError};
-use crate::proxy::servers::Servers;
+use crate::imis::recognise::RecogniseError;
+use crate::imis::recognise::page::Page;
+use crate::imis::recognise::seen::{Generation, Seen};
+use crate::upstream::servers::Servers;
 
 const NO_REFRESH_SESSION: HeaderName = HeaderName::from_static("x-norefreshsession");
 /// Pages with a large view state stay below this.

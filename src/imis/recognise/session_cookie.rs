@@ -4,7 +4,7 @@ use cookie::Cookie;
 use http::HeaderValue;
 use http::header::{COOKIE, HeaderMap};
 
-use crate::ambient;
+use crate::base::clock;
 
 /// The session cookies of a request: names as configured, and their values. No Debug: a value is a member's session.
 #[derive(Default, PartialEq, Eq)]
@@ -79,7 +79,7 @@ pub(super) fn deletes_session(set_cookie: &[u8], names: &[String]) -> bool {
     }
     // What cannot be read deletes nothing in a browser; here it only costs one question to iMIS.
     let Ok(cookie) = Cookie::parse(text.as_ref()) else { return true };
-    let now = ambient::unix_now_signed();
+    let now = clock::unix_now_signed();
     value.trim().is_empty()
         || cookie.max_age().is_some_and(|age| !age.is_positive())
         || cookie.expires_datetime().is_some_and(|at| at.unix_timestamp() <= now)

@@ -10,15 +10,15 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::StatusCode;
 use serde_json::Value;
 
-use super::page::Page;
-use super::probe::{Asked, Probe, Question, with_cookies};
-use super::seen::Seen;
-use super::{Identity, RecogniseError, client_context};
+use crate::base::query::encoded;
 use crate::config::WhoamiQuery;
 use crate::imis::client::{self, ApiError};
 use crate::imis::json::{Rows, entries, filled, unwrapped};
+use crate::imis::recognise::page::Page;
+use crate::imis::recognise::probe::{Asked, Probe, Question, with_cookies};
+use crate::imis::recognise::seen::Seen;
+use crate::imis::recognise::{Identity, RecogniseError, client_context};
 use crate::imis::{PartyId, Visitor};
-use crate::query::encoded;
 
 const VERIFICATION_TOKEN: HeaderName = HeaderName::from_static("requestverificationtoken");
 const MOST_ROW_BYTES: usize = 1024 * 1024;
@@ -142,8 +142,8 @@ fn columns(row: &Value) -> Result<Row, QueryError> {
     if row.len() + meta == count { Ok(row) } else { Err(QueryError::NotRows) }
 }
 
-/// Reads an answer, for the workbench: how many columns its row has.
-#[cfg(any(test, feature = "workbench"))]
+/// Reads an answer, for fuzz targets and benchmarks: how many columns its row has.
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn read_rows(json: &[u8]) -> Option<usize> {
     only_row(json).ok().flatten().map(|row| row.len())
 }

@@ -1,0 +1,14 @@
+//! Small parts that everything else stands on. Nothing here imports from another directory.
+
+pub(crate) mod clock;
+pub(crate) mod deadline;
+pub(crate) mod min_rate;
+pub(crate) mod acked_bytes;
+pub(crate) mod buffers;
+pub(crate) mod drain;
+pub(crate) mod corked_socket;
+pub(crate) mod tls_client;
+pub(crate) mod x509;
+pub(crate) mod request_id;
+pub(crate) mod trace_context;
+pub(crate) mod query;

@@ -1,0 +1,190 @@
+//! The field lines of a head: which go on as the bytes they were.
+
+use crate::codec::Version;
+use crate::codec::body::Length;
+use crate::codec::head::HeadError;
+
+/// More options on `Connection` are no browser's and no server's.
+const MOST_CONNECTION_OPTIONS: usize = 64;
+
+/// The field lines of one head, in their order.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fields<'b, 'h> {
+    head: &'b [u8],
+    lines: &'h [httparse::Header<'b>],
+}
+
+impl<'b, 'h> Fields<'b, 'h> {
+    pub(crate) fn new(head: &'b [u8], lines: &'h [httparse::Header<'b>]) -> Self {
+        Self { head, lines }
+    }
+
+    pub(crate) fn len(self) -> usize {
+        self.lines.len()
+    }
+
+    /// Names and values.
+    pub(crate) fn pairs(self) -> impl Iterator<Item = (&'b str, &'b [u8])> + Clone + use<'b, 'h> {
+        self.lines.iter().map(|line| (line.name, line.value))
+    }
+
+    /// Writes the lines whose names `fate` keeps, as they came.
+    pub(crate) fn write(self, out: &mut Vec<u8>, mut fate: impl FnMut(&str) -> Fate) {
+        let base = self.head.as_ptr().addr();
+        // Neighbours that are kept go out in one piece.
+        let mut kept_from = None;
+        for line in self.lines {
+            let start = line.name.as_ptr().addr() - base;
+            match (fate(line.name), kept_from) {
+                (Fate::Keep, None) => kept_from = Some(start),
+                (Fate::Keep, Some(_)) => {}
+                (Fate::Drop, Some(from)) => {
+                    out.extend_from_slice(&self.head[from..start]);
+                    kept_from = None;
+                }
+                (Fate::Drop, None) => {}
+            }
+        }
+        if let Some(from) = kept_from {
+            // A head ends in an empty line.
+            out.extend_from_slice(&self.head[from..self.head.len() - 2]);
+        }
+    }
+}
+
+/// What becomes of a field line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Keep,
+    Drop,
+}
+
+/// What the fields of a head say about the message itself.
+#[derive(Debug, Default)]
+pub(crate) struct Said<'b> {
+    pub(crate) host: Option<&'b [u8]>,
+    pub(crate) hosts: usize,
+    content_length: Option<&'b [u8]>,
+    content_lengths: usize,
+    transfer_encoding: Option<&'b [u8]>,
+    transfer_encodings: usize,
+    close: bool,
+    keep_alive: bool,
+    /// What `Connection` names, beside `close` and `keep-alive`.
+    pub(crate) named: Vec<&'b str>,
+    pub(crate) expects_continue: bool,
+    pub(crate) upgrade: Option<&'b [u8]>,
+}
+
+impl<'b> Said<'b> {
+    pub(crate) fn by(fields: Fields<'b, '_>) -> Result<Self, HeadError> {
+        let mut said = Self::default();
+        for (name, value) in fields.pairs() {
+            // The length tells most names apart.
+            match name.len() {
+                4 if name.eq_ignore_ascii_case("host") => {
+                    said.host = Some(value);
+                    said.hosts += 1;
+                }
+                6 if name.eq_ignore_ascii_case("expect") => said.expectations(value)?,
+                7 if name.eq_ignore_ascii_case("upgrade") => said.upgrade = Some(value),
+                10 if name.eq_ignore_ascii_case("connection") => said.options(value)?,
+                14 if name.eq_ignore_ascii_case("content-length") => {
+                    said.content_length = Some(value);
+                    said.content_lengths += 1;
+                }
+                17 if name.eq_ignore_ascii_case("transfer-encoding") => {
+                    said.transfer_encoding = Some(value);
+                    said.transfer_encodings += 1;
+                }
+                _ => {}
+            }
+        }
+        Ok(said)
+    }
+
+    fn options(&mut self, value: &'b [u8]) -> Result<(), HeadError> {
+        for option in value.split(|byte| *byte == b',') {
+            let option = option.trim_ascii();
+            if option.is_empty() {
+                continue;
+            }
+            if option.eq_ignore_ascii_case(b"keep-alive") {
+                self.keep_alive = true;
+            } else if option.eq_ignore_ascii_case(b"close") {
+                self.close = true;
+            } else {
+                let name = std::str::from_utf8(option).map_err(|_| HeadError::Malformed("Connection"))?;
+                self.named.push(name);
+            }
+        }
+        if self.named.len() > MOST_CONNECTION_OPTIONS {
+            return Err(HeadError::Malformed("too many options on Connection"));
+        }
+        Ok(())
+    }
+
+    /// RFC 9110 section 10.1.1 knows one expectation.
+    fn expectations(&mut self, value: &[u8]) -> Result<(), HeadError> {
+        for expectation in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            if expectation.eq_ignore_ascii_case(b"100-continue") {
+                self.expects_continue = true;
+            } else if !expectation.is_empty() {
+                return Err(HeadError::Expectation);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn keeps_alive(&self, version: Version) -> bool {
+        match version {
+            Version::Http11 => !self.close,
+            Version::Http10 => self.keep_alive && !self.close,
+        }
+    }
+
+    /// The length that the fields give, if they give one (RFC 9112 section 6.3): in one way only.
+    pub(crate) fn length(&self, version: Version) -> Result<Option<Length>, HeadError> {
+        if self.transfer_encodings > 0 && self.content_lengths > 0 {
+            return Err(HeadError::Malformed("Content-Length beside Transfer-Encoding"));
+        }
+        if let Some(coding) = self.transfer_encoding {
+            if version == Version::Http10 {
+                return Err(HeadError::Malformed("Transfer-Encoding in HTTP/1.0"));
+            }
+            if self.transfer_encodings > 1 {
+                return Err(HeadError::Malformed("more than one Transfer-Encoding"));
+            }
+            if !coding.eq_ignore_ascii_case(b"chunked") {
+                // RFC 9112 section 6.3: where the last coding is not chunked, nobody can tell where the body ends.
+                let mut codings = coding.rsplit(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+                let last = codings.next().is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked"));
+                let again = codings.any(|coding| coding.eq_ignore_ascii_case(b"chunked"));
+                return Err(if last && !again {
+                    HeadError::Coding
+                } else {
+                    HeadError::Malformed("Transfer-Encoding")
+                });
+            }
+            return Ok(Some(Length::Chunked));
+        }
+        match self.content_length {
+            None => Ok(None),
+            Some(_) if self.content_lengths > 1 => Err(HeadError::Malformed("more than one Content-Length")),
+            Some(digits) => decimal(digits)
+                .map(|length| Some(Length::Known(length)))
+                .ok_or(HeadError::Malformed("Content-Length")),
+        }
+    }
+}
+
+/// Digits only, below 2^63.
+pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() || digits.len() > 19 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number = digits
+        .iter()
+        .try_fold(0_u64, |number, digit| number.checked_mul(10)?.checked_add(u64::from(digit - b'0')))?;
+    (number <= i64::MAX as u64).then_some(number)
+}

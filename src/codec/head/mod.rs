@@ -1,0 +1,343 @@
+//! Heads: where one ends, and what it says. A head is read only when it is whole.
+
+use std::borrow::Cow;
+use std::mem::MaybeUninit;
+
+use crate::codec::Version;
+use crate::codec::body::Length;
+use crate::codec::fields::{Fields, Said};
+
+/// http.sys takes 16 KiB by default; four times that, so that iMIS decides.
+pub(crate) const MOST_REQUEST_BYTES: usize = 64 * 1024;
+
+/// IIS sends response heads of up to 64 KiB.
+pub(crate) const MOST_RESPONSE_BYTES: usize = 128 * 1024;
+
+/// Field lines that a head may have.
+pub(crate) const MOST_FIELDS: usize = 256;
+
+/// Room for the fields of a head while it is looked at.
+pub(crate) type Slots<'b> = [MaybeUninit<httparse::Header<'b>>; MOST_FIELDS];
+
+pub(crate) const fn slots<'b>() -> Slots<'b> {
+    [const { MaybeUninit::uninit() }; MOST_FIELDS]
+}
+
+/// What is wrong with a head. The texts name the rule, never what stood there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum HeadError {
+    #[error("malformed: {0}")]
+    Malformed(&'static str),
+    #[error("neither HTTP/1.0 nor HTTP/1.1")]
+    Version,
+    #[error("a transfer coding other than chunked")]
+    Coding,
+    #[error("an expectation other than 100-continue")]
+    Expectation,
+    #[error("a method that is not for here")]
+    Method,
+    #[error("the head is too large")]
+    TooLarge,
+    #[error("the request target is too long")]
+    TargetTooLong,
+}
+
+/// Finds the end of a head that comes in pieces, looking at each byte once.
+#[derive(Debug, Default)]
+pub(crate) struct Scanner {
+    looked_at: usize,
+}
+
+impl Scanner {
+    /// The length of the head at the beginning of `bytes`, its empty line included; none when there is more to come.
+    ///
+    /// Every line has to end in CR LF: a bare LF ends a line for some and not for others.
+    pub(crate) fn find_end(&mut self, bytes: &[u8], most: usize) -> Result<Option<usize>, HeadError> {
+        while let Some(found) = memchr::memchr(b'\n', &bytes[self.looked_at..]) {
+            let at = self.looked_at + found;
+            self.looked_at = at + 1;
+            if at == 0 || bytes[at - 1] != b'\r' {
+                return Err(HeadError::Malformed("a line that does not end in CR LF"));
+            }
+            if at >= 3 && bytes[at - 2] == b'\n' {
+                self.looked_at = 0;
+                return if at < most { Ok(Some(at + 1)) } else { Err(HeadError::TooLarge) };
+            }
+        }
+        self.looked_at = bytes.len();
+        if bytes.len() < most {
+            return Ok(None);
+        }
+        let in_request_line = !bytes.contains(&b'\n');
+        Err(if in_request_line { HeadError::TargetTooLong } else { HeadError::TooLarge })
+    }
+}
+
+/// The head of a request.
+#[derive(Debug)]
+pub(crate) struct Request<'b, 'h> {
+    pub(crate) method: &'b str,
+    /// Origin-form or `*`; what stood before the path of an absolute-form is in `authority`.
+    pub(crate) target: Cow<'b, str>,
+    pub(crate) version: Version,
+    pub(crate) fields: Fields<'b, 'h>,
+    /// Whom the request is for; only HTTP/1.0 may leave it open.
+    pub(crate) authority: Option<Authority<'b>>,
+    /// There is a Host field; an absolute-form in HTTP/1.0 may do without.
+    pub(crate) has_host: bool,
+    pub(crate) length: Length,
+    /// The length was said, not only taken for none.
+    pub(crate) says_length: bool,
+    pub(crate) keep_alive: bool,
+    /// What `Connection` names beside `close` and `keep-alive`.
+    pub(crate) named_by_connection: Vec<&'b str>,
+    pub(crate) expects_continue: bool,
+    /// The value of `Upgrade`.
+    pub(crate) upgrade: Option<&'b [u8]>,
+}
+
+/// A host and perhaps a port, as they were written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Authority<'b> {
+    pub(crate) text: &'b str,
+    pub(crate) host: &'b str,
+}
+
+impl<'b> Authority<'b> {
+    /// `uri-host [ ":" port ]` (RFC 9110 section 7.2) without what no host of ours can have: user information, a list,
+    /// percent-encoding.
+    pub(crate) fn parse(text: &'b [u8]) -> Option<Self> {
+        let text = std::str::from_utf8(text).ok()?;
+        let (host, port) = match text.strip_prefix('[') {
+            Some(rest) => {
+                let close = rest.find(']')?;
+                let address = &rest[..close];
+                let plain =
+                    address.bytes().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'));
+                if !plain || address.is_empty() {
+                    return None;
+                }
+                text.split_at(close + 2)
+            }
+            None => {
+                let (host, port) = text.split_at(text.find(':').unwrap_or(text.len()));
+                let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+                if host.is_empty() || !host.bytes().all(plain) {
+                    return None;
+                }
+                (host, port)
+            }
+        };
+        match port.strip_prefix(':') {
+            None if port.is_empty() => {}
+            Some(digits) if digits.len() <= 5 && digits.bytes().all(|byte| byte.is_ascii_digit()) => {}
+            Some(_) | None => return None,
+        }
+        Some(Self { text, host })
+    }
+
+    /// Whether both name the same, the default port being the same as none (RFC 9110 section 4.2.3).
+    fn is_same(self, other: Self) -> bool {
+        let plain =
+            |text: &'b str| text.strip_suffix(":443").or_else(|| text.strip_suffix(':')).unwrap_or(text);
+        plain(self.text).eq_ignore_ascii_case(plain(other.text))
+    }
+}
+
+/// A tunnel to anywhere, and an echo of cookies: neither is for a web site (RFC 9110 sections 9.3.6, 9.3.8).
+pub(crate) fn is_refused(method: &str) -> bool {
+    matches!(method, "CONNECT" | "TRACE")
+}
+
+/// A request head taken apart and not yet judged: enough for a line in a log.
+#[derive(Debug)]
+pub(crate) struct Tokens<'b, 'h> {
+    pub(crate) method: &'b str,
+    pub(crate) target: &'b str,
+    pub(crate) version: Version,
+    pub(crate) fields: Fields<'b, 'h>,
+}
+
+impl<'b, 'h> Tokens<'b, 'h> {
+    /// Reads a head that `Scanner` has found whole.
+    pub(crate) fn parse(head: &'b [u8], slots: &'h mut Slots<'b>) -> Result<Self, HeadError> {
+        let mut parsed = httparse::Request::new(&mut []);
+        match parsed.parse_with_uninit_headers(head, slots) {
+            Ok(httparse::Status::Complete(length)) if length == head.len() => {}
+            Ok(_) => return Err(HeadError::Malformed("the head")),
+            Err(error) => return Err(refused(error, head)),
+        }
+        match parsed {
+            httparse::Request { method: Some(method), path: Some(target), version: Some(minor), headers } => {
+                let version = if minor == 1 { Version::Http11 } else { Version::Http10 };
+                Ok(Self { method, target, version, fields: Fields::new(head, headers) })
+            }
+            _ => Err(HeadError::Malformed("the head")),
+        }
+    }
+}
+
+impl<'b, 'h> Request<'b, 'h> {
+    /// What a head says, if it says it in one way only.
+    pub(crate) fn of(tokens: &Tokens<'b, 'h>) -> Result<Self, HeadError> {
+        let Tokens { method, target: written, version, fields } = *tokens;
+        let said = Said::by(fields)?;
+        if is_refused(method) {
+            return Err(HeadError::Method);
+        }
+        let (from_target, target) = target(method, written)?;
+        let authority = match (said.host, said.hosts) {
+            (None, _) if version == Version::Http11 => return Err(HeadError::Malformed("no Host")),
+            (None, _) => None,
+            (Some(host), 1) => Some(Authority::parse(host).ok_or(HeadError::Malformed("Host"))?),
+            (Some(_), _) => return Err(HeadError::Malformed("more than one Host")),
+        };
+        if let Some(of_target) = from_target
+            && authority.is_some_and(|host| !host.is_same(of_target))
+        {
+            return Err(HeadError::Malformed("the target and Host name two authorities"));
+        }
+        let length = said.length(version)?;
+        Ok(Self {
+            method,
+            target,
+            version,
+            fields,
+            authority: from_target.or(authority),
+            has_host: authority.is_some(),
+            length: length.unwrap_or(Length::Known(0)),
+            says_length: length.is_some(),
+            keep_alive: said.keeps_alive(version),
+            named_by_connection: said.named,
+            expects_continue: said.expects_continue && version == Version::Http11,
+            upgrade: said.upgrade,
+        })
+    }
+}
+
+/// A fragment is no part of a target; bytes beyond ASCII are encoded in one.
+fn is_plain(target: &str) -> bool {
+    target.bytes().all(|byte| byte != b'#' && byte.is_ascii_graphic())
+}
+
+fn is_origin_form(method: &str, target: &str) -> bool {
+    target.starts_with('/') || (target == "*" && method == "OPTIONS")
+}
+
+/// Whether a `:path` of HTTP/2 can go on as a target (RFC 9113 section 8.3.1).
+pub(crate) fn is_path(method: &str, target: &str) -> bool {
+    is_plain(target) && is_origin_form(method, target)
+}
+
+/// Splits a target into its authority, if it has one, and what iMIS is to see (RFC 9112 section 3.2).
+fn target<'b>(method: &str, written: &'b str) -> Result<(Option<Authority<'b>>, Cow<'b, str>), HeadError> {
+    if !is_plain(written) {
+        return Err(HeadError::Malformed("the request target"));
+    }
+    if is_origin_form(method, written) {
+        return Ok((None, written.into()));
+    }
+    let scheme_end = written.find("://").ok_or(HeadError::Malformed("the request target"))?;
+    let (scheme, rest) = (&written[..scheme_end], &written[scheme_end + 3..]);
+    if !scheme.eq_ignore_ascii_case("https") && !scheme.eq_ignore_ascii_case("http") {
+        return Err(HeadError::Malformed("the scheme of the request target"));
+    }
+    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let authority =
+        Authority::parse(authority.as_bytes()).ok_or(HeadError::Malformed("the request target"))?;
+    match path {
+        "" if method == "OPTIONS" => Ok((Some(authority), "*".into())),
+        path if path.starts_with('/') => Ok((Some(authority), path.into())),
+        // Nothing, or a query alone: the path is empty, which is `/`.
+        query => Ok((Some(authority), format!("/{query}").into())),
+    }
+}
+
+fn refused(error: httparse::Error, head: &[u8]) -> HeadError {
+    match error {
+        httparse::Error::TooManyHeaders => HeadError::TooLarge,
+        httparse::Error::Version if names_a_version(head) => HeadError::Version,
+        httparse::Error::HeaderName => HeadError::Malformed("a field name"),
+        httparse::Error::HeaderValue => HeadError::Malformed("a field value"),
+        httparse::Error::Version
+        | httparse::Error::Token
+        | httparse::Error::NewLine
+        | httparse::Error::Status => HeadError::Malformed("the first line"),
+    }
+}
+
+/// Whether the first line is well-formed and ends in a version that is not spoken here, such as HTTP/2.0.
+fn names_a_version(head: &[u8]) -> bool {
+    let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let mut words = line.split(|byte| *byte == b' ');
+    let (Some(_), Some(_), Some(version), None) = (words.next(), words.next(), words.next(), words.next())
+    else {
+        return false;
+    };
+    version.len() == 8
+        && version.starts_with(b"HTTP/")
+        && version[5].is_ascii_digit()
+        && version[6] == b'.'
+        && version[7].is_ascii_digit()
+}
+
+/// The head of a response.
+#[derive(Debug)]
+pub(crate) struct Response<'b, 'h> {
+    pub(crate) status: u16,
+    /// What stands behind the version in the first line, as it came: ` 200 OK`.
+    pub(crate) after_version: &'b [u8],
+    pub(crate) fields: Fields<'b, 'h>,
+    pub(crate) length: Length,
+    pub(crate) keep_alive: bool,
+    /// What `Connection` names beside `close` and `keep-alive`.
+    pub(crate) named_by_connection: Vec<&'b str>,
+    /// The value of `Upgrade`.
+    pub(crate) upgrade: Option<&'b [u8]>,
+}
+
+impl<'b, 'h> Response<'b, 'h> {
+    /// Reads a head that `Scanner` has found whole. `to_head`: it answers a HEAD.
+    pub(crate) fn parse(head: &'b [u8], slots: &'h mut Slots<'b>, to_head: bool) -> Result<Self, HeadError> {
+        if !head.starts_with(b"HTTP/") {
+            // httparse would leave out empty lines before it.
+            return Err(HeadError::Malformed("the first line"));
+        }
+        let mut parsed = httparse::Response::new(&mut []);
+        let config = httparse::ParserConfig::default();
+        match config.parse_response_with_uninit_headers(&mut parsed, head, slots) {
+            Ok(httparse::Status::Complete(length)) if length == head.len() => {}
+            Ok(_) => return Err(HeadError::Malformed("the head")),
+            Err(error) => return Err(refused(error, head)),
+        }
+        let httparse::Response { version: Some(minor), code: Some(status), headers, .. } = parsed else {
+            return Err(HeadError::Malformed("the head"));
+        };
+        if !(100..=999).contains(&status) {
+            return Err(HeadError::Malformed("the status"));
+        }
+        let version = if minor == 1 { Version::Http11 } else { Version::Http10 };
+        let line_end = memchr::memchr(b'\r', head).unwrap_or(head.len());
+        let after_version = head.get("HTTP/1.1".len()..line_end).unwrap_or_default();
+        let fields = Fields::new(head, headers);
+        let said = Said::by(fields)?;
+        let of_fields = said.length(version)?;
+        let length = if to_head || (100..200).contains(&status) || status == 204 || status == 304 {
+            Length::Known(0)
+        } else {
+            of_fields.unwrap_or(Length::UntilClose)
+        };
+        Ok(Self {
+            status,
+            after_version,
+            fields,
+            keep_alive: said.keeps_alive(version) && length != Length::UntilClose,
+            length,
+            named_by_connection: said.named,
+            upgrade: said.upgrade,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

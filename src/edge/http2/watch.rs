@@ -1,0 +1,398 @@
+//! What a peer does with its HTTP/2 connection, told by the frames that pass: which cost something and bring nothing.
+//!
+//! Every frame is allowed, and any of them can be sent without end. So each connection has a stock of patience. Frames that
+//! bring nothing take from it, what is useful gives some back, and so does time; when there is none left, the connection is
+//! closed with ENHANCE_YOUR_CALM. `docs/hardening.md` has the prices.
+
+use std::cell::{Cell, RefCell};
+use std::task::Waker;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// What a connection begins with, and never has more than.
+const STOCK: u32 = 10_000;
+/// What comes back each second.
+const A_SECOND: u32 = 100;
+/// A body in smaller frames than this (and not the last) brings nothing worth a frame.
+const SMALL: u32 = 64;
+
+/// RFC 9113 section 6.
+mod kind {
+    pub(crate) const DATA: u8 = 0;
+    pub(crate) const HEADERS: u8 = 1;
+    pub(crate) const PRIORITY: u8 = 2;
+    pub(crate) const RST_STREAM: u8 = 3;
+    pub(crate) const SETTINGS: u8 = 4;
+    pub(crate) const PING: u8 = 6;
+    pub(crate) const WINDOW_UPDATE: u8 = 8;
+    pub(crate) const CONTINUATION: u8 = 9;
+}
+
+const END_STREAM: u8 = 0x1;
+const END_HEADERS: u8 = 0x4;
+const HEADER: usize = 9;
+/// What a client says before its first frame (RFC 9113 section 3.4).
+const PREFACE: usize = 24;
+
+/// The frames of one direction, whose headers are picked out of the bytes as they come.
+#[derive(Debug)]
+struct Frames {
+    header: [u8; HEADER],
+    /// Bytes of the next header that are here.
+    filled: usize,
+    /// Bytes before the next header.
+    skip: usize,
+    /// Of the frame that they belong to.
+    kind: u8,
+    /// Which kinds of frames are counted,
+    counted: &'static [u8],
+    /// and the bytes in them, all in all.
+    bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Frame {
+    kind: u8,
+    flags: u8,
+    length: u32,
+}
+
+impl Frame {
+    fn has(self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+impl Frames {
+    fn new(skip: usize, counted: &'static [u8]) -> Self {
+        Self { header: [0; HEADER], filled: 0, skip, kind: kind::SETTINGS, counted, bytes: 0 }
+    }
+
+    /// Calls `each` with every frame whose header ends in `bytes`.
+    fn look(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame)) {
+        loop {
+            let skipped = self.skip.min(bytes.len());
+            self.bytes += if self.counted.contains(&self.kind) { skipped as u64 } else { 0 };
+            self.skip -= skipped;
+            bytes = &bytes[skipped..];
+            let here = (HEADER - self.filled).min(bytes.len());
+            if here == 0 {
+                return;
+            }
+            self.header[self.filled..self.filled + here].copy_from_slice(&bytes[..here]);
+            self.filled += here;
+            bytes = &bytes[here..];
+            if self.filled < HEADER {
+                return;
+            }
+            let [a, b, c, kind, flags, ..] = self.header;
+            let length = u32::from_be_bytes([0, a, b, c]);
+            (self.filled, self.skip, self.kind) = (0, length as usize, kind);
+            each(Frame { kind, flags, length });
+        }
+    }
+
+    /// Whether something other than a body is here in part.
+    fn is_within_head(&self) -> bool {
+        self.filled > 0 || (self.skip > 0 && matches!(self.kind, kind::HEADERS | kind::CONTINUATION))
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    received: RefCell<Frames>,
+    sent: RefCell<Frames>,
+    patience: Cell<u32>,
+    /// When time last gave some back.
+    refilled: Cell<Instant>,
+    /// Since when a header block has been under way.
+    unfinished: Cell<Option<Instant>>,
+    in_headers: Cell<bool>,
+    /// Bytes of bodies that came, all in all.
+    pub(crate) data_received: Cell<u64>,
+    /// Requests that are being answered, and how many of them wait for the browser.
+    answering: Cell<usize>,
+    waiting: Cell<usize>,
+    /// Whoever looks after the connection, to be woken when iMIS is waited for again.
+    keeper: RefCell<Waker>,
+    /// Somebody has seen that this peer only costs.
+    pub(crate) hang_up: Cell<bool>,
+    /// One of its requests has stood still for too long: the connection ends once the others have been answered. A browser that
+    /// meant no harm opens another.
+    pub(crate) retire: Cell<bool>,
+}
+
+impl Watch {
+    pub(crate) fn new() -> Self {
+        Self {
+            received: RefCell::new(Frames::new(PREFACE, &[kind::DATA])),
+            sent: RefCell::new(Frames::new(0, &[kind::DATA, kind::HEADERS, kind::CONTINUATION])),
+            patience: Cell::new(STOCK),
+            refilled: Cell::new(Instant::now()),
+            unfinished: Cell::new(None),
+            in_headers: Cell::new(false),
+            data_received: Cell::new(0),
+            answering: Cell::new(0),
+            waiting: Cell::new(0),
+            keeper: RefCell::new(Waker::noop().clone()),
+            hang_up: Cell::new(false),
+            retire: Cell::new(false),
+        }
+    }
+
+    /// Bytes have come.
+    pub(crate) fn received(&self, bytes: &[u8]) {
+        let mut frames = self.received.borrow_mut();
+        frames.look(bytes, |frame| self.price(frame));
+        self.data_received.set(frames.bytes);
+        // A header block that is not whole waits for the rest, and nothing else can come meanwhile.
+        let within = self.in_headers.get() || frames.is_within_head();
+        match (within, self.unfinished.get()) {
+            (true, None) => self.unfinished.set(Some(Instant::now())),
+            (false, Some(_)) => self.unfinished.set(None),
+            (true, Some(_)) | (false, None) => {}
+        }
+    }
+
+    /// Bytes go out. How many of answers, heads and bodies, have gone out now, all in all.
+    pub(crate) fn sent(&self, bytes: &[u8]) -> u64 {
+        let mut frames = self.sent.borrow_mut();
+        frames.look(bytes, |frame| match frame.kind {
+            kind::DATA => {
+                // For one piece a client may open its windows twice.
+                self.restore(2);
+            }
+            // An error of the peer's, or of ours.
+            kind::RST_STREAM => self.spend(40),
+            _ => {}
+        });
+        frames.bytes
+    }
+
+    /// A request is begun with.
+    pub(crate) fn begin(&self) {
+        self.answering.set(self.answering.get() + 1);
+    }
+
+    /// It is over.
+    pub(crate) fn end(&self) {
+        self.answering.set(self.answering.get() - 1);
+    }
+
+    /// One of the requests begins to wait for the browser, or has been waiting.
+    pub(crate) fn waits(&self, waits: bool) {
+        let all_waited = self.all_wait();
+        self.waiting.set(if waits { self.waiting.get() + 1 } else { self.waiting.get() - 1 });
+        if all_waited && !waits {
+            self.keeper.borrow().wake_by_ref();
+        }
+    }
+
+    pub(crate) fn is_kept_by(&self, keeper: &Waker) {
+        self.keeper.borrow_mut().clone_from(keeper);
+    }
+
+    /// Whether no request is being answered any more.
+    pub(crate) fn has_answered(&self) -> bool {
+        self.answering.get() == 0
+    }
+
+    /// Whether everything waits for the browser.
+    pub(crate) fn all_wait(&self) -> bool {
+        self.answering.get() == self.waiting.get()
+    }
+
+    fn price(&self, frame: Frame) {
+        match frame.kind {
+            // Of a request, which has given more; there is no end of ends on streams that are gone.
+            kind::DATA if frame.has(END_STREAM) => self.spend(if frame.length == 0 { 5 } else { 0 }),
+            kind::DATA if frame.length == 0 => self.spend(100),
+            kind::DATA if frame.length < SMALL => self.spend(1),
+            kind::DATA => self.restore(1),
+            kind::HEADERS => {
+                self.head(frame);
+                // What goes with a request: a priority, a window.
+                self.restore(10);
+            }
+            kind::CONTINUATION => {
+                self.head(frame);
+                self.spend(if frame.length < SMALL { 200 } else { 20 });
+            }
+            kind::PRIORITY | kind::WINDOW_UPDATE => self.spend(1),
+            // Requests that were given up after we had begun with them.
+            kind::RST_STREAM => self.spend(40),
+            kind::SETTINGS => self.spend(200),
+            kind::PING => self.spend(50),
+            _ => self.spend(20),
+        }
+    }
+
+    fn head(&self, frame: Frame) {
+        self.in_headers.set(!frame.has(END_HEADERS));
+        if frame.has(END_HEADERS) {
+            // Whatever is in part now has begun later.
+            self.unfinished.set(None);
+        }
+    }
+
+    /// An answer of iMIS's has been handed over whole.
+    pub(crate) fn answered(&self) {
+        self.restore(30);
+    }
+
+    pub(crate) fn spend(&self, points: u32) {
+        if self.patience.get() < points {
+            // Only now is it asked what time has given back.
+            let now = Instant::now();
+            let passed = now - self.refilled.get();
+            self.refilled.set(now);
+            self.restore(u32::try_from(passed.as_millis() * u128::from(A_SECOND) / 1000).unwrap_or(STOCK));
+        }
+        match self.patience.get().checked_sub(points) {
+            Some(left) => self.patience.set(left),
+            None => self.hang_up.set(true),
+        }
+    }
+
+    fn restore(&self, points: u32) {
+        self.patience.set(self.patience.get().saturating_add(points).min(STOCK));
+    }
+
+    /// Whether a header block is under way.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        self.unfinished.get().is_some()
+    }
+
+    /// How long a header block has been under way.
+    pub(crate) fn unfinished_for(&self, now: Instant) -> Duration {
+        self.unfinished.get().map_or(Duration::ZERO, |since| now - since)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, length: usize) -> Vec<u8> {
+        let size = u32::try_from(length).unwrap().to_be_bytes();
+        let mut bytes = vec![size[1], size[2], size[3], kind, flags, 0, 0, 0, 1];
+        bytes.resize(HEADER + length, b'x');
+        bytes
+    }
+
+    /// A watch behind the preface.
+    fn watch() -> Watch {
+        let watch = Watch::new();
+        watch.received(&[0; PREFACE]);
+        watch
+    }
+
+    #[test]
+    fn frames_are_told_however_they_are_cut() {
+        let mut bytes = Vec::new();
+        for (kind, length) in [(kind::DATA, 100), (kind::PING, 8), (kind::DATA, 0), (kind::SETTINGS, 6)] {
+            bytes.extend(frame(kind, 0, length));
+        }
+        for size in 1..bytes.len() {
+            let mut frames = Frames::new(0, &[kind::DATA]);
+            let mut seen = Vec::new();
+            for piece in bytes.chunks(size) {
+                frames.look(piece, |frame| seen.push((frame.kind, frame.length)));
+            }
+            assert_eq!(seen, [(0, 100), (6, 8), (0, 0), (4, 6)], "{size}");
+            assert!(!frames.is_within_head() && frames.bytes == 100);
+        }
+    }
+
+    #[test]
+    fn floods_of_any_kind_end_and_within_little() {
+        for (name, bytes) in [
+            ("PING", frame(kind::PING, 0, 8)),
+            ("PING that answers none", frame(kind::PING, 1, 8)),
+            ("SETTINGS", frame(kind::SETTINGS, 0, 0)),
+            ("empty DATA", frame(kind::DATA, 0, 0)),
+            ("small DATA", frame(kind::DATA, 0, 1)),
+            ("empty CONTINUATION", frame(kind::CONTINUATION, 0, 0)),
+            ("CONTINUATION", frame(kind::CONTINUATION, 0, 1000)),
+            ("PRIORITY", frame(kind::PRIORITY, 0, 5)),
+            ("WINDOW_UPDATE", frame(kind::WINDOW_UPDATE, 0, 4)),
+            ("unknown", frame(0xbe, 0, 3)),
+        ] {
+            let watch = watch();
+            let count = (0..20_000).find(|_| {
+                watch.received(&bytes);
+                watch.hang_up.get()
+            });
+            assert!(count.is_some_and(|count| (40..10_500).contains(&count)), "{name}: {count:?}");
+        }
+    }
+
+    #[test]
+    fn requests_that_are_reset_run_out_of_patience() {
+        let watch = watch();
+        let both =
+            [frame(kind::HEADERS, END_HEADERS | END_STREAM, 30), frame(kind::RST_STREAM, 0, 4)].concat();
+        let count = (0..20_000).find(|_| {
+            watch.received(&both);
+            watch.hang_up.get()
+        });
+        assert!(count.is_some_and(|count| (300..400).contains(&count)), "{count:?}");
+        // The same when it is made to be us who resets.
+        let watch = self::watch();
+        let count = (0..20_000).find(|_| {
+            watch.received(&frame(kind::HEADERS, END_HEADERS | END_STREAM, 30));
+            watch.received(&frame(kind::WINDOW_UPDATE, 0, 4));
+            watch.sent(&frame(kind::RST_STREAM, 0, 4));
+            watch.hang_up.get()
+        });
+        assert!(count.is_some_and(|count| (250..400).contains(&count)), "{count:?}");
+    }
+
+    #[test]
+    fn whoever_uses_a_connection_is_never_hung_up_on() {
+        let watch = watch();
+        for _ in 0..10_000 {
+            watch.received(&frame(kind::HEADERS, END_HEADERS, 100));
+            watch.received(&frame(kind::DATA, 0, 1000));
+            watch.received(&frame(kind::DATA, END_STREAM, 10));
+            watch.sent(&frame(kind::HEADERS, END_HEADERS, 100));
+            for _ in 0..3 {
+                watch.sent(&frame(kind::DATA, 0, 20));
+                watch.received(&frame(kind::WINDOW_UPDATE, 0, 4));
+                watch.received(&frame(kind::WINDOW_UPDATE, 0, 4));
+            }
+            watch.sent(&frame(kind::DATA, END_STREAM, 0));
+            watch.answered();
+        }
+        // A page with two hundred pictures that is left before any has come.
+        for _ in 0..200 {
+            watch.received(&frame(kind::HEADERS, END_HEADERS | END_STREAM, 100));
+            watch.received(&frame(kind::RST_STREAM, 0, 4));
+        }
+        assert!(!watch.hang_up.get());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_gives_patience_back() {
+        let watch = watch();
+        for _ in 0..3_000 {
+            watch.received(&frame(kind::PING, 0, 8));
+            tokio::time::advance(Duration::from_millis(600)).await;
+        }
+        assert!(!watch.hang_up.get());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_header_block_under_way_is_known() {
+        let watch = watch();
+        let later = || Instant::now() + Duration::from_secs(5);
+        watch.received(&frame(kind::HEADERS, 0, 10));
+        assert_eq!(watch.unfinished_for(later()).as_secs(), 5);
+        watch.received(&frame(kind::CONTINUATION, END_HEADERS, 10));
+        assert_eq!(watch.unfinished_for(later()).as_secs(), 0);
+        watch.received(&[0, 0]);
+        assert_eq!(watch.unfinished_for(later()).as_secs(), 5, "a frame header that does not come");
+    }
+}

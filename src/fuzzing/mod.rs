@@ -1,0 +1,207 @@
+//! Doors to inner parts, for `benches/` and `fuzz/`: no API, no promise, and nothing that the program itself uses.
+
+pub mod targets;
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use http::HeaderMap;
+use tokio::io::{AsyncRead, ReadBuf};
+
+use crate::base::buffers::Buffers;
+use crate::base::request_id::Incident;
+use crate::codec::head::{Request, Response, Scanner, Tokens, slots};
+use crate::codec::transfer::Receiver;
+use crate::codec::{Length, Version};
+use crate::config::{self, App};
+use crate::proxy::headers::{self, Forwarding, ResponseFraming};
+use crate::request::route;
+use crate::{imis, sso};
+
+/// Reads the head of a request and writes the one that the upstream would get.
+pub fn rewrite_request(head: &[u8], out: &mut Vec<u8>) -> bool {
+    let mut slots = slots();
+    let Ok(tokens) = Tokens::parse(head, &mut slots) else { return false };
+    let Ok(request) = Request::of(&tokens) else { return false };
+    if headers::removable(&request.named_by_connection).is_err() {
+        return false;
+    }
+    let host = "members.example.org";
+    let forwarding = Forwarding {
+        chain: "192.0.2.1",
+        host,
+        incident: Incident::new(1, 1),
+        max_forwards: None,
+        trace: headers::Trace::Kept,
+    };
+    let own_host = (!request.has_host).then_some(host);
+    headers::write_request(out, &request, own_host, &headers::Rules::default(), false, &forwarding);
+    true
+}
+
+/// Reads the head of a response and writes the one that a browser would get.
+pub fn rewrite_response(head: &[u8], out: &mut Vec<u8>) -> bool {
+    let mut slots = slots();
+    let Ok(response) = Response::parse(head, &mut slots, false) else { return false };
+    let length = match response.length {
+        Length::Known(bytes) => Length::Known(bytes),
+        Length::Chunked | Length::UntilClose => Length::Chunked,
+    };
+    let framing = ResponseFraming { version: Version::Http11, length, close: false, tunnel: false };
+    headers::write_response(out, &response, framing);
+    true
+}
+
+/// A message that was read: how long its head is, the data of its body, and whether the body is all there.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Bytes of the head.
+    pub head: usize,
+    /// The body without its framing.
+    pub data: Vec<u8>,
+    /// The body has ended.
+    pub whole: bool,
+    /// Bytes behind the body.
+    pub rest: usize,
+}
+
+/// Reads a message that comes in pieces of `cut` bytes. `None`: it is refused, or its head is not whole.
+pub fn read_message(bytes: &[u8], is_response: bool, cut: usize) -> Option<Message> {
+    let mut scanner = Scanner::default();
+    let cut = cut.max(1);
+    let (mut seen, mut head) = (0, None);
+    while head.is_none() && seen < bytes.len() {
+        seen = bytes.len().min(seen + cut);
+        head = scanner.find_end(&bytes[..seen], 64 * 1024).ok()?;
+    }
+    let head = head?;
+    let mut slots = slots();
+    let length = if is_response {
+        Response::parse(&bytes[..head], &mut slots, false).ok()?.length
+    } else {
+        Request::of(&Tokens::parse(&bytes[..head], &mut slots).ok()?).ok()?.length
+    };
+    let mut receiver = Receiver::new(Rc::new(Buffers::default()));
+    receiver.begin_body(0, length).ok()?;
+    let mut data = Vec::new();
+    let mut at = head;
+    while at < bytes.len() && !receiver.is_over() {
+        let end = bytes.len().min(at + cut);
+        let mut cx = Context::from_waker(Waker::noop());
+        if let Poll::Ready(outcome) = receiver.poll_body(&mut cx, &mut Piece(&bytes[at..end])) {
+            outcome.ok()?;
+        }
+        at = end;
+        data.extend_from_slice(receiver.data());
+        let ready = receiver.data().len();
+        receiver.consume(ready);
+    }
+    let rest = receiver.head().len() + bytes.len() - at;
+    Some(Message { head, data, whole: receiver.is_over(), rest })
+}
+
+/// What has come so far; more may follow.
+struct Piece<'a>(&'a [u8]);
+
+impl AsyncRead for Piece<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        if self.0.is_empty() {
+            return Poll::Pending;
+        }
+        let count = self.0.len().min(buffer.remaining());
+        buffer.put_slice(&self.0[..count]);
+        self.0 = &self.0[count..];
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// The apps of a site, for routing.
+pub struct Routes(Vec<Arc<App>>);
+
+impl Routes {
+    /// One app at `path`, or none when a configuration could not have it.
+    pub fn new(path: &str) -> Option<Self> {
+        Some(Self(vec![Arc::new(config::app_at(path)?)]))
+    }
+
+    /// Whether a path belongs to the app, in whatever spelling.
+    pub fn is_ours(&self, path: &str) -> bool {
+        !matches!(route::route(&self.0, path), route::Route::Proxy)
+    }
+}
+
+/// Whether a session cookie is among the cookies.
+pub fn has_session(headers: &HeaderMap, names: &[String]) -> bool {
+    imis::recognise::has_session(headers, names)
+}
+
+/// Forms authentication tickets with their keys.
+pub struct Tickets(Vec<imis::recognise::forms_ticket::Vector>);
+
+impl Tickets {
+    /// Those of the tests, one for each format.
+    pub fn all() -> Self {
+        Self(imis::recognise::forms_ticket::Vector::all().collect())
+    }
+
+    /// What each is called.
+    pub fn names(&self) -> Vec<String> {
+        self.0.iter().map(imis::recognise::forms_ticket::Vector::name).collect()
+    }
+
+    /// Opens one of them.
+    pub fn opens(&self, index: usize) -> bool {
+        self.0.get(index).is_some_and(|ticket| ticket.opens(ticket.cookie()))
+    }
+}
+
+/// Everything that a token is minted of, but for time and chance.
+pub struct Mint(sso::minting::Minting);
+
+impl Mint {
+    /// Of a record as the REST API gives it, with a secret of no account.
+    pub fn of(id: &str, record: &[u8]) -> Option<Self> {
+        sso::minting::Minting::of(id, record).map(Self)
+    }
+
+    /// Mints, and tells no more than how long the token is.
+    pub fn token_length(&self, now: u64, jti: &str) -> Option<usize> {
+        self.0.token_length(now, jti)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The fuzz targets' seeds, each cut in every way: what `cargo fuzz` asks of random bytes.
+    #[test]
+    fn the_seeds_mean_the_same_however_they_are_cut() {
+        let mut seen = 0;
+        for (kind, is_response) in [("request", false), ("response", true)] {
+            for seed in
+                std::fs::read_dir(format!("{}/fuzz/seeds/{kind}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+            {
+                // The first byte is the cut.
+                let bytes = std::fs::read(seed.unwrap().path()).unwrap().split_off(1);
+                let whole = read_message(&bytes, is_response, bytes.len());
+                for cut in 1..bytes.len() {
+                    assert_eq!(
+                        read_message(&bytes, is_response, cut),
+                        whole,
+                        "{cut}: {}",
+                        String::from_utf8_lossy(&bytes)
+                    );
+                }
+                seen += usize::from(whole.is_some());
+            }
+        }
+        assert!(seen > 5, "{seen}");
+    }
+}

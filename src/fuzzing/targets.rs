@@ -1,0 +1,479 @@
+//! What must hold for whatever bytes come, one function for each reader. `fuzz/` runs them for as long as one likes, the tests
+//! for a moment each (`tests` below).
+//!
+//! Each panics when something does not hold.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http::header::{COOKIE, HeaderMap, HeaderValue};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::codec::head::{Request, Tokens, slots};
+use crate::config;
+use crate::edge::proxy_protocol::read_header;
+use crate::fuzzing::{Piece, Routes, read_message, rewrite_request, rewrite_response};
+use crate::imis::PartyId;
+use crate::imis::party::Party;
+use crate::imis::recognise::{self, forms_ticket};
+use crate::sso::ReturnTo;
+
+const WHOLE: usize = usize::MAX >> 1;
+
+/// A name and what it runs.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const ALL: [Target; 13] = [
+    ("request", request),
+    ("response", response),
+    ("rewrite", rewrite),
+    ("guard", guard),
+    ("path", path),
+    ("proxy_header", proxy_header),
+    ("cookies", cookies),
+    ("return_to", return_to),
+    ("client_context", client_context),
+    ("party", party),
+    ("forms_ticket", forms_ticket),
+    ("whoami_query", whoami_query),
+    ("configuration", configuration),
+];
+
+/// A request means the same however it is cut into pieces; the first byte is the cut.
+pub fn request(bytes: &[u8]) {
+    cut(bytes, false);
+}
+
+/// The same of a response.
+pub fn response(bytes: &[u8]) {
+    cut(bytes, true);
+}
+
+fn cut(bytes: &[u8], is_response: bool) {
+    let Some((cut, bytes)) = bytes.split_first() else { return };
+    assert_eq!(read_message(bytes, is_response, WHOLE), read_message(bytes, is_response, usize::from(*cut)));
+}
+
+/// What the upstream gets of a request is a request again, with the same target and the same end, and it is the last word:
+/// rewriting it once more changes only what the gateway itself says.
+pub fn rewrite(head: &[u8]) {
+    let mut once = Vec::new();
+    if read_message(head, false, WHOLE).is_some_and(|message| message.head == head.len())
+        && rewrite_request(head, &mut once)
+        // Chunks are announced by the connection that sends them, which is not part of this.
+        && !head.windows(8).any(|part| part.eq_ignore_ascii_case(b"chunked\r"))
+    {
+        let mut twice = Vec::new();
+        assert!(rewrite_request(&once, &mut twice), "{}", String::from_utf8_lossy(&once));
+        assert_eq!(once, twice);
+    }
+    let mut out = Vec::new();
+    if read_message(head, true, WHOLE).is_some_and(|message| message.head == head.len())
+        && rewrite_response(head, &mut out)
+    {
+        let message = read_message(&out, true, WHOLE).expect("a response that can be read");
+        assert_eq!(message.head, out.len());
+    }
+}
+
+/// A request as two readers have to agree on it.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    method: String,
+    target: String,
+    body: Vec<u8>,
+}
+
+/// Whatever we take for requests, hyper takes for the same ones, or refuses.
+pub fn guard(bytes: &[u8]) {
+    let ours = our_requests(bytes);
+    let theirs = hypers_requests(bytes);
+    for (ours, theirs) in ours.iter().zip(&theirs) {
+        assert_eq!(ours, theirs, "{}", String::from_utf8_lossy(bytes));
+    }
+}
+
+/// The whole requests at the beginning of `bytes`, as we read them.
+fn our_requests(bytes: &[u8]) -> Vec<Seen> {
+    let mut seen = Vec::new();
+    let mut rest = bytes;
+    loop {
+        while let Some(behind) = rest.strip_prefix(b"\r\n") {
+            rest = behind;
+        }
+        let Some(message) = read_message(rest, false, WHOLE).filter(|message| message.whole) else {
+            return seen;
+        };
+        let mut slots = slots();
+        let Ok(tokens) = Tokens::parse(&rest[..message.head], &mut slots) else { return seen };
+        let Ok(request) = Request::of(&tokens) else { return seen };
+        let (method, target) = (request.method.to_owned(), request.target.clone().into_owned());
+        seen.push(Seen { method, target, body: message.data });
+        if !request.keep_alive {
+            return seen;
+        }
+        rest = &rest[rest.len() - message.rest..];
+    }
+}
+
+/// The same as hyper's server reads them.
+fn hypers_requests(bytes: &[u8]) -> Vec<Seen> {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let shared = seen.clone();
+    let service = hyper::service::service_fn(move |request: http::Request<Incoming>| {
+        let seen = shared.clone();
+        async move {
+            let method = request.method().to_string();
+            let uri = request.uri();
+            let target = match uri.path_and_query() {
+                // Of `https://host`, http makes `/`; we make `*` of it for OPTIONS (RFC 9112 section 3.2.4).
+                Some(_) if method == "OPTIONS" && uri.authority().is_some() && uri.path() == "/" => {
+                    "*".to_owned()
+                }
+                Some(target) => target.to_string(),
+                None => "*".to_owned(),
+            };
+            if let Ok(body) = request.into_body().collect().await
+                && let Ok(mut seen) = seen.lock()
+            {
+                seen.push(Seen { method, target, body: body.to_bytes().to_vec() });
+            }
+            Ok::<_, Infallible>(http::Response::new(Full::new(Bytes::new())))
+        }
+    });
+    let io = TokioIo::new(Script(Piece(bytes)));
+    let mut served = std::pin::pin!(hyper::server::conn::http1::Builder::new().serve_connection(io, service));
+    let mut cx = Context::from_waker(Waker::noop());
+    // Nothing is ever waited for: each round goes as far as it can.
+    for _ in 0..64 {
+        if served.as_mut().poll(&mut cx).is_ready() {
+            break;
+        }
+    }
+    seen.lock().map(|mut seen| std::mem::take(&mut *seen)).unwrap_or_default()
+}
+
+/// Says what it has been given and then nothing more, and takes everything.
+struct Script<'a>(Piece<'a>);
+
+impl AsyncRead for Script<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Script<'_> {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A path that goes on to iMIS is ours for none of the readers below.
+pub fn path(bytes: &[u8]) {
+    const OURS: &str = "/sso/zendesk";
+    // No other byte gets as far as this.
+    let Some(text) =
+        std::str::from_utf8(bytes).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_graphic()))
+    else {
+        return;
+    };
+    let path = format!("/{}", text.split('?').next().unwrap_or_default());
+    let Some(routes) = Routes::new(OURS) else { return };
+    if routes.is_ours(&path) {
+        return;
+    }
+    let decoded = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let once = decoded(&path);
+    let twice = decoded(&once);
+    let slashed = |text: &str| text.replace('\\', "/");
+    let by_browser = url::Url::parse(&format!("https://members.example.org{path}"));
+    for reading in [
+        resolved(&path, false),
+        resolved(&slashed(&path), true),
+        resolved(&once, false),
+        resolved(&slashed(&once), true),
+        resolved(&slashed(&once), false),
+        resolved(&slashed(&twice), true),
+        decoded(&resolved(&path, false)),
+        by_browser.map(|url| url.path().to_owned()).unwrap_or_default(),
+    ] {
+        let reading = reading.to_ascii_lowercase();
+        let reading = reading.trim_end_matches(['.', ' ', '/']);
+        assert!(reading != OURS && reading != format!("{OURS}/signed-out"), "{path}");
+    }
+}
+
+/// RFC 3986 section 5.2.4, with empty segments collapsed or kept.
+fn resolved(path: &str, collapse: bool) -> String {
+    let mut segments: Vec<&str> = Vec::new();
+    for segment in path.split('/').skip(1) {
+        match segment {
+            "." => {}
+            ".." => {
+                segments.pop();
+            }
+            "" if collapse => {}
+            other => segments.push(other),
+        }
+    }
+    format!("/{}", segments.join("/"))
+}
+
+/// A session is seen whatever the case of its cookie's name, and never where the name stands nowhere.
+pub fn cookies(bytes: &[u8]) {
+    let names = ["Login".to_owned()];
+    let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
+    let found = |value| recognise::has_session(&HeaderMap::from_iter([(COOKIE, value)]), &names);
+    let here = found(value);
+    let lower: Vec<u8> = bytes.to_ascii_lowercase();
+    if here {
+        assert!(lower.windows(5).any(|part| part == b"login"), "{}", String::from_utf8_lossy(bytes));
+    }
+    // Values are compared as they are, so lower case can only make two of them agree.
+    if let (true, Ok(lower)) = (here, HeaderValue::from_bytes(&lower)) {
+        assert!(found(lower), "{}", String::from_utf8_lossy(bytes));
+    }
+}
+
+/// What is taken as a place to return to is in the account by the rules of browsers, and stays the same when it is read again.
+pub fn return_to(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Some(app) = config::app_at("/sso/zendesk") else { return };
+    let Some(taken) = ReturnTo::parse(text, &app.zendesk) else { return };
+    let again = ReturnTo::parse(taken.as_str(), &app.zendesk).expect("what was taken is taken again");
+    assert_eq!(taken.as_str(), again.as_str());
+    let base = url::Url::parse(&format!("https://{}/", app.zendesk.origin)).expect("an origin");
+    for text in [text, taken.as_str()] {
+        let url = base.join(text).expect("a URL");
+        let known = |host: &str| app.zendesk.authorities().any(|own| own.host == host);
+        assert!(
+            url.scheme() == "https" && url.host_str().is_some_and(known) && url.port().is_none(),
+            "{text:?}"
+        );
+        assert!(url.username().is_empty() && url.password().is_none(), "{text:?}");
+        assert!(!text.bytes().any(|byte| byte.is_ascii_control() || byte == b'\\'), "{text:?}");
+    }
+}
+
+/// A page names somebody only by an iMIS ID that stands in it.
+pub fn client_context(page: &[u8]) {
+    if let Some(id) = recognise::read_client_context(page) {
+        let digits = id.as_str().as_bytes();
+        // It may be written with entities and escapes, but not without any of its characters' codes.
+        assert!(
+            digits.len() <= 64 && digits.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-')
+        );
+        assert!(
+            page.windows(7).any(|part| part.eq_ignore_ascii_case(b"__Clien") || part == b"Context")
+                || page.contains(&b'&')
+        );
+    }
+}
+
+/// A record that is read is a person's with the id that was asked for, or none.
+pub fn party(json: &[u8]) {
+    let Some(id) = PartyId::parse("104019") else { return };
+    if let Ok(party) = Party::parse(json) {
+        let phones = crate::imis::phone::Preference { order: vec!["Mobile".to_owned()], region: None };
+        if party.profile(&id, &phones).is_ok() {
+            assert!(json.windows(6).any(|part| part == b"104019") || json.contains(&b'\\'), "whose record?");
+        }
+    }
+}
+
+/// Whatever is decrypted is read to its last byte or is no ticket; and no text opens but one that was signed.
+pub fn forms_ticket(bytes: &[u8]) {
+    if forms_ticket::reads_as_ticket(bytes) && !bytes.is_empty() {
+        assert!(!forms_ticket::reads_as_ticket(&bytes[..bytes.len() - 1]), "without its end");
+    }
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    for vector in forms_ticket::Vector::all() {
+        assert!(!vector.opens(text) || vector.cookie().eq_ignore_ascii_case(text), "{text}");
+    }
+}
+
+/// A query's answer is one row or none, with or without a byte order mark.
+pub fn whoami_query(bytes: &[u8]) {
+    let columns = recognise::read_rows(bytes);
+    if !bytes.starts_with(b"\xef\xbb\xbf") {
+        assert_eq!(recognise::read_rows(&[b"\xef\xbb\xbf", bytes].concat()), columns);
+    }
+}
+
+/// A PROXY header ends where it says, whatever follows, and no part of it is one; only addresses of visitors come of it.
+pub fn proxy_header(bytes: &[u8]) {
+    let Some((length, client)) = read_header(bytes) else { return };
+    assert!(length <= bytes.len() && length >= 15, "{length}");
+    assert!(bytes.starts_with(b"PROXY ") || bytes.starts_with(b"\r\n\r\n\0\r\nQUIT\n"));
+    assert_eq!(read_header(&bytes[..length]), Some((length, client)), "depends on what follows");
+    for end in [0, length / 2, length - 1] {
+        assert_eq!(read_header(&bytes[..end]), None, "{end} of {length} bytes");
+    }
+    if let Some(client) = client {
+        assert_eq!(client.ip(), client.ip().to_canonical());
+    }
+}
+
+/// A file is a configuration, or there are problems that can be found in it.
+pub fn configuration(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    // Not more than a person would write: what YAML can be made to do with more is its reader's to limit.
+    if text.len() > 8 * 1024 {
+        return;
+    }
+    config::read_as_file(text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    /// How long each target is run on what becomes of its seeds.
+    const FOR: Duration = Duration::from_millis(1500);
+
+    /// The same numbers each time.
+    struct Chance(u64);
+
+    impl Chance {
+        fn below(&mut self, bound: usize) -> usize {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from(self.0 >> 33).unwrap() % bound.max(1)
+        }
+    }
+
+    fn seeds(name: &str) -> Vec<Vec<u8>> {
+        let folder = format!("{}/fuzz/seeds/{name}", env!("CARGO_MANIFEST_DIR"));
+        let files = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{folder}: {error}"));
+        let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+        files.sort();
+        files.iter().map(|file| std::fs::read(file).unwrap()).collect()
+    }
+
+    /// One of the seeds with a few changes, of which some are whole pieces of other seeds.
+    fn changed(seeds: &[Vec<u8>], chance: &mut Chance) -> Vec<u8> {
+        const ODD: &[&[u8]] = &[
+            b"\r\n",
+            b"\n",
+            b"\r",
+            b"\0",
+            b" ",
+            b"\t",
+            b":",
+            b";",
+            b",",
+            b"=",
+            b"/",
+            b"\\",
+            b"..",
+            b"%2f",
+            b"%5c",
+            b"%25",
+            b"%u002f",
+            b"%c0%af",
+            b"\xff",
+            b"\xc2\xa0",
+            b"0",
+            b"1",
+            b"ffff",
+            b"chunked",
+            b"Content-Length: 1\r\n",
+            b"Transfer-Encoding: chunked\r\n",
+            b"(S(x))",
+            b"zendesk",
+            b"Login=",
+            b"@",
+            b"//",
+            b"\"",
+            b"{",
+            b"}",
+            b"[",
+            b"&quot;",
+        ];
+        let mut bytes = seeds[chance.below(seeds.len())].clone();
+        for _ in 0..=chance.below(4) {
+            let at = chance.below(bytes.len() + 1);
+            match chance.below(6) {
+                0 => bytes.truncate(at),
+                1 if at < bytes.len() => bytes[at] = u8::try_from(chance.below(256)).unwrap(),
+                2 if at < bytes.len() => drop(bytes.remove(at)),
+                3 => {
+                    let end = bytes.len().min(at + chance.below(24));
+                    let again = bytes[at..end].to_vec();
+                    bytes.splice(at..at, again);
+                }
+                4 => {
+                    let other = &seeds[chance.below(seeds.len())];
+                    let from = chance.below(other.len() + 1);
+                    let to = other.len().min(from + chance.below(64));
+                    bytes.splice(at..at, other[from..to].to_vec());
+                }
+                _ => drop(bytes.splice(at..at, ODD[chance.below(ODD.len())].to_vec())),
+            }
+        }
+        bytes
+    }
+
+    fn run(target: &Target, seeds: &[Vec<u8>], chance: &mut Chance) -> usize {
+        let (name, run) = target;
+        let checked = |bytes: &[u8]| {
+            let outcome = std::panic::catch_unwind(|| run(bytes));
+            assert!(outcome.is_ok(), "{name} on {:?}", String::from_utf8_lossy(bytes));
+        };
+        seeds.iter().for_each(|seed| checked(seed));
+        let (begun, mut count) = (Instant::now(), 0);
+        while begun.elapsed() < FOR {
+            checked(&changed(seeds, chance));
+            count += 1;
+        }
+        count
+    }
+
+    #[test]
+    fn every_reader_holds_for_a_moment_against_what_becomes_of_its_seeds() {
+        let all = std::thread::scope(|scope| {
+            let each = ALL.iter().map(|target| {
+                scope.spawn(move || {
+                    let seeds = seeds(target.0);
+                    assert!(seeds.len() >= 3, "{}", target.0);
+                    (target.0, run(target, &seeds, &mut Chance(1)))
+                })
+            });
+            let each: Vec<_> = each.collect();
+            each.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+        });
+        for (name, count) in all {
+            assert!(count > 50, "{name}: only {count} runs");
+        }
+    }
+
+    /// The guard would say so if two readers differed.
+    #[test]
+    fn requests_are_compared() {
+        let two =
+            b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabcGET /b HTTP/1.1\r\nHost: h\r\n\r\n";
+        let ours = our_requests(two);
+        assert_eq!(ours, hypers_requests(two));
+        assert_eq!(ours.iter().map(|seen| &*seen.target).collect::<Vec<_>>(), ["/a", "/b"]);
+        assert_eq!(ours[0].body, b"abc");
+    }
+}

@@ -1,0 +1,209 @@
+//! iMIS as the gateway sees it: whose session a request carries, and what iMIS says about that person.
+//!
+//! Three answers are kept apart everywhere: nobody is signed in, this person is, or iMIS could not say.
+
+pub(crate) mod api;
+pub(crate) mod client;
+pub(crate) mod groups;
+mod json;
+pub(crate) mod party;
+pub(crate) mod phone;
+pub(crate) mod recognise;
+mod service_account;
+pub(crate) mod survey;
+mod token;
+mod users;
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use http::uri::Authority;
+use rustls::ClientConfig;
+
+use crate::config;
+use crate::observe::metrics::Recognitions;
+use crate::proxy::headers::Forwarded;
+use crate::upstream::servers::Servers;
+use api::Api;
+pub(crate) use api::ProfileError;
+use groups::{GroupsError, Membership};
+use party::{Among, Profile};
+use recognise::{Answer, Examined, Identity, RecogniseError, Recogniser, Session, SessionCookies};
+pub(crate) use token::TokenError;
+pub(crate) use users::UserError;
+
+/// The iMIS ID of a contact: what `PartyId` holds. Letters, digits and hyphens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PartyId(String);
+
+impl PartyId {
+    /// `None` when the text cannot be an iMIS ID.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        (plain && !text.is_empty() && text.len() <= 64).then(|| Self(text.to_owned()))
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A visitor's request, as far as recognition needs it.
+pub(crate) struct Visitor<'a> {
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) forwarded: &'a Forwarded,
+    pub(crate) authority: &'a Authority,
+}
+
+/// The clients of one site's iMIS.
+pub(crate) struct Imis {
+    recogniser: Recogniser,
+    api: Arc<Api>,
+    phones: phone::Preference,
+    columns: Option<config::ProfileColumns>,
+    groups: Option<Vec<String>>,
+    application: Option<Arc<config::ClientApplication>>,
+    /// Path of the sign-in page as the browser sees it.
+    pub(crate) sign_in: String,
+    /// Path of the sign-out page as the browser sees it.
+    pub(crate) sign_out: String,
+}
+
+/// Why the clients of a site's iMIS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BuildError {
+    #[error("the HTTP client")]
+    Client(#[from] reqwest::Error),
+    #[error("the system has no randomness to give")]
+    Random(#[from] getrandom::Error),
+}
+
+/// Why a refresh token that the site's Single Sign-On page has posted signs nobody in.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApplicationError {
+    #[error("the refresh token")]
+    Token(#[from] TokenError),
+    #[error("the token endpoint does not tell whose token it is")]
+    NoUserName,
+    #[error("the user name")]
+    User(#[from] UserError),
+}
+
+impl Imis {
+    pub(crate) fn build(
+        imis: &config::Imis,
+        site: &config::Site,
+        (tls, servers): (&Arc<ClientConfig>, &Arc<Servers>),
+        counts: Recognitions,
+    ) -> Result<Self, BuildError> {
+        let api = Arc::new(Api::new(client::for_api(tls)?, imis));
+        let queries = imis.recognise.iter().filter_map(|method| method.how.query());
+        let applications = imis.recognise.iter().filter_map(|method| method.how.application());
+        Ok(Self {
+            recogniser: Recogniser::build(imis, site, (tls, servers, api.clone()), counts)?,
+            api,
+            phones: phone::Preference { order: imis.phone_order.clone(), region: imis.phone_region },
+            columns: queries.clone().find_map(|query| query.columns.profile.clone()),
+            groups: imis.groups.clone(),
+            application: applications.clone().next().cloned(),
+            sign_in: imis.sign_in.clone(),
+            sign_out: imis.sign_out.clone(),
+        })
+    }
+
+    /// The visitor's session; without one there is nobody to ask iMIS about.
+    pub(crate) fn session<'a>(&self, visitor: &'a Visitor<'a>) -> Option<Session<'a>> {
+        self.recogniser.session(visitor)
+    }
+
+    /// Who a session belongs to.
+    pub(crate) async fn recognise(&self, session: &Session<'_>) -> Result<Answer, RecogniseError> {
+        self.recogniser.recognise(session).await
+    }
+
+    /// Asks by every method, and tells what each saw.
+    pub(crate) async fn examine(&self, visitor: &Visitor<'_>) -> Vec<Examined> {
+        self.recogniser.examine(visitor).await
+    }
+
+    /// The site's Single Sign-On page, when that is a way to know who somebody is.
+    pub(crate) fn application(&self) -> Option<&Arc<config::ClientApplication>> {
+        self.application.as_ref()
+    }
+
+    /// Who has posted a refresh token that iMIS gave out for our client application.
+    pub(crate) async fn redeem(
+        &self,
+        application: &config::ClientApplication,
+        refresh_token: &str,
+    ) -> Result<Identity, ApplicationError> {
+        let granted = self.api.exchange(application, refresh_token).await?;
+        let name = granted.user_name.ok_or(ApplicationError::NoUserName)?;
+        let id = self.api.user_id(&name, Some(&granted.access_token)).await?;
+        Ok(Identity { token: Some(Arc::new(granted.access_token)), ..Identity::of(id) })
+    }
+
+    /// What iMIS says about a person, read now: of the person who is signed in, or of whom that person acts for.
+    pub(crate) async fn profile(&self, identity: &Identity, of: &PartyId) -> Result<Profile, ProfileError> {
+        if let (Some(row), Some(columns)) = (&identity.row, &self.columns)
+            && *of == identity.id
+        {
+            return Ok(Profile::of_row(row, columns, of, &self.phones)?);
+        }
+        let party = self.api.party(of, identity.token.as_deref()).await?;
+        Ok(party.profile(of, &self.phones)?)
+    }
+
+    /// What a person belongs to, read now.
+    pub(crate) async fn memberships(
+        &self,
+        identity: &Identity,
+        of: &PartyId,
+        today: &str,
+    ) -> Result<Vec<Membership>, GroupsError> {
+        self.api.memberships(of, self.groups.as_deref(), today, identity.token.as_deref()).await
+    }
+
+    /// Whether anybody of `among` other than `id` has the same primary e-mail address.
+    pub(crate) async fn is_shared(
+        &self,
+        identity: &Identity,
+        id: &PartyId,
+        email: (&str, Among),
+    ) -> Result<bool, ProfileError> {
+        self.api.is_shared(id, email, identity.token.as_deref()).await
+    }
+
+    /// Whether the service account may read records of this kind (`Party`, `User`): how many it is shown of the first of them.
+    pub(crate) async fn may_read(&self, kind: &str) -> Result<usize, ProfileError> {
+        let json = self.api.page(&format!("api/{kind}?limit=1")).await?;
+        let rows = json::Rows::parse(&json).ok_or(party::PartyError::NotRows)?;
+        Ok(rows.items().len())
+    }
+
+    /// Every contact, as far as e-mail addresses go.
+    pub(crate) async fn contacts(
+        &self,
+        progress: impl FnMut(usize, Option<u64>),
+    ) -> Result<Vec<survey::Contact>, ProfileError> {
+        survey::contacts(&self.api, progress).await
+    }
+
+    /// A request with these Cookie headers has signed out, or its session has been taken away.
+    pub(crate) async fn forget(&self, cookies: &SessionCookies) {
+        self.recogniser.forget(cookies).await;
+    }
+
+    /// The session cookies among the values of Cookie headers.
+    pub(crate) fn session_cookies<'a>(
+        &self,
+        lines: impl Iterator<Item = &'a [u8]>,
+    ) -> Option<SessionCookies> {
+        self.recogniser.session_cookies(lines)
+    }
+
+    /// Whether a Set-Cookie header takes a session away.
+    pub(crate) fn deletes_session(&self, set_cookie: &[u8]) -> bool {
+        self.recogniser.deletes_session(set_cookie)
+    }
+}

@@ -1,0 +1,512 @@
+//! Which headers differ between what came in and what goes out. Nothing else is touched.
+//!
+//! Hop-by-hop headers are removed (RFC 9110 section 7.6.1), framing is set again by the connection it goes out on,
+//! and what servers take a proxy's word for is ours alone: a client's own is removed in every spelling (`untrusted`).
+//! There is no `Via`: IIS gives up NTLM connection reuse when it sees one.
+
+mod untrusted;
+
+use std::net::IpAddr;
+
+use http::header::{COOKIE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue};
+
+use crate::base::clock;
+use crate::base::request_id::Incident;
+use crate::base::trace_context;
+use crate::codec::fields::{Fate, decimal};
+use crate::codec::{Length, Version, head};
+pub(crate) use untrusted::{Pattern, Rules, is_decisive, is_ours_alone};
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What iMIS is told about the visitor.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Forwarding<'a> {
+    /// `X-Forwarded-For`: what trusted proxies said, then our peer.
+    pub(crate) chain: &'a str,
+    /// `X-Forwarded-Host`: whom the request was for, as written.
+    pub(crate) host: &'a str,
+    pub(crate) incident: Incident,
+    /// `Max-Forwards` as it came, where it counts.
+    pub(crate) max_forwards: Option<u64>,
+    pub(crate) trace: Trace,
+}
+
+/// What becomes of the `traceparent` of a request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Trace {
+    /// What it has, if anything.
+    Kept,
+    /// It is given one, having none.
+    Made,
+    /// The gateway has a part in the trace, of which what follows is a part.
+    Within(trace_context::Context),
+}
+
+impl Forwarding<'_> {
+    /// Whether a header of the visitor's is set anew.
+    pub(crate) fn replaces(&self, name: &str) -> bool {
+        (self.max_forwards.is_some() && name.eq_ignore_ascii_case("max-forwards"))
+            || match self.trace {
+                Trace::Kept | Trace::Made => false,
+                // What belongs to a traceparent that was none goes with it.
+                Trace::Within(context) => {
+                    name.eq_ignore_ascii_case("traceparent")
+                        || (context.parent_id.is_none() && name.eq_ignore_ascii_case("tracestate"))
+                }
+            }
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        for part in [
+            "X-Forwarded-For: ",
+            self.chain,
+            "\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: ",
+            self.host,
+            "\r\nX-Request-Id: ",
+        ] {
+            out.extend_from_slice(part.as_bytes());
+        }
+        self.incident.write(out);
+        out.extend_from_slice(b"\r\n");
+        if let Some(hops) = self.max_forwards {
+            out.extend_from_slice(format!("Max-Forwards: {}\r\n", hops.saturating_sub(1)).as_bytes());
+        }
+        match self.trace {
+            Trace::Kept => {}
+            Trace::Made => trace_context::write(self.incident, out),
+            Trace::Within(context) => context.write(out),
+        }
+    }
+}
+
+/// The same, kept for the requests that a sign-in makes on the visitor's behalf.
+#[derive(Debug, Clone)]
+pub(crate) struct Forwarded {
+    /// The visitor's address, as far as trusted proxies vouch for it.
+    pub(crate) client: IpAddr,
+    pub(crate) chain: String,
+    pub(crate) host: String,
+    pub(crate) incident: String,
+}
+
+impl Forwarded {
+    /// Of a question that the gateway asks by itself.
+    pub(crate) fn of_this_machine(host: &str, incident: &str) -> Self {
+        let client = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+        Self { client, chain: client.to_string(), host: host.to_owned(), incident: incident.to_owned() }
+    }
+
+    /// Sets the forwarding headers. All values are ours or were parsed.
+    pub(crate) fn apply(&self, headers: &mut HeaderMap) -> Result<(), InvalidHeaderValue> {
+        headers.insert(X_FORWARDED_FOR, HeaderValue::try_from(&self.chain)?);
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
+        headers.insert(X_FORWARDED_HOST, HeaderValue::try_from(&self.host)?);
+        headers.insert(X_REQUEST_ID, HeaderValue::try_from(&self.incident)?);
+        Ok(())
+    }
+}
+
+/// The part of `X-Forwarded-For`, or where there is none of `Forwarded` (RFC 7239), that is vouched for: from the right through the trusted proxies up to and with the
+/// first address that is none, which is the visitor's. What stands left of it, the visitor may have written.
+pub(crate) fn forwarded_for<'a>(
+    fields: impl Iterator<Item = (&'a str, &'a [u8])>,
+    trusts: impl Fn(IpAddr) -> bool,
+) -> Vec<IpAddr> {
+    let (mut lines, mut standard) = (Vec::new(), Vec::new());
+    for (name, value) in fields {
+        let text = || std::str::from_utf8(value).unwrap_or("?");
+        if name.eq_ignore_ascii_case("x-forwarded-for") {
+            lines.push(text());
+        } else if name.eq_ignore_ascii_case("forwarded") {
+            standard.push(text());
+        }
+    }
+    let is_standard = lines.is_empty();
+    let all = if is_standard { standard.join(",") } else { lines.join(",") };
+    let mut chain = Vec::new();
+    for item in all.rsplit(',') {
+        let address = if is_standard { for_of(item) } else { item.trim().parse().ok() };
+        let Some(address): Option<IpAddr> = address else { break };
+        chain.push(address.to_canonical());
+        if !trusts(address) {
+            break;
+        }
+    }
+    chain.reverse();
+    chain
+}
+
+/// The address in an element of `Forwarded`: `for=192.0.2.1`, `For="[2001:db8::1]:4711"`; none of what hides it.
+fn for_of(element: &str) -> Option<IpAddr> {
+    let mut nodes = element.split(';').filter_map(|pair| {
+        let (name, value) = pair.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("for").then(|| value.trim())
+    });
+    let node = nodes.next()?;
+    let node = node.strip_prefix('"').and_then(|node| node.strip_suffix('"')).unwrap_or(node);
+    match node.strip_prefix('[') {
+        Some(rest) => rest.split_once(']')?.0.parse().map(IpAddr::V6).ok(),
+        None => node.split(':').next()?.parse().map(IpAddr::V4).ok(),
+    }
+}
+
+/// Names and values of a header map, in its order.
+pub(crate) fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&str, &[u8])> {
+    headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()))
+}
+
+/// HTTP/2 may split the Cookie header into crumbs; they are one header again before anybody reads it
+/// (RFC 9113 section 8.2.3).
+pub(crate) fn join_cookie_crumbs(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    // Joined from valid values, hence valid.
+    if let Ok(mut joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        joined.set_sensitive(true);
+        headers.insert(COOKIE, joined);
+    }
+}
+
+/// `Connection` names a header whose loss would change what the message means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NamesEssential;
+
+/// Whether what `Connection` names may be removed from a request.
+pub(crate) fn removable(named: &[&str]) -> Result<(), NamesEssential> {
+    if named.iter().any(|name| is_essential(name)) { Err(NamesEssential) } else { Ok(()) }
+}
+
+/// The head of an HTTP/1 request as the upstream gets it. `own_host`: instead of the visitor's Host.
+pub(crate) fn write_request(
+    out: &mut Vec<u8>,
+    request: &head::Request<'_, '_>,
+    own_host: Option<&str>,
+    rules: &Rules,
+    tunnel: bool,
+    forwarding: &Forwarding<'_>,
+) {
+    let named = &request.named_by_connection;
+    write_request_line(out, request.method, &request.target, own_host);
+    request.fields.write(out, |name| {
+        if forwarding.replaces(name) {
+            Fate::Drop
+        } else {
+            fate_in_request(name, named, own_host.is_some(), rules)
+        }
+    });
+    let framing = RequestFraming::of(request.method, request.length, request.says_length);
+    end_request(out, framing, tunnel, forwarding);
+}
+
+/// The first line of a request, and Host where it is not the visitor's own.
+pub(crate) fn write_request_line(out: &mut Vec<u8>, method: &str, target: &str, host: Option<&str>) {
+    for part in [method, " ", target, " HTTP/1.1\r\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
+    if let Some(host) = host {
+        for part in ["Host: ", host, "\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
+}
+
+/// Which of a request's headers go on to the upstream. `own_host`: the visitor's is replaced.
+pub(crate) fn fate_in_request(name: &str, named: &[&str], own_host: bool, rules: &Rules) -> Fate {
+    let goes = is_hop_by_hop(name)
+        || rules.forbid(name)
+        // 100-continue is answered here.
+        || name.eq_ignore_ascii_case("expect")
+        || (own_host && name.eq_ignore_ascii_case("host"))
+        || named.iter().any(|option| name.eq_ignore_ascii_case(option));
+    if goes { Fate::Drop } else { Fate::Keep }
+}
+
+/// How much further an OPTIONS may go (RFC 9110 section 7.6.2); for other methods it does not count.
+pub(crate) fn max_forwards<'a>(
+    method: &str,
+    mut fields: impl Iterator<Item = (&'a str, &'a [u8])>,
+) -> Option<u64> {
+    if method != "OPTIONS" {
+        return None;
+    }
+    decimal(fields.find(|(name, _)| name.eq_ignore_ascii_case("max-forwards"))?.1)
+}
+
+/// What ends the head of a request: framing where it is ours to say, the upgrade, the forwarding headers.
+pub(crate) fn end_request(
+    out: &mut Vec<u8>,
+    framing: RequestFraming,
+    tunnel: bool,
+    forwarding: &Forwarding<'_>,
+) {
+    match framing {
+        RequestFraming::AsItCame => {}
+        RequestFraming::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+        RequestFraming::SayNone => out.extend_from_slice(b"Content-Length: 0\r\n"),
+    }
+    if tunnel {
+        out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
+    }
+    forwarding.write(out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// What the gateway says about the length of a request's body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RequestFraming {
+    /// Nothing: there is no body, or the visitor's Content-Length goes on.
+    AsItCame,
+    Chunked,
+    /// http.sys answers 411 to a POST that says nothing, and HTTP/2 need not say.
+    SayNone,
+}
+
+impl RequestFraming {
+    pub(crate) fn of(method: &str, length: Length, said: bool) -> Self {
+        match length {
+            Length::Chunked | Length::UntilClose => Self::Chunked,
+            Length::Known(_) if said => Self::AsItCame,
+            Length::Known(_) if matches!(method, "POST" | "PUT" | "PATCH") => Self::SayNone,
+            Length::Known(_) => Self::AsItCame,
+        }
+    }
+}
+
+/// Which of a response's headers go on to the browser. An upstream that names an essential header in `Connection` is
+/// not obeyed.
+pub(crate) fn fate_in_response(name: &str, named: &[&str], status: u16) -> Fate {
+    let goes = is_hop_by_hop(name)
+        // RFC 9110 section 8.6: such a response has none.
+        || (matches!(status, 100..=199 | 204) && name.eq_ignore_ascii_case("content-length"))
+        || (named.iter().any(|option| name.eq_ignore_ascii_case(option)) && !is_essential(name));
+    if goes { Fate::Drop } else { Fate::Keep }
+}
+
+/// What an HTTP/1 browser is told about its connection and the body.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ResponseFraming {
+    pub(crate) version: Version,
+    pub(crate) length: Length,
+    pub(crate) close: bool,
+    pub(crate) tunnel: bool,
+}
+
+/// Where a redirect of iMIS leads instead.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Elsewhere<'a> {
+    pub(crate) location: &'a str,
+    /// Added to the cookies that iMIS sets.
+    pub(crate) set_cookie: &'a str,
+}
+
+/// The head of a response for an HTTP/1 browser.
+pub(crate) fn write_response(out: &mut Vec<u8>, response: &head::Response<'_, '_>, framing: ResponseFraming) {
+    write_response_to(out, response, framing, None, None);
+}
+
+/// The same, of a redirect that leads elsewhere, and with a cookie of ours.
+pub(crate) fn write_response_to(
+    out: &mut Vec<u8>,
+    response: &head::Response<'_, '_>,
+    framing: ResponseFraming,
+    elsewhere: Option<Elsewhere<'_>>,
+    cookie: Option<&str>,
+) {
+    out.extend_from_slice(b"HTTP/1.1");
+    out.extend_from_slice(response.after_version);
+    out.extend_from_slice(b"\r\n");
+    let named = &response.named_by_connection;
+    let mut dated = response.status < 200;
+    response.fields.write(out, |name| {
+        dated |= name.eq_ignore_ascii_case("date");
+        if elsewhere.is_some() && name.eq_ignore_ascii_case("location") {
+            return Fate::Drop;
+        }
+        fate_in_response(name, named, response.status)
+    });
+    if let Some(Elsewhere { location, set_cookie }) = elsewhere {
+        for part in ["Location: ", location, "\r\nSet-Cookie: ", set_cookie, "\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
+    if let Some(cookie) = cookie {
+        for part in ["Set-Cookie: ", cookie, "\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
+    if !dated {
+        // RFC 9110 section 6.6.1: when it came.
+        out.extend_from_slice(format!("Date: {}\r\n", clock::http_date()).as_bytes());
+    }
+    end_response(out, framing);
+}
+
+/// What ends the head of a response for an HTTP/1 browser.
+pub(crate) fn end_response(out: &mut Vec<u8>, framing: ResponseFraming) {
+    if framing.length == Length::Chunked {
+        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+    }
+    if framing.tunnel {
+        out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
+    } else if framing.close {
+        out.extend_from_slice(b"Connection: close\r\n");
+    } else if framing.version == Version::Http10 {
+        out.extend_from_slice(b"Connection: keep-alive\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Headers of one connection only. Framing is among them: it is set again by the connection it goes out on.
+fn is_hop_by_hop(name: &str) -> bool {
+    let is = |other: &str| name.eq_ignore_ascii_case(other);
+    match name.len() {
+        2 => is("te"),
+        7 => is("trailer") || is("upgrade"),
+        10 => is("connection") || is("keep-alive"),
+        16 => is("proxy-connection"),
+        17 => is("transfer-encoding"),
+        18 => is("proxy-authenticate"),
+        19 => is("proxy-authorization"),
+        _ => false,
+    }
+}
+
+/// Headers whose loss would change what a message means, whatever `Connection` says.
+fn is_essential(name: &str) -> bool {
+    ["host", "cookie", "set-cookie", "authorization", "content-length", "content-type"]
+        .iter()
+        .any(|essential| name.eq_ignore_ascii_case(essential))
+}
+
+#[cfg(test)]
+mod forwarded_tests {
+    use super::*;
+
+    #[test]
+    fn the_standard_header_says_the_same_where_the_other_is_not_there() {
+        let trusts = |address: IpAddr| address.to_string().starts_with("10.");
+        let of = |fields: &[(&'static str, &'static str)]| {
+            let fields = fields.iter().map(|(name, value)| (*name, value.as_bytes()));
+            let all = forwarded_for(fields, trusts);
+            all.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(of(&[("Forwarded", "for=192.0.2.1")]), "192.0.2.1");
+        assert_eq!(
+            of(&[("Forwarded", "for=6.6.6.6, For=\"192.0.2.1:4711\";proto=https, for=10.0.0.2")]),
+            "192.0.2.1 10.0.0.2"
+        );
+        assert_eq!(
+            of(&[("forwarded", "for=\"[2001:db8::1]:4711\""), ("Forwarded", "by=x;for=10.0.0.1")]),
+            "2001:db8::1 10.0.0.1"
+        );
+        for odd in ["for=unknown", "for=_hidden", "proto=https", "", "for=\"[2001:db8::1\"", "for=1.2.3"] {
+            assert_eq!(of(&[("Forwarded", odd)]), "", "{odd}");
+        }
+        let both = [("Forwarded", "for=6.6.6.6"), ("X-Forwarded-For", "192.0.2.1")];
+        assert_eq!(of(&both), "192.0.2.1");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::head::{Request, Response, Tokens, slots};
+
+    /// The lines of a response as the browser gets them.
+    fn for_browser(lines: &str) -> String {
+        const DATE: &str = "Date: Wed, 25 Nov 2026 02:00:00 GMT\r\n";
+        let head = format!("HTTP/1.1 200 OK\r\n{lines}{DATE}\r\n");
+        let mut slots = slots();
+        let response = Response::parse(head.as_bytes(), &mut slots, false).unwrap();
+        let mut out = Vec::new();
+        let framing = ResponseFraming {
+            version: Version::Http11,
+            length: Length::Known(0),
+            close: false,
+            tunnel: false,
+        };
+        write_response(&mut out, &response, framing);
+        let out = String::from_utf8(out).unwrap();
+        out.strip_prefix("HTTP/1.1 200 OK\r\n").unwrap().strip_suffix("\r\n").unwrap().replace(DATE, "")
+    }
+
+    #[test]
+    fn every_connection_line_is_obeyed_and_framing_goes() {
+        let left = for_browser(
+            "Connection: keep-alive, x-one\r\nConnection: X-Two\r\nX-One: 1\r\nx-two: 2\r\nX-Three: 3\r\n\
+             Keep-Alive: timeout=5\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\nUpgrade: h2c\r\n\
+             Proxy-Connection: keep-alive\r\n",
+        );
+        assert_eq!(left, "X-Three: 3\r\n");
+    }
+
+    #[test]
+    fn what_stays_stays_in_its_order_and_spelling() {
+        let left = for_browser("A: 1\r\nconnection: x\r\nb:2\r\nC:  3 \r\na: 4\r\nx: 5\r\nD: \r\n");
+        assert_eq!(left, "A: 1\r\nb:2\r\nC:  3 \r\na: 4\r\nD: \r\n");
+    }
+
+    #[test]
+    fn connection_cannot_take_a_cookie_from_an_answer() {
+        let lines = "Connection: set-cookie\r\nSet-Cookie: a=b\r\n";
+        assert_eq!(for_browser(lines), "Set-Cookie: a=b\r\n");
+    }
+
+    #[test]
+    fn a_request_goes_on_in_its_order_with_ours_at_the_end() {
+        let head = "POST /a//b?c HTTP/1.1\r\nHOST: Members.example.org\r\nX-Forwarded-For: 6.6.6.6\r\nx-a:1\r\n\
+                    Connection: x-hop, keep-alive\r\nX-Hop: 1\r\nExpect: 100-continue\r\nCookie: a=b\r\n\
+                    Content-Length: 3\r\nCookie: c=d\r\n\r\n";
+        let mut slots = slots();
+        let request = Request::of(&Tokens::parse(head.as_bytes(), &mut slots).unwrap()).unwrap();
+        let mut out = Vec::new();
+        let forwarding = Forwarding {
+            chain: "192.0.2.1",
+            host: "h",
+            incident: Incident::new(1, 2),
+            max_forwards: None,
+            trace: Trace::Kept,
+        };
+        write_request(&mut out, &request, None, &Rules::default(), false, &forwarding);
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "POST /a//b?c HTTP/1.1\r\nHOST: Members.example.org\r\nx-a:1\r\nCookie: a=b\r\nContent-Length: 3\r\n\
+             Cookie: c=d\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: h\r\n\
+             X-Request-Id: 0000000001-2\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn cookie_crumbs_become_one_header() {
+        let mut map = HeaderMap::new();
+        for crumb in ["a=1", "Login=x", "b=2"] {
+            map.append(COOKIE, HeaderValue::from_static(crumb));
+        }
+        join_cookie_crumbs(&mut map);
+        assert_eq!(map.get_all(COOKIE).iter().collect::<Vec<_>>(), ["a=1; Login=x; b=2"]);
+    }
+
+    #[test]
+    fn a_forwarded_chain_counts_from_the_right_up_to_the_visitor() {
+        let chain = |value: &'static str| {
+            let trusts = |address: IpAddr| address.to_string().starts_with("10.");
+            let addresses = forwarded_for([("X-Forwarded-For", value.as_bytes())].into_iter(), trusts);
+            addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(chain("1.2.3.4, 10.0.0.1"), "1.2.3.4 10.0.0.1");
+        assert_eq!(
+            chain("6.6.6.6, 203.0.113.9, 10.0.0.2,10.0.0.1"),
+            "203.0.113.9 10.0.0.2 10.0.0.1",
+            "6.6.6.6 is a claim"
+        );
+        assert_eq!(chain("<script>, 10.0.0.1"), "10.0.0.1");
+        assert_eq!(chain("::ffff:1.2.3.4"), "1.2.3.4");
+        assert_eq!(chain("unknown"), "");
+    }
+}

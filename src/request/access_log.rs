@@ -1,0 +1,244 @@
+//! The access log: one line a request, written when its response is done with, or given up.
+//!
+//! Queries, cookies and whatever in a path looks like an address or a session never appear.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Instant;
+
+use http::StatusCode;
+use percent_encoding::percent_decode_str;
+use tracing::info;
+
+use crate::base::request_id::Incident;
+use crate::base::trace_context;
+use crate::base::trace_context::Context;
+use crate::edge::worker::Worker;
+use crate::observe::spans::{Begun, Told};
+use crate::observe::traffic::{By, Done, End, Protocol};
+
+/// What a request looks like from outside.
+pub(crate) struct Seen<'a> {
+    pub(crate) method: &'a str,
+    pub(crate) host: &'a str,
+    pub(crate) path: &'a str,
+    /// `HTTP/1.1`.
+    pub(crate) version: &'static str,
+    /// The `traceparent` it brings.
+    pub(crate) trace: Option<&'a [u8]>,
+}
+
+/// What is known of the connection that it came by.
+pub(crate) struct Came {
+    pub(crate) client: IpAddr,
+    pub(crate) is_https: bool,
+    /// The peer is a trusted proxy.
+    pub(crate) is_vouched_for: bool,
+}
+
+impl Seen<'_> {
+    /// Of what could not be read.
+    pub(crate) fn nothing() -> Self {
+        Self { method: "?", host: "", path: "", version: "?", trace: None }
+    }
+}
+
+/// The record of one request. It is counted, and its line written, when it is dropped.
+pub(crate) struct Access {
+    worker: Rc<Worker>,
+    /// None: it is for none of the sites, or nobody knows which.
+    site: Option<usize>,
+    by: By,
+    protocol: Protocol,
+    started: Instant,
+    status: Option<StatusCode>,
+    bytes: u64,
+    end: End,
+    /// Why it was answered with a page of ours.
+    failure: Option<&'static str>,
+    /// What its line tells beside that, if there is to be one.
+    line: Option<Line>,
+    /// Its part of a trace, if that is to be told.
+    span: Option<Box<Begun>>,
+}
+
+struct Line {
+    client: IpAddr,
+    incident: Incident,
+    scheme: &'static str,
+    method: String,
+    host: String,
+    path: String,
+    version: &'static str,
+    trace: Option<String>,
+}
+
+impl Access {
+    pub(crate) fn begin(seen: &Seen<'_>, came: &Came, incident: Incident, worker: &Rc<Worker>) -> Self {
+        worker.of_worker.begins();
+        let spans = worker.gateway.lasting.spans.as_ref();
+        let span = spans.and_then(|spans| spans.begin(seen.trace, came.is_vouched_for, incident));
+        let line = (worker.gateway.access_log || span.is_some()).then(|| Line {
+            client: came.client,
+            incident,
+            scheme: if came.is_https { "https" } else { "http" },
+            method: seen.method.chars().take(32).collect(),
+            host: loggable_host(seen.host),
+            path: loggable_path(seen.path),
+            version: seen.version,
+            trace: match (&span, seen.trace) {
+                (Some(span), _) => Some(format!("{:032x}", span.context.trace_id)),
+                (None, Some(traceparent)) => trace_context::id(traceparent).map(str::to_owned),
+                (None, None) => worker.gateway.traces.then(|| trace_context::id_of(incident)),
+            },
+        });
+        Self {
+            worker: worker.clone(),
+            site: None,
+            by: By::Gateway,
+            protocol: if seen.version == "HTTP/2.0" { Protocol::Http2 } else { Protocol::Http1 },
+            started: Instant::now(),
+            status: None,
+            bytes: 0,
+            end: End::ClientGone,
+            failure: None,
+            line,
+            span,
+        }
+    }
+
+    /// The gateway's part of the trace, if it is told.
+    pub(crate) fn span(&self) -> Option<Context> {
+        self.span.as_ref().map(|span| span.context)
+    }
+
+    /// It is for this site.
+    pub(crate) fn is_for(&mut self, site: usize) {
+        self.site = Some(site);
+    }
+
+    /// It is answered by iMIS, as far as iMIS answers.
+    pub(crate) fn is_forwarded(&mut self) {
+        self.by = By::Imis;
+    }
+
+    /// There is a response; what becomes of its body is still to be told.
+    pub(crate) fn answered(&mut self, status: StatusCode) {
+        self.status = Some(status);
+    }
+
+    /// The response is a page of ours instead, and why.
+    pub(crate) fn failed(&mut self, why: &'static str) {
+        self.by = By::Gateway;
+        self.failure = Some(why);
+    }
+
+    pub(crate) fn count(&mut self, bytes: u64) {
+        self.bytes += bytes;
+    }
+
+    pub(crate) fn complete(&mut self) {
+        self.end = End::Complete;
+    }
+
+    pub(crate) fn upstream_broke(&mut self) {
+        self.end = End::UpstreamBroke;
+    }
+}
+
+/// The client left before there was a status, as nginx has it.
+const CLIENT_LEFT: u16 = 499;
+
+impl Drop for Access {
+    fn drop(&mut self) {
+        self.worker.of_worker.is_done();
+        let took = self.started.elapsed();
+        let status = self.status.map_or(CLIENT_LEFT, |status| status.as_u16());
+        let Self { by, protocol, bytes, end, .. } = *self;
+        self.worker.traffic_of(self.site).request(&Done { by, protocol, status, took, bytes, end });
+        if let Some(why) = self.failure {
+            let site = self.site.map_or("", |site| &self.worker.gateway.sites[site].config.hosts[0]);
+            self.worker.gateway.metrics.failure(site, why);
+        }
+        let Some(line) = &self.line else { return };
+        if let (Some(span), Some(spans)) = (&self.span, &self.worker.gateway.lasting.spans) {
+            let told = Told {
+                method: &line.method,
+                scheme: line.scheme,
+                host: &line.host,
+                path: &line.path,
+                version: line.version.trim_start_matches("HTTP/").trim_end_matches(".0"),
+                client: &line.client.to_string(),
+                incident: &line.incident.to_string(),
+                status,
+                end: end.name(),
+                failure: self.failure,
+                bytes,
+            };
+            spans.end(span, &told);
+        }
+        if !self.worker.gateway.access_log {
+            return;
+        }
+        info!(
+            target: "imis_gateway::access",
+            incident = %line.incident,
+            client = %line.client,
+            method = %line.method,
+            host = %line.host,
+            path = %line.path,
+            version = line.version,
+            status,
+            bytes,
+            ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            end = end.name(),
+            failure = self.failure,
+            trace = line.trace,
+            "request"
+        );
+    }
+}
+
+/// A host as it was asked for, unless it could be an e-mail address; at most 255 characters.
+fn loggable_host(host: &str) -> String {
+    if host.contains('@') { "*".to_owned() } else { host.chars().take(255).collect() }
+}
+
+/// A path without what could identify or let in a person: segments with an `@` (e-mail addresses) and ASP.NET's
+/// cookieless tickets `(S(..))`, `(F(..))` become `*`; at most 256 characters.
+fn loggable_path(path: &str) -> String {
+    let segments = path.split('/').map(|segment| if is_private(segment) { "*" } else { segment });
+    segments.collect::<Vec<_>>().join("/").chars().take(256).collect()
+}
+
+/// However often it is encoded; what is encoded more often than anybody means it is private, too.
+fn is_private(segment: &str) -> bool {
+    let mut reading = segment.to_owned();
+    for _ in 0..4 {
+        if reading.contains(['@', '(']) {
+            return true;
+        }
+        let decoded = percent_decode_str(&reading).decode_utf8_lossy().into_owned();
+        if decoded == reading {
+            return false;
+        }
+        reading = decoded;
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_logged_path_names_nobody() {
+        assert_eq!(loggable_path("/a/b.aspx"), "/a/b.aspx");
+        assert_eq!(loggable_path("/u/ann@example.org/x"), "/u/*/x");
+        assert_eq!(loggable_path("/u/ann%40example.org"), "/u/*");
+        assert_eq!(loggable_path("/u/ann%25254%30example.org"), "/u/*");
+        assert_eq!(loggable_path("/(F(0123ABCD))/Default.aspx"), "/*/Default.aspx");
+        assert_eq!(loggable_path(&"/x".repeat(500)).len(), 256);
+        assert_eq!(loggable_path(&format!("/a/%{}", "25".repeat(30_000))), "/a/*");
+    }
+}

@@ -1,0 +1,336 @@
+//! Starting, running until told to stop, draining. Signals and systemd are dealt with here and nowhere else.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::unbounded_channel;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::acme;
+use crate::config::{Config, DEFAULT_CONTROL};
+use crate::edge::balance::Table;
+use crate::edge::inherited_sockets;
+use crate::edge::worker::{Sockets, Start};
+use crate::edge::{accept, worker};
+use crate::observe::log::{Chain, Writing};
+use crate::observe::spans::Spans;
+use crate::server::admin;
+use crate::server::control_socket;
+use crate::server::control_socket::Control;
+use crate::server::gateway::{Gateway, Lasting};
+use crate::server::reload;
+use crate::server::reload::{By, Reloader};
+use crate::server::systemd;
+use crate::server::systemd::Pulse;
+
+/// A gateway that is accepting connections.
+pub struct Server {
+    reloader: Arc<Reloader>,
+    control_socket: Option<Control>,
+    workers: Vec<JoinHandle<bool>>,
+    control: Runtime,
+    drain: CancellationToken,
+    signals: Signals,
+    https: Vec<SocketAddr>,
+    http: Vec<SocketAddr>,
+}
+
+/// Why a gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}{}", hint(source))]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Sockets that were passed to this process are of no use.
+    #[error("the sockets that were passed to the gateway are of no use")]
+    Inherited(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The control socket cannot be had.
+    #[error("cannot listen on the control socket {}", path.display())]
+    Control {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// TLS or HTTP clients cannot be set up.
+    #[error("cannot start: {0}")]
+    Build(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Threads or runtimes cannot be had.
+    #[error("cannot start a worker: {0}")]
+    Worker(#[source] std::io::Error),
+}
+
+fn hint(error: &std::io::Error) -> &'static str {
+    if error.kind() == std::io::ErrorKind::PermissionDenied {
+        " (ports below 1024 need CAP_NET_BIND_SERVICE, or a line for them in imis-gateway.socket)"
+    } else if error.kind() == std::io::ErrorKind::AddrInUse {
+        " (is another gateway or web server running?)"
+    } else {
+        ""
+    }
+}
+
+impl Server {
+    /// Opens the listeners and starts the workers.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start(config: &Config) -> Result<Self, StartError> {
+        // Where this fails, the limit stays as it is.
+        let _ = rlimit::increase_nofile_limit(u64::MAX);
+        let inherited =
+            inherited_sockets::take(&config.listen).map_err(|error| StartError::Inherited(error.into()))?;
+        let mut https = open_all(&config.listen.https, inherited.https, config)?;
+        let mut http = open_all(&config.listen.http, inherited.http, config)?;
+        let admin = match (inherited.admin, config.listen.admin) {
+            (Some(socket), _) => Some(socket),
+            (None, Some(address)) => {
+                Some(admin::open(address).map_err(|source| StartError::Listen { address, source })?)
+            }
+            (None, None) => None,
+        };
+        let https_addresses = addresses(&https);
+        let http_addresses = addresses(&http);
+        let port = https_addresses.first().map_or(443, SocketAddr::port);
+        let control = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("control")
+            .enable_all()
+            .build()
+            .map_err(StartError::Worker)?;
+        let spans = config.otlp.as_ref().map(|otlp| Spans::build(otlp, control.handle())).transpose();
+        let spans = spans.map_err(|error| StartError::Build(error.into()))?;
+        let gateway =
+            Lasting::new(config, port, spans).and_then(|lasting| Gateway::build(config, &lasting, None));
+        let gateway = Arc::new(gateway.map_err(|error| StartError::Build(error.into()))?);
+        let drain = CancellationToken::new();
+        let (senders, mut renewals): (Vec<_>, Vec<_>) =
+            (0..config.workers).map(|_| unbounded_channel()).unzip();
+        let reloader = Reloader::new(config, gateway.clone(), senders, control.handle().clone());
+        let control_socket = open_control(config, &reloader, &control)?;
+        if let Some(admin) = admin {
+            let address = admin.local_addr().map_err(StartError::Worker)?;
+            let _context = control.enter();
+            let listener = tokio::net::TcpListener::from_std(admin).map_err(StartError::Worker)?;
+            control.spawn(admin::serve(listener, reloader.clone()));
+            info!(%address, "admin listener");
+        }
+        reload::keep_informed(&gateway, control.handle());
+        let (mut workers, mut pulses) = (Vec::new(), Vec::new());
+        for (index, seat) in Table::set(config.workers).into_iter().enumerate() {
+            let take = |all: &mut Vec<Vec<TcpListener>>| all.iter_mut().filter_map(Vec::pop).collect();
+            let sockets = Sockets { https: take(&mut https), http: take(&mut http) };
+            let start = Start {
+                gateway: gateway.clone(),
+                sockets,
+                control: control.handle().clone(),
+                drain: drain.clone(),
+                seat,
+                renewals: renewals.remove(0),
+                pulse: Pulse::default(),
+            };
+            pulses.push(start.pulse.clone());
+            let started = worker::spawn(index, start);
+            workers.push(started.map_err(StartError::Worker)?);
+        }
+        control.spawn(systemd::feed_watchdog(pulses));
+        control.spawn(reloader.clone().watch());
+        control.spawn(reloader.clone().tell_of_expiry());
+        control.spawn(acme::keep(reloader.clone()));
+        // Before anybody is told that it is there: a signal that comes between two others, or now, is not lost.
+        let signals = {
+            let _context = control.enter();
+            Signals::listen()
+        };
+        for address in &https_addresses {
+            info!(%address, workers = config.workers, "listening for https");
+        }
+        for address in &http_addresses {
+            info!(%address, "listening for http, redirecting to https");
+        }
+        Ok(Self {
+            workers,
+            reloader,
+            control_socket,
+            control,
+            drain,
+            signals,
+            https: https_addresses,
+            http: http_addresses,
+        })
+    }
+
+    /// The addresses that https is served on.
+    pub fn https_addresses(&self) -> &[SocketAddr] {
+        &self.https
+    }
+
+    /// The addresses that redirect to https.
+    pub fn http_addresses(&self) -> &[SocketAddr] {
+        &self.http
+    }
+
+    /// Runs until SIGTERM or SIGINT, then drains; a second signal ends the drain. `true`: nothing was cut off.
+    pub fn run_until_signal(mut self, log: &Writing) -> bool {
+        self.control.spawn(log.tell_of_lost_lines());
+        let mut signals = std::mem::take(&mut self.signals);
+        systemd::ready(&self.reloader.state());
+        let name = self.control.block_on(signals.next_to_stop(Some(&self.reloader)));
+        info!(signal = name, "stopping: no new connections, finishing requests under way");
+        systemd::stopping();
+        self.control.spawn(async move {
+            let name = signals.next_to_stop(None).await;
+            warn!(signal = name, "second signal: ending at once");
+            // Time for that line.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            std::process::exit(UNCLEAN);
+        });
+        let grace = self.reloader.gateway().timeouts.drain;
+        let clean = self.stop();
+        if !clean {
+            warn!(seconds = grace.as_secs(), "some requests were still under way and were cut off");
+        }
+        clean
+    }
+
+    /// Stops accepting, lets requests finish for as long as the configuration says, and ends. `true`: nothing was cut off.
+    pub fn stop(self) -> bool {
+        self.reloader.drain();
+        self.drain.cancel();
+        let mut clean = true;
+        for worker in self.workers {
+            clean &= worker.join().unwrap_or(false);
+        }
+        drop(self.control_socket);
+        if let Some(spans) = &self.reloader.gateway().lasting.spans {
+            spans.finish();
+        }
+        self.control.shutdown_background();
+        self.reloader.gateway().audit.finish();
+        clean
+    }
+}
+
+/// From now on no signal ends the process but those that are to, while it has not begun to listen for any.
+pub fn survive_signals() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    if let Ok(runtime) = runtime {
+        let _context = runtime.enter();
+        // The handler stays when nobody listens any more.
+        for kind in [SignalKind::hangup(), SignalKind::user_defined1(), SignalKind::user_defined2()] {
+            let _ = signal(kind);
+        }
+    }
+}
+
+/// The exit code after a drain that cut something off.
+pub const UNCLEAN: i32 = 3;
+
+/// The signals that mean something here; none of a kind that the system does not let us have.
+#[derive(Debug, Default)]
+struct Signals {
+    terminate: Option<Signal>,
+    interrupt: Option<Signal>,
+    hangup: Option<Signal>,
+    /// What other servers mean something by: reopening logs, stopping softly.
+    others: [Option<Signal>; 2],
+}
+
+impl Signals {
+    fn listen() -> Self {
+        let [terminate, interrupt, hangup] =
+            [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()]
+                .map(|kind| signal(kind).ok());
+        let others = [SignalKind::user_defined1(), SignalKind::user_defined2()].map(|kind| signal(kind).ok());
+        Self { terminate, interrupt, hangup, others }
+    }
+
+    /// The name of the next signal that asks for the end. Those that ask for a reload get one before.
+    async fn next_to_stop(&mut self, reloader: Option<&Arc<Reloader>>) -> &'static str {
+        loop {
+            tokio::select! {
+                () = received(&mut self.terminate) => return "SIGTERM",
+                () = received(&mut self.interrupt) => return "SIGINT",
+                () = received_any(&mut self.others) => {
+                    warn!("SIGUSR1 and SIGUSR2 mean nothing here: SIGHUP reloads, SIGTERM ends in order");
+                }
+                () = received(&mut self.hangup) => match reloader.cloned() {
+                    // Beside the waiting: a signal that comes meanwhile is not to wait for it.
+                    Some(reloader) => drop(tokio::spawn(async move { reloader.reload(By::Signal).await })),
+                    None => warn!("SIGHUP: the gateway stops, and takes nothing up any more"),
+                },
+            }
+        }
+    }
+}
+
+async fn received_any([one, two]: &mut [Option<Signal>; 2]) {
+    tokio::select! {
+        () = received(one) => {}
+        () = received(two) => {}
+    }
+}
+
+async fn received(signal: &mut Option<Signal>) {
+    let delivered = match signal {
+        Some(signal) => signal.recv().await.is_some(),
+        None => false,
+    };
+    if !delivered {
+        std::future::pending().await
+    }
+}
+
+/// The socket for `reload` and `status`. The default one is no reason not to start.
+fn open_control(
+    config: &Config,
+    reloader: &Arc<Reloader>,
+    control: &Runtime,
+) -> Result<Option<Control>, StartError> {
+    let Some(path) = &config.listen.control else { return Ok(None) };
+    let _context = control.enter();
+    match control_socket::open(path) {
+        Ok((listener, socket)) => {
+            control.spawn(control_socket::serve(listener, reloader.clone()));
+            info!(path = %path.display(), "control socket");
+            Ok(Some(socket))
+        }
+        Err(error) if path == Path::new(DEFAULT_CONTROL) => {
+            warn!(path = %path.display(), error = %Chain(&error), "no control socket: reload with SIGHUP");
+            Ok(None)
+        }
+        Err(error) => Err(StartError::Control { path: path.clone(), source: error.into() }),
+    }
+}
+
+/// One socket for each worker and address; those that were passed to this process instead, when there are any.
+fn open_all(
+    addresses: &[SocketAddr],
+    passed: Vec<TcpListener>,
+    config: &Config,
+) -> Result<Vec<Vec<TcpListener>>, StartError> {
+    if !passed.is_empty() {
+        let shared = passed.iter().map(|socket| inherited_sockets::shared(socket, config.workers));
+        return shared.collect::<std::io::Result<_>>().map_err(StartError::Worker);
+    }
+    let open = |address: &SocketAddr| {
+        accept::open(*address, config.workers)
+            .map_err(|source| StartError::Listen { address: *address, source })
+    };
+    addresses.iter().map(open).collect()
+}
+
+fn addresses(sockets: &[Vec<TcpListener>]) -> Vec<SocketAddr> {
+    sockets.iter().filter_map(|group| group.first()?.local_addr().ok()).collect()
+}

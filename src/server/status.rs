@@ -1,0 +1,71 @@
+//! What runs at this moment, for `imis-gateway status`.
+
+use serde_json::{Value, json};
+
+use crate::base::clock;
+use crate::base::x509;
+use crate::server::gateway::{Gateway, Site};
+use crate::server::reload::Reloader;
+
+/// All of it. Nothing in it is secret.
+pub(crate) async fn of(reloader: &Reloader) -> Value {
+    let gateway = reloader.gateway();
+    let last = reloader.last();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "pid": std::process::id(),
+        "uptime_seconds": reloader.uptime().as_secs(),
+        "draining": reloader.is_draining(),
+        "configuration": {
+            "hash": gateway.hash,
+            "differs_from_file": reloader.differs_from_file().await,
+        },
+        "last_reload": &*last,
+        "failed_reloads": reloader.failed().iter().map(|failed| json!(&**failed)).collect::<Vec<_>>(),
+        "connections": gateway.admission.open(),
+        "sites": gateway.sites.iter().map(|site| of_site(site, &gateway)).collect::<Vec<_>>(),
+    })
+}
+
+fn of_site(site: &Site, gateway: &Gateway) -> Value {
+    let servers: Vec<Value> = (0..site.servers.len())
+        .map(|index| {
+            let state = site.servers.condition(index).name();
+            json!({"server": site.servers.server(index).to_string(), "state": state})
+        })
+        .collect();
+    json!({
+        "hosts": site.config.hosts,
+        "certificate": {
+            "word": x509::of_its_time(&site.config, clock::unix_now_signed()),
+            "expires": x509::expiry(&site.config).map(clock::rfc_3339_of),
+            "uncovered": site.config.certificate.as_ref().map(|pair| {
+                site.config.hosts.iter().filter(|host| !x509::covers(pair, host)).collect::<Vec<_>>()
+            }),
+            "acme": site.config.acme.as_ref().map(|acme| {
+                let standing = gateway.lasting.acme.standing(&acme.certificate_file);
+                json!({
+                    "directory": acme.directory.as_str(),
+                    "challenge": acme.challenge.name(),
+                    "next": standing.next.map(clock::rfc_3339_of),
+                    "renewed": standing.renewed.map(clock::rfc_3339_of),
+                    "failed": standing.failed,
+                })
+            }),
+        },
+        "upstream": servers,
+        "apps": site.sign_on.iter().flat_map(|sign_on| sign_on.apps.iter().map(|app| {
+            let staff = sign_on.staff.get(&app.path).and_then(|staff| staff.state());
+            json!({
+                "name": app.name,
+                "path": app.path,
+                "zendesk": app.zendesk.origin.to_string(),
+                "secrets": app.secrets().map(|secret| {
+                    let age = gateway.lasting.age(&secret);
+                    json!({"secret": secret.secret, "fingerprint": secret.fingerprint, "age_seconds": age})
+                }).collect::<Vec<_>>(),
+                "staff": staff.map(|(people, age)| json!({"people": people, "age_seconds": age.as_secs()})),
+            })
+        })).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,108 @@
+//! Asking the servers of a site after their health: a page, again and again, on a connection of its own.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+use tokio_rustls::TlsConnector;
+
+use crate::config::{Health, ProxyHeader, Server};
+use crate::proxy::upstream::server_name;
+use crate::server::gateway::Site;
+use crate::upstream::proxy_header;
+use crate::upstream::servers::Servers;
+
+/// What is asked of each server.
+struct Check {
+    health: Health,
+    tls: Arc<ClientConfig>,
+    host: String,
+    proxy_protocol: Option<ProxyHeader>,
+}
+
+/// Begins to ask, once for these servers and as long as there are any requests for them.
+pub(crate) fn watch(site: &Site, control: &Handle) {
+    let Some(health) = &site.config.upstream.health else { return };
+    if site.servers.is_watched.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let host =
+        site.config.upstream.host.as_ref().map_or_else(|| site.config.hosts[0].clone(), ToString::to_string);
+    let check = Arc::new(Check {
+        health: health.clone(),
+        tls: site.upstream_tls.clone(),
+        host,
+        proxy_protocol: site.config.upstream.proxy_protocol,
+    });
+    for index in 0..site.servers.len() {
+        let name = server_name(site.servers.server(index), site);
+        let (servers, check) = (Arc::downgrade(&site.servers), check.clone());
+        control.spawn(async move {
+            let (mut good, mut bad) = (0, 0);
+            while let Some(servers) = servers.upgrade() {
+                let outcome = check.ask(servers.server(index), &name).await;
+                (good, bad) = if outcome.is_ok() { (good + 1, 0) } else { (0, bad + 1) };
+                if good >= check.health.rise {
+                    servers.is_ill(index, false, "");
+                } else if bad >= check.health.fall {
+                    servers.is_ill(index, true, outcome.err().unwrap_or_default());
+                }
+                drop::<Arc<Servers>>(servers);
+                tokio::time::sleep(check.health.interval).await;
+            }
+        });
+    }
+}
+
+impl Check {
+    /// Whether it answers in time with a status that is good.
+    async fn ask(&self, server: &Server, name: &str) -> Result<(), &'static str> {
+        let asked = async {
+            let address = (server.host.as_str(), server.port);
+            let mut stream = TcpStream::connect(address).await.map_err(|_| "no connection")?;
+            if let Some(version) = self.proxy_protocol {
+                // It is nobody's but our own.
+                let (Ok(own), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) else {
+                    return Err("no connection");
+                };
+                let header = proxy_header::of(version, own, peer);
+                stream.write_all(&header).await.map_err(|_| "the connection was lost")?;
+            }
+            if !server.tls {
+                return self.exchange(stream).await;
+            }
+            let name = ServerName::try_from(name.to_owned()).map_err(|_| "no name for TLS")?;
+            let connector = TlsConnector::from(self.tls.clone());
+            self.exchange(connector.connect(name, stream).await.map_err(|_| "the TLS handshake")?).await
+        };
+        tokio::time::timeout(self.health.timeout, asked).await.unwrap_or(Err("no answer in time"))
+    }
+
+    async fn exchange(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<(), &'static str> {
+        let request = format!(
+            "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: imis-gateway-health\r\nConnection: close\r\n\r\n",
+            self.health.path, self.host
+        );
+        stream.write_all(request.as_bytes()).await.map_err(|_| "the connection was lost")?;
+        stream.flush().await.map_err(|_| "the connection was lost")?;
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).await.map_err(|_| "the connection was lost")?;
+        let status = std::str::from_utf8(&head)
+            .ok()
+            .and_then(|head| head.strip_prefix("HTTP/1.")?.get(2..5)?.parse().ok());
+        match status {
+            Some(200..=399) => Ok(()),
+            Some(_) => Err("a status that is not good"),
+            None::<u16> => Err("no HTTP"),
+        }
+    }
+}
+
+/// How often, by default, and how patiently.
+pub(crate) const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
+pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);

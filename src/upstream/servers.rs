@@ -1,0 +1,543 @@
+//! The servers of one site: which one a request goes to, and which are left alone because they do not answer, are said to be ill, or are
+//! being taken out of service.
+//!
+//! Shared by all workers and kept across reloads that leave the servers as they are. A site with one server pays nothing for it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::hmac;
+use tracing::{info, warn};
+
+use crate::config::{Affinity, Balance, Secret, Server, Upstream, fingerprint, server_of};
+use crate::upstream::sessions::Sessions;
+
+/// How long a server is left alone after it could not be connected to once; doubled each time.
+const FIRST_REST: Duration = Duration::from_secs(1);
+/// One request tries a server that has rested, and has so long for it.
+const TRIAL_MILLISECONDS: u64 = 10_000;
+const LONGEST_REST: Duration = Duration::from_secs(30);
+/// By which a browser comes back to its server.
+pub(crate) const COOKIE: &str = "__Host-imis-gateway-server";
+
+/// See the module.
+pub(crate) struct Servers {
+    all: Vec<State>,
+    balance: Balance,
+    affinity: Option<Affinity>,
+    /// Whose session is on which server, by a keyed hash of the cookie.
+    sessions: Option<Arc<Sessions>>,
+    turn: AtomicUsize,
+    since: Instant,
+    /// Somebody asks after their health.
+    pub(crate) is_watched: AtomicBool,
+}
+
+struct State {
+    server: Arc<Server>,
+    /// What its cookie holds: the first one, or one of those of before.
+    marks: Vec<String>,
+    /// Its health check says that it is ill.
+    ill: AtomicBool,
+    /// Somebody takes it out of service.
+    drained: AtomicBool,
+    /// Times in a row that it could not be connected to.
+    failures: AtomicU32,
+    /// Milliseconds since `Servers::since`.
+    rests_until: AtomicU64,
+    /// One request tries whether it accepts connections again, while the others go elsewhere.
+    on_trial: AtomicBool,
+    /// Requests that it has.
+    busy: AtomicUsize,
+}
+
+/// The server that a session is on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Session {
+    index: usize,
+    /// By which cookie of iMIS's that is known.
+    cookie: Option<[u8; 32]>,
+    /// The cookie is of a key that is about to go, and is set anew.
+    is_outdated: bool,
+}
+
+/// How a server is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Condition {
+    Up,
+    /// It could not be connected to a moment ago.
+    Rests,
+    /// Its health check fails.
+    Ill,
+    Drained,
+}
+
+impl Condition {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Rests => "rests",
+            Self::Ill => "ill",
+            Self::Drained => "drained",
+        }
+    }
+}
+
+impl Servers {
+    /// `keys`: those that the gateways of a site share, the one that signs first, so that each knows the others' cookies and nobody else
+    /// what they stand for; without any, what a cookie holds is the same for everybody who knows the server's address. `before`: those
+    /// whose place these take; which session is on which server is taken over from them.
+    pub(crate) fn new(
+        upstream: &Upstream,
+        keys: &[&Secret],
+        before: Option<&Self>,
+    ) -> Result<Arc<Self>, getrandom::Error> {
+        let state = |server: &Server| State {
+            marks: marks(server, keys),
+            server: Arc::new(server.clone()),
+            ill: AtomicBool::new(false),
+            drained: AtomicBool::new(false),
+            failures: AtomicU32::new(0),
+            rests_until: AtomicU64::new(0),
+            on_trial: AtomicBool::new(false),
+            busy: AtomicUsize::new(0),
+        };
+        let sessions = match &upstream.affinity {
+            Some(Affinity::Learned(_)) => {
+                let same = before.filter(|before| before.affinity == upstream.affinity);
+                let kept = same.and_then(|before| before.sessions.clone());
+                Some(kept.map_or_else(|| Sessions::new().map(Arc::new), Ok)?)
+            }
+            Some(Affinity::Cookie) | None => None,
+        };
+        Ok(Arc::new(Self {
+            all: upstream.servers.iter().map(state).collect(),
+            balance: upstream.balance,
+            affinity: upstream.affinity.clone().filter(|_| upstream.servers.len() > 1),
+            sessions,
+            turn: AtomicUsize::new(0),
+            since: Instant::now(),
+            is_watched: AtomicBool::new(false),
+        }))
+    }
+
+    /// Whether these cookies are those of `keys`. Where there are none, any keys will do.
+    pub(crate) fn have_cookies_of(&self, keys: &[&Secret]) -> bool {
+        !matches!(self.affinity, Some(Affinity::Cookie))
+            || self.all.iter().all(|state| state.marks == marks(&state.server, keys))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    pub(crate) fn server(&self, index: usize) -> &Server {
+        &self.all[index].server
+    }
+
+    /// Which servers are tried for a request, in order: the one its session is on, then those that are well. The others come last, since
+    /// one of them may be better than none.
+    pub(crate) fn order(&self, session: Option<&Session>) -> Vec<usize> {
+        let session = session.map(|session| session.index);
+        let order = self.ranked(session);
+        let first = &self.all[order[0]];
+        if first.failures.load(Ordering::Relaxed) == 0 || self.condition(order[0]) != Condition::Up {
+            return order;
+        }
+        // It has rested: one request tries it, for the others it goes on resting.
+        let again = self.now() + TRIAL_MILLISECONDS;
+        let until = first.rests_until.load(Ordering::Relaxed);
+        let claimed =
+            first.rests_until.compare_exchange(until, again, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if claimed {
+            first.on_trial.store(true, Ordering::Relaxed);
+            return order;
+        }
+        self.ranked(session)
+    }
+
+    fn ranked(&self, session: Option<usize>) -> Vec<usize> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let rank = |index: usize| {
+            let state = &self.all[index];
+            // A session that is on a server stays there while the server is taken out of service.
+            let class = match (self.health(index), state.drained.load(Ordering::Relaxed)) {
+                (_, true) if session != Some(index) => 3,
+                (Condition::Ill, _) => 2,
+                (Condition::Rests, _) => 1,
+                (Condition::Up | Condition::Drained, _) => 0,
+            };
+            let (busy, place) = match self.balance {
+                Balance::First => (0, index),
+                Balance::Spread => (
+                    state.busy.load(Ordering::Relaxed),
+                    (index + self.all.len() - turn % self.all.len()) % self.all.len(),
+                ),
+            };
+            (class, session != Some(index), busy, place)
+        };
+        let mut order: Vec<usize> = (0..self.all.len()).collect();
+        order.sort_by_cached_key(|index| rank(*index));
+        order
+    }
+
+    pub(crate) fn condition(&self, index: usize) -> Condition {
+        if self.all[index].drained.load(Ordering::Relaxed) { Condition::Drained } else { self.health(index) }
+    }
+
+    /// The same, in service or not.
+    fn health(&self, index: usize) -> Condition {
+        let state = &self.all[index];
+        if state.ill.load(Ordering::Relaxed) {
+            Condition::Ill
+        } else if self.now() < state.rests_until.load(Ordering::Relaxed) {
+            Condition::Rests
+        } else {
+            Condition::Up
+        }
+    }
+
+    pub(crate) fn busy(&self, index: usize) -> usize {
+        self.all[index].busy.load(Ordering::Relaxed)
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// It could not be connected to.
+    pub(crate) fn failed(&self, index: usize) {
+        if self.all.len() == 1 {
+            return;
+        }
+        let state = &self.all[index];
+        let resting = self.now() < state.rests_until.load(Ordering::Relaxed);
+        if resting && !state.on_trial.swap(false, Ordering::Relaxed) {
+            // Others found that out at the same time.
+            return;
+        }
+        let before = state.failures.fetch_add(1, Ordering::Relaxed);
+        let rest = (FIRST_REST * 2_u32.saturating_pow(before.min(10))).min(LONGEST_REST);
+        let until = self.now() + u64::try_from(rest.as_millis()).unwrap_or(u64::MAX);
+        state.rests_until.store(until, Ordering::Relaxed);
+        if before == 0 {
+            warn!(server = %state.server, "a server of iMIS accepts no connection; others are asked first");
+        }
+    }
+
+    /// It has accepted one.
+    pub(crate) fn worked(&self, index: usize) {
+        let state = &self.all[index];
+        if state.failures.load(Ordering::Relaxed) != 0 {
+            state.failures.store(0, Ordering::Relaxed);
+            state.on_trial.store(false, Ordering::Relaxed);
+            state.rests_until.store(0, Ordering::Relaxed);
+            info!(server = %state.server, "a server of iMIS accepts connections again");
+        }
+    }
+
+    /// What its health check says.
+    pub(crate) fn is_ill(&self, index: usize, ill: bool, why: &str) {
+        let state = &self.all[index];
+        if state.ill.swap(ill, Ordering::Relaxed) != ill {
+            if ill {
+                warn!(server = %state.server, why, "the health check of a server of iMIS fails");
+            } else {
+                info!(server = %state.server, "the health check of a server of iMIS succeeds again");
+            }
+        }
+    }
+
+    /// Takes the server with this URL out of service, or back; `false`: there is none.
+    pub(crate) fn drain(&self, url: &str, drained: bool) -> bool {
+        let named = [url.to_owned(), format!("https://{url}"), format!("http://{url}")];
+        let is_named =
+            |state: &&State| named.iter().any(|url| server_of(url).is_ok_and(|named| named == *state.server));
+        let Some(state) = self.all.iter().find(is_named) else { return false };
+        if state.drained.swap(drained, Ordering::Relaxed) != drained {
+            let what = if drained { "is taken out of service" } else { "is back in service" };
+            info!(server = %state.server, "a server of iMIS {what}");
+        }
+        true
+    }
+
+    /// What is known of the same servers by those whose place these take.
+    /// `same_health`: they are asked after it in the same way.
+    pub(crate) fn take_over(&self, before: &Self, same_health: bool) {
+        for state in &self.all {
+            let Some(other) = before.all.iter().find(|other| other.server == state.server) else { continue };
+            let load = |from: &AtomicBool, to: &AtomicBool| {
+                to.store(from.load(Ordering::Relaxed), Ordering::Relaxed)
+            };
+            load(&other.drained, &state.drained);
+            // Nobody would find it well again whom nobody asks.
+            if same_health {
+                load(&other.ill, &state.ill);
+            }
+            state.failures.store(other.failures.load(Ordering::Relaxed), Ordering::Relaxed);
+            let rests = other.rests_until.load(Ordering::Relaxed).saturating_sub(before.now());
+            state.rests_until.store(self.now() + rests, Ordering::Relaxed);
+        }
+    }
+
+    /// The server that a request's session is on.
+    pub(crate) fn session<'a>(
+        &self,
+        mut fields: impl Iterator<Item = (&'a str, &'a [u8])>,
+    ) -> Option<Session> {
+        let affinity = self.affinity.as_ref()?;
+        fields.find_map(|(name, value)| {
+            if !name.eq_ignore_ascii_case("cookie") {
+                return None;
+            }
+            value.split(|byte| *byte == b';').find_map(|pair| self.session_of(affinity, pair.trim_ascii()))
+        })
+    }
+
+    fn session_of(&self, affinity: &Affinity, pair: &[u8]) -> Option<Session> {
+        let equals = pair.iter().position(|byte| *byte == b'=')?;
+        let (name, value) = (&pair[..equals], &pair[equals + 1..]);
+        match affinity {
+            Affinity::Cookie if name == COOKIE.as_bytes() => {
+                let of = |state: &State| state.marks.iter().position(|mark| mark.as_bytes() == value);
+                let (index, mark) =
+                    self.all.iter().enumerate().find_map(|(index, state)| Some((index, of(state)?)))?;
+                Some(Session { index, cookie: None, is_outdated: mark > 0 })
+            }
+            Affinity::Cookie => None,
+            Affinity::Learned(names) => {
+                names.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(name)).then_some(())?;
+                let sessions = self.sessions.as_ref()?;
+                let cookie = sessions.hash(name, value);
+                let server = sessions.server_of(&cookie)?;
+                let index = self.all.iter().position(|state| state.server == server)?;
+                Some(Session { index, cookie: Some(cookie), is_outdated: false })
+            }
+        }
+    }
+
+    /// Remembers by which cookies of an answer a session is on a server, and returns the cookie that says so, if there is to be one.
+    pub(crate) fn answered<'a>(
+        &self,
+        (session, index): (Option<&Session>, usize),
+        fields: impl Iterator<Item = (&'a str, &'a [u8])>,
+    ) -> Option<String> {
+        match self.affinity.as_ref()? {
+            Affinity::Cookie => {
+                if session.is_some_and(|session| session.index == index && !session.is_outdated) {
+                    return None;
+                }
+                let mark = self.all[index].marks.first()?;
+                Some(format!("{COOKIE}={mark}; Path=/; Secure; HttpOnly; SameSite=Lax"))
+            }
+            Affinity::Learned(names) => {
+                let sessions = self.sessions.as_ref()?;
+                if let Some(Session { index: before, cookie: Some(cookie), .. }) = session
+                    && *before != index
+                {
+                    // Its server was not to be had: it lives on where it was answered now.
+                    sessions.is_on(*cookie, &self.all[index].server);
+                }
+                for (_, value) in fields.filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie")) {
+                    let pair = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+                    let Some(equals) = pair.iter().position(|byte| *byte == b'=') else { continue };
+                    let (name, value) = (&pair[..equals], &pair[equals + 1..]);
+                    if names.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(name)) {
+                        sessions.is_on(sessions.hash(name, value), &self.all[index].server);
+                    }
+                }
+                None
+            }
+        }
+    }
+}
+
+/// A request that a server has, until this is dropped.
+pub(crate) struct Busy {
+    servers: Arc<Servers>,
+    index: usize,
+}
+
+impl Busy {
+    pub(crate) fn new(servers: &Arc<Servers>, index: usize) -> Option<Self> {
+        // With one server there is nothing to spread.
+        (servers.len() > 1).then(|| {
+            servers.all[index].busy.fetch_add(1, Ordering::Relaxed);
+            Self { servers: servers.clone(), index }
+        })
+    }
+}
+
+impl std::fmt::Debug for Busy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Busy({})", self.index)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.servers.all[self.index].busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What the cookies of a server hold, by each of the keys.
+fn marks(server: &Server, keys: &[&Secret]) -> Vec<String> {
+    if keys.is_empty() {
+        return vec![fingerprint(&server.to_string())];
+    }
+    let mark = |key: &&Secret| {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, key.expose().as_bytes());
+        let tag = hmac::sign(&key, format!("server\n{server}").as_bytes());
+        tag.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    };
+    keys.iter().map(mark).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::test_upstream;
+
+    fn servers(balance: Balance, affinity: Option<Affinity>) -> Arc<Servers> {
+        let upstream =
+            Upstream { balance, affinity, ..test_upstream(&["https://a", "https://b", "https://c"]) };
+        Servers::new(&upstream, &[], None).unwrap()
+    }
+
+    #[test]
+    fn the_first_that_is_well_is_first_and_the_others_come_last() {
+        let servers = servers(Balance::First, None);
+        assert_eq!(servers.order(None), [0, 1, 2]);
+        servers.failed(0);
+        assert_eq!(servers.order(None), [1, 2, 0]);
+        servers.is_ill(1, true, "");
+        assert!(servers.drain("https://c:443", true) && !servers.drain("https://d:443", true));
+        assert_eq!(servers.order(None), [0, 1, 2], "resting, ill, drained");
+        let on = |index| Session { index, cookie: None, is_outdated: false };
+        assert_eq!(servers.order(Some(&on(2))), [2, 0, 1], "who is there stays there");
+        assert_eq!(servers.order(Some(&on(1))), [0, 1, 2], "but not with an ill one");
+        servers.is_ill(2, true, "");
+        assert_eq!(servers.order(Some(&on(2))), [0, 2, 1], "nor with one that is drained and ill");
+        servers.is_ill(2, false, "");
+        servers.worked(0);
+        servers.is_ill(1, false, "");
+        servers.drain("c:443", false);
+        assert_eq!(servers.order(Some(&on(1))), [1, 0, 2]);
+    }
+
+    #[test]
+    fn sessions_stay_on_their_server_across_a_change_of_something_else() {
+        let names = Affinity::Learned(vec!["SID".to_owned()]);
+        let before = servers(Balance::Spread, Some(names.clone()));
+        let set = [("set-cookie", &b"SID=of-ann; Path=/"[..])];
+        before.answered((None, 2), set.into_iter());
+        let sent = || [("cookie", &b"a=b; SID=of-ann"[..])].into_iter();
+        assert_eq!(before.session(sent()).unwrap().index, 2);
+        // One is gone, and the others have other places.
+        let mut upstream = test_upstream(&["https://c", "https://a"]);
+        upstream.affinity = Some(names);
+        let next = Servers::new(&upstream, &[], Some(&before)).unwrap();
+        assert_eq!(next.session(sent()).unwrap().index, 0);
+        upstream.affinity = Some(Affinity::Learned(vec!["Other".to_owned()]));
+        assert!(Servers::new(&upstream, &[], Some(&before)).unwrap().session(sent()).is_none());
+    }
+
+    #[test]
+    fn an_ill_server_that_nobody_asks_any_more_is_not_ill() {
+        let before = servers(Balance::First, None);
+        before.is_ill(0, true, "");
+        let next = servers(Balance::First, None);
+        next.take_over(&before, true);
+        assert_eq!(next.condition(0), Condition::Ill);
+        let next = servers(Balance::First, None);
+        next.take_over(&before, false);
+        assert_eq!(next.condition(0), Condition::Up);
+    }
+
+    #[test]
+    fn one_request_tries_a_server_that_has_rested_and_one_fault_counts_once() {
+        let servers = servers(Balance::First, None);
+        for _ in 0..30 {
+            servers.failed(0);
+        }
+        let rests = servers.all[0].rests_until.load(Ordering::Relaxed) - servers.now();
+        assert!(rests <= 1000, "many at once are one fault: {rests} ms");
+        servers.all[0].rests_until.store(0, Ordering::Relaxed);
+        assert_eq!(servers.order(None), [0, 1, 2], "the one that tries");
+        assert_eq!(servers.order(None), [1, 2, 0], "the others");
+        servers.failed(0);
+        let rests = servers.all[0].rests_until.load(Ordering::Relaxed) - servers.now();
+        assert!((1001..=2000).contains(&rests), "in vain: {rests} ms");
+        let next = self::servers(Balance::First, None);
+        next.take_over(&servers, true);
+        assert_eq!(next.order(None), [1, 2, 0], "what is known outlives a reload");
+        servers.worked(0);
+        assert_eq!(servers.order(None), [0, 1, 2]);
+    }
+
+    #[test]
+    fn requests_are_spread_by_how_many_each_has() {
+        let servers = servers(Balance::Spread, None);
+        let mut held = Vec::new();
+        let mut counts = [0; 3];
+        for _ in 0..30 {
+            let first = servers.order(None)[0];
+            counts[first] += 1;
+            held.push(Busy::new(&servers, first));
+        }
+        assert_eq!(counts, [10, 10, 10]);
+        drop(held);
+        assert_eq!(servers.busy(0) + servers.busy(1) + servers.busy(2), 0);
+    }
+
+    #[test]
+    fn sessions_are_known_by_our_cookie_or_by_those_of_imis() {
+        let field = |value: &'static str| [("Cookie", value.as_bytes())].into_iter();
+        let own = servers(Balance::Spread, Some(Affinity::Cookie));
+        let cookie = own.answered((None, 2), std::iter::empty()).unwrap();
+        let pair: &'static str =
+            Box::leak(format!("a=b; {}", cookie.split(';').next().unwrap()).into_boxed_str());
+        let session = own.session(field(pair)).unwrap();
+        assert_eq!(session.index, 2);
+        assert_eq!(own.answered((Some(&session), 2), std::iter::empty()), None, "it has the cookie");
+        assert_eq!(own.session(field("__Host-imis-gateway-server=00000000")), None);
+
+        let learned = servers(Balance::Spread, Some(Affinity::Learned(vec!["ARRAffinity".to_owned()])));
+        assert_eq!(learned.session(field("ARRAffinity=xyz")), None);
+        let set = [("Set-Cookie", &b"ARRAffinity=xyz; Path=/; HttpOnly"[..])].into_iter();
+        assert_eq!(learned.answered((None, 1), set), None, "nothing is added");
+        let session = learned.session(field("a=b; arraffinity=xyz")).unwrap();
+        assert_eq!(session.index, 1);
+        learned.answered((Some(&session), 2), std::iter::empty());
+        assert_eq!(learned.session(field("ARRAffinity=xyz")).unwrap().index, 2, "it has moved, once");
+        assert_eq!(learned.session(field("ARRAffinity=other")), None);
+    }
+
+    #[test]
+    fn a_session_stays_on_its_server_while_the_key_of_its_cookie_is_changed() {
+        let upstream = Upstream {
+            affinity: Some(Affinity::Cookie),
+            ..test_upstream(&["https://a", "https://b", "https://c"])
+        };
+        let (old, new) = (Secret::new("old"), Secret::new("new"));
+        let by = |keys: &[&Secret]| Servers::new(&upstream, keys, None).unwrap();
+        let pair = |servers: &Servers, session: Option<&Session>| {
+            let cookie = servers.answered((session, 1), std::iter::empty())?;
+            cookie.split(';').next().map(str::to_owned)
+        };
+        let session =
+            |servers: &Servers, pair: &str| servers.session([("cookie", pair.as_bytes())].into_iter());
+        let first = pair(&by(&[&old]), None).unwrap();
+        let both = by(&[&new, &old]);
+        assert!(both.have_cookies_of(&[&new, &old]) && !both.have_cookies_of(&[&old]));
+        let there = session(&both, &first).unwrap();
+        assert_eq!(there.index, 1, "the one of before is taken");
+        let renewed = pair(&both, Some(&there)).expect("and replaced");
+        let there = session(&by(&[&new]), &renewed).unwrap();
+        assert_eq!((there.index, pair(&both, Some(&there))), (1, None));
+        assert_eq!(session(&by(&[&new]), &first), None, "it has gone with its key");
+        let none = Upstream { affinity: None, ..upstream.clone() };
+        assert!(Servers::new(&none, &[&old], None).unwrap().have_cookies_of(&[&new]), "nobody has any");
+    }
+}

@@ -1,0 +1,47 @@
+//! Which session of iMIS's is on which server, by a keyed hash of its cookie: the cookie itself is not kept.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::hmac;
+use moka::sync::Cache;
+
+use crate::base::clock;
+use crate::config::Server;
+
+/// Sessions whose server is remembered; those of iMIS last twenty minutes.
+const MOST_SESSIONS: u64 = 100_000;
+const SESSION_LASTS: Duration = Duration::from_secs(20 * 60);
+
+pub(crate) struct Sessions {
+    key: hmac::Key,
+    servers: Cache<[u8; 32], Arc<Server>>,
+}
+
+impl Sessions {
+    pub(crate) fn new() -> Result<Self, getrandom::Error> {
+        let own = clock::random_hex()? + &clock::random_hex()?;
+        Ok(Self {
+            key: hmac::Key::new(hmac::HMAC_SHA256, own.as_bytes()),
+            servers: Cache::builder().max_capacity(MOST_SESSIONS).time_to_idle(SESSION_LASTS).build(),
+        })
+    }
+
+    pub(crate) fn server_of(&self, cookie: &[u8; 32]) -> Option<Arc<Server>> {
+        self.servers.get(cookie)
+    }
+
+    pub(crate) fn is_on(&self, cookie: [u8; 32], server: &Arc<Server>) {
+        self.servers.insert(cookie, server.clone());
+    }
+
+    pub(crate) fn hash(&self, name: &[u8], value: &[u8]) -> [u8; 32] {
+        let mut context = hmac::Context::with_key(&self.key);
+        context.update(&name.to_ascii_lowercase());
+        context.update(b"=");
+        context.update(value);
+        let mut hash = [0; 32];
+        hash.copy_from_slice(context.sign().as_ref());
+        hash
+    }
+}
