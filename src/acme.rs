@@ -25,7 +25,7 @@ use crate::base::clock;
 use crate::base::x509;
 use crate::config::{Acme, Site};
 use crate::observe::log::Chain;
-use crate::server::gateway::Gateway;
+use crate::request::gateway::Gateway;
 use crate::server::reload::{By, Reloader};
 use challenges::Challenges;
 use order::{AcmeError, Granted};
@@ -99,7 +99,7 @@ pub(crate) async fn keep(reloader: Arc<Reloader>) {
             .collect();
         tended.retain(|file, tending| {
             if !files.contains(file) {
-                gateway.lasting.acme.forget(file);
+                reloader.process.acme.forget(file);
                 return false;
             }
             // One whose site was gone for a moment has ended, and is begun anew.
@@ -170,11 +170,11 @@ async fn tend(reloader: Arc<Reloader>, file: PathBuf) {
             wanted = now_wanted;
         }
         let gateway = reloader.gateway();
-        let at = |site: &crate::server::gateway::Site| {
+        let at = |site: &crate::request::gateway::Site| {
             site.config.acme.as_ref().is_some_and(|acme| acme.certificate_file == file)
         };
         let Some(index) = gateway.sites.iter().position(at) else { return };
-        let lasting = gateway.lasting.clone();
+        let lasting = reloader.process.clone();
         let host = gateway.sites[index].config.hosts[0].clone();
         let metrics = gateway.metrics.clone();
         // A task of its own: whatever a CA's answer does to whoever reads it ends one look.
@@ -283,14 +283,15 @@ async fn look(
     let host = &site.hosts[0];
     info!(site = host, directory = %acme.directory, challenge = acme.challenge.name(), overdue_seconds = now - due, "asking the CA for a certificate");
     let replaced = leaf.filter(|_| !lacks_host);
-    let with = (&gateway.lasting.acme.challenges, &mut known.granted);
+    let with = (&gateway.challenges, &mut known.granted);
     let asked = tokio::time::timeout(PATIENCE, ask(site, acme, replaced, with));
     let outcome = asked.await.unwrap_or(Err(AcmeError::Late(PATIENCE.as_secs())));
     gateway.metrics.acme_order(host, outcome.is_ok());
     match outcome {
         Ok(kept) => {
             (known.failures, known.failed) = (0, None);
-            let until = x509::both(kept.as_bytes()).ok().and_then(|pair| x509::validity(pair.cert.first()?));
+            let until =
+                x509::parse_bundle(kept.as_bytes()).ok().and_then(|pair| x509::validity(pair.cert.first()?));
             let until = until.map_or(0, |(_, until)| until);
             let life = u64::try_from(until - now).unwrap_or(0);
             known.not_before = Some(Instant::now() + Duration::from_secs(AFTER_SUCCESS.min(life / 4)));
@@ -324,7 +325,7 @@ fn refused(known: &mut Known, why: String, least: Option<u64>) -> Duration {
 
 /// Keeps what has come. Where that fails it is not asked for again, but kept until it can be written.
 async fn save(acme: &Acme, kept: String, mut known: Known) -> (Known, Looked) {
-    let leaf = x509::both(kept.as_bytes()).ok().and_then(|pair| pair.cert.first().cloned());
+    let leaf = x509::parse_bundle(kept.as_bytes()).ok().and_then(|pair| pair.cert.first().cloned());
     match store::write(&acme.certificate_file, kept.clone().into_bytes()).await {
         Ok(()) => {
             known.failed = None;

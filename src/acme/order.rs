@@ -254,7 +254,7 @@ async fn fetch(mut order: Order, granted: &Granted) -> Result<String, AcmeError>
         Err(error) => return Err(error.into()),
     };
     let kept = format!("{}{chain}", granted.key);
-    let pair = x509::both(kept.as_bytes()).map_err(|why| AcmeError::Useless(clean(&why)))?;
+    let pair = x509::parse_bundle(kept.as_bytes()).map_err(|why| AcmeError::Useless(clean(&why)))?;
     if let Some(host) = granted.hosts.iter().find(|host| !x509::covers(&pair, host)) {
         return Err(AcmeError::Useless(format!("it is not for {host}")));
     }
@@ -331,7 +331,7 @@ fn for_handshake(host: &str, digest: &[u8]) -> Result<CertifiedKey, AcmeError> {
     let certificate = params.self_signed(&key)?;
     let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
     // Not checked as a pair: readers of certificates refuse the extension, which is critical and for the CA alone.
-    let key = crate::edge::tls::provider().key_provider.load_private_key(key)?;
+    let key = crate::base::tls_client::provider().key_provider.load_private_key(key)?;
     Ok(CertifiedKey::new(vec![certificate.der().clone()], key))
 }
 

@@ -7,15 +7,21 @@ use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+/// The one cryptography provider.
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
 
 /// A client configuration that accepts certificates for the name asked for or for one of `names`.
 pub(crate) fn client_config(
     roots: Arc<RootCertStore>,
     names: Vec<ServerName<'static>>,
 ) -> Result<ClientConfig, Error> {
-    let provider = crate::edge::tls::provider();
+    let provider = provider();
     let webpki = WebPkiServerVerifier::builder_with_provider(roots, provider.clone())
         .build()
         .map_err(|error| Error::General(error.to_string()))?;
@@ -113,6 +119,6 @@ impl ServerCertVerifier for Anything {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        crate::edge::tls::provider().signature_verification_algorithms.supported_schemes()
+        provider().signature_verification_algorithms.supported_schemes()
     }
 }

@@ -1,6 +1,5 @@
-//! Certificates, keys and roots as they lie on disk: PEM, read once, checked in pairs.
+//! X.509 certificates: parsing, key pairs, validity, host names.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use rustls::RootCertStore;
@@ -10,65 +9,24 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
-use crate::config::{Files, Site};
-
-/// A certificate chain, leaf first.
-pub(crate) fn chain(files: &Files, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    certificates(files, path, "the certificate chain")
-}
-
-fn certificates(
-    files: &Files,
-    path: &Path,
-    what: &'static str,
-) -> Result<Vec<CertificateDer<'static>>, String> {
-    let shown = path.display();
-    let unread = |why: String| format!("cannot read {what} {shown}: {why}");
-    let pem = files.bytes(path).map_err(|error| unread(error.to_string()))?;
-    let certificates = chain_in(&pem).map_err(unread)?;
-    if certificates.is_empty() {
-        return Err(format!(
-            "{shown} holds no certificate (a block `-----BEGIN CERTIFICATE-----` is expected)"
-        ));
-    }
-    Ok(certificates)
-}
-
-fn chain_in(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+/// The certificates in a PEM text, leaf first.
+pub(crate) fn parse_chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| error.to_string())
 }
 
 /// Key and chain from one file.
-pub(crate) fn both(pem: &[u8]) -> Result<Arc<CertifiedKey>, String> {
+pub(crate) fn parse_bundle(pem: &[u8]) -> Result<Arc<CertifiedKey>, String> {
     let key = PrivateKeyDer::from_pem_slice(pem).map_err(|error| format!("no private key: {error}"))?;
-    let chain = chain_in(pem).map_err(|why| format!("no certificate: {why}"))?;
-    pair(chain, key)
-}
-
-/// A private key: PKCS #8, PKCS #1 or SEC 1.
-pub(crate) fn key(files: &Files, path: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    let shown = path.display();
-    let pem =
-        files.bytes(path).map_err(|error| format!("cannot read a private key from {shown}: {error}"))?;
-    PrivateKeyDer::from_pem_slice(&pem).map_err(|error| {
-        let has = |words: &[u8]| pem.windows(words.len()).any(|piece| piece == words);
-        let hint = if has(b"ENCRYPTED") {
-            "; it is encrypted: decrypt it with `openssl pkey -in FILE -out FILE`"
-        } else if has(b"BEGIN CERTIFICATE") {
-            "; it holds a certificate"
-        } else {
-            ""
-        };
-        format!("cannot read a private key from {shown}: {error}{hint}")
-    })
+    let chain = parse_chain(pem).map_err(|why| format!("no certificate: {why}"))?;
+    certified_key(chain, key)
 }
 
 /// The two as what the handshake signs with; they must belong together.
-pub(crate) fn pair(
+pub(crate) fn certified_key(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<Arc<CertifiedKey>, String> {
-    CertifiedKey::from_der(chain, key, &crate::edge::tls::provider())
+    CertifiedKey::from_der(chain, key, &crate::base::tls_client::provider())
         .map(Arc::new)
         .map_err(|error| format!("the key does not go with the certificate chain: {error}"))
 }
@@ -77,12 +35,6 @@ pub(crate) fn pair(
 pub(crate) fn covers(certificate: &CertifiedKey, host: &str) -> bool {
     let (Some(leaf), Ok(name)) = (certificate.cert.first(), ServerName::try_from(host)) else { return false };
     ParsedCertificate::try_from(leaf).is_ok_and(|leaf| verify_server_name(&leaf, &name).is_ok())
-}
-
-/// When the certificate of a site stops being good, in seconds since 1970.
-pub(crate) fn expiry(site: &Site) -> Option<i64> {
-    let pair = site.of_before.first().map(|(_, pair)| pair).or(site.certificate.as_ref())?;
-    validity(pair.cert.first()?).map(|(_, until)| until)
 }
 
 /// From when and until when it is good, in seconds since 1970.
@@ -97,23 +49,15 @@ pub(crate) fn validity(leaf: &CertificateDer<'_>) -> Option<(i64, i64)> {
 const EXPIRES_SOON_DAYS: i64 = 30;
 const A_DAY: i64 = 24 * 3600;
 
-/// What is to be said about the time in which a site's certificate is good; `now` in seconds since 1970. One that a CA renews is worth
-/// a word only when that is overdue.
-pub(crate) fn of_its_time(site: &Site, now: i64) -> Option<String> {
-    if let Some((host, _)) = site.of_before.first() {
-        return Some(format!("{host} is shown the certificate of before, until the CA has given a good one"));
-    }
-    let Some(leaf) = site.certificate.as_ref().and_then(|pair| pair.cert.first()) else {
-        return Some("there is no certificate of the CA yet: until there is, browsers get no connection (after a reload: the certificate of before)".to_owned());
-    };
-    let (from, until) = validity(leaf)?;
+/// A warning about the time in which a certificate is valid, if there is one to give. `renewed`: an ACME client renews it, so it
+/// deserves a warning only when the renewal is overdue. `now`: seconds since 1970.
+pub(crate) fn expiry_warning(leaf: &CertificateDer<'_>, renewed: bool, now: i64) -> Option<String> {
     let soon = EXPIRES_SOON_DAYS * A_DAY;
-    within(leaf, now, if site.acme.is_some() { soon.min((until - from) / 4) } else { soon })
-}
-
-/// The same, of a server's.
-pub(crate) fn of_the_time_of(leaf: &CertificateDer<'_>, now: i64) -> Option<String> {
-    within(leaf, now, EXPIRES_SOON_DAYS * A_DAY)
+    let soon = match (renewed, validity(leaf)) {
+        (true, Some((from, until))) => soon.min((until - from) / 4),
+        (true, None) | (false, _) => soon,
+    };
+    within(leaf, now, soon)
 }
 
 fn within(leaf: &CertificateDer<'_>, now: i64, soon: i64) -> Option<String> {
@@ -132,17 +76,6 @@ fn within(leaf: &CertificateDer<'_>, now: i64, soon: i64) -> Option<String> {
     } else {
         None
     }
-}
-
-/// The roots of `ca_file`.
-pub(crate) fn roots(files: &Files, path: &Path) -> Result<Arc<RootCertStore>, String> {
-    let mut store = RootCertStore::empty();
-    for certificate in certificates(files, path, "the roots")? {
-        store.add(certificate).map_err(|error| {
-            format!("{} holds a certificate that cannot be a root: {error}", path.display())
-        })?;
-    }
-    Ok(Arc::new(store))
 }
 
 /// The roots that the system trusts; empty when it has none.

@@ -9,7 +9,8 @@ use crate::cli::{FAILED, GOOD, USAGE, WithConfig, complain, counted, plain, repo
 use crate::imis::survey::Contact;
 use crate::observe::audit::{Wanted, read};
 use crate::observe::log::Chain;
-use crate::server::gateway::{Gateway, SignOn};
+use crate::server::build;
+use crate::sso::site::SignOn;
 use crate::zendesk::staff::Standing;
 
 #[derive(clap::Args)]
@@ -95,7 +96,7 @@ fn emails(arguments: &Emails) -> i32 {
         Ok(runtime) => runtime,
         Err(error) => return failed(error.to_string()),
     };
-    let gateway = match Gateway::alone(&config) {
+    let gateway = match build::offline_gateway(&config) {
         Ok(gateway) => gateway,
         Err(error) => return failed(Chain(&error).to_string()),
     };

@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::cli::{FAILED, Format, GOOD, WithConfig, complain, counted, plain, report, say};
 use crate::doctor::{Finding, Severity, examine};
 use crate::observe::log::Chain;
+use crate::server::{build, control_socket};
 
 /// More is no Cookie header.
 const MOST_COOKIE_BYTES: u64 = 64 * 1024;
@@ -45,7 +46,22 @@ pub(super) fn doctor(arguments: &Doctor) -> i32 {
             return FAILED;
         }
     };
-    match examine(&config, cookies.as_deref(), arguments.imis_id.as_deref(), &runtime) {
+    let gateway = match build::offline_gateway(&config) {
+        Ok(gateway) => gateway,
+        Err(error) => {
+            complain(&format!("imis-gateway: {}", Chain(&error)));
+            return FAILED;
+        }
+    };
+    let running = config.listen.control.as_ref().and_then(|socket| control_socket::status(socket).ok());
+    let checked = examine(
+        (&config, &gateway),
+        running.as_ref(),
+        cookies.as_deref(),
+        arguments.imis_id.as_deref(),
+        &runtime,
+    );
+    match checked {
         Ok(findings) => tell(&findings, arguments.format),
         Err(error) => {
             complain(&format!("imis-gateway: {}", Chain(&error)));

@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 use crate::cli::Format;
 use crate::cli::doctor::cookies;
 use crate::cli::{FAILED, GOOD, USAGE, WithConfig, complain, plain, report, say};
+use crate::doctor::explain::{Explanation, Question, Who, explain};
 use crate::doctor::pasted_cookies;
 use crate::observe::log::Chain;
-use crate::server::gateway::Gateway;
-use crate::sso::explain::{Explanation, Question, Who, explain};
+use crate::server::build;
 
 #[derive(clap::Args)]
 pub(super) struct Explain {
@@ -121,7 +121,7 @@ fn asked(arguments: &Explain) -> Result<Explanation, i32> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| failed(error.to_string()))?;
-    let gateway = Gateway::alone(&config).map_err(|error| failed(Chain(&error).to_string()))?;
+    let gateway = build::offline_gateway(&config).map_err(|error| failed(Chain(&error).to_string()))?;
     runtime.block_on(explain(&gateway, &question)).map_err(|error| {
         failed(Chain(&error).to_string());
         if error.is_of_the_question() { USAGE } else { FAILED }

@@ -7,6 +7,7 @@ mod app;
 pub(crate) mod expression;
 mod files;
 mod imis;
+mod pem;
 mod problem;
 mod raw;
 mod read;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use rustls::sign::CertifiedKey;
 
+use crate::base::x509;
 use crate::proxy::headers::Rules;
 pub(crate) use acme::{Acme, Challenge};
 #[cfg(any(test, feature = "fuzzing"))]
@@ -35,7 +37,7 @@ pub(crate) use app::{
     App, Claims, Effect, FromZendesk, Guards, Messaging, OnBehalfOf, OnDuplicate, Reason, Rule, SharedSecret,
     ShownSecret, SingleLogout, Source, Zendesk, ZendeskApi, ZendeskCredentials,
 };
-pub(crate) use files::{Files, Watched, read as read_file, read_text};
+pub(crate) use files::{Watched, read as read_file, read_text};
 pub(crate) use imis::{
     ClientApplication, Columns, FormsTicket, How, IfBroken, Imis, Method, ProfileColumns, ServiceAccount,
     WhoamiQuery,
@@ -180,11 +182,9 @@ pub enum LogFormat {
 pub(crate) struct Site {
     /// Lower-case names without port; at least one. The first is used where one must be chosen.
     pub(crate) hosts: Vec<String>,
-    /// None as long as a CA has not given one.
+    /// None until a CA has issued the first one.
     pub(crate) certificate: Option<Arc<CertifiedKey>>,
-    /// What hosts are shown that the CA has given nothing good for yet: what they were shown under the configuration before.
-    pub(crate) of_before: Vec<(String, Arc<CertifiedKey>)>,
-    /// Where it comes from, if from a CA.
+    /// How to get the certificate from a CA, if it comes from one.
     pub(crate) acme: Option<Arc<Acme>>,
     pub(crate) upstream: Upstream,
     pub(crate) sign_on: Option<SignOn>,
@@ -198,6 +198,18 @@ pub(crate) struct SignOn {
 }
 
 impl Site {
+    /// A warning about the certificate's validity, if there is one to give. `now`: seconds since 1970.
+    pub(crate) fn certificate_warning(&self, now: i64) -> Option<String> {
+        match self.certificate.as_ref().and_then(|key| key.cert.first()) {
+            Some(leaf) => x509::expiry_warning(leaf, self.acme.is_some(), now),
+            None => Some(
+                "the CA has not issued a certificate yet: until it has, clients cannot connect (after a reload: \
+                 they get the previous certificate)"
+                    .to_owned(),
+            ),
+        }
+    }
+
     pub(crate) fn apps(&self) -> impl Iterator<Item = &Arc<App>> {
         self.sign_on.iter().flat_map(|sign_on| &sign_on.apps)
     }

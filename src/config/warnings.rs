@@ -50,7 +50,7 @@ impl Config {
         }
         let now = clock::unix_now_signed();
         for site in &self.sites {
-            if let Some(word) = x509::of_its_time(site, now) {
+            if let Some(word) = site.certificate_warning(now) {
                 warnings.push(format!("{}: {word}", site.hosts[0]));
             }
             if let Some(certificate) = &site.certificate {

@@ -12,8 +12,9 @@ use crate::base::clock;
 use crate::base::x509;
 use crate::config::App;
 use crate::doctor::{DoctorError, Finding, Severity};
+use crate::imis::DOCTOR_AGENT;
 use crate::observe::log::Chain;
-use crate::server::gateway::{BuildError, Site, zendesk_api};
+use crate::request::gateway::Site;
 use crate::zendesk::api::{Api, ApiError};
 use crate::zendesk::fields;
 use crate::zendesk::staff::Staff;
@@ -32,20 +33,20 @@ pub(super) async fn examine(
     findings: &mut Vec<Finding>,
 ) -> Result<(), DoctorError> {
     let roots = app.zendesk.api.as_ref().map_or_else(x509::system_roots, |api| api.roots.0.clone());
-    let tls = crate::base::tls_client::client_config(roots, Vec::new()).map_err(BuildError::Tls)?;
+    let tls = crate::base::tls_client::client_config(roots, Vec::new()).map_err(DoctorError::Tls)?;
     let client = Client::builder()
         .tls_backend_preconfigured(tls)
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .referer(false)
-        .user_agent(crate::doctor::AGENT)
+        .user_agent(DOCTOR_AGENT)
         .timeout(PATIENCE)
         .build()
-        .map_err(BuildError::Zendesk)?;
+        .map_err(DoctorError::Client)?;
     pages(site, app, (&client, login), findings).await;
     if let Some(api) = &app.zendesk.api {
         let staff = site.sign_on.as_ref().and_then(|sign_on| sign_on.staff.get(&app.path));
-        by_api(site, app, &zendesk_api(api)?, staff, findings).await;
+        by_api(site, app, &Api::new(api).map_err(DoctorError::Zendesk)?, staff, findings).await;
     }
     Ok(())
 }

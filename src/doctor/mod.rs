@@ -6,12 +6,13 @@
 //! values.
 
 mod account;
+pub(crate) mod explain;
 mod here;
 mod public;
 mod records;
 mod upstream;
 
-use http::header::{COOKIE, HeaderMap, HeaderValue, USER_AGENT};
+use http::header::{COOKIE, HeaderValue};
 use http::uri::Authority;
 use serde_json::Value;
 use tokio::runtime::Runtime;
@@ -19,13 +20,13 @@ use tokio::runtime::Runtime;
 use crate::config::{App, Config};
 use crate::imis::Visitor;
 use crate::imis::recognise::{Examined, Generation, RecogniseError};
+use crate::imis::visitor_headers;
 use crate::observe::log::Chain;
 use crate::proxy::headers::Forwarded;
-use crate::server::control_socket;
-use crate::server::gateway::{Gateway, Site};
+use crate::request::gateway::{Gateway, Site};
+use crate::zendesk::api::ApiBuildError;
 
 /// Firewalls turn away what does not look like a browser.
-const AGENT: &str = concat!("Mozilla/5.0 (compatible; imis-gateway doctor ", env!("CARGO_PKG_VERSION"), ")");
 
 /// How well something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,15 +64,14 @@ pub(crate) struct Finding {
 /// Why nothing could be checked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DoctorError {
-    #[error("the clients of iMIS cannot be set up")]
-    Build(#[from] crate::server::gateway::BuildError),
+    #[error("TLS cannot be set up")]
+    Tls(#[source] rustls::Error),
+    #[error("the HTTP client cannot be set up")]
+    Client(#[source] reqwest::Error),
+    #[error("the client of Zendesk's API cannot be set up")]
+    Zendesk(#[source] ApiBuildError),
     #[error("what was given is not a Cookie header")]
     Cookie,
-}
-
-/// The headers of a browser that asks for nothing in particular.
-pub(crate) fn visitor_headers() -> HeaderMap {
-    HeaderMap::from_iter([(USER_AGENT, HeaderValue::from_static(AGENT))])
 }
 
 /// A Cookie header as somebody has pasted it.
@@ -83,27 +83,27 @@ pub(crate) fn pasted_cookies(text: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// Runs every check, one site after the other. `cookies`: what somebody's browser sends to the site. `member`: somebody's iMIS ID.
+/// Runs every check, one site after the other. `running`: the status of the gateway that runs on this machine, if one does. `cookies`: a
+/// Cookie header that a browser sends to the site. `member`: an iMIS ID.
 pub(crate) fn examine(
-    config: &Config,
+    (config, gateway): (&Config, &Gateway),
+    running: Option<&Value>,
     cookies: Option<&str>,
     member: Option<&str>,
     runtime: &Runtime,
 ) -> Result<Vec<Finding>, DoctorError> {
-    let running = config.listen.control.as_ref().and_then(|socket| control_socket::status(socket).ok());
-    let mut findings = here::examine(config, running.as_ref());
+    let mut findings = here::examine(config, running);
     let whom = (cookies, member);
-    runtime.block_on(examine_sites(config, whom, running.as_ref(), &mut findings))?;
+    runtime.block_on(examine_sites((config, gateway), whom, running, &mut findings))?;
     Ok(findings)
 }
 
 async fn examine_sites(
-    config: &Config,
+    (config, gateway): (&Config, &Gateway),
     (cookies, member): (Option<&str>, Option<&str>),
     running: Option<&Value>,
     findings: &mut Vec<Finding>,
 ) -> Result<(), DoctorError> {
-    let gateway = Gateway::alone(config)?;
     let cookie = cookies.map(|text| pasted_cookies(text).ok_or(DoctorError::Cookie)).transpose()?;
     for site in &gateway.sites {
         public::examine(config, site, running, findings).await;
@@ -115,7 +115,7 @@ async fn examine_sites(
         }
         for app in site.sign_on.iter().flat_map(|sign_on| &sign_on.apps) {
             if let Some(member) = member {
-                findings.push(records::member(&gateway, site, app, member).await);
+                findings.push(records::member(gateway, site, app, member).await);
             }
             let (login, to_paste) = urls(config, site, app);
             findings.push(to_paste);

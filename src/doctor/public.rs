@@ -14,11 +14,11 @@ use tokio_rustls::TlsConnector;
 
 use crate::acme;
 use crate::base::clock;
+use crate::base::tls_client;
 use crate::base::x509;
 use crate::config::Config;
 use crate::doctor::{Finding, Severity};
-use crate::edge::tls;
-use crate::server::gateway::Site;
+use crate::request::gateway::Site;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const MOVE: &str = "visitors come here only when the name leads here (DNS, a load balancer, a port forwarding); before the move this is as it should be";
@@ -115,7 +115,7 @@ fn judge(site: &Site, host: &str, shown: &[CertificateDer<'static>], mut finding
     }
     "it leads here".clone_into(&mut finding.result);
     let now = clock::unix_now_signed();
-    if let Some(word) = x509::of_its_time(&site.config, now) {
+    if let Some(word) = site.certificate_warning(now) {
         return finding.but(Severity::Warning, word, "docs/runbook.md, \"The certificate\"");
     }
     match trusted(host, shown) {
@@ -134,7 +134,8 @@ fn trusted(host: &str, shown: &[CertificateDer<'static>]) -> Result<(), String> 
     else {
         return Err("none was shown".to_owned());
     };
-    let verifier = WebPkiServerVerifier::builder_with_provider(x509::system_roots(), tls::provider()).build();
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(x509::system_roots(), tls_client::provider()).build();
     let verifier = verifier.map_err(|error| error.to_string())?;
     let now = UnixTime::since_unix_epoch(Duration::from_secs(clock::unix_now()));
     verifier.verify_server_cert(leaf, between, &name, &[], now).map(|_| ()).map_err(|error| error.to_string())
@@ -143,11 +144,11 @@ fn trusted(host: &str, shown: &[CertificateDer<'static>]) -> Result<(), String> 
 /// The chain that is shown for a name, whatever it is worth: nothing is said on this connection.
 async fn shown_there(host: &str, stream: TcpStream) -> std::io::Result<Vec<CertificateDer<'static>>> {
     let name = ServerName::try_from(host.to_owned()).map_err(std::io::Error::other)?;
-    let config = ClientConfig::builder_with_provider(tls::provider())
+    let config = ClientConfig::builder_with_provider(tls_client::provider())
         .with_safe_default_protocol_versions()
         .map_err(std::io::Error::other)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(crate::base::tls_client::Anything))
+        .with_custom_certificate_verifier(Arc::new(tls_client::Anything))
         .with_no_client_auth();
     let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();

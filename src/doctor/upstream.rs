@@ -11,8 +11,8 @@ use crate::base::clock;
 use crate::base::x509;
 use crate::config::Server;
 use crate::doctor::{Finding, Severity};
-use crate::proxy::upstream::server_name;
-use crate::server::gateway::Site;
+use crate::imis::DOCTOR_AGENT;
+use crate::request::gateway::Site;
 
 /// For each step: a name, a connection, a handshake, an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -24,8 +24,8 @@ const MOST_HEAD: usize = 64 * 1024;
 struct Failed(String, &'static str);
 
 pub(super) async fn examine(site: &Site, findings: &mut Vec<Finding>) {
-    for index in 0..site.servers.len() {
-        let server = site.servers.server(index);
+    for index in 0..site.upstream.servers.len() {
+        let server = site.upstream.servers.server(index);
         let mut finding = Finding {
             severity: Severity::Good,
             site: site.config.hosts[0].clone(),
@@ -34,7 +34,7 @@ pub(super) async fn examine(site: &Site, findings: &mut Vec<Finding>) {
             seen: "no answer".to_owned(),
             advice: None,
         };
-        match ask(site, server, &mut finding).await {
+        match ask(site, index, &mut finding).await {
             Ok(head) => judge(site, server, &head, &mut finding),
             Err(Failed(why, advice)) => {
                 (finding.severity, finding.result, finding.advice) =
@@ -58,7 +58,8 @@ async fn within<T, E: std::fmt::Display>(
 }
 
 /// The head of the answer to `GET /`, asked as the gateway asks.
-async fn ask(site: &Site, server: &Server, finding: &mut Finding) -> Result<String, Failed> {
+async fn ask(site: &Site, index: usize, finding: &mut Finding) -> Result<String, Failed> {
+    let server = site.upstream.servers.server(index);
     let looking = tokio::net::lookup_host((server.host.as_str(), server.port));
     let addresses: Vec<_> = within("the name", "is it in DNS, or in /etc/hosts?", looking)
         .await?
@@ -73,16 +74,16 @@ async fn ask(site: &Site, server: &Server, finding: &mut Finding) -> Result<Stri
     if !server.tls {
         return exchange(site, stream).await;
     }
-    let name = server_name(server, site);
+    let name = site.upstream.server_name(index).to_owned();
     let advice = "upstream.ca_file has to hold the root that vouches for its certificate, and the certificate a name of the site, upstream.host or \
                   the server; `openssl s_client -connect HOST:PORT -showcerts` shows it";
     let named = ServerName::try_from(name.clone())
         .map_err(|_| Failed(format!("`{name}` is no name for TLS"), advice))?;
-    let connector = TlsConnector::from(site.upstream_tls.clone());
+    let connector = TlsConnector::from(site.upstream.tls.clone());
     let stream = within("the TLS handshake", advice, connector.connect(named, stream)).await?;
     if let Some(leaf) = stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
         let now = clock::unix_now_signed();
-        if let Some(word) = x509::of_the_time_of(leaf, now) {
+        if let Some(word) = x509::expiry_warning(leaf, false, now) {
             finding.severity = Severity::Warning;
             finding.advice = Some(format!("its certificate: {word}"));
         }
@@ -95,7 +96,7 @@ async fn exchange(site: &Site, mut stream: impl AsyncRead + AsyncWrite + Unpin) 
         site.config.upstream.host.as_ref().map_or_else(|| site.config.hosts[0].clone(), ToString::to_string);
     let request = format!(
         "GET / HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {}\r\nX-Forwarded-Proto: https\r\nConnection: close\r\n\r\n",
-        crate::doctor::AGENT
+        DOCTOR_AGENT
     );
     let advice = "something else than a web server may listen there, or expect TLS";
     let asking = async {

@@ -22,7 +22,7 @@ pub(crate) struct HandedOn {
 
 /// All workers, as each of them sees the others.
 #[derive(Debug)]
-pub(crate) struct Table(Vec<Place>);
+pub(crate) struct WorkerRegistry(Vec<Place>);
 
 #[derive(Debug)]
 struct Place {
@@ -32,14 +32,14 @@ struct Place {
 
 /// One worker's view of the table.
 #[derive(Debug, Clone)]
-pub(crate) struct Seat {
-    table: Arc<Table>,
+pub(crate) struct WorkerHandle {
+    table: Arc<WorkerRegistry>,
     index: usize,
 }
 
-impl Table {
+impl WorkerRegistry {
     /// A seat for each worker, with what the others will hand on to it.
-    pub(crate) fn set(workers: usize) -> Vec<(Seat, UnboundedReceiver<HandedOn>)> {
+    pub(crate) fn set(workers: usize) -> Vec<(WorkerHandle, UnboundedReceiver<HandedOn>)> {
         let (places, incoming): (Vec<_>, Vec<_>) = (0..workers)
             .map(|_| {
                 let (sender, incoming) = unbounded_channel();
@@ -50,23 +50,23 @@ impl Table {
         incoming
             .into_iter()
             .enumerate()
-            .map(|(index, incoming)| (Seat { table: table.clone(), index }, incoming))
+            .map(|(index, incoming)| (WorkerHandle { table: table.clone(), index }, incoming))
             .collect()
     }
 }
 
-impl Seat {
+impl WorkerHandle {
     fn place(&self) -> &Place {
         &self.table.0[self.index]
     }
 
     /// The worker with the fewest connections, if this one has clearly more.
-    pub(crate) fn elsewhere(&self) -> Option<Seat> {
+    pub(crate) fn elsewhere(&self) -> Option<WorkerHandle> {
         let open = |place: &Place| place.open.load(Ordering::Relaxed);
         let own = open(self.place());
         let (index, fewest) = self.table.0.iter().map(open).enumerate().min_by_key(|(_, open)| *open)?;
         // An eighth is chance; with few connections one is much.
-        (own > fewest + own / 8).then(|| Seat { table: self.table.clone(), index })
+        (own > fewest + own / 8).then(|| WorkerHandle { table: self.table.clone(), index })
     }
 
     /// Takes a connection that another worker has accepted; back comes what an ended worker cannot take.
@@ -94,7 +94,7 @@ impl Seat {
 
 /// Counts one connection of a worker.
 #[derive(Debug)]
-pub(crate) struct Occupied(Seat);
+pub(crate) struct Occupied(WorkerHandle);
 
 impl Drop for Occupied {
     fn drop(&mut self) {
@@ -108,11 +108,11 @@ mod tests {
     use crate::config::Limits;
     use crate::edge::admission::Admission;
 
-    fn seats(workers: usize) -> Vec<Seat> {
-        Table::set(workers).into_iter().map(|(seat, _)| seat).collect()
+    fn seats(workers: usize) -> Vec<WorkerHandle> {
+        WorkerRegistry::set(workers).into_iter().map(|(seat, _)| seat).collect()
     }
 
-    fn better(seat: &Seat) -> Option<usize> {
+    fn better(seat: &WorkerHandle) -> Option<usize> {
         seat.elsewhere().map(|seat| seat.index)
     }
 

@@ -8,7 +8,7 @@ use listenfd::ListenFd;
 use tracing::warn;
 
 use crate::config::Listen;
-use crate::edge::accept::tuned;
+use crate::edge::listen::set_options;
 
 /// The sockets, by what they are for.
 #[derive(Debug, Default)]
@@ -46,9 +46,9 @@ pub(crate) fn take(listen: &Listen) -> Result<Inherited, InheritedError> {
         }
         socket.set_nonblocking(true).map_err(InheritedError::Kind)?;
         if has_port(&listen.https) {
-            inherited.https.push(tuned(socket).map_err(InheritedError::Kind)?);
+            inherited.https.push(set_options(socket).map_err(InheritedError::Kind)?);
         } else if has_port(&listen.http) {
-            inherited.http.push(tuned(socket).map_err(InheritedError::Kind)?);
+            inherited.http.push(set_options(socket).map_err(InheritedError::Kind)?);
         } else if listen.admin.is_some_and(|own| own.port() == address.port()) {
             if !address.ip().to_canonical().is_loopback() {
                 return Err(InheritedError::Exposed(address));

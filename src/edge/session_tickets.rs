@@ -80,6 +80,11 @@ impl fmt::Debug for Shared {
     }
 }
 
+/// Ticket keys of this process alone, for as long as it runs.
+pub(crate) fn own() -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
+    rustls::crypto::aws_lc_rs::Ticketer::new()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,22 +6,27 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, SupportedCipherSuite};
 
 use crate::acme::challenges::Challenges;
-use crate::config::{Challenge, SharedSecret, Site};
+use crate::config::SharedSecret;
 
-/// The one cryptography provider.
-pub(crate) fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+/// The certificates of one site.
+#[derive(Clone, Copy)]
+pub(crate) struct SiteCertificates<'a> {
+    pub(crate) hosts: &'a [String],
+    pub(crate) certificate: Option<&'a Arc<CertifiedKey>>,
+    /// Certificates of the previous configuration, for hosts that the site's own is not valid for yet.
+    pub(crate) previous: &'a [(String, Arc<CertifiedKey>)],
+    /// A CA validates the site by TLS-ALPN-01.
+    pub(crate) tls_alpn_challenge: bool,
 }
 
-/// What the listeners accept connections with.
+/// The TLS configuration of the HTTPS listeners. `tickets`: the shared ticket key if one is configured, and the process's own.
 pub(crate) fn server_config<'a>(
-    sites: impl Iterator<Item = &'a Site> + Clone,
+    sites: impl Iterator<Item = SiteCertificates<'a>> + Clone,
     (shared, own): (Option<&SharedSecret>, &Arc<dyn ProducesTickets>),
     challenges: &Arc<Challenges>,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
@@ -33,9 +38,7 @@ pub(crate) fn server_config<'a>(
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(BySni::new(sites.clone(), challenges.clone())));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let by_handshake =
-        |site: &Site| site.acme.as_ref().is_some_and(|acme| acme.challenge == Challenge::TlsAlpn01);
-    if sites.clone().any(by_handshake) {
+    if sites.clone().any(|site| site.tls_alpn_challenge) {
         config.alpn_protocols.push(ACME_TLS.to_vec());
     }
     config.ignore_client_order = true;
@@ -47,11 +50,6 @@ pub(crate) fn server_config<'a>(
     config.send_tls13_tickets = 1;
     config.max_early_data_size = 0;
     Ok(Arc::new(config))
-}
-
-/// What sessions are resumed with where no secret is shared, for as long as the process runs.
-pub(crate) fn own_tickets() -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
-    rustls::crypto::aws_lc_rs::Ticketer::new()
 }
 
 fn prefer_aes_128(suite: &SupportedCipherSuite) -> bool {
@@ -69,18 +67,21 @@ struct BySni {
 }
 
 impl BySni {
-    fn new<'a>(sites: impl Iterator<Item = &'a Site> + Clone, challenges: Arc<Challenges>) -> Self {
-        let first = sites.clone().next();
-        let without_name = first.and_then(|site| {
-            let instead = site.of_before.first().map(|(_, pair)| pair);
-            instead.or(site.certificate.as_ref()).cloned()
+    fn new<'a>(
+        mut sites: impl Iterator<Item = SiteCertificates<'a>> + Clone,
+        challenges: Arc<Challenges>,
+    ) -> Self {
+        let keys = sites.clone().flat_map(|site| {
+            let own =
+                site.hosts.iter().filter_map(move |host| Some((host.clone(), site.certificate?.clone())));
+            own.chain(site.previous.iter().cloned())
         });
-        let pairs = sites.flat_map(|site| {
-            let hosts = site.hosts.iter();
-            let own = hosts.filter_map(|host| Some((host.clone(), site.certificate.clone()?)));
-            own.chain(site.of_before.iter().cloned())
+        let by_host = keys.collect();
+        let without_name = sites.next().and_then(|site| {
+            let previous = site.previous.first().map(|(_, key)| key);
+            previous.or(site.certificate).cloned()
         });
-        Self { by_host: pairs.collect(), without_name, challenges }
+        Self { by_host, without_name, challenges }
     }
 }
 

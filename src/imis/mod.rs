@@ -16,7 +16,7 @@ mod users;
 
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::header::{HeaderMap, HeaderValue, USER_AGENT};
 use http::uri::Authority;
 use rustls::ClientConfig;
 
@@ -206,4 +206,13 @@ impl Imis {
     pub(crate) fn deletes_session(&self, set_cookie: &[u8]) -> bool {
         self.recogniser.deletes_session(set_cookie)
     }
+}
+
+/// The User-Agent of requests that commands make, not visitors.
+pub(crate) const DOCTOR_AGENT: &str =
+    concat!("Mozilla/5.0 (compatible; imis-gateway doctor ", env!("CARGO_PKG_VERSION"), ")");
+
+/// The headers of a request that the gateway makes by itself, without a visitor.
+pub(crate) fn visitor_headers() -> HeaderMap {
+    HeaderMap::from_iter([(USER_AGENT, HeaderValue::from_static(DOCTOR_AGENT))])
 }

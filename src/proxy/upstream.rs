@@ -19,7 +19,7 @@ use crate::base::corked_socket::Wire;
 use crate::base::min_rate::Limits;
 use crate::codec::head::HeadError;
 use crate::codec::transfer::ReceiveError;
-use crate::config::{ProxyHeader, Server, Timeouts};
+use crate::config::{Server, Timeouts};
 use crate::observe::traffic::{Connecting, OfSite};
 use crate::proxy::Outgoing;
 use crate::proxy::connection::{Connection, Stream};
@@ -27,9 +27,9 @@ use crate::proxy::exchange::{Exchange, Patience, Upload, UploadError};
 use crate::proxy::places;
 use crate::proxy::places::{Gate, Held, Places};
 use crate::proxy::pool::Pool;
-use crate::server::gateway::Site;
 use crate::upstream::proxy_header;
 use crate::upstream::servers::{Busy, Servers};
+use crate::upstream::site::SiteUpstream;
 
 /// Why iMIS gave no response, or not all of one.
 #[derive(Debug, thiserror::Error)]
@@ -90,8 +90,7 @@ pub(crate) struct Upstream {
     /// Whose it is: as long as that is the same, so is all of this.
     places: Arc<Places>,
     pub(crate) servers: Arc<Servers>,
-    server_names: Vec<String>,
-    proxy_protocol: Option<ProxyHeader>,
+    upstream: Arc<SiteUpstream>,
     tls: TlsConnector,
     timeouts: Timeouts,
     pub(crate) patience: Patience,
@@ -103,32 +102,37 @@ pub(crate) struct Upstream {
 }
 
 impl Upstream {
-    /// `browser`: how slow browsers may be within a body.
-    pub(crate) fn new(site: &Site, buffers: Rc<Buffers>, browser: Limits, traffic: Arc<OfSite>) -> Self {
-        let upstream = &site.config.upstream;
+    /// `limits`: how slow clients may be within a body.
+    pub(crate) fn new(
+        upstream: &Arc<SiteUpstream>,
+        places: &Arc<Places>,
+        buffers: Rc<Buffers>,
+        limits: Limits,
+        traffic: Arc<OfSite>,
+    ) -> Self {
+        let timeouts = upstream.config.timeouts;
         Self {
-            places: site.places.clone(),
-            servers: site.servers.clone(),
-            server_names: upstream.servers.iter().map(|server| server_name(server, site)).collect(),
-            proxy_protocol: upstream.proxy_protocol,
-            tls: TlsConnector::from(Arc::clone(&site.upstream_tls)),
-            timeouts: upstream.timeouts,
+            tls: TlsConnector::from(Arc::clone(&upstream.tls)),
+            timeouts,
             patience: Patience {
-                response_head: upstream.timeouts.response_head,
-                browser,
-                upstream: upstream.timeouts.gap,
+                response_head: timeouts.response_head,
+                browser: limits,
+                upstream: timeouts.gap,
             },
-            pools: upstream.servers.iter().map(|_| Pool::new(upstream.timeouts.idle)).collect(),
-            held: Held::new(site.places.clone()),
+            pools: upstream.config.servers.iter().map(|_| Pool::new(timeouts.idle)).collect(),
+            held: Held::new(places.clone()),
+            places: places.clone(),
+            servers: upstream.servers.clone(),
+            upstream: upstream.clone(),
             buffers,
             traffic,
         }
     }
 
-    /// Whether it would be made anew just so.
-    pub(crate) fn serves(&self, site: &Site, browser: Limits) -> bool {
-        // A site whose upstream is as before keeps its places.
-        Arc::ptr_eq(&self.places, &site.places) && self.patience.browser == browser
+    /// Whether an upstream with these settings would be the same.
+    pub(crate) fn serves(&self, places: &Arc<Places>, limits: Limits) -> bool {
+        // A site whose upstream has not changed keeps its concurrency limit.
+        Arc::ptr_eq(&self.places, places) && self.patience.browser == limits
     }
 
     /// Sends a request and waits for the head of the response. `own`: the connection that is the browser's alone.
@@ -142,13 +146,15 @@ impl Upstream {
             true => Gate::passed(&self.held).await.map_err(|places::Busy| UpstreamError::Busy)?,
             false => Gate::new(&self.held),
         };
-        let own = own.filter(|own| self.proxy_protocol.is_none() || own.visitor == Some(request.client.ip()));
+        let own = own.filter(|own| {
+            self.upstream.config.proxy_protocol.is_none() || own.visitor == Some(request.client.ip())
+        });
         let own = own.and_then(|mut connection| connection.is_silent().then_some(connection));
         let exclusive = own.is_some();
         let several = (self.servers.len() > 1).then(|| self.servers.order(request.session.as_ref()));
         let order = several.as_deref().unwrap_or(&[0]);
         // A connection that may be signed in, or names its visitor, starts anew: nobody else has used it, nobody else will.
-        let for_one = request.signs_in || self.proxy_protocol.is_some();
+        let for_one = request.signs_in || self.upstream.config.proxy_protocol.is_some();
         let kept = own.or_else(|| if for_one { None } else { self.pools[order[0]].take() });
         if let Some(connection) = kept {
             let mut exchange = Exchange::begin(connection, request, gate, exclusive);
@@ -205,13 +211,13 @@ impl Upstream {
         let mut last = ConnectError::TimedOut;
         for &index in order {
             let server = self.servers.server(index);
-            match self.connect_to(server, &self.server_names[index], client).await {
+            match self.connect_to(server, self.upstream.server_name(index), client).await {
                 Ok(stream) => {
                     self.servers.worked(index);
                     self.traffic.connecting(Connecting::Opened);
                     let mut connection =
                         Connection::new(stream, index, self.buffers.clone(), self.timeouts.gap);
-                    connection.visitor = self.proxy_protocol.map(|_| client.ip());
+                    connection.visitor = self.upstream.config.proxy_protocol.map(|_| client.ip());
                     return Ok(connection);
                 }
                 Err(error) => {
@@ -237,7 +243,7 @@ impl Upstream {
                 .map_err(ConnectError::Tcp)?;
         // Fails only when the server has gone already, which the handshake will tell.
         let _ = stream.set_nodelay(true);
-        if let Some(version) = self.proxy_protocol {
+        if let Some(version) = self.upstream.config.proxy_protocol {
             let header = proxy_header::of(version, client, stream.peer_addr().map_err(ConnectError::Tcp)?);
             within(self.timeouts.connect, stream.write_all(&header)).await?.map_err(ConnectError::Tcp)?;
         }
@@ -254,15 +260,4 @@ impl Upstream {
 
 async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Result<T, ConnectError> {
     timeout(limit, future).await.map_err(|_| ConnectError::TimedOut)
-}
-
-/// The name for SNI and the certificate: the server's own if it has one, else the host that iMIS is asked for.
-pub(crate) fn server_name(server: &Server, site: &Site) -> String {
-    if server.host.parse::<std::net::IpAddr>().is_err() {
-        return server.host.clone();
-    }
-    match &site.config.upstream.host {
-        Some(authority) => authority.host.clone(),
-        None => site.config.hosts[0].clone(),
-    }
 }

@@ -13,9 +13,9 @@ use tracing::info;
 use crate::base::request_id::Incident;
 use crate::base::trace_context;
 use crate::base::trace_context::Context;
-use crate::edge::worker::Worker;
 use crate::observe::spans::{Begun, Told};
 use crate::observe::traffic::{By, Done, End, Protocol};
+use crate::request::worker::Worker;
 
 /// What a request looks like from outside.
 pub(crate) struct Seen<'a> {
@@ -76,7 +76,7 @@ struct Line {
 impl Access {
     pub(crate) fn begin(seen: &Seen<'_>, came: &Came, incident: Incident, worker: &Rc<Worker>) -> Self {
         worker.of_worker.begins();
-        let spans = worker.gateway.lasting.spans.as_ref();
+        let spans = worker.gateway.spans.as_ref();
         let span = spans.and_then(|spans| spans.begin(seen.trace, came.is_vouched_for, incident));
         let line = (worker.gateway.access_log || span.is_some()).then(|| Line {
             client: came.client,
@@ -161,7 +161,7 @@ impl Drop for Access {
             self.worker.gateway.metrics.failure(site, why);
         }
         let Some(line) = &self.line else { return };
-        if let (Some(span), Some(spans)) = (&self.span, &self.worker.gateway.lasting.spans) {
+        if let (Some(span), Some(spans)) = (&self.span, &self.worker.gateway.spans) {
             let told = Told {
                 method: &line.method,
                 scheme: line.scheme,

@@ -2,87 +2,24 @@
 //! becomes one here, what fails inside it in `sso`.
 
 use std::borrow::Cow;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::uri::Authority;
 use http::{HeaderMap, Response};
-use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, warn};
 
-use crate::base::acked_bytes::acknowledged;
-use crate::base::corked_socket::Wire;
 use crate::base::request_id::Incident;
-use crate::edge::tls::ACME_TLS;
-use crate::edge::worker::Worker;
 use crate::observe::log::Chain;
 use crate::pages::Failure;
 use crate::proxy::headers::{Forwarded, Trace, forwarded_for};
 use crate::request::access_log::{Access, Came, Seen};
 pub(crate) use crate::request::decide::{Asked, Verdict, Visit, What};
+use crate::request::worker::Worker;
 use crate::sso;
 use crate::sso::single_logout::{self, Departure, Detour};
-
-/// The socket of a browser: what reaches it, and how it ends: said at the TLS level where there is one, and in one packet with
-/// the last response where that is at hand.
-pub(crate) trait Socket {
-    /// What has arrived at its machine, if the system tells.
-    fn arrived(&self) -> Option<u64>;
-
-    /// What is written from now on is the last, and all of it is at hand: it may wait for `poll_end`.
-    fn hold_back(&mut self);
-
-    /// Bytes that are held back.
-    fn held(&self) -> usize;
-
-    /// Sends what is held back and says that no more comes; the connection can then be dropped.
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-}
-
-impl Socket for TcpStream {
-    fn arrived(&self) -> Option<u64> {
-        acknowledged(self)
-    }
-
-    fn hold_back(&mut self) {}
-
-    fn held(&self) -> usize {
-        0
-    }
-
-    fn poll_end(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Socket for Box<TlsStream<Wire>> {
-    fn arrived(&self) -> Option<u64> {
-        self.get_ref().0.acknowledged()
-    }
-
-    fn hold_back(&mut self) {
-        self.get_mut().0.hold_back();
-    }
-
-    fn held(&self) -> usize {
-        self.get_ref().0.held()
-    }
-
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let (wire, session) = self.get_mut();
-        // Only the first time does anything.
-        session.send_close_notify();
-        wire.release();
-        Pin::new(self).poll_flush(cx)
-    }
-}
 
 /// What is known of a connection before its first request.
 pub(crate) struct Connection {
@@ -101,33 +38,6 @@ pub(crate) enum Door {
     Https { name: Rc<str>, site: Option<usize> },
     /// The plain-HTTP port, which only leads to the other.
     Http,
-}
-
-/// Serves a browser until it leaves or the worker drains.
-pub(crate) async fn serve_https(stream: Box<TlsStream<Wire>>, peer: SocketAddr, worker: Rc<Worker>) {
-    let (_, tls) = stream.get_ref();
-    if tls.alpn_protocol() == Some(ACME_TLS) {
-        // The handshake was all it came for.
-        let mut stream = stream;
-        let _ = stream.shutdown().await;
-        return;
-    }
-    let speaks_h2 = tls.alpn_protocol() == Some(b"h2");
-    // Without a name it was shown the certificate of the first site.
-    let first = || worker.gateway.sites[0].config.hosts[0].as_str();
-    let name: Rc<str> = tls.server_name().unwrap_or_else(first).into();
-    let site = worker.gateway.site_of(&name);
-    let connection = Connection::new(worker, peer, Door::Https { name, site });
-    if speaks_h2 {
-        crate::edge::http2::serve(stream, connection).await;
-    } else {
-        crate::edge::http1::serve(stream, connection).await;
-    }
-}
-
-/// Serves the plain-HTTP port: every request is sent to https.
-pub(crate) async fn serve_redirects(stream: TcpStream, peer: SocketAddr, worker: Rc<Worker>) {
-    crate::edge::http1::serve(stream, Connection::new(worker, peer, Door::Http)).await;
 }
 
 impl Connection {
@@ -249,8 +159,7 @@ impl Connection {
             client,
             is_https: matches!(self.door, Door::Https { .. }),
             // Asked only where it decides something.
-            is_vouched_for: self.worker.gateway.lasting.spans.is_some()
-                && self.worker.gateway.trusts(self.peer),
+            is_vouched_for: self.worker.gateway.spans.is_some() && self.worker.gateway.trusts(self.peer),
         };
         Access::begin(seen, &came, incident, &self.worker)
     }
@@ -273,6 +182,8 @@ pub(crate) fn traceparent<'a>(mut fields: impl Iterator<Item = (&'a str, &'a [u8
 
 /// A visit with all it needs, independent of its connection.
 pub(crate) struct Visited {
+    /// Index of the site.
+    pub(crate) site: usize,
     pub(crate) visit: sso::Visit,
     pub(crate) what: What,
 }
@@ -306,8 +217,7 @@ pub(crate) fn visited(
     };
     let Visit { app, what } = visit;
     let visit = sso::Visit {
-        gateway: gateway.clone(),
-        site,
+        services: gateway.services.clone(),
         sign_on,
         app,
         query: asked.query().to_owned(),
@@ -318,7 +228,7 @@ pub(crate) fn visited(
         headers,
         learned: sso::Learned::default(),
     };
-    Ok(Box::new(Visited { visit, what }))
+    Ok(Box::new(Visited { site, visit, what }))
 }
 
 /// Waits for a sign-in on the control runtime: iMIS cannot hold up this worker, and a panic ends one sign-in. A browser
@@ -329,7 +239,7 @@ pub(crate) async fn visit(
     form: Bytes,
     incident: Incident,
 ) -> Result<Response<Bytes>, Failure> {
-    let Visited { visit, what } = visited;
+    let Visited { visit, what, site: _ } = visited;
     let task = match what {
         What::SignIn => worker.control.spawn(sso::sign_in(visit)),
         What::SignedOut => worker.control.spawn(sso::signed_out(visit)),

@@ -112,7 +112,7 @@ pub(crate) fn decide<'a>(asked: &Asked<'a>, connection: &'a Connection) -> Resul
 fn challenge(asked: &Asked<'_>, connection: &Connection) -> Option<String> {
     let token = asked.target.strip_prefix("/.well-known/acme-challenge/")?;
     let is_read = matches!(asked.method, "GET" | "HEAD");
-    if is_read { connection.worker.gateway.lasting.acme.challenges.answer(token) } else { None }
+    if is_read { connection.worker.gateway.challenges.answer(token) } else { None }
 }
 
 /// The same target on https, if it is for one of our sites.
@@ -120,7 +120,7 @@ fn https_location(asked: &Asked<'_>, connection: &Connection) -> Result<String, 
     let gateway = &connection.worker.gateway;
     let (host, _) = asked.authority.ok_or(Failure::BadRequest)?;
     gateway.site_of(host).ok_or(Failure::UnknownHost)?;
-    let port = match gateway.lasting.https_port {
+    let port = match gateway.https_port {
         443 => String::new(),
         other => format!(":{other}"),
     };

@@ -13,8 +13,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::base::x509;
-use crate::server::gateway::Gateway;
+use crate::request::gateway::Gateway;
+use crate::server::process_state::ProcessState;
 use crate::server::reload::Reloader;
 use crate::upstream::servers::Condition;
 
@@ -32,7 +32,7 @@ pub(crate) async fn serve(listener: TcpListener, reloader: Arc<Reloader>) {
 
 async fn connection(stream: TcpStream, reloader: Arc<Reloader>) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let answer = answer(&request, &reloader.gateway(), reloader.is_draining());
+        let answer = answer(&request, &reloader);
         async move { Ok::<_, Infallible>(answer) }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
@@ -41,12 +41,12 @@ async fn connection(stream: TcpStream, reloader: Arc<Reloader>) {
     let _ = builder.serve_connection(TokioIo::new(stream), service).await;
 }
 
-fn answer(request: &Request<Incoming>, gateway: &Gateway, draining: bool) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, reloader: &Reloader) -> Response<Full<Bytes>> {
     if matches!(request.method(), &Method::GET | &Method::HEAD) && request.uri().path() == "/metrics" {
-        return metrics(gateway);
+        return metrics(&reloader.gateway(), &reloader.process);
     }
     let verbose = request.uri().query().is_some_and(|query| query.split('&').any(|key| key == "verbose"));
-    let (status, text) = match (request.method(), request.uri().path(), draining) {
+    let (status, text) = match (request.method(), request.uri().path(), reloader.is_draining()) {
         (&Method::GET | &Method::HEAD, "/livez", _) => (StatusCode::OK, "ok\n"),
         (&Method::GET | &Method::HEAD, "/readyz", true) if verbose => {
             (StatusCode::SERVICE_UNAVAILABLE, "listeners: draining\nnot ready\n")
@@ -71,25 +71,29 @@ fn answer(request: &Request<Incoming>, gateway: &Gateway, draining: bool) -> Res
     response
 }
 
-fn metrics(gateway: &Gateway) -> Response<Full<Bytes>> {
+fn metrics(gateway: &Gateway, process: &ProcessState) -> Response<Full<Bytes>> {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     let expiries = gateway
         .sites
         .iter()
-        .filter_map(|site| Some((site.config.hosts[0].as_str(), x509::expiry(&site.config)?)));
-    gateway.metrics.now(gateway.admission.open(), expiries);
+        .filter_map(|site| Some((site.config.hosts[0].as_str(), site.certificate_expiry()?)));
+    gateway.metrics.now(process.admission.open(), expiries);
     gateway.metrics.acme(gateway.sites.iter().filter_map(|site| {
-        let standing = gateway.lasting.acme.standing(&site.config.acme.as_ref()?.certificate_file);
+        let standing = process.acme.standing(&site.config.acme.as_ref()?.certificate_file);
         Some((site.config.hosts[0].as_str(), standing.failed.is_some()))
     }));
     gateway.metrics.servers(gateway.sites.iter().flat_map(|site| {
-        (0..site.servers.len()).map(|index| {
-            let up = site.servers.condition(index) == Condition::Up;
-            let server = site.servers.server(index).to_string();
-            (site.config.hosts[0].as_str(), server, up, site.servers.busy(index))
+        (0..site.upstream.servers.len()).map(|index| {
+            let up = site.upstream.servers.condition(index) == Condition::Up;
+            let server = site.upstream.servers.server(index).to_string();
+            (site.config.hosts[0].as_str(), server, up, site.upstream.servers.busy(index))
         })
     }));
-    gateway.metrics.secrets(gateway.secrets());
+    let apps = gateway.sites.iter().flat_map(|site| site.config.apps());
+    gateway.metrics.secrets(apps.flat_map(|app| app.secrets()).map(|secret| {
+        let age = process.age(&secret);
+        (secret, age)
+    }));
     gateway.metrics.forget_staff();
     for sign_on in gateway.sites.iter().flat_map(|site| &site.sign_on) {
         for app in &sign_on.apps {

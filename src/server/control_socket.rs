@@ -153,7 +153,7 @@ fn drain(request: &Request<Incoming>, reloader: &Reloader, drained: bool) -> Res
     let sites: Vec<&str> = gateway
         .sites
         .iter()
-        .filter(|site| named.as_ref().is_some_and(|url| site.servers.drain(url, drained)))
+        .filter(|site| named.as_ref().is_some_and(|url| site.upstream.servers.drain(url, drained)))
         .map(|site| site.config.hosts[0].as_str())
         .collect();
     let all = || gateway.sites.iter().flat_map(|site| &site.config.upstream.servers).map(ToString::to_string);

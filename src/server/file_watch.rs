@@ -6,7 +6,6 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use crate::base::clock;
-use crate::base::x509;
 use crate::config::Watched;
 use crate::server::reload::{By, Reloader};
 
@@ -22,7 +21,7 @@ impl Reloader {
             let gateway = self.gateway();
             let now = clock::unix_now_signed();
             for site in &gateway.sites {
-                if let Some(word) = x509::of_its_time(&site.config, now) {
+                if let Some(word) = site.certificate_warning(now) {
                     warn!(site = site.config.hosts[0], "{word}");
                 }
             }

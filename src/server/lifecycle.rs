@@ -14,20 +14,21 @@ use tracing::{info, warn};
 
 use crate::acme;
 use crate::config::{Config, DEFAULT_CONTROL};
-use crate::edge::balance::Table;
+use crate::edge::balance::WorkerRegistry;
 use crate::edge::inherited_sockets;
 use crate::edge::worker::{Sockets, Start};
-use crate::edge::{accept, worker};
+use crate::edge::{listen, worker};
 use crate::observe::log::{Chain, Writing};
 use crate::observe::spans::Spans;
 use crate::server::admin;
+use crate::server::build::{self, BuildError};
 use crate::server::control_socket;
 use crate::server::control_socket::Control;
-use crate::server::gateway::{Gateway, Lasting};
+use crate::server::process_state::ProcessState;
 use crate::server::reload;
 use crate::server::reload::{By, Reloader};
 use crate::server::systemd;
-use crate::server::systemd::Pulse;
+use crate::server::systemd::Heartbeat;
 
 /// A gateway that is accepting connections.
 pub struct Server {
@@ -111,13 +112,14 @@ impl Server {
             .map_err(StartError::Worker)?;
         let spans = config.otlp.as_ref().map(|otlp| Spans::build(otlp, control.handle())).transpose();
         let spans = spans.map_err(|error| StartError::Build(error.into()))?;
-        let gateway =
-            Lasting::new(config, port, spans).and_then(|lasting| Gateway::build(config, &lasting, None));
-        let gateway = Arc::new(gateway.map_err(|error| StartError::Build(error.into()))?);
+        let build_error = |error: BuildError| StartError::Build(error.into());
+        let process = ProcessState::new(config, port, spans).map_err(build_error)?;
+        let gateway = Arc::new(build::gateway(config, &process, None).map_err(build_error)?);
         let drain = CancellationToken::new();
-        let (senders, mut renewals): (Vec<_>, Vec<_>) =
+        let (senders, mut updates): (Vec<_>, Vec<_>) =
             (0..config.workers).map(|_| unbounded_channel()).unzip();
-        let reloader = Reloader::new(config, gateway.clone(), senders, control.handle().clone());
+        let reloader =
+            Reloader::new(config, process.clone(), gateway.clone(), senders, control.handle().clone());
         let control_socket = open_control(config, &reloader, &control)?;
         if let Some(admin) = admin {
             let address = admin.local_addr().map_err(StartError::Worker)?;
@@ -127,24 +129,25 @@ impl Server {
             info!(%address, "admin listener");
         }
         reload::keep_informed(&gateway, control.handle());
-        let (mut workers, mut pulses) = (Vec::new(), Vec::new());
-        for (index, seat) in Table::set(config.workers).into_iter().enumerate() {
+        let (mut workers, mut heartbeats) = (Vec::new(), Vec::new());
+        for (index, handle) in WorkerRegistry::set(config.workers).into_iter().enumerate() {
             let take = |all: &mut Vec<Vec<TcpListener>>| all.iter_mut().filter_map(Vec::pop).collect();
             let sockets = Sockets { https: take(&mut https), http: take(&mut http) };
             let start = Start {
                 gateway: gateway.clone(),
+                admission: process.admission.clone(),
                 sockets,
                 control: control.handle().clone(),
                 drain: drain.clone(),
-                seat,
-                renewals: renewals.remove(0),
-                pulse: Pulse::default(),
+                handle,
+                updates: updates.remove(0),
+                heartbeat: Heartbeat::default(),
             };
-            pulses.push(start.pulse.clone());
+            heartbeats.push(start.heartbeat.clone());
             let started = worker::spawn(index, start);
             workers.push(started.map_err(StartError::Worker)?);
         }
-        control.spawn(systemd::feed_watchdog(pulses));
+        control.spawn(systemd::feed_watchdog(heartbeats));
         control.spawn(reloader.clone().watch());
         control.spawn(reloader.clone().tell_of_expiry());
         control.spawn(acme::keep(reloader.clone()));
@@ -213,11 +216,11 @@ impl Server {
             clean &= worker.join().unwrap_or(false);
         }
         drop(self.control_socket);
-        if let Some(spans) = &self.reloader.gateway().lasting.spans {
+        if let Some(spans) = &self.reloader.gateway().spans {
             spans.finish();
         }
         self.control.shutdown_background();
-        self.reloader.gateway().audit.finish();
+        self.reloader.gateway().services.audit.finish();
         clean
     }
 }
@@ -325,7 +328,7 @@ fn open_all(
         return shared.collect::<std::io::Result<_>>().map_err(StartError::Worker);
     }
     let open = |address: &SocketAddr| {
-        accept::open(*address, config.workers)
+        listen::open(*address, config.workers)
             .map_err(|source| StartError::Listen { address: *address, source })
     };
     addresses.iter().map(open).collect()

@@ -7,4 +7,5 @@ pub(crate) mod reload;
 pub(crate) mod file_watch;
 pub(crate) mod status;
 pub(crate) mod systemd;
-pub(crate) mod gateway;
+pub(crate) mod process_state;
+pub(crate) mod build;

@@ -18,9 +18,11 @@ use tracing::{error, info, warn};
 
 use crate::base::clock;
 use crate::config::{Config, Fixed, Problem, Problems, Watched};
-use crate::edge::worker::Renewal;
+use crate::edge::worker::ConfigUpdate;
 use crate::observe::log::Chain;
-use crate::server::gateway::{BuildError, Gateway, Lasting};
+use crate::request::gateway::Gateway;
+use crate::server::build::{self, BuildError};
+use crate::server::process_state::ProcessState;
 use crate::server::systemd;
 use crate::upstream::health;
 
@@ -32,9 +34,9 @@ const TAKEN_UP_IN: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub(crate) struct Reloader {
-    lasting: Arc<Lasting>,
+    pub(crate) process: Arc<ProcessState>,
     gateway: ArcSwap<Gateway>,
-    workers: Vec<UnboundedSender<Renewal>>,
+    workers: Vec<UnboundedSender<ConfigUpdate>>,
     control: Handle,
     /// One reload at a time.
     pub(crate) running: Mutex<Running>,
@@ -123,8 +125,9 @@ enum Refused {
 impl Reloader {
     pub(crate) fn new(
         config: &Config,
+        process: Arc<ProcessState>,
         gateway: Arc<Gateway>,
-        workers: Vec<UnboundedSender<Renewal>>,
+        workers: Vec<UnboundedSender<ConfigUpdate>>,
         control: Handle,
     ) -> Arc<Self> {
         let first = Last {
@@ -140,7 +143,7 @@ impl Reloader {
         };
         gateway.metrics.reloaded(None, true, true);
         Arc::new(Self {
-            lasting: gateway.lasting.clone(),
+            process,
             gateway: ArcSwap::new(gateway),
             workers,
             control,
@@ -245,7 +248,7 @@ impl Reloader {
                 (false, By::Start | By::Command | By::Signal) => failed.text = Some(last.clone()),
             }
         }
-        self.lasting.metrics.reloaded(Some(by.name()), good, self.failed().is_empty());
+        self.process.metrics.reloaded(Some(by.name()), good, self.failed().is_empty());
         tell(&last);
         if !self.is_draining() {
             systemd::ready(&self.state());
@@ -259,7 +262,7 @@ impl Reloader {
         let before = self.failed.lock().unwrap_or_else(PoisonError::into_inner).files.take();
         if before.is_some() {
             info!("the files that the configuration names are again as they were when they were taken up");
-            self.lasting.metrics.reloaded(None, true, self.failed().is_empty());
+            self.process.metrics.reloaded(None, true, self.failed().is_empty());
             systemd::ready(&self.state());
         }
     }
@@ -270,14 +273,14 @@ impl Reloader {
         }
         let source = (**self.source.load()).clone();
         let before = self.gateway();
-        let lasting = self.lasting.clone();
+        let process = self.process.clone();
         let built = tokio::task::spawn_blocking(move || {
             let config = match by {
                 By::Files => Config::resolve(&source.file, &source.text),
                 By::Start | By::Command | By::Signal => Config::load(&source.file),
             };
             let config = config.map_err(Refused::Problems)?;
-            let gateway = Gateway::build(&config, &lasting, Some(&before)).map_err(Refused::Build)?;
+            let gateway = build::gateway(&config, &process, Some(&before)).map_err(Refused::Build)?;
             Ok((config, gateway))
         });
         let built = tokio::time::timeout(BUILT_IN, built).await.map_err(|_| Refused::Late)?;
@@ -287,7 +290,7 @@ impl Reloader {
         }
         let gateway = Arc::new(gateway);
         keep_informed(&gateway, &self.control);
-        self.lasting.admission.limit(config.limits);
+        self.process.admission.limit(config.limits);
         self.publish(&gateway).await;
         let before = self.gateway.swap(gateway.clone());
         // A sign-in under way has the list it began with, as it is.
@@ -315,9 +318,9 @@ impl Reloader {
     async fn publish(&self, gateway: &Arc<Gateway>) {
         let mut waiting = Vec::new();
         for worker in &self.workers {
-            let (taken_up, answer) = oneshot::channel();
+            let (applied, answer) = oneshot::channel();
             // A worker that has ended serves nobody.
-            if worker.send(Renewal { gateway: gateway.clone(), taken_up }).is_ok() {
+            if worker.send(ConfigUpdate { gateway: gateway.clone(), applied }).is_ok() {
                 waiting.push(answer);
             }
         }
@@ -338,7 +341,7 @@ pub(crate) fn keep_informed(gateway: &Gateway, control: &Handle) {
         staff.keep_fresh(control);
     }
     for site in &gateway.sites {
-        health::watch(site, control);
+        health::watch(&site.upstream, control);
     }
 }
 

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use crate::base::clock;
 use crate::base::x509;
-use crate::server::gateway::{Gateway, Site};
+use crate::request::gateway::Site;
+use crate::server::process_state::ProcessState;
 use crate::server::reload::Reloader;
 
 /// All of it. Nothing in it is secret.
@@ -22,28 +23,28 @@ pub(crate) async fn of(reloader: &Reloader) -> Value {
         },
         "last_reload": &*last,
         "failed_reloads": reloader.failed().iter().map(|failed| json!(&**failed)).collect::<Vec<_>>(),
-        "connections": gateway.admission.open(),
-        "sites": gateway.sites.iter().map(|site| of_site(site, &gateway)).collect::<Vec<_>>(),
+        "connections": reloader.process.admission.open(),
+        "sites": gateway.sites.iter().map(|site| of_site(site, &reloader.process)).collect::<Vec<_>>(),
     })
 }
 
-fn of_site(site: &Site, gateway: &Gateway) -> Value {
-    let servers: Vec<Value> = (0..site.servers.len())
+fn of_site(site: &Site, process: &ProcessState) -> Value {
+    let servers: Vec<Value> = (0..site.upstream.servers.len())
         .map(|index| {
-            let state = site.servers.condition(index).name();
-            json!({"server": site.servers.server(index).to_string(), "state": state})
+            let state = site.upstream.servers.condition(index).name();
+            json!({"server": site.upstream.servers.server(index).to_string(), "state": state})
         })
         .collect();
     json!({
         "hosts": site.config.hosts,
         "certificate": {
-            "word": x509::of_its_time(&site.config, clock::unix_now_signed()),
-            "expires": x509::expiry(&site.config).map(clock::rfc_3339_of),
+            "word": site.certificate_warning(clock::unix_now_signed()),
+            "expires": site.certificate_expiry().map(clock::rfc_3339_of),
             "uncovered": site.config.certificate.as_ref().map(|pair| {
                 site.config.hosts.iter().filter(|host| !x509::covers(pair, host)).collect::<Vec<_>>()
             }),
             "acme": site.config.acme.as_ref().map(|acme| {
-                let standing = gateway.lasting.acme.standing(&acme.certificate_file);
+                let standing = process.acme.standing(&acme.certificate_file);
                 json!({
                     "directory": acme.directory.as_str(),
                     "challenge": acme.challenge.name(),
@@ -61,7 +62,7 @@ fn of_site(site: &Site, gateway: &Gateway) -> Value {
                 "path": app.path,
                 "zendesk": app.zendesk.origin.to_string(),
                 "secrets": app.secrets().map(|secret| {
-                    let age = gateway.lasting.age(&secret);
+                    let age = process.age(&secret);
                     json!({"secret": secret.secret, "fingerprint": secret.fingerprint, "age_seconds": age})
                 }).collect::<Vec<_>>(),
                 "staff": staff.map(|(people, age)| json!({"people": people, "age_seconds": age.as_secs()})),

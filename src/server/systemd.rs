@@ -8,7 +8,7 @@ use sd_notify::NotifyState;
 use tracing::{error, info};
 
 /// What shows that a worker goes on: it counts up every second.
-pub(crate) type Pulse = Arc<AtomicU64>;
+pub(crate) type Heartbeat = Arc<AtomicU64>;
 
 pub(crate) fn ready(status: &str) {
     notify(&[NotifyState::Ready, NotifyState::Status(status)]);
@@ -33,15 +33,15 @@ fn notify(states: &[NotifyState<'_>]) {
 
 /// Feeds the watchdog, if the service has one, for as long as every worker goes on. A worker that stands still lets systemd end the
 /// process.
-pub(crate) async fn feed_watchdog(pulses: Vec<Pulse>) {
+pub(crate) async fn feed_watchdog(heartbeats: Vec<Heartbeat>) {
     let Some(within) = sd_notify::watchdog_enabled() else { return };
-    // sd_watchdog_enabled(3): half of the time at most. Pulses come once a second, so that two seconds show one of each worker.
+    // sd_watchdog_enabled(3): half of the time at most. They come once a second, so that two seconds show one of each worker.
     let every = (within / 3).max(Duration::from_secs(2)).min(within / 2);
     info!(seconds = within.as_secs_f64(), "systemd watches this service");
-    let mut before: Vec<u64> = vec![0; pulses.len()];
+    let mut before: Vec<u64> = vec![0; heartbeats.len()];
     loop {
         tokio::time::sleep(every).await;
-        let now: Vec<u64> = pulses.iter().map(|pulse| pulse.load(Ordering::Relaxed)).collect();
+        let now: Vec<u64> = heartbeats.iter().map(|heartbeat| heartbeat.load(Ordering::Relaxed)).collect();
         let still: Vec<usize> = (0..now.len()).filter(|index| now[*index] == before[*index]).collect();
         if still.is_empty() {
             notify(&[NotifyState::Watchdog]);

@@ -54,13 +54,13 @@ pub(crate) async fn posted(mut visit: Visit, body: Bytes) -> Response<Bytes> {
     let Some(application) = sign_on.imis.application() else {
         let message = Message::new(StatusCode::NOT_FOUND, "There is nothing here")
             .text("This site does not use iMIS's Single Sign-On page.");
-        return visit.gateway.pages.message(&message, &visit.incident);
+        return visit.services.pages.message(&message, &visit.incident);
     };
     let own = Arrival::default();
     if let Err(error) = navigation::require_top_level(&visit.headers) {
         return answer(&visit, &own, &error);
     }
-    if let Err(enough) = visit.gateway.rates.network(visit.forwarded.client) {
+    if let Err(enough) = visit.services.rates.network(visit.forwarded.client) {
         return answer(&visit, &own, &SignInError::Enough(enough));
     }
     if !is_from_this_site(&visit) {
@@ -160,7 +160,7 @@ fn refused(visit: &Visit, why: &str) -> Response<Bytes> {
         .text("If this happens again, check that your browser accepts cookies of this site.")
         .link(Link::primary("Start again", visit.app.path.clone()))
         .link(Link::new("Back to the site", "/"));
-    visit.gateway.pages.message(&message, &visit.incident)
+    visit.services.pages.message(&message, &visit.incident)
 }
 
 #[cfg(test)]

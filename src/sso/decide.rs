@@ -10,25 +10,25 @@ use crate::config::{App, OnDuplicate};
 use crate::imis::party::Among;
 use crate::imis::recognise::Identity;
 use crate::observe::log::Chain;
-use crate::server::gateway::SignOn;
 use crate::sso::denied::Denied;
 use crate::sso::policy;
 use crate::sso::policy::Permit;
 use crate::sso::return_to::Arrival;
+use crate::sso::site::SignOn;
 use crate::sso::{Learned, SignInError, facts, token};
 use crate::zendesk::staff::Standing;
 
 /// What a decision is made with.
-pub(super) struct Deciding<'a> {
-    pub(super) sign_on: &'a SignOn,
-    pub(super) app: &'a App,
-    pub(super) language: &'a Language,
-    pub(super) incident: &'a str,
-    pub(super) learned: &'a Learned,
+pub(crate) struct Deciding<'a> {
+    pub(crate) sign_on: &'a SignOn,
+    pub(crate) app: &'a App,
+    pub(crate) language: &'a Language,
+    pub(crate) incident: &'a str,
+    pub(crate) learned: &'a Learned,
 }
 
 /// How a decision came about, step by step; kept only for whoever asks.
-pub(super) struct Steps(Option<(Vec<Step>, Instant)>);
+pub(crate) struct Steps(Option<(Vec<Step>, Instant)>);
 
 /// One of them. What came of it may tell of a person.
 pub(crate) struct Step {
@@ -38,15 +38,15 @@ pub(crate) struct Step {
 }
 
 impl Steps {
-    pub(super) fn kept() -> Self {
+    pub(crate) fn kept() -> Self {
         Self(Some((Vec::new(), Instant::now())))
     }
 
-    pub(super) fn forgotten() -> Self {
+    pub(crate) fn forgotten() -> Self {
         Self(None)
     }
 
-    pub(super) fn note(&mut self, name: &str, outcome: impl FnOnce() -> String) {
+    pub(crate) fn note(&mut self, name: &str, outcome: impl FnOnce() -> String) {
         if let Some((steps, since)) = &mut self.0 {
             let took = since.elapsed();
             steps.push(Step { name: name.to_owned(), outcome: outcome(), took });
@@ -54,13 +54,13 @@ impl Steps {
         }
     }
 
-    pub(super) fn into_list(self) -> Vec<Step> {
+    pub(crate) fn into_list(self) -> Vec<Step> {
         self.0.map(|(steps, _)| steps).unwrap_or_default()
     }
 }
 
 /// Whether the person may enter the app.
-pub(super) async fn decide(
+pub(crate) async fn decide(
     deciding: &Deciding<'_>,
     (identity, arrival): (&Identity, &Arrival),
     steps: &mut Steps,

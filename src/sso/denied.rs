@@ -24,7 +24,7 @@ pub(crate) const REASONS: [&str; 15] = [
 
 /// Why a person may not.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Denied {
+pub(crate) enum Denied {
     #[error("the person is acting on behalf of another contact")]
     OnBehalfOf,
     #[error("the record is a company's")]
@@ -62,7 +62,7 @@ pub(super) enum Denied {
 
 impl Denied {
     /// For the log.
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         match self {
             Self::OnBehalfOf => "on-behalf-of",
             Self::CompanyRecord => "company-record",
@@ -81,7 +81,7 @@ impl Denied {
     }
 
     /// The rule that refused, counted from 1.
-    pub(super) fn rule(&self) -> Option<usize> {
+    pub(crate) fn rule(&self) -> Option<usize> {
         match self {
             Self::Rule { rule, .. } | Self::RuleFailed { rule, .. } => Some(*rule),
             Self::OnBehalfOf
@@ -98,7 +98,7 @@ impl Denied {
     }
 
     /// For the member.
-    pub(super) fn title(&self) -> &'static str {
+    pub(crate) fn title(&self) -> &'static str {
         match self {
             Self::OnBehalfOf => "You are working on behalf of somebody else",
             Self::CompanyRecord => "This account belongs to an organization",
@@ -114,7 +114,7 @@ impl Denied {
     }
 
     /// For the member: what to do. A rule's reason may have words of the association's own, in the language the browser prefers.
-    pub(super) fn advice(&self, app: &App, accept_language: &str) -> String {
+    pub(crate) fn advice(&self, app: &App, accept_language: &str) -> String {
         if let Self::Rule { reason: Some(reason), .. } = self
             && let Some(reason) = app.reasons.get(reason)
         {

@@ -11,7 +11,7 @@ use crate::sso::token::MintError;
 
 /// Every way a sign-in can end without a token, apart from nobody being signed in.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SignInError {
+pub(crate) enum SignInError {
     #[error("not a top-level navigation")]
     NotNavigation,
     #[error("iMIS did not say who the visitor is")]
@@ -43,7 +43,7 @@ pub(super) enum SignInError {
 }
 
 /// The kinds of answers that there are to them.
-pub(super) enum Failed<'a> {
+pub(crate) enum Failed<'a> {
     NotNavigation,
     Denied(&'a Denied),
     Enough(Enough),
@@ -52,7 +52,7 @@ pub(super) enum Failed<'a> {
 }
 
 impl SignInError {
-    pub(super) fn failed(&self) -> Failed<'_> {
+    pub(crate) fn failed(&self) -> Failed<'_> {
         match self {
             Self::NotNavigation => Failed::NotNavigation,
             Self::Denied(denied) => Failed::Denied(denied),
@@ -72,7 +72,7 @@ impl SignInError {
     }
 
     /// Whether it may be iMIS that did not answer as it should.
-    pub(super) fn is_of_imis(&self) -> bool {
+    pub(crate) fn is_of_imis(&self) -> bool {
         !matches!(self, Self::StaffUnknown | Self::Claims(_) | Self::Mint(_) | Self::Random(_))
     }
 }

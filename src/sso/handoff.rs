@@ -21,11 +21,10 @@ pub(super) fn page(visit: &Visit, arrival: &Arrival, token: &Token) -> Response<
     // Chromium holds the whole chain of redirects after the POST against form-action: Zendesk's hosts, and ours, where
     // Zendesk sends people with an error.
     let suffix = visit.authority.port().map(|port| format!(":{port}")).unwrap_or_default();
-    let own =
-        visit.gateway.sites[visit.site].config.hosts.iter().map(|host| format!("https://{host}{suffix}"));
+    let own = visit.sign_on.hosts.iter().map(|host| format!("https://{host}{suffix}"));
     let theirs = zendesk.authorities().map(|authority| format!("https://{authority}"));
     let form_action: Vec<String> = theirs.chain(["'self'".to_owned()]).chain(own).collect();
-    visit.gateway.pages.hand_off(&HandOff {
+    visit.services.pages.hand_off(&HandOff {
         app: &visit.app.name,
         action: &crate::zendesk::jwt_url(zendesk),
         jwt: token.expose(),

@@ -67,9 +67,9 @@ pub(super) fn round(visit: &Visit, arrival: &Arrival, way: Way) -> Round {
     let (incident, app) = (&visit.incident, &visit.app.name);
     let seen = Seen::of(&visit.headers);
     warn!(incident, app, verdict, %seen, "a browser was going round in circles and has been stopped");
-    visit.gateway.metrics.decision(app, "refused", "loop");
+    visit.services.metrics.decision(app, "refused", "loop");
     if visit.learned.signed_in.get().is_some() {
-        visit.gateway.audit.record(&Decision { reason: Some("loop"), ..visit.decision("refused") });
+        visit.services.audit.record(&Decision { reason: Some("loop"), ..visit.decision("refused") });
     }
     let cookies = if seen.cookies.is_empty() { "none".to_owned() } else { seen.cookies.join(", ") };
     let return_to = arrival.return_to.as_ref().map(ReturnTo::as_str);
@@ -83,7 +83,7 @@ pub(super) fn round(visit: &Visit, arrival: &Arrival, way: Way) -> Round {
         .link(Link::primary("Try again", target))
         .link(Link::new(format!("Sign in to {app} with a password instead"), crate::zendesk::password_sign_in(&visit.app.zendesk, return_to)))
         .link(Link::new("Back to the site", "/"));
-    let mut page = visit.gateway.pages.message(&message, incident);
+    let mut page = visit.services.pages.message(&message, incident);
     // Whoever tries again begins at one.
     add_cookie(&mut page, DELETION);
     Round::Stops(Box::new(page))

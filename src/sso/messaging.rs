@@ -49,7 +49,7 @@ pub(crate) async fn messaging_token(visit: Visit) -> Response<Bytes> {
 }
 
 async fn token_for(visit: &Visit, messaging: &Messaging) -> Result<Option<token::Token>, SignInError> {
-    visit.gateway.messaging_rates.network(visit.forwarded.client).map_err(SignInError::Enough)?;
+    visit.services.messaging_rates.network(visit.forwarded.client).map_err(SignInError::Enough)?;
     let imis = &visit.sign_on.imis;
     let visitor = visit.as_visitor();
     let Some(session) = imis.session(&visitor) else { return Ok(None) };
@@ -59,7 +59,7 @@ async fn token_for(visit: &Visit, messaging: &Messaging) -> Result<Option<token:
         // The Single Sign-On page cannot be asked behind the member's back.
         Answer::Nobody | Answer::AskSite => return Ok(None),
     };
-    let permit = visit.permit(&visit.gateway.messaging_rates, (&identity, &Arrival::default())).await?;
+    let permit = visit.permit(&visit.services.messaging_rates, (&identity, &Arrival::default())).await?;
     let token = token::mint_for_messaging(messaging, &permit, clock::unix_now())?;
     info!(
         incident = %visit.incident,
@@ -69,8 +69,8 @@ async fn token_for(visit: &Visit, messaging: &Messaging) -> Result<Option<token:
         rule = permit.rule(),
         "messaging token"
     );
-    visit.gateway.metrics.decision(&visit.app.name, "messaging", "");
-    visit.gateway.audit.record(&Decision { rule: permit.rule(), ..visit.decision("messaging") });
+    visit.services.metrics.decision(&visit.app.name, "messaging", "");
+    visit.services.audit.record(&Decision { rule: permit.rule(), ..visit.decision("messaging") });
     Ok(Some(token))
 }
 

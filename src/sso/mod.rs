@@ -5,22 +5,22 @@
 
 pub(crate) mod claims;
 mod client_application;
-mod decide;
+pub(crate) mod decide;
 mod denied;
 mod email;
-mod error;
-pub(crate) mod explain;
+pub(crate) mod error;
 mod facts;
 mod handoff;
 mod loop_breaker;
 mod messaging;
 mod navigation;
-mod policy;
+pub(crate) mod policy;
 pub(crate) mod rate;
-mod return_to;
+pub(crate) mod return_to;
 mod rotation;
 mod signed_out;
 pub(crate) mod single_logout;
+pub(crate) mod site;
 pub(crate) mod state;
 mod token;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -45,7 +45,7 @@ use crate::observe::audit::Decision;
 use crate::observe::log::Chain;
 use crate::pages::{Link, Message};
 use crate::proxy::headers::Forwarded;
-use crate::server::gateway::{Gateway, SignOn};
+use crate::sso::site::{Services, SignOn};
 pub(crate) use client_application::posted;
 pub(crate) use decide::Step;
 use decide::{Deciding, Steps, decide};
@@ -72,9 +72,7 @@ const WAIT_FOR_A_PLACE: Duration = Duration::from_secs(5);
 
 /// A request for one of an app's paths.
 pub(crate) struct Visit {
-    pub(crate) gateway: Arc<Gateway>,
-    /// Index of the site.
-    pub(crate) site: usize,
+    pub(crate) services: Arc<Services>,
     pub(crate) sign_on: Arc<SignOn>,
     pub(crate) app: Arc<App>,
     pub(crate) query: String,
@@ -121,7 +119,7 @@ async fn mint_for(visit: &Visit, arrival: &Arrival) -> Result<Response<Bytes>, S
         return Ok(nobody_signed_in(visit, arrival));
     }
     navigation::require_top_level(&visit.headers)?;
-    visit.gateway.rates.network(visit.forwarded.client).map_err(SignInError::Enough)?;
+    visit.services.rates.network(visit.forwarded.client).map_err(SignInError::Enough)?;
     let imis = &visit.sign_on.imis;
     let visitor = visit.as_visitor();
     let Some(session) = imis.session(&visitor) else {
@@ -151,7 +149,7 @@ async fn admit(
     identity: &Identity,
 ) -> Result<Response<Bytes>, SignInError> {
     let app = &visit.app;
-    let permit = visit.permit(&visit.gateway.rates, (identity, arrival)).await?;
+    let permit = visit.permit(&visit.services.rates, (identity, arrival)).await?;
     let round = loop_breaker::round(visit, arrival, Way::Zendesk);
     let cookie = match round {
         Round::Goes(cookie) => cookie,
@@ -173,9 +171,9 @@ async fn admit(
         secret = chosen.name,
         "signed in"
     );
-    visit.gateway.metrics.decision(&app.name, "signed-in", "");
-    visit.gateway.metrics.token(&app.name, chosen.name);
-    visit.gateway.audit.record(&Decision { rule: permit.rule(), ..visit.decision("signed-in") });
+    visit.services.metrics.decision(&app.name, "signed-in", "");
+    visit.services.metrics.token(&app.name, chosen.name);
+    visit.services.audit.record(&Decision { rule: permit.rule(), ..visit.decision("signed-in") });
     let mut response = handoff::page(visit, arrival, &token);
     add_cookie(&mut response, &cookie);
     if let Some(cookie) = chosen.cookie {
@@ -219,13 +217,11 @@ impl Visit {
     ) -> Result<Permit, SignInError> {
         // Set once: a visit is one person's.
         let _ = self.learned.signed_in.set(identity.id.clone());
-        rates
-            .person(&self.gateway.sites[self.site].config.hosts[0], identity.id.as_str())
-            .map_err(SignInError::Enough)?;
+        rates.person(&self.sign_on.hosts[0], identity.id.as_str()).map_err(SignInError::Enough)?;
         let deciding = Deciding {
             sign_on: &self.sign_on,
             app: &self.app,
-            language: &self.gateway.language,
+            language: &self.services.language,
             incident: &self.incident,
             learned: &self.learned,
         };
@@ -282,10 +278,10 @@ fn note(visit: &Visit, error: &SignInError) {
             ("broken", None, None)
         }
     };
-    visit.gateway.metrics.decision(app, decision, reason.unwrap_or_default());
+    visit.services.metrics.decision(app, decision, reason.unwrap_or_default());
     // A crowd of strangers must not push out the records of those about whom something was decided.
     if !matches!(error, SignInError::Enough(Enough::Network)) {
-        visit.gateway.audit.record(&Decision { reason, rule, ..visit.decision(decision) });
+        visit.services.audit.record(&Decision { reason, rule, ..visit.decision(decision) });
     }
 }
 
@@ -330,5 +326,5 @@ fn answer(visit: &Visit, arrival: &Arrival, error: &SignInError) -> Response<Byt
                 .retry_after(TRY_AGAIN_AFTER)
         }
     };
-    visit.gateway.pages.message(&message, &visit.incident)
+    visit.services.pages.message(&message, &visit.incident)
 }

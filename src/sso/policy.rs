@@ -13,7 +13,7 @@ use crate::sso::denied::Denied;
 use crate::sso::email::EmailAddress;
 
 /// Proof that a person may enter, with all that a token needs.
-pub(super) struct Permit {
+pub(crate) struct Permit {
     profile: Profile,
     email: EmailAddress,
     name: String,
@@ -26,7 +26,7 @@ pub(super) struct Permit {
 const MOST_NAME_CHARACTERS: usize = 255;
 
 /// Whose profile counts. Somebody who acts for another contact is never taken for that contact unless the app says so in so many words.
-pub(super) fn subject<'a>(app: &App, identity: &'a Identity) -> Result<&'a PartyId, Denied> {
+pub(crate) fn subject<'a>(app: &App, identity: &'a Identity) -> Result<&'a PartyId, Denied> {
     match (&identity.on_behalf_of, app.on_behalf_of) {
         (None, _) | (Some(_), OnBehalfOf::SignInAsStaff) => Ok(&identity.id),
         (Some(_), OnBehalfOf::Refuse) => Err(Denied::OnBehalfOf),
@@ -35,7 +35,7 @@ pub(super) fn subject<'a>(app: &App, identity: &'a Identity) -> Result<&'a Party
 }
 
 /// Decides: the guards of the app first, then its rules. Without rules, every active person whom iMIS signed in may enter.
-pub(super) fn authorize(
+pub(crate) fn authorize(
     profile: Profile,
     app: &App,
     (language, facts): (&Language, &Facts),
@@ -101,7 +101,7 @@ fn first_match(
 
 /// Refused, or a claim that is not what it should be.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Refused {
+pub(crate) enum Refused {
     #[error(transparent)]
     Denied(#[from] Denied),
     #[error(transparent)]
@@ -121,43 +121,43 @@ fn plain_name(text: &str) -> Option<String> {
 }
 
 impl Permit {
-    pub(super) fn id(&self) -> &PartyId {
+    pub(crate) fn id(&self) -> &PartyId {
         &self.profile.id
     }
 
-    pub(super) fn email(&self) -> &str {
+    pub(crate) fn email(&self) -> &str {
         self.email.as_str()
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// E.164.
-    pub(super) fn phone(&self) -> Option<&str> {
+    pub(crate) fn phone(&self) -> Option<&str> {
         self.profile.phone.as_deref()
     }
 
     /// What the app's own claims say.
-    pub(super) fn claims(&self) -> &Map<String, Value> {
+    pub(crate) fn claims(&self) -> &Map<String, Value> {
         &self.claims
     }
 
-    pub(super) fn rule(&self) -> Option<usize> {
+    pub(crate) fn rule(&self) -> Option<usize> {
         self.rule
     }
 
-    pub(super) fn is_member(&self) -> Option<bool> {
+    pub(crate) fn is_member(&self) -> Option<bool> {
         self.profile.is_member()
     }
 
-    pub(super) fn customer_type(&self) -> Option<&str> {
+    pub(crate) fn customer_type(&self) -> Option<&str> {
         self.profile.customer_type()
     }
 }
 
 #[cfg(test)]
-pub(super) fn test_permit(phone: Option<&str>) -> Permit {
+pub(crate) fn test_permit(phone: Option<&str>) -> Permit {
     tests::decide(
         tests::profile(|profile| profile.phone = phone.map(str::to_owned)),
         &crate::config::test_app(),
@@ -172,7 +172,7 @@ mod tests {
     use crate::sso::facts;
     use crate::sso::return_to::Arrival;
 
-    pub(super) fn profile(change: impl FnOnce(&mut Profile)) -> Profile {
+    pub(crate) fn profile(change: impl FnOnce(&mut Profile)) -> Profile {
         let mut profile = Profile {
             id: PartyId::parse("104019").unwrap(),
             kind: Kind::Person,
@@ -187,7 +187,7 @@ mod tests {
         profile
     }
 
-    pub(super) fn decide(profile: Profile, app: &App) -> Result<Permit, Refused> {
+    pub(crate) fn decide(profile: Profile, app: &App) -> Result<Permit, Refused> {
         let identity = Identity::of(profile.id.clone());
         let arrival = Arrival::default();
         let facts = facts::of(&profile, (&identity, app, &arrival), &[], "2026-11-27");

@@ -21,14 +21,14 @@ pub(crate) struct Rates {
 
 /// Who has had enough.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Enough {
+pub(crate) enum Enough {
     Network,
     Person,
 }
 
 impl Enough {
     /// The key of the configuration.
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Network => "limits.sign_ins_per_network",
             Self::Person => "limits.sign_ins_per_person",
@@ -48,7 +48,7 @@ impl Rates {
     }
 
     /// Another visit from this address.
-    pub(super) fn network(&self, client: IpAddr) -> Result<(), Enough> {
+    pub(crate) fn network(&self, client: IpAddr) -> Result<(), Enough> {
         if self.visits.fetch_add(1, Ordering::Relaxed) % LOOK_THROUGH == LOOK_THROUGH - 1 {
             self.networks.retain_recent();
             self.people.retain_recent();
@@ -57,7 +57,7 @@ impl Rates {
     }
 
     /// Another sign-in of this person. `site` tells people of one id apart.
-    pub(super) fn person(&self, site: &str, imis_id: &str) -> Result<(), Enough> {
+    pub(crate) fn person(&self, site: &str, imis_id: &str) -> Result<(), Enough> {
         self.people.check_key(&format!("{site} {imis_id}")).map_err(|_| Enough::Person)
     }
 }

@@ -55,7 +55,7 @@ pub(crate) async fn signed_out(visit: Visit) -> Response<Bytes> {
             .text("Whether you are signed in to this site has not changed.")
             .link(Link::primary(format!("Sign in to {app} again"), again));
     }
-    let mut page = visit.gateway.pages.message(&message.link(Link::new("Back to the site", "/")), incident);
+    let mut page = visit.services.pages.message(&message.link(Link::new("Back to the site", "/")), incident);
     // Whoever signs out and in again is in no circle.
     add_cookie(&mut page, loop_breaker::DELETION);
     page
@@ -71,7 +71,7 @@ fn refused(visit: &Visit, message: &str) -> Response<Bytes> {
     let (app, incident) = (&visit.app.name, &visit.incident);
     // The text itself may name an e-mail address and may come from anybody; its kind says enough.
     warn!(incident, app, kind = refusal.name(), "Zendesk refused a sign-in");
-    visit.gateway.metrics.refusal(app, refusal.name());
+    visit.services.metrics.refusal(app, refusal.name());
     let mut again = Arrival::parse(&visit.query, &visit.app.zendesk).sso_target(&visit.app);
     let mut cookies = vec![loop_breaker::DELETION.to_owned()];
     if refusal == Refusal::Signature && navigates(visit) {
@@ -89,7 +89,7 @@ fn refused(visit: &Visit, message: &str) -> Response<Bytes> {
         .detail("For the administrator", refusal.for_administrator())
         .link(Link::primary("Try again", again))
         .link(Link::new("Back to the site", "/"));
-    let mut page = visit.gateway.pages.message(&message, incident);
+    let mut page = visit.services.pages.message(&message, incident);
     // Whoever tries again, by a click, is in no circle.
     for cookie in &cookies {
         add_cookie(&mut page, cookie);

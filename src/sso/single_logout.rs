@@ -11,7 +11,7 @@ use url::Url;
 use crate::base::clock;
 use crate::config::App;
 use crate::imis::recognise::SessionCookies;
-use crate::server::gateway::SignOn;
+use crate::sso::site::SignOn;
 use crate::sso::state::{Purpose, State};
 use crate::zendesk;
 

@@ -10,18 +10,18 @@ use crate::config::{Messaging, Secret};
 use crate::sso::policy::Permit;
 
 /// A minted token. No Debug, no Display: whoever has it is signed in.
-pub(super) struct Token(String);
+pub(crate) struct Token(String);
 
 impl Token {
     /// For the one form that carries it.
-    pub(super) fn expose(&self) -> &str {
+    pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 }
 
 /// Why there is no token.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum MintError {
+pub(crate) enum MintError {
     #[error("signing failed")]
     Sign(#[source] jsonwebtoken::errors::Error),
     #[error("the token has {0} bytes, more than the {MOST_BYTES} that Zendesk takes: fewer claims?")]
@@ -49,7 +49,7 @@ struct Claims<'a> {
 }
 
 /// Mints a token. `now` is in seconds since 1970; `jti` must never have been used before.
-pub(super) fn mint(secret: &Secret, permit: &Permit, now: u64, jti: &str) -> Result<Token, MintError> {
+pub(crate) fn mint(secret: &Secret, permit: &Permit, now: u64, jti: &str) -> Result<Token, MintError> {
     let claims = Claims {
         iat: now,
         jti,
@@ -84,13 +84,13 @@ pub(crate) fn try_sign(secret: &Secret) -> Result<(), jsonwebtoken::errors::Erro
 }
 
 /// Refuses what would make a token that Zendesk does not take, before anybody is told that they may enter.
-pub(super) fn require_short(permit: &Permit) -> Result<(), MintError> {
+pub(crate) fn require_short(permit: &Permit) -> Result<(), MintError> {
     let stand_in = Secret::new("no key of anybody's");
     mint(&stand_in, permit, u64::from(u32::MAX), &"0".repeat(32)).map(|_| ())
 }
 
 /// How long a token for messaging is good. The script is asked for another when it is over.
-pub(super) const LIFE_OF_MESSAGING: Duration = Duration::from_secs(15 * 60);
+pub(crate) const LIFE_OF_MESSAGING: Duration = Duration::from_secs(15 * 60);
 
 #[derive(Serialize)]
 struct MessagingClaims<'a> {
@@ -104,7 +104,7 @@ struct MessagingClaims<'a> {
 
 /// Mints a token that tells Zendesk messaging who is talking: another key than single sign-on's, named by `kid`, and no more than
 /// who it is.
-pub(super) fn mint_for_messaging(
+pub(crate) fn mint_for_messaging(
     messaging: &Messaging,
     permit: &Permit,
     now: u64,

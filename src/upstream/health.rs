@@ -12,10 +12,9 @@ use tokio::runtime::Handle;
 use tokio_rustls::TlsConnector;
 
 use crate::config::{Health, ProxyHeader, Server};
-use crate::proxy::upstream::server_name;
-use crate::server::gateway::Site;
 use crate::upstream::proxy_header;
 use crate::upstream::servers::Servers;
+use crate::upstream::site::SiteUpstream;
 
 /// What is asked of each server.
 struct Check {
@@ -25,32 +24,30 @@ struct Check {
     proxy_protocol: Option<ProxyHeader>,
 }
 
-/// Begins to ask, once for these servers and as long as there are any requests for them.
-pub(crate) fn watch(site: &Site, control: &Handle) {
-    let Some(health) = &site.config.upstream.health else { return };
-    if site.servers.is_watched.swap(true, Ordering::Relaxed) {
+/// Starts the health checks of an upstream, once, for as long as it is in use.
+pub(crate) fn watch(upstream: &Arc<SiteUpstream>, control: &Handle) {
+    let Some(health) = &upstream.config.health else { return };
+    if upstream.servers.is_watched.swap(true, Ordering::Relaxed) {
         return;
     }
-    let host =
-        site.config.upstream.host.as_ref().map_or_else(|| site.config.hosts[0].clone(), ToString::to_string);
     let check = Arc::new(Check {
         health: health.clone(),
-        tls: site.upstream_tls.clone(),
-        host,
-        proxy_protocol: site.config.upstream.proxy_protocol,
+        tls: upstream.tls.clone(),
+        host: upstream.host.clone(),
+        proxy_protocol: upstream.config.proxy_protocol,
     });
-    for index in 0..site.servers.len() {
-        let name = server_name(site.servers.server(index), site);
-        let (servers, check) = (Arc::downgrade(&site.servers), check.clone());
+    for index in 0..upstream.servers.len() {
+        let name = upstream.server_name(index).to_owned();
+        let (servers, check) = (Arc::downgrade(&upstream.servers), check.clone());
         control.spawn(async move {
             let (mut good, mut bad) = (0, 0);
             while let Some(servers) = servers.upgrade() {
                 let outcome = check.ask(servers.server(index), &name).await;
                 (good, bad) = if outcome.is_ok() { (good + 1, 0) } else { (0, bad + 1) };
                 if good >= check.health.rise {
-                    servers.is_ill(index, false, "");
+                    servers.set_health(index, true, "");
                 } else if bad >= check.health.fall {
-                    servers.is_ill(index, true, outcome.err().unwrap_or_default());
+                    servers.set_health(index, false, outcome.err().unwrap_or_default());
                 }
                 drop::<Arc<Servers>>(servers);
                 tokio::time::sleep(check.health.interval).await;

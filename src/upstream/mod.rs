@@ -1,5 +1,6 @@
 //! The iMIS web servers of a site: their order, their health, and which session is on which server.
 
+pub(crate) mod site;
 pub(crate) mod servers;
 pub(crate) mod sessions;
 pub(crate) mod health;

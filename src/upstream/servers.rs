@@ -237,9 +237,10 @@ impl Servers {
         }
     }
 
-    /// What its health check says.
-    pub(crate) fn is_ill(&self, index: usize, ill: bool, why: &str) {
+    /// Records the result of a health check. `why`: what failed.
+    pub(crate) fn set_health(&self, index: usize, healthy: bool, why: &str) {
         let state = &self.all[index];
+        let ill = !healthy;
         if state.ill.swap(ill, Ordering::Relaxed) != ill {
             if ill {
                 warn!(server = %state.server, why, "the health check of a server of iMIS fails");
@@ -411,17 +412,17 @@ mod tests {
         assert_eq!(servers.order(None), [0, 1, 2]);
         servers.failed(0);
         assert_eq!(servers.order(None), [1, 2, 0]);
-        servers.is_ill(1, true, "");
+        servers.set_health(1, false, "");
         assert!(servers.drain("https://c:443", true) && !servers.drain("https://d:443", true));
         assert_eq!(servers.order(None), [0, 1, 2], "resting, ill, drained");
         let on = |index| Session { index, cookie: None, is_outdated: false };
         assert_eq!(servers.order(Some(&on(2))), [2, 0, 1], "who is there stays there");
         assert_eq!(servers.order(Some(&on(1))), [0, 1, 2], "but not with an ill one");
-        servers.is_ill(2, true, "");
+        servers.set_health(2, false, "");
         assert_eq!(servers.order(Some(&on(2))), [0, 2, 1], "nor with one that is drained and ill");
-        servers.is_ill(2, false, "");
+        servers.set_health(2, true, "");
         servers.worked(0);
-        servers.is_ill(1, false, "");
+        servers.set_health(1, true, "");
         servers.drain("c:443", false);
         assert_eq!(servers.order(Some(&on(1))), [1, 0, 2]);
     }
@@ -446,7 +447,7 @@ mod tests {
     #[test]
     fn an_ill_server_that_nobody_asks_any_more_is_not_ill() {
         let before = servers(Balance::First, None);
-        before.is_ill(0, true, "");
+        before.set_health(0, false, "");
         let next = servers(Balance::First, None);
         next.take_over(&before, true);
         assert_eq!(next.condition(0), Condition::Ill);

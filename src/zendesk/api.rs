@@ -10,6 +10,7 @@ use tokio::sync::Mutex;
 use url::Url;
 
 use crate::base::query::encoded;
+use crate::base::tls_client;
 use crate::config::{ZendeskApi, ZendeskCredentials};
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
@@ -76,8 +77,18 @@ struct Granted {
     scope: Option<String>,
 }
 
+/// Why a client of the API cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiBuildError {
+    #[error("TLS cannot be set up")]
+    Tls(#[from] rustls::Error),
+    #[error("the HTTP client cannot be set up")]
+    Client(#[from] reqwest::Error),
+}
+
 impl Api {
-    pub(crate) fn new(api: &ZendeskApi, tls: rustls::ClientConfig) -> Result<Self, reqwest::Error> {
+    pub(crate) fn new(api: &ZendeskApi) -> Result<Self, ApiBuildError> {
+        let tls = tls_client::client_config(api.roots.0.clone(), Vec::new())?;
         let client = Client::builder()
             .tls_backend_preconfigured(tls)
             .redirect(reqwest::redirect::Policy::none())

@@ -11,6 +11,7 @@ use url::{Host, Url};
 use crate::base::x509;
 use crate::config::acme::{Acme, Challenge, ExternalAccount};
 use crate::config::files::Files;
+use crate::config::pem;
 use crate::config::raw::{Section, Value};
 use crate::config::read::sign_on::secret;
 use crate::config::{Roots, fingerprint, values};
@@ -49,10 +50,10 @@ pub(super) fn certificate(
         }
     };
     let chain =
-        chain_path.and_then(|path| x509::chain(files, &path).map_err(|why| report(chain_value, why)).ok());
+        chain_path.and_then(|path| pem::chain(files, &path).map_err(|why| report(chain_value, why)).ok());
     let key =
-        key_path.and_then(|path| x509::key(files, &path).map_err(|why| report(key_value.clone(), why)).ok());
-    let pair = x509::pair(chain?, key?).map_err(|why| report(key_value, why)).ok()?;
+        key_path.and_then(|path| pem::key(files, &path).map_err(|why| report(key_value.clone(), why)).ok());
+    let pair = x509::certified_key(chain?, key?).map_err(|why| report(key_value, why)).ok()?;
     Some((Some(pair), None))
 }
 
@@ -75,7 +76,7 @@ fn acme(value: &Value<'_>, files: &Files, hosts: &[String]) -> Option<Certificat
         Challenge::TlsAlpn01,
     );
     let roots = match section.optional("ca_file") {
-        Some(value) => value.text(|path| x509::roots(files, &files.at(path)).map(Roots)),
+        Some(value) => value.text(|path| pem::roots(files, &files.at(path)).map(Roots)),
         None => Some(Roots(x509::system_roots())),
     };
     let external_account = match section.optional("external_account") {
@@ -104,7 +105,7 @@ fn acme(value: &Value<'_>, files: &Files, hosts: &[String]) -> Option<Certificat
     let (account_file, certificate_file) =
         (folder.join(account), folder.join(format!("{}.pem", hosts.first()?)));
     let (pair, unusable) = match files.bytes(&certificate_file) {
-        Ok(bytes) => match x509::both(&bytes) {
+        Ok(bytes) => match x509::parse_bundle(&bytes) {
             Ok(pair) => (Some(pair), None),
             Err(why) => (None, Some(format!("{}: {why}", certificate_file.display()))),
         },

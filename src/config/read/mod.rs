@@ -19,6 +19,7 @@ use ipnet::IpNet;
 
 use crate::base::x509;
 use crate::config::files::{Files, Watched};
+use crate::config::pem;
 use crate::config::raw;
 use crate::config::raw::{Reader, Section, Value};
 use crate::config::{
@@ -338,7 +339,7 @@ fn otlp(value: &Value<'_>, files: &Files) -> Option<Otlp> {
         })
     });
     let roots = match section.optional("ca_file") {
-        Some(value) => value.text(|path| x509::roots(files, &files.at(path)).map(Roots)),
+        Some(value) => value.text(|path| pem::roots(files, &files.at(path)).map(Roots)),
         None => Some(Roots(x509::system_roots())),
     };
     let token = match section.optional("token") {

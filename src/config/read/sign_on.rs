@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::base::x509;
 use crate::config::expression::Language;
 use crate::config::files::Files;
+use crate::config::pem;
 use crate::config::raw::{Section, Value};
 use crate::config::read::{decisions, recognise};
 use crate::config::secret::{Reference, Secret};
@@ -285,7 +286,7 @@ fn api(mut section: Section<'_>, files: &Files, origin: Option<&Authority>) -> O
         None => origin.and_then(|origin| values::base_url(&format!("https://{origin}/")).ok()),
     };
     let roots = match section.optional("ca_file") {
-        Some(value) => value.text(|path| x509::roots(files, &files.at(path)).map(Roots)),
+        Some(value) => value.text(|path| pem::roots(files, &files.at(path)).map(Roots)),
         None => Some(Roots(x509::system_roots())),
     };
     let client_id = section.optional("client_id").map(|value| value.text(values::not_empty));

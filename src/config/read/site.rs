@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::base::x509;
 use crate::config::files::Files;
+use crate::config::pem;
 use crate::config::raw::{Section, Value};
 use crate::config::read::{certificate, sign_on};
 use crate::config::{
@@ -82,7 +83,7 @@ fn site(mut section: Section<'_>, files: &Files, hosts_seen: &mut Vec<String>) -
     let (imis, apps) = (imis?, apps?);
     let sign_on = imis.map(|imis| SignOn { imis, apps });
     let (certificate, acme) = certificate?;
-    Some(Site { hosts: hosts?, certificate, of_before: Vec::new(), acme, upstream: upstream?, sign_on })
+    Some(Site { hosts: hosts?, certificate, acme, upstream: upstream?, sign_on })
 }
 
 fn hosts(list: &Value<'_>, seen: &mut Vec<String>) -> Option<Vec<String>> {
@@ -150,7 +151,7 @@ fn upstream(mut section: Section<'_>, files: &Files) -> Option<Upstream> {
         None => Some(None),
     };
     let roots = match section.optional("ca_file") {
-        Some(value) => value.text(|path| x509::roots(files, &files.at(path)).map(Roots)),
+        Some(value) => value.text(|path| pem::roots(files, &files.at(path)).map(Roots)),
         None => Some(Roots(x509::system_roots())),
     };
     let host = section.text_or(

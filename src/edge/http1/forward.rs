@@ -11,6 +11,7 @@ use crate::codec::head;
 use crate::codec::head::slots;
 use crate::codec::transfer::{PipeError, poll_pipe};
 use crate::codec::{Length, Version};
+use crate::edge::client_socket::Socket;
 use crate::edge::http1::plan::Facts;
 use crate::edge::http1::{After, Browser};
 use crate::observe::log::Chain;
@@ -20,7 +21,7 @@ use crate::proxy::headers::{self, Elsewhere, ResponseFraming};
 use crate::proxy::upgrade::{self, End};
 use crate::proxy::upstream::UpstreamError;
 use crate::proxy::{Kind, MOST_INTERIM, Outgoing, windows};
-use crate::request::connection::{Connection, Socket};
+use crate::request::connection::Connection;
 use crate::sso::single_logout::Detour;
 use crate::upstream::servers::Session;
 

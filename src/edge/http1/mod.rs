@@ -24,13 +24,14 @@ use crate::codec::head;
 use crate::codec::head::{HeadError, Scanner, Tokens, slots};
 use crate::codec::transfer::{Receiver, SendError, Sender};
 use crate::codec::{Length, Version};
+use crate::edge::client_socket::Socket;
 use crate::pages::{self, Failure};
 use crate::proxy::connection;
 use crate::proxy::exchange::{Upload, UploadError};
 use crate::proxy::headers::{self, ResponseFraming};
 use crate::proxy::upstream::UpstreamError;
 use crate::request::access_log::Seen;
-use crate::request::connection::{Connection, Socket};
+use crate::request::connection::Connection;
 use plan::{Facts, Step, plan};
 use upload::FromBrowser;
 
@@ -213,7 +214,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
 
     async fn answer(&mut self, head: usize, connection: &Connection) -> After {
         self.used = true;
-        let incident = connection.worker.next_incident();
+        let incident = connection.worker.next_request_id();
         self.sender.wake(&connection.worker.buffers);
         let planned = {
             let mut slots = slots();
@@ -238,7 +239,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
         if let Ok(Step::Forward(site, _)) = &step {
             facts.access.is_for(*site);
         } else if let Ok(Step::Visit(visited)) = &step {
-            facts.access.is_for(visited.visit.site);
+            facts.access.is_for(visited.site);
         }
         let after = match step {
             Ok(Step::Forward(site, outgoing)) => self.forward(site, outgoing, &mut facts, connection).await,
@@ -274,7 +275,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
 
     /// Answers what is no request at all.
     async fn refuse(&mut self, failure: Failure, connection: &Connection) -> After {
-        let incident = connection.worker.next_incident();
+        let incident = connection.worker.next_request_id();
         let mut facts = Facts {
             incident,
             version: Version::Http11,

@@ -6,9 +6,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::base::drain::Watching;
 use crate::codec::transfer::{PipeError, Receiver, Sender, poll_pipe_until};
+use crate::edge::client_socket::Socket;
 use crate::proxy::connection::Stream;
 use crate::proxy::exchange::{Turn, Upload, UploadError};
-use crate::request::connection::Socket;
 
 /// What a browser may send ahead while it waits for an answer, in bytes, before it is listened to no more.
 const MOST_AHEAD: usize = 16 * 1024;

@@ -7,12 +7,13 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::codec::Length;
+use crate::edge::client_socket::Socket;
 use crate::edge::http1::plan::Facts;
 use crate::edge::http1::{After, Browser, upload};
 use crate::pages::Failure;
 use crate::proxy::exchange::UploadError;
 use crate::proxy::upstream::UpstreamError;
-use crate::request::connection::{Connection, MOST_FORM, Socket, Visited};
+use crate::request::connection::{Connection, MOST_FORM, Visited};
 
 impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Browser<S> {
     /// Answers for one of an app's own paths.

@@ -87,7 +87,7 @@ pub(crate) async fn answer(
 ) {
     let fields = head.headers.len();
     headers::join_cookie_crumbs(&mut head.headers);
-    let incident = connection.worker.next_incident();
+    let incident = connection.worker.next_request_id();
     let seen = Seen {
         method: head.method.as_str(),
         host: head.uri.host().unwrap_or_default(),

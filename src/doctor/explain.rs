@@ -6,16 +6,17 @@ use serde_json::{Map, Value};
 
 use crate::base::query::encoded;
 use crate::config::App;
-use crate::doctor::visitor_headers;
 use crate::imis::recognise::{Answer, Identity, RecogniseError, Seen};
-use crate::imis::{PartyId, Visitor};
+use crate::imis::{PartyId, Visitor, visitor_headers};
 use crate::observe::log::Chain;
 use crate::proxy::headers::Forwarded;
-use crate::server::gateway::{Gateway, SignOn, Site};
+use crate::request::gateway::{Gateway, Site};
+use crate::sso::Learned;
 use crate::sso::decide::{Deciding, Step, Steps, decide};
+use crate::sso::error::SignInError;
 use crate::sso::policy::Permit;
 use crate::sso::return_to::Arrival;
-use crate::sso::{Learned, SignInError};
+use crate::sso::site::SignOn;
 
 /// Whom a question is about.
 pub(crate) enum Who {
@@ -102,7 +103,7 @@ pub(crate) async fn explain(gateway: &Gateway, question: &Question) -> Result<Ex
     let deciding = Deciding {
         sign_on,
         app,
-        language: &gateway.language,
+        language: &gateway.services.language,
         incident: "explain",
         learned: &Learned::default(),
     };

@@ -1,0 +1,117 @@
+//! From an accepted connection to its first request: the PROXY header of a trusted proxy, the TLS handshake, and their deadline.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use rustls::HandshakeKind;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tracing::{debug, info, warn};
+
+use crate::base::corked_socket::Wire;
+use crate::base::drain::Watching;
+use crate::edge::admission::{Admitted, Full};
+use crate::edge::proxy_protocol::{self, HeaderError};
+use crate::edge::serve;
+use crate::observe::log::Chain;
+use crate::observe::traffic::Handshake;
+use crate::request::worker::Worker;
+
+/// How long a handshake may go on once the worker drains.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A connection that has been accepted.
+pub(crate) struct Accepted {
+    pub(crate) stream: TcpStream,
+    pub(crate) peer: SocketAddr,
+    /// It came by an HTTPS listener.
+    pub(crate) tls: bool,
+    pub(crate) admitted: Admitted,
+}
+
+/// A connection that is ready for requests.
+struct Ready {
+    stream: Stream,
+    /// The client: who connected to us, or to the trusted proxy in front of us.
+    client: SocketAddr,
+    /// Kept for as long as the connection is open.
+    _admitted: Admitted,
+}
+
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<Wire>>),
+}
+
+/// Why a connection ends before its first request.
+enum HandshakeError {
+    ProxyHeader(HeaderError),
+    Full(Full),
+    Tls(std::io::Error),
+}
+
+/// Serves a connection until it ends.
+///
+/// # Errors
+/// The client behind a trusted proxy has as many connections as it may have.
+pub(crate) async fn serve(connection: Accepted, worker: &Rc<Worker>) -> Result<(), Full> {
+    let peer = connection.peer.ip();
+    let timeout = worker.gateway.timeouts.handshake;
+    // Boxed: the memory of a handshake is freed when it is over, not when the connection is.
+    let handshake = Box::pin(tokio::time::timeout(timeout, accept(connection, worker)));
+    let mut draining = Watching::new(worker.drain.clone());
+    let outcome = tokio::select! {
+        outcome = handshake => outcome,
+        () = draining.begun_for(DRAIN_TIMEOUT) => return Ok(()),
+    };
+    drop(draining);
+    match outcome {
+        Ok(Ok(Ready { stream: Stream::Tls(stream), client, _admitted })) => {
+            let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+            worker.of_worker.handshake(if resumed { Handshake::Resumed } else { Handshake::Full });
+            serve::https(stream, client, worker.clone()).await;
+        }
+        Ok(Ok(Ready { stream: Stream::Plain(stream), client, _admitted })) => {
+            serve::plain_http(stream, client, worker.clone()).await;
+        }
+        Ok(Err(HandshakeError::Tls(error))) => {
+            worker.of_worker.handshake(Handshake::Failed);
+            info!(client = %peer, %error, "TLS handshake failed");
+        }
+        Ok(Err(HandshakeError::ProxyHeader(error))) => {
+            warn!(proxy = %peer, error = %Chain(&error), "closed the connection of a trusted proxy");
+        }
+        Ok(Err(HandshakeError::Full(full))) => return Err(full),
+        Err(_) => {
+            worker.of_worker.handshake(Handshake::TimedOut);
+            debug!(client = %peer, "TLS handshake timed out");
+        }
+    }
+    Ok(())
+}
+
+async fn accept(connection: Accepted, worker: &Worker) -> Result<Ready, HandshakeError> {
+    let Accepted { mut stream, peer, tls, mut admitted } = connection;
+    let gateway = &worker.gateway;
+    let mut client = peer;
+    if gateway.proxy_protocol
+        && gateway.trusts(peer.ip())
+        && let Some(named) =
+            proxy_protocol::receive(&mut stream).await.map_err(HandshakeError::ProxyHeader)?
+    {
+        client = named;
+        if !gateway.trusts(client.ip()) {
+            admitted.belongs_to(client.ip()).map_err(HandshakeError::Full)?;
+        }
+    }
+    let stream = if tls {
+        let acceptor = TlsAcceptor::from(gateway.tls.clone());
+        let accepted = acceptor.accept(Wire::new(stream, worker.buffers.clone())).await;
+        Stream::Tls(Box::new(accepted.map_err(HandshakeError::Tls)?))
+    } else {
+        Stream::Plain(stream)
+    };
+    Ok(Ready { stream, client, _admitted: admitted })
+}

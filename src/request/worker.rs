@@ -1,0 +1,160 @@
+//! What the requests of one worker thread work with, under one configuration.
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use crate::base::buffers::Buffers;
+use crate::base::drain::Drain;
+use crate::base::request_id::Incident;
+use crate::observe::traffic::{OfSite, OfWorker};
+use crate::proxy::upstream::Upstream;
+use crate::request::gateway::{Gateway, Site};
+
+/// What the requests of one worker thread share. A reload makes another one, which shares everything that does not depend on the
+/// configuration; a request keeps the one that it started with.
+#[derive(Clone)]
+pub(crate) struct Worker {
+    pub(crate) gateway: Arc<Gateway>,
+    /// One per site, in the order of the sites.
+    pub(crate) upstreams: Vec<Rc<Upstream>>,
+    pub(crate) buffers: Rc<Buffers>,
+    /// The runtime that sign-ins run on.
+    pub(crate) control: Handle,
+    /// Starts when the gateway stops accepting connections and finishes the requests under way.
+    pub(crate) drain: Rc<Drain>,
+    /// The index of the worker thread.
+    index: usize,
+    /// Counters: one per site, in the order of the sites, and one for requests that belong to no site.
+    traffic: Vec<Arc<OfSite>>,
+    of_no_site: Arc<OfSite>,
+    pub(crate) of_worker: Arc<OfWorker>,
+    request_id_prefix: u64,
+    request_id_counter: Rc<Cell<u64>>,
+    current: Rc<CurrentWorker>,
+}
+
+/// The worker under the newest configuration, and the upstreams of older ones that still have requests under way.
+#[derive(Default)]
+pub(crate) struct CurrentWorker {
+    worker: RefCell<Option<Rc<Worker>>>,
+    retired: RefCell<Vec<Weak<Upstream>>>,
+}
+
+/// What a worker needs beside the configuration.
+pub(crate) struct WorkerParts {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) control: Handle,
+    /// The index of the worker thread.
+    pub(crate) index: usize,
+    /// Random; the same for all requests of the worker.
+    pub(crate) request_id_prefix: u64,
+}
+
+impl Worker {
+    pub(crate) fn new(parts: WorkerParts) -> Self {
+        let WorkerParts { gateway, control, index, request_id_prefix } = parts;
+        let buffers = Rc::new(Buffers::default());
+        let upstreams =
+            gateway.sites.iter().map(|site| Rc::new(upstream(site, &gateway, index, &buffers))).collect();
+        Self {
+            upstreams,
+            index,
+            traffic: traffic(&gateway, index),
+            of_no_site: gateway.metrics.traffic.of_site("", index),
+            of_worker: gateway.metrics.traffic.of_worker(index),
+            buffers,
+            control,
+            drain: Rc::default(),
+            request_id_prefix,
+            request_id_counter: Rc::default(),
+            current: Rc::default(),
+            gateway,
+        }
+    }
+
+    /// The ID of the next request in logs, on pages and towards iMIS.
+    pub(crate) fn next_request_id(&self) -> Incident {
+        let count = self.request_id_counter.get();
+        self.request_id_counter.set(count + 1);
+        Incident::new(self.request_id_prefix, count)
+    }
+
+    /// The counters of a site, or of requests that belong to none.
+    pub(crate) fn traffic_of(&self, site: Option<usize>) -> &OfSite {
+        site.map_or(&self.of_no_site, |site| &self.traffic[site])
+    }
+
+    /// The worker under the newest configuration, if that is another one.
+    pub(crate) fn newer(&self) -> Option<Rc<Worker>> {
+        let current = self.current.worker.borrow();
+        current.as_ref().filter(|current| !Arc::ptr_eq(&current.gateway, &self.gateway)).cloned()
+    }
+
+    /// Publishes this worker as the one that new requests are served with.
+    pub(crate) fn publish(self) -> Rc<CurrentWorker> {
+        let current = self.current.clone();
+        current.replace(Some(Rc::new(self)));
+        current
+    }
+
+    /// The worker under another configuration. Connections to servers that are used as before are kept.
+    fn under(&self, gateway: Arc<Gateway>) -> Self {
+        let upstreams = gateway.sites.iter().map(|site| {
+            let same = |upstream: &&Rc<Upstream>| upstream.serves(&site.places, gateway.limits);
+            let kept = self.upstreams.iter().find(same).cloned();
+            kept.unwrap_or_else(|| Rc::new(upstream(site, &gateway, self.index, &self.buffers)))
+        });
+        let traffic = traffic(&gateway, self.index);
+        Self { upstreams: upstreams.collect(), traffic, gateway: gateway.clone(), ..self.clone() }
+    }
+}
+
+impl CurrentWorker {
+    /// None once the worker has ended.
+    pub(crate) fn worker(&self) -> Option<Rc<Worker>> {
+        self.worker.borrow().clone()
+    }
+
+    /// Serves new requests under another configuration.
+    pub(crate) fn apply(&self, gateway: Arc<Gateway>) {
+        let Some(previous) = self.worker() else { return };
+        let next = Rc::new(previous.under(gateway));
+        let mut retired = self.retired.borrow_mut();
+        retired.retain(|upstream| upstream.strong_count() > 0);
+        let is_kept = |upstream: &&Rc<Upstream>| next.upstreams.iter().any(|kept| Rc::ptr_eq(kept, upstream));
+        retired.extend(previous.upstreams.iter().filter(|upstream| !is_kept(upstream)).map(Rc::downgrade));
+        drop(retired);
+        self.replace(Some(next));
+    }
+
+    /// Serves no new requests.
+    pub(crate) fn end(&self) {
+        self.replace(None);
+    }
+
+    /// The upstreams of the newest configuration, and those of older ones that still have requests under way.
+    pub(crate) fn upstreams(&self) -> Vec<Rc<Upstream>> {
+        let retired = self.retired.borrow();
+        let retired = retired.iter().filter_map(Weak::upgrade);
+        let current = self.worker.borrow();
+        retired.chain(current.iter().flat_map(|worker| worker.upstreams.iter().cloned())).collect()
+    }
+
+    fn replace(&self, worker: Option<Rc<Worker>>) {
+        // Dropped after the borrow has ended: it may be the last reference.
+        let previous = self.worker.replace(worker);
+        drop(previous);
+    }
+}
+
+fn upstream(site: &Site, gateway: &Gateway, index: usize, buffers: &Rc<Buffers>) -> Upstream {
+    let traffic = gateway.metrics.traffic.of_site(site.name(), index);
+    Upstream::new(&site.upstream, &site.places, buffers.clone(), gateway.limits, traffic)
+}
+
+fn traffic(gateway: &Gateway, index: usize) -> Vec<Arc<OfSite>> {
+    gateway.sites.iter().map(|site| gateway.metrics.traffic.of_site(site.name(), index)).collect()
+}
