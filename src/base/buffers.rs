@@ -1,6 +1,8 @@
 //! Buffers that the connections of one worker take turns with: an idle connection holds none.
 
 use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
+use std::rc::Rc;
 
 use bytes::BytesMut;
 
@@ -42,6 +44,11 @@ impl Buffers {
         }
     }
 
+    /// An empty buffer for a head, which comes back when it is dropped.
+    pub(crate) fn head_buffer(self: &Rc<Self>) -> HeadBuffer {
+        HeadBuffer { bytes: self.head(), buffers: self.clone() }
+    }
+
     /// An empty buffer for heads.
     pub(crate) fn head(&self) -> Vec<u8> {
         self.heads.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(HEAD))
@@ -55,5 +62,32 @@ impl Buffers {
             head.clear();
             kept.push(head);
         }
+    }
+}
+
+/// A head that is kept for some time. Its buffer goes back to the pool when it is dropped.
+#[derive(Debug)]
+pub(crate) struct HeadBuffer {
+    bytes: Vec<u8>,
+    buffers: Rc<Buffers>,
+}
+
+impl Deref for HeadBuffer {
+    type Target = Vec<u8>;
+
+    fn deref(&self) -> &Vec<u8> {
+        &self.bytes
+    }
+}
+
+impl DerefMut for HeadBuffer {
+    fn deref_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+}
+
+impl Drop for HeadBuffer {
+    fn drop(&mut self) {
+        self.buffers.keep_head(&mut self.bytes);
     }
 }

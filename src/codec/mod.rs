@@ -8,6 +8,7 @@ pub(crate) mod body;
 mod chunked;
 pub(crate) mod fields;
 pub(crate) mod head;
+pub(crate) mod request_head;
 pub(crate) mod transfer;
 
 pub(crate) use body::Length;

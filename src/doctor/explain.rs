@@ -9,7 +9,6 @@ use crate::config::App;
 use crate::imis::recognise::{Answer, Identity, RecogniseError, Seen};
 use crate::imis::{PartyId, Visitor, visitor_headers};
 use crate::observe::log::Chain;
-use crate::proxy::headers::Forwarded;
 use crate::request::gateway::{Gateway, Site};
 use crate::sso::Learned;
 use crate::sso::decide::{Deciding, Step, Steps, decide};
@@ -17,6 +16,7 @@ use crate::sso::error::SignInError;
 use crate::sso::policy::Permit;
 use crate::sso::return_to::Arrival;
 use crate::sso::site::SignOn;
+use crate::upstream::forwarded::Forwarded;
 
 /// Whom a question is about.
 pub(crate) enum Who {

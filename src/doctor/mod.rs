@@ -22,8 +22,8 @@ use crate::imis::Visitor;
 use crate::imis::recognise::{Examined, Generation, RecogniseError};
 use crate::imis::visitor_headers;
 use crate::observe::log::Chain;
-use crate::proxy::headers::Forwarded;
 use crate::request::gateway::{Gateway, Site};
+use crate::upstream::forwarded::Forwarded;
 use crate::zendesk::api::ApiBuildError;
 
 /// Firewalls turn away what does not look like a browser.

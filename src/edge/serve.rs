@@ -10,7 +10,7 @@ use tokio_rustls::server::TlsStream;
 use crate::base::corked_socket::Wire;
 use crate::edge::tls::ACME_TLS;
 use crate::edge::{http1, http2};
-use crate::request::connection::{Connection, Door};
+use crate::request::connection::{Connection, Entry};
 use crate::request::worker::Worker;
 
 /// Serves a browser until it leaves or the worker drains.
@@ -27,7 +27,7 @@ pub(crate) async fn https(stream: Box<TlsStream<Wire>>, peer: SocketAddr, worker
     let first = || worker.gateway.sites[0].config.hosts[0].as_str();
     let name: Rc<str> = tls.server_name().unwrap_or_else(first).into();
     let site = worker.gateway.site_of(&name);
-    let connection = Connection::new(worker, peer, Door::Https { name, site });
+    let connection = Connection::new(worker, peer, Entry::Https { name, site });
     if speaks_h2 {
         http2::serve(stream, connection).await;
     } else {
@@ -37,5 +37,5 @@ pub(crate) async fn https(stream: Box<TlsStream<Wire>>, peer: SocketAddr, worker
 
 /// Serves the plain-HTTP port: every request is sent to https.
 pub(crate) async fn plain_http(stream: TcpStream, peer: SocketAddr, worker: Rc<Worker>) {
-    http1::serve(stream, Connection::new(worker, peer, Door::Http)).await;
+    http1::serve(stream, Connection::new(worker, peer, Entry::Http)).await;
 }

@@ -13,11 +13,12 @@ use tokio::io::{AsyncRead, ReadBuf};
 use crate::base::buffers::Buffers;
 use crate::base::request_id::Incident;
 use crate::codec::head::{Request, Response, Scanner, Tokens, slots};
+use crate::codec::request_head::RequestHead;
 use crate::codec::transfer::Receiver;
 use crate::codec::{Length, Version};
 use crate::config::{self, App};
-use crate::proxy::headers::{self, Forwarding, ResponseFraming};
-use crate::request::route;
+use crate::proxy::headers::{self, Forwarding, HeadChanges, ResponseFraming};
+use crate::request::app_path;
 use crate::{imis, sso};
 
 /// Reads the head of a request and writes the one that the upstream would get.
@@ -37,7 +38,8 @@ pub fn rewrite_request(head: &[u8], out: &mut Vec<u8>) -> bool {
         trace: headers::Trace::Kept,
     };
     let own_host = (!request.has_host).then_some(host);
-    headers::write_request(out, &request, own_host, &headers::Rules::default(), false, &forwarding);
+    let head = RequestHead::of(&request, false);
+    headers::write_request(out, &head, own_host, &headers::Rules::default(), &forwarding);
     true
 }
 
@@ -50,7 +52,7 @@ pub fn rewrite_response(head: &[u8], out: &mut Vec<u8>) -> bool {
         Length::Chunked | Length::UntilClose => Length::Chunked,
     };
     let framing = ResponseFraming { version: Version::Http11, length, close: false, tunnel: false };
-    headers::write_response(out, &response, framing);
+    headers::write_response(out, &response, framing, &HeadChanges::default());
     true
 }
 
@@ -132,7 +134,7 @@ impl Routes {
 
     /// Whether a path belongs to the app, in whatever spelling.
     pub fn is_ours(&self, path: &str) -> bool {
-        !matches!(route::route(&self.0, path), route::Route::Proxy)
+        !matches!(app_path::match_path(&self.0, path), app_path::PathMatch::Proxy)
     }
 }
 

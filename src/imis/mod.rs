@@ -22,7 +22,7 @@ use rustls::ClientConfig;
 
 use crate::config;
 use crate::observe::metrics::Recognitions;
-use crate::proxy::headers::Forwarded;
+use crate::upstream::forwarded::Forwarded;
 use crate::upstream::servers::Servers;
 use api::Api;
 pub(crate) use api::ProfileError;

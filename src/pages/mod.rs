@@ -13,7 +13,6 @@ use http::{Response, StatusCode};
 use minijinja::{Environment, Output, State, context};
 
 use crate::base::clock;
-pub(crate) use crate::request::error_page::Failure;
 
 /// The templates, compiled.
 pub(crate) struct Pages {
@@ -210,14 +209,6 @@ impl Pages {
         Self { templates }
     }
 
-    pub(crate) fn failure(&self, failure: &Failure, incident: &str) -> Response<Bytes> {
-        let mut response = self.message(&failure.message(), incident);
-        if let Failure::MethodNotAllowed(allowed) = failure {
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
-        }
-        response
-    }
-
     pub(crate) fn message(&self, message: &Message, incident: &str) -> Response<Bytes> {
         let Message { title, paragraphs, links, details, .. } = message;
         let mut response = self.render(message.status, "message.html", "form-action 'none'", |nonce| {
@@ -298,7 +289,8 @@ mod tests {
 
     #[test]
     fn every_page_carries_the_strict_headers_and_a_nonce_of_its_own() {
-        let page = || Pages::new().failure(&Failure::Internal, "i-1");
+        let message = Message::new(StatusCode::NOT_FOUND, "Nothing here");
+        let page = || Pages::new().message(&message, "i-1");
         let policy = |response: &Response<Bytes>| {
             response.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned()
         };

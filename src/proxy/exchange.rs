@@ -1,7 +1,7 @@
 //! One request and its response on one upstream connection: the request goes out while the head of the response is waited
 //! for, since a server may answer before it has seen all of the body.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -48,13 +48,44 @@ pub(crate) trait Upload {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UploadError {
     /// The browser broke off, or sent what is no body.
-    #[error("the browser")]
-    Browser(#[source] ReceiveError),
+    #[error("reading from the client failed")]
+    Client(#[source] ReceiveError),
     /// The browser's HTTP/2 stream ended before its body did.
-    #[error("the browser")]
+    #[error("the HTTP/2 stream ended early")]
     Stream(#[source] h2::Error),
-    #[error("the upstream")]
+    #[error("writing to the upstream failed")]
     Upstream(#[source] SendError),
+}
+
+/// Why a request gets no response from the upstream.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ForwardError {
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    #[error("the client closed the connection")]
+    ClientGone,
+    #[error("the client broke off the request body")]
+    UploadBroken(#[source] UploadError),
+    #[error("the client stopped sending the request body")]
+    UploadStalled,
+    /// The gateway's own limit.
+    #[error(
+        "upstream.limits.concurrent_requests reached, and none finished within upstream.limits.queue_timeout"
+    )]
+    Overloaded,
+}
+
+/// Waits for a future unless the client leaves first.
+pub(crate) async fn while_connected<T>(
+    client: &mut impl Upload,
+    future: impl Future<Output = T>,
+) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+        Poll::Pending => client.poll_gone(cx).map(|()| None),
+    })
+    .await
 }
 
 /// How long an exchange may stand still.
@@ -150,12 +181,17 @@ impl Exchange {
         self.connection.receiver.received == 0
     }
 
+    /// The head of the response, once `response_head` has returned.
+    pub(crate) fn response_head_bytes(&self) -> &[u8] {
+        &self.connection.receiver.head()[..self.head]
+    }
+
     /// Sends on, and waits for the head of the response. It then stands at the front of the receiver.
     pub(crate) async fn response_head(
         &mut self,
         upload: &mut impl Upload,
         patience: Patience,
-    ) -> Result<(), UpstreamError> {
+    ) -> Result<(), ForwardError> {
         if self.sending != Sending::UnderWay {
             self.connection.deadline.set(patience.response_head);
         }
@@ -168,7 +204,7 @@ impl Exchange {
         cx: &mut Context<'_>,
         upload: &mut impl Upload,
         patience: Patience,
-    ) -> Poll<Result<usize, UpstreamError>> {
+    ) -> Poll<Result<usize, ForwardError>> {
         if self.sending == Sending::UnderWay {
             match self.poll_send(cx, upload) {
                 Poll::Ready(Ok(())) => self.connection.deadline.set(patience.response_head),
@@ -181,33 +217,35 @@ impl Exchange {
             match scanner.find_end(receiver.head(), MOST_RESPONSE_BYTES) {
                 Ok(Some(length)) => return Poll::Ready(Ok(length)),
                 Ok(None) => {}
-                Err(error) => return Poll::Ready(Err(UpstreamError::Malformed(error))),
+                Err(error) => return Poll::Ready(Err(UpstreamError::Malformed(error).into())),
             }
             match receiver.poll_more(cx, stream) {
                 // What comes before anything was sent answers nothing that was asked.
                 Poll::Ready(Ok(true)) if sender.sent == 0 => {
-                    return Poll::Ready(Err(UpstreamError::Broken(io::ErrorKind::InvalidData.into())));
+                    return Poll::Ready(Err(UpstreamError::Broken(io::ErrorKind::InvalidData.into()).into()));
                 }
                 Poll::Ready(Ok(true)) => {}
                 Poll::Ready(Ok(false)) => {
-                    return Poll::Ready(Err(UpstreamError::Broken(io::ErrorKind::UnexpectedEof.into())));
+                    return Poll::Ready(Err(
+                        UpstreamError::Broken(io::ErrorKind::UnexpectedEof.into()).into()
+                    ));
                 }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(UpstreamError::Broken(error))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(UpstreamError::Broken(error).into())),
                 Poll::Pending => break,
             }
         }
         if self.sending == Sending::UnderWay {
             let turn = if self.waits_for_browser(upload) { Turn::Sends } else { Turn::Upstream };
             return self.poll_patience(cx, upload, turn, patience).map(|impatience| match impatience {
-                Impatience::Evicted => Err(UpstreamError::BrowserGone),
-                Impatience::Over if turn == Turn::Upstream => Err(UpstreamError::Silent),
-                Impatience::Over => Err(UpstreamError::UploadStalled),
+                Impatience::Evicted => Err(ForwardError::ClientGone),
+                Impatience::Over if turn == Turn::Upstream => Err(UpstreamError::Silent.into()),
+                Impatience::Over => Err(ForwardError::UploadStalled),
             });
         }
         if upload.poll_gone(cx).is_ready() {
-            return Poll::Ready(Err(UpstreamError::BrowserGone));
+            return Poll::Ready(Err(ForwardError::ClientGone));
         }
-        self.connection.deadline.poll(cx).map(|()| Err(UpstreamError::Silent))
+        self.connection.deadline.poll(cx).map(|()| Err(UpstreamError::Silent.into()))
     }
 
     /// Sends on, while the response may already be on its way.
@@ -215,7 +253,7 @@ impl Exchange {
         &mut self,
         cx: &mut Context<'_>,
         upload: &mut impl Upload,
-    ) -> Poll<Result<(), UpstreamError>> {
+    ) -> Poll<Result<(), ForwardError>> {
         let Self { connection, gate, .. } = self;
         let to = (&mut connection.sender, &mut connection.stream);
         let uploaded = upload.poll_upload(cx, to, |cx| gate.poll(cx));
@@ -224,7 +262,7 @@ impl Exchange {
             let _ = upload.poll_evicted(cx, false);
         }
         match uploaded {
-            Poll::Pending if self.gate.is_refused() => Poll::Ready(Err(UpstreamError::Busy)),
+            Poll::Pending if self.gate.is_refused() => Poll::Ready(Err(ForwardError::Overloaded)),
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(())) => {
                 self.sending = Sending::Done;
@@ -235,7 +273,7 @@ impl Exchange {
                 self.sending = Sending::Refused;
                 Poll::Ready(Ok(()))
             }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(UpstreamError::UploadBroke(error))),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(ForwardError::UploadBroken(error))),
         }
     }
 

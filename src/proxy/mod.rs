@@ -14,8 +14,8 @@ pub(crate) mod windows;
 
 use std::net::SocketAddr;
 
+use crate::base::buffers::HeadBuffer;
 use crate::codec::Length;
-use crate::sso::single_logout::Departure;
 
 /// Interim responses to one request; servers send one or two.
 pub(crate) const MOST_INTERIM: usize = 16;
@@ -24,7 +24,7 @@ pub(crate) const MOST_INTERIM: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     /// The whole head, kept until there is an answer: an idle connection may turn out to be dead.
-    pub(crate) head: Vec<u8>,
+    pub(crate) head: HeadBuffer,
     pub(crate) length: Length,
     pub(crate) method: Kind,
     /// All of it is here: iMIS can work on it as soon as it has it.
@@ -37,8 +37,6 @@ pub(crate) struct Outgoing {
     pub(crate) client: SocketAddr,
     /// The server that its session is on.
     pub(crate) session: Option<crate::upstream::servers::Session>,
-    /// It signs its visitor out of iMIS.
-    pub(crate) departure: Option<Box<Departure>>,
 }
 
 /// What the method means for the exchange.

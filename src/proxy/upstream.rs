@@ -23,7 +23,7 @@ use crate::config::{Server, Timeouts};
 use crate::observe::traffic::{Connecting, OfSite};
 use crate::proxy::Outgoing;
 use crate::proxy::connection::{Connection, Stream};
-use crate::proxy::exchange::{Exchange, Patience, Upload, UploadError};
+use crate::proxy::exchange::{Exchange, ForwardError, Patience, Upload, while_connected};
 use crate::proxy::places;
 use crate::proxy::places::{Gate, Held, Places};
 use crate::proxy::pool::Pool;
@@ -41,32 +41,20 @@ pub(crate) enum UpstreamError {
     #[error("the upstream connection failed")]
     Broken(#[source] io::Error),
     /// What came is no response, or one that two readers could read in two ways.
-    #[error("the head of the response")]
+    #[error("invalid response head")]
     Malformed(#[source] HeadError),
     /// The body of the response is malformed or broke off.
-    #[error("the body of the response")]
+    #[error("the response body broke off")]
     BodyBroke(#[source] ReceiveError),
     /// Nothing has come of the body for too long.
-    #[error("silence within the body of the response")]
+    #[error("the response body stalled")]
     SilentWithin,
     /// More interim responses than anybody sends.
-    #[error("no end of interim responses")]
+    #[error("too many interim responses")]
     EndlessInterim,
-    /// The browser broke off its upload, or sent a malformed body.
-    #[error("the request's body broke off")]
-    UploadBroke(#[source] UploadError),
-    /// The browser left before there was a response.
-    #[error("the browser has left")]
-    BrowserGone,
-    /// The browser has stopped sending.
-    #[error("the request's body stalled")]
-    UploadStalled,
     /// No response head within the time allowed, or the upstream has stopped taking the request.
     #[error("no response head from the upstream in time")]
     Silent,
-    /// iMIS has enough to do.
-    #[error("the upstream has as many requests as it may have")]
-    Busy,
     /// 101 without being asked, or to something else than was asked for.
     #[error("the upstream switched protocols unasked")]
     UnexpectedUpgrade,
@@ -75,13 +63,13 @@ pub(crate) enum UpstreamError {
 /// Why one server could not be connected to.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
-    #[error("TCP connection")]
+    #[error("TCP connection failed")]
     Tcp(#[source] io::Error),
-    #[error("TLS handshake")]
+    #[error("TLS handshake failed")]
     Tls(#[source] io::Error),
-    #[error("took too long")]
+    #[error("timed out")]
     TimedOut,
-    #[error("`{0}` is not a name for TLS")]
+    #[error("`{0}` is not a valid TLS server name")]
     Name(String),
 }
 
@@ -141,9 +129,12 @@ impl Upstream {
         request: &Outgoing,
         upload: &mut impl Upload,
         own: Option<Box<Connection>>,
-    ) -> Result<Exchange, UpstreamError> {
+    ) -> Result<Exchange, ForwardError> {
         let mut gate = match request.whole {
-            true => Gate::passed(&self.held).await.map_err(|places::Busy| UpstreamError::Busy)?,
+            true => while_connected(upload, Gate::passed(&self.held))
+                .await
+                .ok_or(ForwardError::ClientGone)?
+                .map_err(|places::Busy| ForwardError::Overloaded)?,
             false => Gate::new(&self.held),
         };
         let own = own.filter(|own| {
@@ -164,7 +155,7 @@ impl Upstream {
                 Ok(()) => return Ok(exchange),
                 // The connection had died idle: once more, on a new one, if nothing of the request has been sent, or if
                 // it changes nothing and nothing of an answer has come (RFC 9110 section 9.2.2).
-                Err(UpstreamError::Broken(error))
+                Err(ForwardError::Upstream(UpstreamError::Broken(error)))
                     if exchange.is_untouched() || (request.is_repeatable() && exchange.is_unanswered()) =>
                 {
                     debug!(%error, "an idle upstream connection had died; asking once more");
@@ -173,7 +164,8 @@ impl Upstream {
                 Err(error) => return Err(error),
             }
         }
-        let connection = Box::pin(self.connect(order, request.client)).await?;
+        let connecting = Box::pin(self.connect(order, request.client));
+        let connection = while_connected(upload, connecting).await.ok_or(ForwardError::ClientGone)??;
         let mut exchange = Exchange::begin(connection, request, gate, for_one);
         exchange.busy = Busy::new(&self.servers, exchange.connection.server);
         exchange.response_head(upload, self.patience).await?;

@@ -36,13 +36,6 @@ pub(crate) struct Came {
     pub(crate) is_vouched_for: bool,
 }
 
-impl Seen<'_> {
-    /// Of what could not be read.
-    pub(crate) fn nothing() -> Self {
-        Self { method: "?", host: "", path: "", version: "?", trace: None }
-    }
-}
-
 /// The record of one request. It is counted, and its line written, when it is dropped.
 pub(crate) struct Access {
     worker: Rc<Worker>,

@@ -1,68 +1,74 @@
-//! Why a request outside the sign-in gets a page of ours instead of iMIS's, and which.
+//! Failed requests, and the error page for each of them.
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::header::{ALLOW, HeaderValue};
+use http::{Response, StatusCode};
 
 use crate::codec::head::HeadError;
-use crate::pages::{Link, Message};
+use crate::pages::{Link, Message, Pages};
+use crate::proxy::exchange::{ForwardError, UploadError};
 use crate::proxy::upstream::{ConnectError, UpstreamError};
 
-/// Seconds; the queue is a second long.
-const RETRY_AFTER_BUSY: u32 = 5;
+/// Seconds; a queue of waiting requests is about a second long.
+const RETRY_AFTER_OVERLOAD: u32 = 5;
 
-/// Why a request outside the sign-in gets a page of ours instead of iMIS's.
+/// Why a request gets an error page instead of a response of iMIS.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
+    // The client's fault.
     #[error("malformed request")]
     BadRequest,
     #[error("malformed request head")]
     Malformed(#[source] HeadError),
-    #[error("the request head did not come in time")]
+    #[error("the request head was not complete in time")]
     RequestTimeout,
-    /// Holds the path that was probably meant.
+    /// Holds the path that was probably intended.
     #[error("another spelling of an SSO path")]
     AmbiguousPath(String),
-    #[error("a host that is not served here")]
-    UnknownHost,
-    /// Holds those that are.
+    #[error("the host is not served on this connection")]
+    MisdirectedRequest,
+    /// Holds the allowed methods.
     #[error("method not allowed")]
-    MethodNotAllowed(&'static str),
-    #[error("a form that is too large")]
+    MethodNotAllowed(&'static [&'static str]),
+    #[error("the form is too large")]
     FormTooLarge,
-    #[error("upstream")]
+    #[error("the client broke off the request body")]
+    UploadBroken(#[source] UploadError),
+    #[error("the client stopped sending the request body")]
+    UploadStalled,
+    /// There is no one to send a page to.
+    #[error("the client closed the connection")]
+    ClientGone,
+    // A limit of the gateway.
+    #[error("too many concurrent requests")]
+    Overloaded,
+    // The upstream's fault.
+    #[error("upstream failed")]
     Upstream(#[source] UpstreamError),
+    // The gateway's fault.
     #[error("internal error")]
     Internal,
 }
 
-/// Kinds of failures that look the same to whoever reads the page.
-enum Looks {
-    Wrong(StatusCode),
-    Slow(StatusCode),
-    Unreachable,
-    TakesTooLong,
-    Busy,
+impl From<ForwardError> for Failure {
+    fn from(error: ForwardError) -> Self {
+        match error {
+            ForwardError::Upstream(error) => Self::Upstream(error),
+            ForwardError::ClientGone => Self::ClientGone,
+            ForwardError::UploadBroken(error) => Self::UploadBroken(error),
+            ForwardError::UploadStalled => Self::UploadStalled,
+            ForwardError::Overloaded => Self::Overloaded,
+        }
+    }
 }
 
 impl Failure {
-    /// Whether the client brought it upon itself: nothing that an operator has to look at.
-    pub(crate) fn is_the_clients(&self) -> bool {
-        match self {
-            Self::BadRequest
-            | Self::Malformed(_)
-            | Self::RequestTimeout
-            | Self::AmbiguousPath(_)
-            | Self::UnknownHost
-            | Self::MethodNotAllowed(_)
-            | Self::FormTooLarge => true,
-            Self::Upstream(error) => match looks(error) {
-                Looks::Wrong(_) | Looks::Slow(_) => true,
-                Looks::Unreachable | Looks::TakesTooLong | Looks::Busy => false,
-            },
-            Self::Internal => false,
-        }
+    /// Whether the client caused it, so that an operator need not look at it.
+    pub(crate) fn is_client_error(&self) -> bool {
+        !matches!(self, Self::Overloaded | Self::Upstream(_) | Self::Internal)
     }
 
-    /// Names of what an operator looks after.
+    /// Names of the failures that an operator looks at.
     pub(crate) const NAMES: [&str; 6] = [
         "upstream_unreachable",
         "upstream_timeout",
@@ -72,23 +78,23 @@ impl Failure {
         "internal",
     ];
 
-    /// For logs and metrics.
+    /// The name in logs and metrics.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::BadRequest | Self::Malformed(_) => "malformed_request",
             Self::RequestTimeout => "slow_request",
             Self::AmbiguousPath(_) => "ambiguous_path",
-            Self::UnknownHost => "unknown_host",
+            Self::MisdirectedRequest => "unknown_host",
             Self::MethodNotAllowed(_) => "method_not_allowed",
             Self::FormTooLarge => "form_too_large",
+            Self::UploadBroken(_) => "upload_broke_off",
+            Self::UploadStalled => "upload_stalled",
+            Self::ClientGone => "client_gone",
+            Self::Overloaded => "upstream_busy",
             Self::Internal => "internal",
             Self::Upstream(error) => match error {
                 UpstreamError::Unreachable(_) => "upstream_unreachable",
                 UpstreamError::Silent => "upstream_timeout",
-                UpstreamError::Busy => "upstream_busy",
-                UpstreamError::UploadBroke(_) => "upload_broke_off",
-                UpstreamError::UploadStalled => "upload_stalled",
-                UpstreamError::BrowserGone => "browser_gone",
                 UpstreamError::Broken(_) => "upstream_broke_off",
                 UpstreamError::Malformed(_)
                 | UpstreamError::BodyBroke(_)
@@ -99,51 +105,64 @@ impl Failure {
         }
     }
 
-    pub(crate) fn message(&self) -> Message {
+    /// The error page.
+    pub(crate) fn page(&self, pages: &Pages, request_id: &str) -> Response<Bytes> {
+        let mut response = pages.message(&self.message(), request_id);
+        if let Self::MethodNotAllowed(allowed) = self
+            && let Ok(allowed) = HeaderValue::try_from(allowed.join(", "))
+        {
+            response.headers_mut().insert(ALLOW, allowed);
+        }
+        response
+    }
+
+    fn message(&self) -> Message {
         match self {
-            Self::BadRequest => like(Looks::Wrong(StatusCode::BAD_REQUEST)),
-            Self::Malformed(error) => like(Looks::Wrong(status(*error))),
-            Self::RequestTimeout => like(Looks::Slow(StatusCode::REQUEST_TIMEOUT)),
-            Self::AmbiguousPath(meant) => Message::new(
+            Self::BadRequest | Self::UploadBroken(_) | Self::ClientGone => invalid(StatusCode::BAD_REQUEST),
+            Self::Malformed(error) => invalid(status(*error)),
+            Self::FormTooLarge => invalid(StatusCode::PAYLOAD_TOO_LARGE),
+            Self::RequestTimeout | Self::UploadStalled => {
+                Message::new(StatusCode::REQUEST_TIMEOUT, "This request took too long to arrive")
+                    .text("The rest of the request did not come, so it was not passed on. Please try again.")
+            }
+            Self::AmbiguousPath(intended) => Message::new(
                 StatusCode::BAD_REQUEST,
                 "This address is not spelled right",
             )
             .text("It looks like the address below, but is written in another way, so it was not followed.")
-            .link(Link::primary(meant.clone(), meant.clone())),
-            Self::UnknownHost => {
+            .link(Link::primary(intended.clone(), intended.clone())),
+            Self::MisdirectedRequest => {
                 Message::new(StatusCode::MISDIRECTED_REQUEST, "This site is not served here")
                     .text("The name in the address is not one of the sites of this server.")
             }
             Self::MethodNotAllowed(allowed) => {
-                let text = if *allowed == "POST" {
+                let text = if *allowed == ["POST"] {
                     "This address is where the site's sign-in page sends people. It cannot be opened by itself."
                 } else {
                     "This address can only be opened, nothing can be sent to it."
                 };
                 Message::new(StatusCode::METHOD_NOT_ALLOWED, "This cannot be done here").text(text)
             }
-            Self::FormTooLarge => like(Looks::Wrong(StatusCode::PAYLOAD_TOO_LARGE)),
-            Self::Upstream(error) => like(looks(error)),
+            Self::Overloaded => Message::new(StatusCode::SERVICE_UNAVAILABLE, "The site is very busy")
+                .text(
+                    "More people are using the site than it can serve at once. Please try again in a moment.",
+                )
+                .retry_after(RETRY_AFTER_OVERLOAD),
+            Self::Upstream(UpstreamError::Silent | UpstreamError::Unreachable(ConnectError::TimedOut)) => {
+                Message::new(StatusCode::GATEWAY_TIMEOUT, "The site takes too long to answer")
+                    .text("The membership site did not answer in time. Please try again in a minute.")
+            }
+            Self::Upstream(_) => Message::new(StatusCode::BAD_GATEWAY, "The site cannot be reached")
+                .text("The membership site does not answer at the moment. Please try again in a minute."),
             Self::Internal => Message::new(StatusCode::INTERNAL_SERVER_ERROR, "Something went wrong")
                 .text("This should not have happened. Please try again."),
         }
     }
 }
 
-fn like(looks: Looks) -> Message {
-    match looks {
-        Looks::Wrong(status) => Message::new(status, "This request cannot be understood")
-            .text("Something about the request is not as it should be, so it was not passed on."),
-        Looks::Slow(status) => Message::new(status, "This request took too long to arrive")
-            .text("The rest of the request did not come, so it was not passed on. Please try again."),
-        Looks::Unreachable => Message::new(StatusCode::BAD_GATEWAY, "The site cannot be reached")
-            .text("The membership site does not answer at the moment. Please try again in a minute."),
-        Looks::Busy => Message::new(StatusCode::SERVICE_UNAVAILABLE, "The site is very busy")
-            .text("More people are using the site than it can serve at once. Please try again in a moment.")
-            .retry_after(RETRY_AFTER_BUSY),
-        Looks::TakesTooLong => Message::new(StatusCode::GATEWAY_TIMEOUT, "The site takes too long to answer")
-            .text("The membership site did not answer in time. Please try again in a minute."),
-    }
+fn invalid(status: StatusCode) -> Message {
+    Message::new(status, "This request cannot be understood")
+        .text("Something about the request is not as it should be, so it was not passed on.")
 }
 
 fn status(error: HeadError) -> StatusCode {
@@ -154,21 +173,5 @@ fn status(error: HeadError) -> StatusCode {
         HeadError::Expectation => StatusCode::EXPECTATION_FAILED,
         HeadError::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         HeadError::TargetTooLong => StatusCode::URI_TOO_LONG,
-    }
-}
-
-fn looks(error: &UpstreamError) -> Looks {
-    match error {
-        UpstreamError::Silent | UpstreamError::Unreachable(ConnectError::TimedOut) => Looks::TakesTooLong,
-        UpstreamError::UploadBroke(_) | UpstreamError::BrowserGone => Looks::Wrong(StatusCode::BAD_REQUEST),
-        UpstreamError::Busy => Looks::Busy,
-        UpstreamError::UploadStalled => Looks::Slow(StatusCode::REQUEST_TIMEOUT),
-        UpstreamError::Unreachable(_)
-        | UpstreamError::Broken(_)
-        | UpstreamError::Malformed(_)
-        | UpstreamError::BodyBroke(_)
-        | UpstreamError::SilentWithin
-        | UpstreamError::EndlessInterim
-        | UpstreamError::UnexpectedUpgrade => Looks::Unreachable,
     }
 }

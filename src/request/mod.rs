@@ -1,9 +1,14 @@
-//! One request, whatever the protocol: routing, access log, error pages.
+//! One request, whatever the protocol: from its head to the end of its response.
 
-pub(crate) mod gateway;
-pub(crate) mod worker;
+pub(crate) mod serve;
+pub(crate) mod client_stream;
 pub(crate) mod connection;
-pub(crate) mod decide;
-pub(crate) mod route;
 pub(crate) mod access_log;
+pub(crate) mod route;
+pub(crate) mod app_path;
+pub(crate) mod endpoint;
+pub(crate) mod forward;
+pub(crate) mod session_watch;
 pub(crate) mod error_page;
+pub(crate) mod worker;
+pub(crate) mod gateway;

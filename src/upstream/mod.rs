@@ -5,3 +5,4 @@ pub(crate) mod servers;
 pub(crate) mod sessions;
 pub(crate) mod health;
 pub(crate) mod proxy_header;
+pub(crate) mod forwarded;

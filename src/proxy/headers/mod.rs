@@ -8,19 +8,15 @@ mod untrusted;
 
 use std::net::IpAddr;
 
-use http::header::{COOKIE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue};
+use http::header::{COOKIE, HeaderMap, HeaderValue};
 
 use crate::base::clock;
 use crate::base::request_id::Incident;
 use crate::base::trace_context;
 use crate::codec::fields::{Fate, decimal};
+use crate::codec::request_head::{HeaderFields, RequestHead};
 use crate::codec::{Length, Version, head};
 pub(crate) use untrusted::{Pattern, Rules, is_decisive, is_ours_alone};
-
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What iMIS is told about the visitor.
 #[derive(Debug, Clone, Copy)]
@@ -83,33 +79,6 @@ impl Forwarding<'_> {
     }
 }
 
-/// The same, kept for the requests that a sign-in makes on the visitor's behalf.
-#[derive(Debug, Clone)]
-pub(crate) struct Forwarded {
-    /// The visitor's address, as far as trusted proxies vouch for it.
-    pub(crate) client: IpAddr,
-    pub(crate) chain: String,
-    pub(crate) host: String,
-    pub(crate) incident: String,
-}
-
-impl Forwarded {
-    /// Of a question that the gateway asks by itself.
-    pub(crate) fn of_this_machine(host: &str, incident: &str) -> Self {
-        let client = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
-        Self { client, chain: client.to_string(), host: host.to_owned(), incident: incident.to_owned() }
-    }
-
-    /// Sets the forwarding headers. All values are ours or were parsed.
-    pub(crate) fn apply(&self, headers: &mut HeaderMap) -> Result<(), InvalidHeaderValue> {
-        headers.insert(X_FORWARDED_FOR, HeaderValue::try_from(&self.chain)?);
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
-        headers.insert(X_FORWARDED_HOST, HeaderValue::try_from(&self.host)?);
-        headers.insert(X_REQUEST_ID, HeaderValue::try_from(&self.incident)?);
-        Ok(())
-    }
-}
-
 /// The part of `X-Forwarded-For`, or where there is none of `Forwarded` (RFC 7239), that is vouched for: from the right through the trusted proxies up to and with the
 /// first address that is none, which is the visitor's. What stands left of it, the visitor may have written.
 pub(crate) fn forwarded_for<'a>(
@@ -154,11 +123,6 @@ fn for_of(element: &str) -> Option<IpAddr> {
     }
 }
 
-/// Names and values of a header map, in its order.
-pub(crate) fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&str, &[u8])> {
-    headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()))
-}
-
 /// HTTP/2 may split the Cookie header into crumbs; they are one header again before anybody reads it
 /// (RFC 9113 section 8.2.3).
 pub(crate) fn join_cookie_crumbs(headers: &mut HeaderMap) {
@@ -182,42 +146,35 @@ pub(crate) fn removable(named: &[&str]) -> Result<(), NamesEssential> {
     if named.iter().any(|name| is_essential(name)) { Err(NamesEssential) } else { Ok(()) }
 }
 
-/// The head of an HTTP/1 request as the upstream gets it. `own_host`: instead of the visitor's Host.
-pub(crate) fn write_request(
+/// Writes the head of a request for the upstream. `own_host`: replaces the client's Host.
+pub(crate) fn write_request<F: HeaderFields>(
     out: &mut Vec<u8>,
-    request: &head::Request<'_, '_>,
+    request: &RequestHead<'_, F>,
     own_host: Option<&str>,
     rules: &Rules,
-    tunnel: bool,
     forwarding: &Forwarding<'_>,
 ) {
-    let named = &request.named_by_connection;
-    write_request_line(out, request.method, &request.target, own_host);
-    request.fields.write(out, |name| {
-        if forwarding.replaces(name) {
-            Fate::Drop
-        } else {
-            fate_in_request(name, named, own_host.is_some(), rules)
-        }
-    });
-    let framing = RequestFraming::of(request.method, request.length, request.says_length);
-    end_request(out, framing, tunnel, forwarding);
-}
-
-/// The first line of a request, and Host where it is not the visitor's own.
-pub(crate) fn write_request_line(out: &mut Vec<u8>, method: &str, target: &str, host: Option<&str>) {
-    for part in [method, " ", target, " HTTP/1.1\r\n"] {
+    for part in [request.method, " ", request.target, " HTTP/1.1\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
-    if let Some(host) = host {
+    if let Some(host) = own_host {
         for part in ["Host: ", host, "\r\n"] {
             out.extend_from_slice(part.as_bytes());
         }
     }
+    request.fields.write(out, |name| {
+        if forwarding.replaces(name) {
+            Fate::Drop
+        } else {
+            fate_in_request(name, request.named_by_connection, own_host.is_some(), rules)
+        }
+    });
+    let framing = RequestFraming::of(request.method, request.length, request.says_length);
+    end_request(out, framing, request.wants_websocket, forwarding);
 }
 
 /// Which of a request's headers go on to the upstream. `own_host`: the visitor's is replaced.
-pub(crate) fn fate_in_request(name: &str, named: &[&str], own_host: bool, rules: &Rules) -> Fate {
+fn fate_in_request(name: &str, named: &[&str], own_host: bool, rules: &Rules) -> Fate {
     let goes = is_hop_by_hop(name)
         || rules.forbid(name)
         // 100-continue is answered here.
@@ -239,12 +196,7 @@ pub(crate) fn max_forwards<'a>(
 }
 
 /// What ends the head of a request: framing where it is ours to say, the upgrade, the forwarding headers.
-pub(crate) fn end_request(
-    out: &mut Vec<u8>,
-    framing: RequestFraming,
-    tunnel: bool,
-    forwarding: &Forwarding<'_>,
-) {
+fn end_request(out: &mut Vec<u8>, framing: RequestFraming, tunnel: bool, forwarding: &Forwarding<'_>) {
     match framing {
         RequestFraming::AsItCame => {}
         RequestFraming::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
@@ -259,7 +211,7 @@ pub(crate) fn end_request(
 
 /// What the gateway says about the length of a request's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RequestFraming {
+enum RequestFraming {
     /// Nothing: there is no body, or the visitor's Content-Length goes on.
     AsItCame,
     Chunked,
@@ -268,7 +220,7 @@ pub(crate) enum RequestFraming {
 }
 
 impl RequestFraming {
-    pub(crate) fn of(method: &str, length: Length, said: bool) -> Self {
+    fn of(method: &str, length: Length, said: bool) -> Self {
         match length {
             Length::Chunked | Length::UntilClose => Self::Chunked,
             Length::Known(_) if said => Self::AsItCame,
@@ -297,26 +249,21 @@ pub(crate) struct ResponseFraming {
     pub(crate) tunnel: bool,
 }
 
-/// Where a redirect of iMIS leads instead.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Elsewhere<'a> {
-    pub(crate) location: &'a str,
-    /// Added to the cookies that iMIS sets.
-    pub(crate) set_cookie: &'a str,
+/// How a response head differs from what the upstream sent.
+#[derive(Debug, Default)]
+pub(crate) struct HeadChanges<'a> {
+    /// Replaces `Location`.
+    pub(crate) location: Option<&'a str>,
+    /// Are added, in this order.
+    pub(crate) set_cookies: [Option<&'a str>; 2],
 }
 
-/// The head of a response for an HTTP/1 browser.
-pub(crate) fn write_response(out: &mut Vec<u8>, response: &head::Response<'_, '_>, framing: ResponseFraming) {
-    write_response_to(out, response, framing, None, None);
-}
-
-/// The same, of a redirect that leads elsewhere, and with a cookie of ours.
-pub(crate) fn write_response_to(
+/// Writes the head of a response for an HTTP/1 client.
+pub(crate) fn write_response(
     out: &mut Vec<u8>,
     response: &head::Response<'_, '_>,
     framing: ResponseFraming,
-    elsewhere: Option<Elsewhere<'_>>,
-    cookie: Option<&str>,
+    changes: &HeadChanges<'_>,
 ) {
     out.extend_from_slice(b"HTTP/1.1");
     out.extend_from_slice(response.after_version);
@@ -325,23 +272,20 @@ pub(crate) fn write_response_to(
     let mut dated = response.status < 200;
     response.fields.write(out, |name| {
         dated |= name.eq_ignore_ascii_case("date");
-        if elsewhere.is_some() && name.eq_ignore_ascii_case("location") {
+        if changes.location.is_some() && name.eq_ignore_ascii_case("location") {
             return Fate::Drop;
         }
         fate_in_response(name, named, response.status)
     });
-    if let Some(Elsewhere { location, set_cookie }) = elsewhere {
-        for part in ["Location: ", location, "\r\nSet-Cookie: ", set_cookie, "\r\n"] {
-            out.extend_from_slice(part.as_bytes());
-        }
-    }
-    if let Some(cookie) = cookie {
-        for part in ["Set-Cookie: ", cookie, "\r\n"] {
+    let location = changes.location.map(|location| ("Location: ", location));
+    let cookies = changes.set_cookies.iter().flatten().map(|cookie| ("Set-Cookie: ", *cookie));
+    for (name, value) in location.into_iter().chain(cookies) {
+        for part in [name, value, "\r\n"] {
             out.extend_from_slice(part.as_bytes());
         }
     }
     if !dated {
-        // RFC 9110 section 6.6.1: when it came.
+        // RFC 9110 section 6.6.1: the time of receipt.
         out.extend_from_slice(format!("Date: {}\r\n", clock::http_date()).as_bytes());
     }
     end_response(out, framing);
@@ -431,7 +375,7 @@ mod tests {
             close: false,
             tunnel: false,
         };
-        write_response(&mut out, &response, framing);
+        write_response(&mut out, &response, framing, &HeadChanges::default());
         let out = String::from_utf8(out).unwrap();
         out.strip_prefix("HTTP/1.1 200 OK\r\n").unwrap().strip_suffix("\r\n").unwrap().replace(DATE, "")
     }
@@ -473,7 +417,7 @@ mod tests {
             max_forwards: None,
             trace: Trace::Kept,
         };
-        write_request(&mut out, &request, None, &Rules::default(), false, &forwarding);
+        write_request(&mut out, &RequestHead::of(&request, false), None, &Rules::default(), &forwarding);
         assert_eq!(
             String::from_utf8(out).unwrap(),
             "POST /a//b?c HTTP/1.1\r\nHOST: Members.example.org\r\nx-a:1\r\nCookie: a=b\r\nContent-Length: 3\r\n\

@@ -1,0 +1,92 @@
+//! A request head as the gateway understands it, whichever protocol it came by.
+
+use http::HeaderMap;
+
+use crate::codec::Length;
+use crate::codec::fields::{Fate, Fields};
+use crate::codec::head::{Authority, Request};
+
+/// The header fields of a message, in their order.
+pub(crate) trait HeaderFields: Copy {
+    /// Names and values.
+    fn pairs(&self) -> impl Iterator<Item = (&str, &[u8])>;
+
+    /// Writes the fields whose names `fate` keeps, as lines of HTTP/1.
+    fn write(&self, out: &mut Vec<u8>, fate: impl FnMut(&str) -> Fate);
+
+    /// The value of the first field with this name.
+    fn first(&self, name: &str) -> Option<&[u8]> {
+        self.pairs().find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+}
+
+impl HeaderFields for Fields<'_, '_> {
+    fn pairs(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        Fields::pairs(*self)
+    }
+
+    fn write(&self, out: &mut Vec<u8>, fate: impl FnMut(&str) -> Fate) {
+        Fields::write(*self, out, fate);
+    }
+}
+
+impl HeaderFields for &HeaderMap {
+    fn pairs(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.iter().map(|(name, value)| (name.as_str(), value.as_bytes()))
+    }
+
+    fn write(&self, out: &mut Vec<u8>, mut fate: impl FnMut(&str) -> Fate) {
+        for (name, value) in self.pairs() {
+            if fate(name) == Fate::Keep {
+                for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+                    out.extend_from_slice(part);
+                }
+            }
+        }
+    }
+}
+
+/// A valid request head.
+pub(crate) struct RequestHead<'a, F> {
+    pub(crate) method: &'a str,
+    /// Path and query, or `*`.
+    pub(crate) target: &'a str,
+    /// The host that the request is for; only HTTP/1.0 may leave it out.
+    pub(crate) authority: Option<Authority<'a>>,
+    /// The Host among `fields` can go on to the upstream.
+    pub(crate) has_host: bool,
+    pub(crate) fields: F,
+    pub(crate) length: Length,
+    /// Whether `fields` give the length.
+    pub(crate) says_length: bool,
+    /// What `Connection` names beside `close` and `keep-alive`; those fields are for this connection only.
+    pub(crate) named_by_connection: &'a [&'a str],
+    pub(crate) wants_websocket: bool,
+}
+
+impl<'a, F> RequestHead<'a, F> {
+    pub(crate) fn path(&self) -> &'a str {
+        self.target.split_once('?').map_or(self.target, |(path, _)| path)
+    }
+
+    pub(crate) fn query(&self) -> &'a str {
+        self.target.split_once('?').map_or("", |(_, query)| query)
+    }
+}
+
+impl<'a> RequestHead<'a, Fields<'a, 'a>> {
+    /// What a head of HTTP/1 says.
+    pub(crate) fn of(request: &'a Request<'a, 'a>, wants_websocket: bool) -> Self {
+        Self {
+            method: request.method,
+            target: &request.target,
+            authority: request.authority,
+            has_host: request.has_host,
+            fields: request.fields,
+            length: request.length,
+            says_length: request.says_length,
+            named_by_connection: &request.named_by_connection,
+            wants_websocket,
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! One HTTP/1 connection: waiting for requests, and how it is closed.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+use crate::base::buffers::Buffers;
+use crate::base::deadline::Deadline;
+use crate::base::drain::Watching;
+use crate::base::min_rate::{Limits, Pace};
+use crate::codec::head::{self, HeadError, Scanner};
+use crate::codec::transfer::{Receiver, SendError, Sender};
+use crate::edge::client_socket::Socket;
+use crate::proxy::connection::Connection as UpstreamConnection;
+use crate::request::connection::Connection;
+use crate::request::error_page::Failure;
+
+/// Empty lines before a request: some old clients send one behind a body.
+const MAX_BLANK_LINES: usize = 4;
+/// How long a client that gets its last response may go on sending, so that it reads that response.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+/// The same once the worker drains.
+const LINGER_TIMEOUT_IN_DRAIN: Duration = Duration::from_millis(500);
+/// How much it may send meanwhile, in bytes.
+const MAX_DISCARDED_BYTES: u64 = 16 * 1024 * 1024;
+/// How long the rest of a head may take once the worker drains.
+const HEAD_TIMEOUT_IN_DRAIN: Duration = Duration::from_secs(2);
+
+/// Waiting for a request head.
+struct Waiting {
+    /// Some of the head has come.
+    begun: bool,
+    blank_lines: usize,
+}
+
+/// What waiting for a request came to.
+pub(super) enum Next {
+    /// A complete head, of this many bytes.
+    Head(usize),
+    Refused(Failure),
+    /// No request has come, and none is waited for any longer.
+    Idle,
+    /// The client has closed the connection.
+    Gone,
+}
+
+/// What follows a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum After {
+    Another,
+    Close,
+    /// Close, but let the client finish what it is sending.
+    Linger,
+    /// Close at once.
+    Gone,
+}
+
+/// The socket of a connection and what is under way on it.
+pub(super) struct Http1Connection<S> {
+    pub(super) io: S,
+    pub(super) receiver: Receiver,
+    pub(super) sender: Sender,
+    scanner: Scanner,
+    pub(super) deadline: Deadline,
+    /// How slow the client may be.
+    pub(super) limits: Limits,
+    begun: Instant,
+    pub(super) draining: Watching,
+    /// A head that was incomplete when the worker began to drain has got its last deadline.
+    hurried: bool,
+    /// It has had a request.
+    pub(super) used: bool,
+    /// The upstream connection that Windows authentication has signed in for this client.
+    pub(super) own_upstream: Option<Box<UpstreamConnection>>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Http1Connection<S> {
+    pub(super) fn new(io: S, connection: &Connection) -> Self {
+        let worker = &connection.worker;
+        Self {
+            io,
+            receiver: Receiver::new(Rc::clone(&worker.buffers)),
+            sender: Sender::default(),
+            scanner: Scanner::default(),
+            deadline: Deadline::after(worker.gateway.timeouts.request_head),
+            limits: worker.gateway.limits,
+            begun: Instant::now(),
+            draining: Watching::new(worker.drain.clone()),
+            hurried: false,
+            used: false,
+            own_upstream: None,
+        }
+    }
+
+    /// Returns the buffers that an idle connection does not need.
+    pub(super) fn rest(&mut self, buffers: &Buffers) {
+        self.receiver.rest();
+        self.sender.rest(buffers);
+    }
+
+    pub(super) fn age(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// Waits for a request head.
+    pub(super) async fn next_head(&mut self, connection: &Connection) -> Next {
+        self.draining.works();
+        let mut waiting = Waiting { begun: !self.receiver.is_empty(), blank_lines: 0 };
+        if waiting.begun {
+            self.deadline.set(self.head_timeout(connection));
+        }
+        let next = poll_fn(|cx| self.poll_next_head(cx, connection, &mut waiting)).await;
+        self.draining.works();
+        next
+    }
+
+    fn head_timeout(&self, connection: &Connection) -> Duration {
+        if self.hurried { HEAD_TIMEOUT_IN_DRAIN } else { connection.worker.gateway.timeouts.request_head }
+    }
+
+    fn poll_next_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: &Connection,
+        waiting: &mut Waiting,
+    ) -> Poll<Next> {
+        let malformed = |error| Poll::Ready(Next::Refused(Failure::Malformed(error)));
+        loop {
+            // RFC 9112 section 2.2: an empty line before a request is ignored.
+            while self.receiver.head().starts_with(b"\r\n") {
+                waiting.blank_lines += 1;
+                if waiting.blank_lines > MAX_BLANK_LINES {
+                    return malformed(HeadError::Malformed("empty lines"));
+                }
+                self.receiver.skip(2);
+                self.scanner = Scanner::default();
+            }
+            match self.scanner.find_end(self.receiver.head(), head::MOST_REQUEST_BYTES) {
+                Ok(Some(length)) => return Poll::Ready(Next::Head(length)),
+                Ok(None) => {}
+                Err(error) => return malformed(error),
+            }
+            match self.receiver.poll_more(cx, &mut self.io) {
+                Poll::Ready(Ok(true)) if waiting.begun => {}
+                Poll::Ready(Ok(true)) => {
+                    waiting.begun = true;
+                    self.deadline.set(self.head_timeout(connection));
+                }
+                Poll::Ready(Ok(false) | Err(_)) => return Poll::Ready(Next::Gone),
+                Poll::Pending => break,
+            }
+        }
+        let idle = self.receiver.is_empty();
+        let draining = self.draining.poll_waiting(cx);
+        if self.draining.is_evicted() {
+            return Poll::Ready(Next::Idle);
+        }
+        if draining && !self.hurried {
+            if idle && self.used {
+                return Poll::Ready(Next::Idle);
+            }
+            // An incomplete head may be completed, and a new connection may send its first request, if that comes soon.
+            self.hurried = true;
+            self.deadline.set(HEAD_TIMEOUT_IN_DRAIN);
+        }
+        let expired = |()| if idle { Next::Idle } else { Next::Refused(Failure::RequestTimeout) };
+        self.deadline.poll(cx).map(expired)
+    }
+
+    /// Writes everything that waits to be sent, as long as the client takes some of it now and then.
+    pub(super) async fn flush(&mut self) -> Result<(), SendError> {
+        let (sender, io, deadline) = (&mut self.sender, &mut self.io, &mut self.deadline);
+        let (limits, mut pace) = (self.limits, Pace::default());
+        poll_fn(|cx| {
+            if let Poll::Ready(outcome) = sender.poll_flush(cx, io) {
+                return Poll::Ready(outcome);
+            }
+            let late = || Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
+            pace.poll(cx, deadline, sender.sent, || io.arrived(), limits).map(|()| late())
+        })
+        .await
+    }
+
+    /// How to close: a client that has sent more than was answered may still be sending.
+    pub(super) fn closing(&self) -> After {
+        if self.receiver.is_empty() && self.receiver.is_over() { After::Close } else { After::Linger }
+    }
+
+    /// Sends what has been held back and closes for sending. `false`: the client did not take it.
+    pub(super) async fn end(&mut self) -> bool {
+        let (io, deadline, limits) = (&mut self.io, &mut self.deadline, self.limits);
+        let (held, mut pace) = (io.held(), Pace::default());
+        poll_fn(|cx| {
+            if let Poll::Ready(ended) = io.poll_end(cx) {
+                return Poll::Ready(ended.is_ok());
+            }
+            let gone = held.saturating_sub(io.held()) as u64;
+            pace.poll(cx, deadline, gone, || io.arrived(), limits).map(|()| false)
+        })
+        .await
+    }
+
+    /// Closes for sending and reads on for a little: closing a connection on which data arrives resets it, and the client could lose the
+    /// response.
+    pub(super) async fn linger(&mut self) {
+        let mut discarded = 0_u64;
+        self.deadline.set(if self.draining.is_on() { LINGER_TIMEOUT_IN_DRAIN } else { LINGER_TIMEOUT });
+        let mut shut = false;
+        poll_fn(|cx| {
+            if !shut {
+                match Pin::new(&mut self.io).poll_shutdown(cx) {
+                    Poll::Ready(Ok(())) => shut = true,
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                    Poll::Pending => return self.deadline.poll(cx),
+                }
+            }
+            loop {
+                discarded += (self.receiver.head().len() + self.receiver.data().len()) as u64;
+                self.receiver.discard();
+                match self.receiver.poll_more(cx, &mut self.io) {
+                    Poll::Ready(Ok(true)) if discarded < MAX_DISCARDED_BYTES => {}
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => return self.deadline.poll(cx),
+                }
+            }
+        })
+        .await;
+    }
+}

@@ -1,0 +1,162 @@
+//! The body of a request over HTTP/2.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use h2::RecvStream;
+
+use crate::codec::transfer::Sender;
+use crate::edge::http2::gather::Arrivals;
+use crate::edge::http2::watch::Watch;
+use crate::proxy::connection::Stream;
+use crate::proxy::exchange::{Turn, UploadError};
+use crate::request::error_page::Failure;
+
+/// The body of a request, from a stream of HTTP/2.
+pub(super) struct RequestBody {
+    /// None: there is no more.
+    body: Option<RecvStream>,
+    frame: Bytes,
+    /// Of a body whose length was said, what has not come yet.
+    left: Option<u64>,
+    /// Bytes of it that have come.
+    received: u64,
+    /// Bytes that have been handed over to be sent to the browser.
+    pub(super) handed_over: u64,
+    watch: Rc<Watch>,
+    arrivals: Arrivals,
+    waits: bool,
+}
+
+impl RequestBody {
+    pub(super) fn new(body: RecvStream, watch: Rc<Watch>, arrivals: Arrivals) -> Self {
+        let body = (!body.is_end_stream()).then_some(body);
+        watch.begin();
+        Self {
+            body,
+            frame: Bytes::new(),
+            left: None,
+            received: 0,
+            handed_over: 0,
+            watch,
+            arrivals,
+            waits: false,
+        }
+    }
+
+    /// Its length has been given.
+    pub(super) fn expect(&mut self, bytes: u64) {
+        self.left = Some(bytes);
+    }
+
+    /// Whether the browser is waited for.
+    pub(super) fn set_waits(&mut self, waits: bool) {
+        if waits != self.waits {
+            self.waits = waits;
+            self.watch.waits(waits);
+        }
+    }
+
+    /// Whether all of the body that has not gone on is at hand.
+    fn is_at_hand(&self) -> bool {
+        self.left == Some(0) || self.body.as_ref().is_none_or(RecvStream::is_end_stream)
+    }
+
+    pub(super) fn has_body(&self) -> bool {
+        self.body.is_some()
+    }
+
+    /// Reads a body of at most `max` bytes, which has to be complete within `timeout`.
+    pub(super) async fn read_form(&mut self, max: usize, timeout: Duration) -> Result<Bytes, Failure> {
+        let mut form = Vec::new();
+        self.set_waits(true);
+        let collected = tokio::time::timeout(timeout, async {
+            while let Some(body) = &mut self.body {
+                match body.data().await {
+                    Some(Ok(frame)) => {
+                        form.extend_from_slice(&frame);
+                        // The client may send as much again. Fails only when nobody is there to be told.
+                        let _ = body.flow_control().release_capacity(frame.len());
+                        if form.len() > max {
+                            return Err(Failure::FormTooLarge);
+                        }
+                    }
+                    Some(Err(error)) => {
+                        return Err(Failure::UploadBroken(UploadError::Stream(error)));
+                    }
+                    None => self.body = None,
+                }
+            }
+            Ok(())
+        });
+        let collected = collected.await.unwrap_or(Err(Failure::RequestTimeout));
+        self.set_waits(false);
+        collected.map(|()| form.into())
+    }
+}
+
+impl RequestBody {
+    /// See `Upload::poll_upload`.
+    pub(super) fn poll_upload(
+        &mut self,
+        cx: &mut Context<'_>,
+        (sender, stream): (&mut Sender, &mut Stream),
+        mut may_end: impl FnMut(&mut Context<'_>) -> Poll<()>,
+    ) -> Poll<Result<(), UploadError>> {
+        loop {
+            if self.is_at_hand() {
+                ready!(may_end(cx));
+            }
+            let last = self.body.is_none();
+            while !self.frame.is_empty() || !sender.is_over(last) {
+                let sent = ready!(sender.poll_send(cx, stream, &self.frame, last));
+                let sent = sent.map_err(UploadError::Upstream)?;
+                self.frame.advance(sent);
+                if let Some(body) = &mut self.body {
+                    // The client may send as much again. Fails only when nobody is there to be told.
+                    let _ = body.flow_control().release_capacity(sent);
+                }
+            }
+            let Some(body) = &mut self.body else {
+                return sender.poll_flush(cx, stream).map_err(UploadError::Upstream);
+            };
+            match Pin::new(body).poll_data(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.received += frame.len() as u64;
+                    self.left = self.left.map(|left| left.saturating_sub(frame.len() as u64));
+                    self.frame = frame;
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(UploadError::Stream(error))),
+                // Trailers are not forwarded (RFC 9110 section 6.5.1 lets an intermediary drop them).
+                Poll::Ready(None) => self.body = None,
+                Poll::Pending => {
+                    ready!(sender.poll_flush(cx, stream)).map_err(UploadError::Upstream)?;
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    pub(super) fn wants_data(&self) -> bool {
+        self.frame.is_empty() && self.body.is_some()
+    }
+
+    pub(super) fn moved(&self, turn: Turn) -> u64 {
+        if turn == Turn::Reads { self.handed_over } else { self.received }
+    }
+
+    /// A stream is not slower than its connection: what arrives of any of them counts.
+    pub(super) fn arrived(&self, turn: Turn) -> Option<u64> {
+        if turn == Turn::Reads { self.arrivals.arrived() } else { Some(self.watch.data_received.get()) }
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        self.set_waits(false);
+        self.watch.end();
+    }
+}

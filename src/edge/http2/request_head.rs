@@ -1,0 +1,86 @@
+//! The head of a request over HTTP/2 (RFC 9113 section 8.3).
+
+use http::HeaderMap;
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderValue};
+use http::request::Parts;
+use http::uri::Authority;
+
+use crate::codec::Length;
+use crate::codec::fields::decimal;
+use crate::codec::head::{self, HeadError, is_refused};
+use crate::codec::request_head::RequestHead;
+use crate::request::client_stream::Refusal;
+use crate::request::error_page::Failure;
+
+/// The authority of `:authority` or Host. They have to agree when both are there (RFC 9113 section 8.3.1).
+pub(super) fn authority(request: &Parts) -> Option<Authority> {
+    let mut lines = request.headers.get_all(HOST).iter();
+    let from_host = match (lines.next(), lines.next()) {
+        (None, _) => None,
+        (Some(host), None) => Some(Authority::try_from(host.as_bytes()).ok()?),
+        (Some(_), Some(_)) => return None,
+    };
+    match (request.uri.authority(), from_host) {
+        (Some(target), Some(host)) if *target != host => None,
+        (Some(target), _) => Some(target.clone()),
+        (None, host) => host,
+    }
+}
+
+/// What the head says, if it is valid. `authority`: from `authority`.
+pub(super) fn read<'a>(
+    request: &'a Parts,
+    authority: Option<&'a Authority>,
+    has_body: bool,
+) -> Result<RequestHead<'a, &'a HeaderMap>, Refusal> {
+    let method = request.method.as_str();
+    if is_refused(method) {
+        return Err(Refusal::Page(Failure::Malformed(HeadError::Method)));
+    }
+    let authority = authority.and_then(|authority| head::Authority::parse(authority.as_str().as_bytes()));
+    let authority = authority.ok_or(Refusal::Reset)?;
+    let target = request.uri.path_and_query().map_or("/", |target| target.as_str());
+    if !is_well_formed(request) || !head::is_path(method, target) {
+        return Err(Refusal::Reset);
+    }
+    let said = content_length(request)?;
+    let length = match (said, has_body) {
+        (Some(bytes), true) => Length::Known(bytes),
+        (None, true) => Length::Chunked,
+        (Some(0) | None, false) => Length::Known(0),
+        (Some(_), false) => return Err(Refusal::Page(Failure::BadRequest)),
+    };
+    Ok(RequestHead {
+        method,
+        target,
+        authority: Some(authority),
+        has_host: false,
+        fields: &request.headers,
+        length,
+        says_length: said.is_some(),
+        named_by_connection: &[],
+        wants_websocket: false,
+    })
+}
+
+/// RFC 9113 section 8.2.1: no value begins or ends with white space.
+fn is_well_formed(request: &Parts) -> bool {
+    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let mut values = request.headers.values().map(HeaderValue::as_bytes);
+    values.all(|value| !blank(value.first()) && !blank(value.last()))
+}
+
+fn content_length(request: &Parts) -> Result<Option<u64>, Refusal> {
+    let mut lines = request.headers.get_all(CONTENT_LENGTH).iter();
+    let length = match (lines.next(), lines.next()) {
+        (None, _) => return Ok(None),
+        (Some(digits), None) => decimal(digits.as_bytes()),
+        (Some(_), Some(_)) => None,
+    };
+    length.map(Some).ok_or(Refusal::Page(Failure::BadRequest))
+}
+
+/// Whether the client waits to be told to send its body (RFC 9110 section 10.1.1).
+pub(super) fn expects_continue(request: &Parts) -> bool {
+    request.headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}

@@ -1,0 +1,371 @@
+//! One request on an HTTP/2 stream, and its response.
+
+use std::borrow::Cow;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, SendStream};
+use http::header::{CONTENT_LENGTH, DATE, Entry, HeaderName, HeaderValue, LOCATION, SET_COOKIE};
+use http::request::Parts;
+use http::{HeaderMap, Response, StatusCode, Version};
+use tokio::time::Instant;
+
+use crate::base::clock;
+use crate::codec::Length;
+use crate::codec::fields::Fate;
+use crate::codec::head::{self, HeadError, MOST_FIELDS};
+use crate::codec::transfer::Sender;
+use crate::edge::http2::request_body::RequestBody;
+use crate::edge::http2::request_head;
+use crate::edge::http2::watch::Watch;
+use crate::proxy::connection::{Connection as UpstreamConnection, Stream};
+use crate::proxy::exchange::{Turn, Upload, UploadError};
+use crate::proxy::headers::{self, HeadChanges};
+use crate::proxy::upstream::UpstreamError;
+use crate::request::access_log::Access;
+use crate::request::client_stream::{Abort, ClientStream, ReceivedHead, Refusal, RelayError};
+use crate::request::error_page::Failure;
+
+/// What an error page costs the connection (`watch`).
+const ERROR_PAGE_COST: u32 = 20;
+/// How long a client whose upload has stalled has to read the error page.
+const STALLED_UPLOAD_PAGE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// One request and its response.
+pub(super) struct Http2Stream {
+    /// None once the request has been read.
+    head: Option<Box<Parts>>,
+    body: RequestBody,
+    reply: SendResponse<Bytes>,
+    watch: Rc<Watch>,
+    /// How long the client may let a page wait.
+    page_timeout: Duration,
+    is_head: bool,
+    /// The client waits for `100 Continue` (RFC 9110 section 10.1.1).
+    expects_continue: bool,
+    /// The response head, until it is sent with the body.
+    response: Option<Response<()>>,
+    /// The response body, once its head has been sent.
+    sending: Option<SendStream<Bytes>>,
+    /// What was taken from the upstream and has not been sent.
+    piece: Bytes,
+    /// The end of the response has been sent.
+    ended: bool,
+}
+
+impl Http2Stream {
+    pub(super) fn new(
+        head: Parts,
+        body: RequestBody,
+        reply: SendResponse<Bytes>,
+        watch: Rc<Watch>,
+        page_timeout: Duration,
+    ) -> Self {
+        Self {
+            is_head: head.method == http::Method::HEAD,
+            head: Some(Box::new(head)),
+            body,
+            reply,
+            watch,
+            page_timeout,
+            expects_continue: false,
+            response: None,
+            sending: None,
+            piece: Bytes::new(),
+            ended: false,
+        }
+    }
+
+    fn send_continue(&mut self) {
+        if std::mem::take(&mut self.expects_continue) {
+            // If it fails, the stream has been reset, which is noticed later.
+            let _ = self.reply.send_informational(response(StatusCode::CONTINUE));
+        }
+    }
+
+    /// Converts a response head of HTTP/1. `bytes`: the head as it was received.
+    fn convert(head: &head::Response<'_, '_>, bytes: &[u8]) -> Result<Response<()>, UpstreamError> {
+        let malformed = |what| UpstreamError::Malformed(HeadError::Malformed(what));
+        let shared = Bytes::copy_from_slice(bytes);
+        let start = bytes.as_ptr().addr();
+        let mut converted = response(StatusCode::from_u16(head.status).map_err(|_| malformed("the status"))?);
+        let headers = converted.headers_mut();
+        headers.reserve(head.fields.len());
+        for (name, value) in head.fields.pairs() {
+            if headers::fate_in_response(name, &head.named_by_connection, head.status) == Fate::Keep {
+                let from = value.as_ptr().addr() - start;
+                let value = HeaderValue::from_maybe_shared(shared.slice(from..from + value.len()))
+                    .map_err(|_| malformed("a field"))?;
+                let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| malformed("a field name"))?;
+                headers.append(name, value);
+            }
+        }
+        Ok(converted)
+    }
+}
+
+fn response(status: StatusCode) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    *response.version_mut() = Version::HTTP_2;
+    response
+}
+
+impl Upload for Http2Stream {
+    fn poll_upload(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: (&mut Sender, &mut Stream),
+        may_end: impl FnMut(&mut Context<'_>) -> Poll<()>,
+    ) -> Poll<Result<(), UploadError>> {
+        self.send_continue();
+        self.body.poll_upload(cx, to, may_end)
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.sending {
+            Some(sending) => sending.poll_reset(cx).map(|_| ()),
+            None => self.reply.poll_reset(cx).map(|_| ()),
+        }
+    }
+
+    fn wants_data(&self) -> bool {
+        self.body.wants_data()
+    }
+
+    fn moved(&self, turn: Turn) -> u64 {
+        self.body.moved(turn)
+    }
+
+    fn arrived(&self, turn: Turn) -> Option<u64> {
+        self.body.arrived(turn)
+    }
+
+    /// Connections make room as a whole.
+    fn poll_evicted(&mut self, _: &mut Context<'_>, is_waited_for: bool) -> Poll<()> {
+        self.body.set_waits(is_waited_for);
+        Poll::Pending
+    }
+}
+
+impl ClientStream for Http2Stream {
+    type Fields<'a> = &'a HeaderMap;
+
+    fn read_head<T>(&mut self, read: impl FnOnce(ReceivedHead<'_, Self::Fields<'_>>) -> T) -> T {
+        let Some(mut head) = self.head.take() else {
+            return read(ReceivedHead::unreadable(Failure::Internal));
+        };
+        let too_many = head.headers.len() > MOST_FIELDS;
+        headers::join_cookie_crumbs(&mut head.headers);
+        let authority = request_head::authority(&head);
+        let request = if too_many {
+            Err(Refusal::Page(Failure::Malformed(HeadError::TooLarge)))
+        } else {
+            request_head::read(&head, authority.as_ref(), self.body.has_body())
+        };
+        if let Ok(request) = &request {
+            self.expects_continue = self.body.has_body() && request_head::expects_continue(&head);
+            if let Length::Known(bytes) = request.length {
+                self.body.expect(bytes);
+            }
+        }
+        read(ReceivedHead {
+            method: head.method.as_str(),
+            host: Cow::Borrowed(head.uri.host().unwrap_or_default()),
+            path: head.uri.path(),
+            version: "HTTP/2.0",
+            fields: Some(&head.headers),
+            request,
+        })
+    }
+
+    fn begin_request_body(&mut self) -> Result<(), Failure> {
+        // A request that the client has reset by now is not started.
+        let gone = self.poll_gone(&mut Context::from_waker(Waker::noop()));
+        if gone.is_ready() { Err(Failure::ClientGone) } else { Ok(()) }
+    }
+
+    fn has_whole_body(&self) -> bool {
+        !self.body.has_body()
+    }
+
+    async fn read_form(&mut self, max: usize, timeout: Duration) -> Result<Bytes, Failure> {
+        self.send_continue();
+        self.body.read_form(max, timeout).await
+    }
+
+    async fn send_page(&mut self, page: Response<Bytes>, failure: Option<&Failure>, access: &mut Access) {
+        let stalled = matches!(failure, Some(Failure::UploadStalled));
+        if failure.is_some() {
+            // A request that fails does not pay for what it costs.
+            self.watch.spend(ERROR_PAGE_COST);
+            self.watch.retire.set(self.watch.retire.get() || stalled);
+        }
+        let timeout = if stalled { STALLED_UPLOAD_PAGE_TIMEOUT } else { self.page_timeout };
+        let status = page.status();
+        let (mut head, bytes) = page.into_parts();
+        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+        let bytes = if self.is_head { Bytes::new() } else { bytes };
+        access.answered(status);
+        let Ok(mut body) = self.reply.send_response(Response::from_parts(head, ()), bytes.is_empty()) else {
+            return;
+        };
+        let length = bytes.len() as u64;
+        self.body.set_waits(true);
+        let (end, mut rest) = (Instant::now() + timeout, bytes);
+        while !rest.is_empty() {
+            match tokio::time::timeout_at(end, poll_fn(|cx| poll_room(cx, &mut body, rest.len()))).await {
+                Ok(Some(room)) => {
+                    let piece = rest.split_to(room);
+                    if body.send_data(piece, rest.is_empty()).is_err() {
+                        return;
+                    }
+                }
+                Ok(None) => return,
+                // The client has not opened its window for longer than reading a page takes.
+                Err(_) => {
+                    body.send_reset(Reason::CANCEL);
+                    return self.watch.retire.set(true);
+                }
+            }
+        }
+        access.count(length);
+        access.complete();
+    }
+
+    fn write_interim(
+        &mut self,
+        response: &head::Response<'_, '_>,
+        bytes: &[u8],
+    ) -> Result<(), UpstreamError> {
+        // If it fails, the stream has been reset, which is noticed later.
+        let _ = self.reply.send_informational(Self::convert(response, bytes)?);
+        Ok(())
+    }
+
+    async fn flush_interim(&mut self) -> Result<(), RelayError> {
+        Ok(())
+    }
+
+    fn write_head(
+        &mut self,
+        response: &head::Response<'_, '_>,
+        bytes: &[u8],
+        changes: &HeadChanges<'_>,
+        _: bool,
+    ) -> Result<(), UpstreamError> {
+        let malformed = |what| UpstreamError::Malformed(HeadError::Malformed(what));
+        let mut converted = Self::convert(response, bytes)?;
+        let headers = converted.headers_mut();
+        if let Entry::Vacant(date) = headers.entry(DATE) {
+            // RFC 9110 section 6.6.1: the time of receipt.
+            date.insert(HeaderValue::try_from(clock::http_date()).map_err(|_| malformed("the date"))?);
+        }
+        if let Some(location) = changes.location {
+            headers.insert(LOCATION, HeaderValue::try_from(location).map_err(|_| malformed("Location"))?);
+        }
+        for cookie in changes.set_cookies.iter().flatten() {
+            headers.append(SET_COOKIE, HeaderValue::try_from(*cookie).map_err(|_| malformed("Set-Cookie"))?);
+        }
+        self.response = Some(converted);
+        Ok(())
+    }
+
+    fn discard_head(&mut self) {
+        self.response = None;
+    }
+
+    fn begin_response_body(&mut self, upstream: &UpstreamConnection) -> Result<(), RelayError> {
+        self.ended = upstream.receiver.is_taken();
+        let response = self.response.take().ok_or(RelayError::ClientGone)?;
+        let sending = self.reply.send_response(response, self.ended).map_err(|_| RelayError::ClientGone)?;
+        self.sending = Some(sending);
+        Ok(())
+    }
+
+    fn poll_relay(
+        &mut self,
+        cx: &mut Context<'_>,
+        upstream: &mut UpstreamConnection,
+    ) -> Poll<Result<(), RelayError>> {
+        let Some(body) = &mut self.sending else { return Poll::Ready(Err(RelayError::ClientGone)) };
+        while !self.ended {
+            let receiver = &mut upstream.receiver;
+            if self.piece.is_empty() {
+                match receiver.poll_body(cx, &mut upstream.stream) {
+                    Poll::Ready(Ok(())) => self.piece = receiver.take(),
+                    Poll::Ready(Err(error)) => {
+                        return Poll::Ready(Err(RelayError::Upstream(UpstreamError::BodyBroke(error))));
+                    }
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            let over = receiver.is_taken();
+            let room = if self.piece.is_empty() && over {
+                0
+            } else {
+                match poll_room(cx, body, self.piece.len()) {
+                    Poll::Ready(Some(room)) => room,
+                    Poll::Ready(None) => return Poll::Ready(Err(RelayError::ClientGone)),
+                    Poll::Pending => return Poll::Pending,
+                }
+            };
+            let piece = self.piece.split_to(room);
+            self.body.handed_over += piece.len() as u64;
+            self.ended = over && self.piece.is_empty();
+            if body.send_data(piece, self.ended).is_err() {
+                return Poll::Ready(Err(RelayError::ClientGone));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn is_blocked(&self, _: &UpstreamConnection) -> bool {
+        !self.piece.is_empty()
+    }
+
+    fn unsent(&self) -> u64 {
+        self.piece.len() as u64
+    }
+
+    async fn end_response(&mut self) -> Result<(), RelayError> {
+        self.watch.answered();
+        Ok(())
+    }
+
+    fn abort(&mut self, reason: Abort) {
+        let code = match reason {
+            Abort::MalformedRequest => Reason::PROTOCOL_ERROR,
+            Abort::UpstreamFailed => Reason::INTERNAL_ERROR,
+            Abort::ClientStalled => Reason::CANCEL,
+            Abort::ClientGone => return,
+        };
+        match &mut self.sending {
+            Some(sending) => sending.send_reset(code),
+            None => self.reply.send_reset(code),
+        }
+        if reason == Abort::ClientStalled {
+            self.watch.retire.set(true);
+        }
+    }
+}
+
+/// Room for some of `wanted` bytes in the client's windows and in the send buffer; none when the stream is gone.
+fn poll_room(cx: &mut Context<'_>, body: &mut SendStream<Bytes>, wanted: usize) -> Poll<Option<usize>> {
+    body.reserve_capacity(wanted);
+    loop {
+        match body.capacity() {
+            0 => {}
+            room => return Poll::Ready(Some(room.min(wanted))),
+        }
+        match body.poll_capacity(cx) {
+            Poll::Ready(Some(Ok(_))) => {}
+            Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(None),
+            Poll::Pending => return Poll::Pending,
+        }
+    }
+}

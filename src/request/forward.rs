@@ -1,0 +1,277 @@
+//! Forwards a request to the upstream and relays the response. Both bodies are streamed, at the same time where needed.
+
+use std::future::poll_fn;
+use std::net::{IpAddr, SocketAddr};
+use std::task::{self, Poll};
+
+use http::StatusCode;
+use tracing::{debug, warn};
+
+use crate::base::request_id::Incident;
+use crate::codec::Length;
+use crate::codec::head::{self, slots};
+use crate::codec::request_head::{HeaderFields, RequestHead};
+use crate::observe::log::Chain;
+use crate::proxy::exchange::{Exchange, ForwardError, Impatience, Patience, Sending, Turn};
+use crate::proxy::headers::{self, Forwarding, HeadChanges, NamesEssential, Trace};
+use crate::proxy::upgrade;
+use crate::proxy::upstream::{Upstream, UpstreamError};
+use crate::proxy::{Kind, MOST_INTERIM, Outgoing, windows};
+use crate::request::access_log::Access;
+use crate::request::client_stream::{Abort, ClientStream, RelayError};
+use crate::request::connection::Connection;
+use crate::request::error_page::Failure;
+use crate::request::serve::Context;
+use crate::request::session_watch;
+use crate::sso::single_logout::{Departure, Detour};
+
+/// A request for the upstream of a site.
+pub(crate) struct ForwardRequest {
+    site: usize,
+    outgoing: Outgoing,
+    /// It signs in to iMIS or out of it.
+    sign_out: Option<Box<Departure>>,
+}
+
+/// Where a request goes, and for whom.
+pub(crate) struct Destination<'a> {
+    pub(crate) site: usize,
+    /// The authority as the client wrote it.
+    pub(crate) host: &'a str,
+    /// The client's address.
+    pub(crate) client: IpAddr,
+    pub(crate) max_forwards: Option<u64>,
+}
+
+/// What a head from the upstream was.
+enum RelayedHead {
+    Interim,
+    /// The upstream agrees to a WebSocket.
+    Upgrade,
+    /// `keep`: the upstream keeps its connection open. `ends_session`: the response deletes a session cookie.
+    Final {
+        keep: bool,
+        ends_session: bool,
+    },
+}
+
+impl ForwardRequest {
+    /// Writes the request head for the upstream.
+    pub(crate) fn new<F: HeaderFields>(
+        head: &RequestHead<'_, F>,
+        connection: &Connection,
+        to: &Destination<'_>,
+        request_id: Incident,
+        access: &Access,
+    ) -> Result<Self, Failure> {
+        headers::removable(head.named_by_connection).map_err(|NamesEssential| Failure::BadRequest)?;
+        let worker = &connection.worker;
+        let config = &worker.gateway.sites[to.site].config.upstream;
+        let rewritten = config.host.as_ref().map(ToString::to_string);
+        let own_host = rewritten.as_deref().or_else(|| (!head.has_host).then_some(to.host));
+        let trace = match access.span() {
+            Some(context) => Trace::Within(context),
+            None if worker.gateway.traces && head.fields.first("traceparent").is_none() => Trace::Made,
+            None => Trace::Kept,
+        };
+        let forwarding = Forwarding {
+            chain: &connection.forwarded_for(&head.fields),
+            host: to.host,
+            incident: request_id,
+            max_forwards: to.max_forwards,
+            trace,
+        };
+        let mut buffer = worker.buffers.head_buffer();
+        headers::write_request(&mut buffer, head, own_host, &config.headers, &forwarding);
+        let outgoing = Outgoing {
+            head: buffer,
+            length: head.length,
+            whole: head.length == Length::Known(0),
+            method: Kind::of(head.method),
+            tunnel: head.wants_websocket,
+            signs_in: windows::used_by(head.fields.pairs()),
+            client: SocketAddr::new(to.client, connection.port),
+            session: worker.upstreams[to.site].servers.session(head.fields.pairs()),
+        };
+        let sign_out = session_watch::sign_out(head, connection, (to.site, to.host));
+        Ok(Self { site: to.site, outgoing, sign_out })
+    }
+}
+
+/// Forwards a request and relays the response.
+///
+/// # Errors
+/// No response has begun; the client needs an error page.
+pub(crate) async fn forward<C: ClientStream>(
+    client: &mut C,
+    mut request: ForwardRequest,
+    context: &mut Context<'_>,
+) -> Result<(), Failure> {
+    let (site, connection) = (request.site, context.connection);
+    let upstream = &*connection.worker.upstreams[site];
+    context.access.is_for(site);
+    context.access.is_forwarded();
+    request.outgoing.whole |= client.has_whole_body();
+    if request.sign_out.is_some() {
+        session_watch::forget(connection, site, &request.outgoing.head).await;
+    }
+    let own = client.take_upstream();
+    let mut exchange = upstream.send(&request.outgoing, client, own).await?;
+    for interim in 0..=MOST_INTERIM {
+        let redirect = match &request.sign_out {
+            Some(sign_out) => {
+                let head = &request.outgoing.head;
+                session_watch::logout_redirect(sign_out, &exchange, head, connection, site).await
+            }
+            None => None,
+        };
+        match relay_head(client, &mut exchange, &request, redirect.as_ref(), context)? {
+            RelayedHead::Final { keep, ends_session } => {
+                if ends_session {
+                    session_watch::forget(connection, site, &request.outgoing.head).await;
+                }
+                drop(request);
+                relay_body(client, exchange, keep, upstream, context).await;
+                return Ok(());
+            }
+            RelayedHead::Upgrade => {
+                drop(request);
+                relay_websocket(client, exchange, upstream, context).await;
+                return Ok(());
+            }
+            RelayedHead::Interim if interim == MOST_INTERIM => break,
+            RelayedHead::Interim => {
+                client.flush_interim().await.map_err(|_| Failure::ClientGone)?;
+                exchange.response_head(client, upstream.patience).await?;
+            }
+        }
+    }
+    Err(ForwardError::from(UpstreamError::EndlessInterim).into())
+}
+
+/// Reads the head that the upstream has sent and writes the client's.
+fn relay_head<C: ClientStream>(
+    client: &mut C,
+    exchange: &mut Exchange,
+    request: &ForwardRequest,
+    redirect: Option<&Detour>,
+    context: &mut Context<'_>,
+) -> Result<RelayedHead, ForwardError> {
+    let ForwardRequest { site, outgoing, .. } = request;
+    let bytes = exchange.response_head_bytes();
+    let mut slots = slots();
+    let response = head::Response::parse(bytes, &mut slots, outgoing.method == Kind::Head)
+        .map_err(UpstreamError::Malformed)?;
+    if response.status == 101 {
+        if !outgoing.tunnel || !upgrade::is_agreed(&response) {
+            return Err(UpstreamError::UnexpectedUpgrade.into());
+        }
+        client.write_upgrade(&response);
+        context.access.answered(StatusCode::SWITCHING_PROTOCOLS);
+        // What the upstream has sent behind its head belongs to the WebSocket.
+        exchange.begin_body(Length::UntilClose)?;
+        return Ok(RelayedHead::Upgrade);
+    }
+    if response.status < 200 {
+        // The gateway answers `Expect: 100-continue` by itself.
+        if response.status != 100 {
+            client.write_interim(&response, bytes)?;
+        }
+        exchange.pass_over_head()?;
+        return Ok(RelayedHead::Interim);
+    }
+    let servers = &context.connection.worker.upstreams[*site].servers;
+    let session = outgoing.session.as_ref();
+    let affinity = servers.answered((session, exchange.connection.server), response.fields.pairs());
+    let changes = HeadChanges {
+        location: redirect.map(|redirect| redirect.location.as_str()),
+        set_cookies: [redirect.map(|redirect| redirect.set_cookie.as_str()), affinity.as_deref()],
+    };
+    client.write_head(&response, bytes, &changes, exchange.sending == Sending::Done)?;
+    context.access.answered(StatusCode::from_u16(response.status).unwrap_or(StatusCode::BAD_GATEWAY));
+    let ends_session = session_watch::ends_session(context.connection, *site, &response);
+    let exclusive = windows::asked_for_by(response.fields.pairs());
+    let (keep, length) = (response.keep_alive, response.length);
+    exchange.exclusive |= exclusive;
+    exchange.begin_body(length).inspect_err(|_| client.discard_head())?;
+    Ok(RelayedHead::Final { keep, ends_session })
+}
+
+async fn relay_body<C: ClientStream>(
+    client: &mut C,
+    mut exchange: Exchange,
+    keep: bool,
+    upstream: &Upstream,
+    context: &mut Context<'_>,
+) {
+    let taken_before = exchange.connection.receiver.taken;
+    let mut outcome = client.begin_response_body(&exchange.connection);
+    if outcome.is_ok() {
+        outcome = poll_fn(|cx| poll_relay(cx, client, &mut exchange, upstream.patience)).await;
+    }
+    if outcome.is_ok() {
+        outcome = client.end_response().await;
+    }
+    context.access.count(exchange.connection.receiver.taken - taken_before - client.unsent());
+    match outcome {
+        Ok(()) => {
+            context.access.complete();
+            if let Some(own) = upstream.settle(exchange, keep) {
+                client.keep_upstream(own);
+            }
+        }
+        Err(RelayError::Upstream(error)) => {
+            context.access.upstream_broke();
+            warn!(incident = %context.request_id, error = %Chain(&error), "the upstream broke off a response");
+            client.abort(Abort::UpstreamFailed);
+        }
+        Err(RelayError::ClientGone) => client.abort(Abort::ClientGone),
+        Err(RelayError::ClientStalled) => client.abort(Abort::ClientStalled),
+    }
+}
+
+/// Moves the response body to the client, and the rest of the request body to the upstream.
+fn poll_relay<C: ClientStream>(
+    cx: &mut task::Context<'_>,
+    client: &mut C,
+    exchange: &mut Exchange,
+    timeouts: Patience,
+) -> Poll<Result<(), RelayError>> {
+    if exchange.sending == Sending::UnderWay
+        && let Poll::Ready(Err(_)) = exchange.poll_send(cx, client)
+    {
+        return Poll::Ready(Err(RelayError::ClientGone));
+    }
+    if let Poll::Ready(outcome) = client.poll_relay(cx, &mut exchange.connection) {
+        return Poll::Ready(outcome);
+    }
+    let turn = match (client.is_blocked(&exchange.connection), exchange.waits_for_browser(client)) {
+        (true, _) => Turn::Reads,
+        (false, true) => Turn::Sends,
+        (false, false) => Turn::Upstream,
+    };
+    if client.poll_gone(cx).is_ready() {
+        return Poll::Ready(Err(RelayError::ClientGone));
+    }
+    exchange.poll_patience(cx, client, turn, timeouts).map(|reason| match (reason, turn) {
+        (Impatience::Over, Turn::Upstream) => Err(RelayError::Upstream(UpstreamError::SilentWithin)),
+        (Impatience::Over | Impatience::Evicted, _) => Err(RelayError::ClientStalled),
+    })
+}
+
+async fn relay_websocket<C: ClientStream>(
+    client: &mut C,
+    mut exchange: Exchange,
+    upstream: &Upstream,
+    context: &mut Context<'_>,
+) {
+    let taken_before = exchange.connection.receiver.taken;
+    let ended = client.tunnel(&mut exchange, upstream.patience).await;
+    context.access.count(exchange.connection.receiver.taken - taken_before);
+    match ended {
+        Ok(()) => context.access.complete(),
+        Err(error) => {
+            debug!(incident = %context.request_id, error = %Chain(&error), "a WebSocket ended early");
+        }
+    }
+}

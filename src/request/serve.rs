@@ -1,0 +1,131 @@
+//! Serves one request.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use tracing::{debug, warn};
+
+use crate::base::request_id::Incident;
+use crate::codec::request_head::{HeaderFields, RequestHead};
+use crate::observe::log::Chain;
+use crate::pages::Pages;
+use crate::proxy::headers;
+use crate::request::access_log::{Access, Came, Seen};
+use crate::request::client_stream::{Abort, ClientStream, ReceivedHead, Refusal};
+use crate::request::connection::{Connection, Entry};
+use crate::request::endpoint::{self, EndpointRequest};
+use crate::request::error_page::Failure;
+use crate::request::forward::{self, ForwardRequest};
+use crate::request::route::{Route, route};
+
+/// What is done with a request.
+enum Plan {
+    Forward(ForwardRequest),
+    Endpoint(Box<EndpointRequest>),
+    Respond(Response<Bytes>),
+}
+
+/// A request that is being served.
+pub(crate) struct Context<'a> {
+    pub(crate) connection: &'a Connection,
+    pub(crate) request_id: Incident,
+    pub(crate) access: Access,
+}
+
+/// Serves one request: exactly one response, and one line in the access log.
+pub(crate) async fn serve<C: ClientStream>(client: &mut C, connection: &Connection) {
+    let request_id = connection.worker.next_request_id();
+    let (access, plan) = client.read_head(|head| {
+        let address = head.fields.as_ref().map(|fields| connection.client_address(fields));
+        let address = address.unwrap_or(connection.peer);
+        let access = begin_access(&head, connection, address, request_id);
+        let plan = head.request.and_then(|request| {
+            plan(&request, connection, request_id, address, &access).map_err(Refusal::Page)
+        });
+        (access, plan)
+    });
+    let mut context = Context { connection, request_id, access };
+    let begun = client.begin_request_body();
+    let plan = plan.and_then(|plan| begun.map(|()| plan).map_err(Refusal::Page));
+    let outcome = match plan {
+        Ok(Plan::Forward(request)) => forward::forward(client, request, &mut context).await.map(|()| None),
+        Ok(Plan::Endpoint(request)) => endpoint::serve(client, *request, &mut context).await.map(Some),
+        Ok(Plan::Respond(page)) => Ok(Some(page)),
+        Err(Refusal::Page(failure)) => Err(failure),
+        Err(Refusal::Reset) => {
+            context.access.answered(StatusCode::BAD_REQUEST);
+            context.access.complete();
+            return client.abort(Abort::MalformedRequest);
+        }
+    };
+    match outcome {
+        Ok(Some(page)) => client.send_page(page, None, &mut context.access).await,
+        Ok(None) => {}
+        Err(Failure::ClientGone) => client.abort(Abort::ClientGone),
+        Err(failure) => {
+            context.access.failed(failure.name());
+            let page = error_page(&failure, request_id, &connection.worker.gateway.pages);
+            client.send_page(page, Some(&failure), &mut context.access).await;
+        }
+    }
+}
+
+fn begin_access<F: HeaderFields>(
+    head: &ReceivedHead<'_, F>,
+    connection: &Connection,
+    client: IpAddr,
+    request_id: Incident,
+) -> Access {
+    let gateway = &connection.worker.gateway;
+    let seen = Seen {
+        method: head.method,
+        host: &head.host,
+        path: head.path,
+        version: head.version,
+        trace: head.fields.as_ref().and_then(|fields| fields.first("traceparent")),
+    };
+    let came = Came {
+        client,
+        is_https: matches!(connection.entry, Entry::Https { .. }),
+        // Checked only where it makes a difference.
+        is_vouched_for: gateway.spans.is_some() && gateway.trusts(connection.peer),
+    };
+    Access::begin(&seen, &came, request_id, &connection.worker)
+}
+
+/// Routes a request and prepares what it needs, so that its head is not needed any more.
+fn plan<F: HeaderFields>(
+    head: &RequestHead<'_, F>,
+    connection: &Connection,
+    request_id: Incident,
+    client: IpAddr,
+    access: &Access,
+) -> Result<Plan, Failure> {
+    let max_forwards = headers::max_forwards(head.method, head.fields.pairs());
+    Ok(match route(head, max_forwards, connection)? {
+        Route::Respond(page) => Plan::Respond(page),
+        Route::Endpoint { site, host, app, endpoint } => Plan::Endpoint(Box::new(EndpointRequest::new(
+            head,
+            connection,
+            (site, host),
+            (app, endpoint),
+            request_id,
+        )?)),
+        Route::Forward { site, host } => {
+            let to = forward::Destination { site, host, client, max_forwards };
+            Plan::Forward(ForwardRequest::new(head, connection, &to, request_id, access)?)
+        }
+    })
+}
+
+/// The page for a failed request, and its line in the log.
+fn error_page(failure: &Failure, request_id: Incident, pages: &Pages) -> Response<Bytes> {
+    let error = Chain(failure);
+    if failure.is_client_error() {
+        debug!(incident = %request_id, %error, "answered with an error page");
+    } else {
+        warn!(incident = %request_id, %error, "answered with an error page");
+    }
+    failure.page(pages, &request_id.to_string())
+}
