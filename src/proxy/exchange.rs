@@ -11,11 +11,11 @@ use tokio::time::Instant;
 use crate::base::min_rate::{Limits, Pace};
 use crate::codec::Length;
 use crate::codec::head::{MOST_RESPONSE_BYTES, Scanner};
-use crate::codec::transfer::{ReceiveError, SendError, Sender};
-use crate::proxy::Outgoing;
+use crate::codec::transfer::Sender;
 use crate::proxy::connection::{Connection, Stream};
+use crate::proxy::error::{ForwardError, UploadError, UpstreamError};
 use crate::proxy::places::Gate;
-use crate::proxy::upstream::UpstreamError;
+use crate::proxy::upstream_request::UpstreamRequest;
 use crate::upstream::servers::Busy;
 
 /// The browser's side of an exchange: where the body of a request comes from, and how fast what is sent to it goes.
@@ -42,37 +42,6 @@ pub(crate) trait Upload {
 
     /// Whether it is waited for, or something else is. Ready when it is to make room for another.
     fn poll_evicted(&mut self, cx: &mut Context<'_>, is_waited_for: bool) -> Poll<()>;
-}
-
-/// Why a request does not arrive whole.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum UploadError {
-    /// The browser broke off, or sent what is no body.
-    #[error("reading from the client failed")]
-    Client(#[source] ReceiveError),
-    /// The browser's HTTP/2 stream ended before its body did.
-    #[error("the HTTP/2 stream ended early")]
-    Stream(#[source] h2::Error),
-    #[error("writing to the upstream failed")]
-    Upstream(#[source] SendError),
-}
-
-/// Why a request gets no response from the upstream.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ForwardError {
-    #[error(transparent)]
-    Upstream(#[from] UpstreamError),
-    #[error("the client closed the connection")]
-    ClientGone,
-    #[error("the client broke off the request body")]
-    UploadBroken(#[source] UploadError),
-    #[error("the client stopped sending the request body")]
-    UploadStalled,
-    /// The gateway's own limit.
-    #[error(
-        "upstream.limits.concurrent_requests reached, and none finished within upstream.limits.queue_timeout"
-    )]
-    Overloaded,
 }
 
 /// Waits for a future unless the client leaves first.
@@ -149,7 +118,7 @@ pub(crate) enum Impatience {
 impl Exchange {
     pub(super) fn begin(
         mut connection: Box<Connection>,
-        request: &Outgoing,
+        request: &UpstreamRequest,
         gate: Gate,
         exclusive: bool,
     ) -> Self {

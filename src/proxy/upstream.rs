@@ -1,7 +1,6 @@
 //! The iMIS web servers of one site: connecting, TLS under the right name, sending, and one safe retry.
 
 use std::future::Future;
-use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,61 +16,18 @@ use tracing::debug;
 use crate::base::buffers::Buffers;
 use crate::base::corked_socket::Wire;
 use crate::base::min_rate::Limits;
-use crate::codec::head::HeadError;
-use crate::codec::transfer::ReceiveError;
 use crate::config::{Server, Timeouts};
 use crate::observe::traffic::{Connecting, OfSite};
-use crate::proxy::Outgoing;
 use crate::proxy::connection::{Connection, Stream};
-use crate::proxy::exchange::{Exchange, ForwardError, Patience, Upload, while_connected};
+use crate::proxy::error::{ConnectError, ForwardError, UpstreamError};
+use crate::proxy::exchange::{Exchange, Patience, Upload, while_connected};
 use crate::proxy::places;
 use crate::proxy::places::{Gate, Held, Places};
 use crate::proxy::pool::Pool;
+use crate::proxy::upstream_request::UpstreamRequest;
 use crate::upstream::proxy_header;
 use crate::upstream::servers::{Busy, Servers};
 use crate::upstream::site::SiteUpstream;
-
-/// Why iMIS gave no response, or not all of one.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum UpstreamError {
-    /// No server accepted a connection in time.
-    #[error("no upstream server accepts a connection")]
-    Unreachable(#[source] ConnectError),
-    /// The connection was lost before the head of the response.
-    #[error("the upstream connection failed")]
-    Broken(#[source] io::Error),
-    /// What came is no response, or one that two readers could read in two ways.
-    #[error("invalid response head")]
-    Malformed(#[source] HeadError),
-    /// The body of the response is malformed or broke off.
-    #[error("the response body broke off")]
-    BodyBroke(#[source] ReceiveError),
-    /// Nothing has come of the body for too long.
-    #[error("the response body stalled")]
-    SilentWithin,
-    /// More interim responses than anybody sends.
-    #[error("too many interim responses")]
-    EndlessInterim,
-    /// No response head within the time allowed, or the upstream has stopped taking the request.
-    #[error("no response head from the upstream in time")]
-    Silent,
-    /// 101 without being asked, or to something else than was asked for.
-    #[error("the upstream switched protocols unasked")]
-    UnexpectedUpgrade,
-}
-
-/// Why one server could not be connected to.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ConnectError {
-    #[error("TCP connection failed")]
-    Tcp(#[source] io::Error),
-    #[error("TLS handshake failed")]
-    Tls(#[source] io::Error),
-    #[error("timed out")]
-    TimedOut,
-    #[error("`{0}` is not a valid TLS server name")]
-    Name(String),
-}
 
 /// Connections of one worker to the servers of one site.
 pub(crate) struct Upstream {
@@ -126,7 +82,7 @@ impl Upstream {
     /// Sends a request and waits for the head of the response. `own`: the connection that is the browser's alone.
     pub(crate) async fn send(
         &self,
-        request: &Outgoing,
+        request: &UpstreamRequest,
         upload: &mut impl Upload,
         own: Option<Box<Connection>>,
     ) -> Result<Exchange, ForwardError> {

@@ -10,10 +10,10 @@ use http::Response;
 use crate::codec::head;
 use crate::codec::request_head::{HeaderFields, RequestHead};
 use crate::proxy::connection::Connection;
+use crate::proxy::error::UpstreamError;
 use crate::proxy::exchange::{Exchange, Patience, Upload};
 use crate::proxy::headers::HeadChanges;
 use crate::proxy::upgrade::TunnelError;
-use crate::proxy::upstream::UpstreamError;
 use crate::request::access_log::Access;
 use crate::request::error_page::Failure;
 

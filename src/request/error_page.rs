@@ -6,8 +6,7 @@ use http::{Response, StatusCode};
 
 use crate::codec::head::HeadError;
 use crate::pages::{Link, Message, Pages};
-use crate::proxy::exchange::{ForwardError, UploadError};
-use crate::proxy::upstream::{ConnectError, UpstreamError};
+use crate::proxy::error::{ConnectError, ForwardError, UploadError, UpstreamError};
 
 /// Seconds; a queue of waiting requests is about a second long.
 const RETRY_AFTER_OVERLOAD: u32 = 5;

@@ -12,11 +12,14 @@ use crate::codec::Length;
 use crate::codec::head::{self, slots};
 use crate::codec::request_head::{HeaderFields, RequestHead};
 use crate::observe::log::Chain;
-use crate::proxy::exchange::{Exchange, ForwardError, Impatience, Patience, Sending, Turn};
+use crate::proxy::error::ForwardError;
+use crate::proxy::error::UpstreamError;
+use crate::proxy::exchange::{Exchange, Impatience, Patience, Sending, Turn};
 use crate::proxy::headers::{self, Forwarding, HeadChanges, NamesEssential, Trace};
 use crate::proxy::upgrade;
-use crate::proxy::upstream::{Upstream, UpstreamError};
-use crate::proxy::{Kind, MOST_INTERIM, Outgoing, windows};
+use crate::proxy::upstream::Upstream;
+use crate::proxy::upstream_request::{Kind, MAX_INTERIM, UpstreamRequest};
+use crate::proxy::windows;
 use crate::request::access_log::Access;
 use crate::request::client_stream::{Abort, ClientStream, RelayError};
 use crate::request::connection::Connection;
@@ -28,7 +31,7 @@ use crate::sso::single_logout::{Departure, Detour};
 /// A request for the upstream of a site.
 pub(crate) struct ForwardRequest {
     site: usize,
-    outgoing: Outgoing,
+    outgoing: UpstreamRequest,
     /// It signs in to iMIS or out of it.
     sign_out: Option<Box<Departure>>,
 }
@@ -83,7 +86,7 @@ impl ForwardRequest {
         };
         let mut buffer = worker.buffers.head_buffer();
         headers::write_request(&mut buffer, head, own_host, &config.headers, &forwarding);
-        let outgoing = Outgoing {
+        let outgoing = UpstreamRequest {
             head: buffer,
             length: head.length,
             whole: head.length == Length::Known(0),
@@ -117,7 +120,7 @@ pub(crate) async fn forward<C: ClientStream>(
     }
     let own = client.take_upstream();
     let mut exchange = upstream.send(&request.outgoing, client, own).await?;
-    for interim in 0..=MOST_INTERIM {
+    for interim in 0..=MAX_INTERIM {
         let redirect = match &request.sign_out {
             Some(sign_out) => {
                 let head = &request.outgoing.head;
@@ -139,7 +142,7 @@ pub(crate) async fn forward<C: ClientStream>(
                 relay_websocket(client, exchange, upstream, context).await;
                 return Ok(());
             }
-            RelayedHead::Interim if interim == MOST_INTERIM => break,
+            RelayedHead::Interim if interim == MAX_INTERIM => break,
             RelayedHead::Interim => {
                 client.flush_interim().await.map_err(|_| Failure::ClientGone)?;
                 exchange.response_head(client, upstream.patience).await?;

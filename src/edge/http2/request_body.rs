@@ -12,7 +12,8 @@ use crate::codec::transfer::Sender;
 use crate::edge::http2::gather::Arrivals;
 use crate::edge::http2::watch::Watch;
 use crate::proxy::connection::Stream;
-use crate::proxy::exchange::{Turn, UploadError};
+use crate::proxy::error::UploadError;
+use crate::proxy::exchange::Turn;
 use crate::request::error_page::Failure;
 
 /// The body of a request, from a stream of HTTP/2.
