@@ -12,3 +12,4 @@ pub(crate) mod x509;
 pub(crate) mod request_id;
 pub(crate) mod trace_context;
 pub(crate) mod query;
+pub(crate) mod published;

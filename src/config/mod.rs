@@ -37,7 +37,7 @@ pub(crate) use app::{
     App, Claims, Effect, FromZendesk, Guards, Messaging, OnBehalfOf, OnDuplicate, Reason, Rule, SharedSecret,
     ShownSecret, SingleLogout, Source, Zendesk, ZendeskApi, ZendeskCredentials,
 };
-pub(crate) use files::{Watched, read as read_file, read_text};
+pub(crate) use files::{Watched, read_text};
 pub(crate) use imis::{
     ClientApplication, Columns, FormsTicket, How, IfBroken, Imis, Method, ProfileColumns, ServiceAccount,
     WhoamiQuery,

@@ -26,8 +26,6 @@ use crate::request::gateway::{Gateway, Site};
 use crate::upstream::forwarded::Forwarded;
 use crate::zendesk::api::ApiBuildError;
 
-/// Firewalls turn away what does not look like a browser.
-
 /// How well something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Severity {

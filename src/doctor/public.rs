@@ -39,13 +39,13 @@ pub(super) async fn examine(
     }
     if let Some(acme) = &site.config.acme {
         let finding = Finding { seen: format!("asked {}", acme.directory), ..Finding::good(site, "CA") };
-        let asked = tokio::time::timeout(PATIENCE, acme::answers(acme)).await;
+        let asked = tokio::time::timeout(PATIENCE, acme::check_directory(acme)).await;
         findings.push(match asked.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
             Ok(()) => Finding { result: "answers".to_owned(), ..finding },
             Err(why) => {
                 let advice = if why.contains("UnknownIssuer") {
                     "acme.ca_file has to hold the root that vouches for the CA's own server"
-                } else if why.contains("no directory") {
+                } else if why.contains("ACME directory") {
                     "acme.directory is the URL of the CA's directory, which the CA tells"
                 } else {
                     "certificates are neither given nor renewed: does a firewall keep this machine from it?"

@@ -9,7 +9,6 @@ use aws_lc_rs::hkdf::{HKDF_SHA256, Prk, Salt};
 use rustls::server::ProducesTickets;
 
 use crate::base::clock;
-use crate::config::SharedSecret;
 
 const SECONDS_A_DAY: u64 = 24 * 3600;
 /// How long a session can be resumed: as rustls's own tickets.
@@ -22,10 +21,9 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(secret: &SharedSecret) -> Arc<Self> {
+    pub(crate) fn new<'a>(secrets: impl Iterator<Item = &'a str>) -> Arc<Self> {
         let salt = Salt::new(HKDF_SHA256, b"imis-gateway session tickets");
-        let extracted = secret.all().map(|secret| salt.extract(secret.expose().as_bytes()));
-        Arc::new(Self { secrets: extracted.collect() })
+        Arc::new(Self { secrets: secrets.map(|secret| salt.extract(secret.as_bytes())).collect() })
     }
 
     fn key(secret: &Prk, day: u64) -> Option<LessSafeKey> {
@@ -88,10 +86,9 @@ pub(crate) fn own() -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Secret;
 
     fn shared(current: &str, next: Option<&str>) -> Arc<Shared> {
-        Shared::new(&SharedSecret { current: Secret::new(current), next: next.map(Secret::new) })
+        Shared::new(std::iter::once(current).chain(next))
     }
 
     #[test]

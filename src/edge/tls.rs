@@ -1,7 +1,7 @@
-//! TLS towards browsers: versions, ALPN, and the certificate of the site that SNI names.
+//! TLS towards clients: versions, ALPN, and the certificate of the host that the client names (SNI).
 //!
-//! A name we do not serve is refused in the handshake, and so is one whose certificate a CA has not given yet; a client that sends no
-//! name gets the first site's certificate. No early data.
+//! The handshake fails for a host that no site has, and for one whose certificate has not been issued yet. A client
+//! that names no host gets the first site's certificate. There is no early data.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,8 +10,7 @@ use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, SupportedCipherSuite};
 
-use crate::acme::challenges::Challenges;
-use crate::config::SharedSecret;
+use crate::base::published::Published;
 
 /// The certificates of one site.
 #[derive(Clone, Copy)]
@@ -24,11 +23,11 @@ pub(crate) struct SiteCertificates<'a> {
     pub(crate) tls_alpn_challenge: bool,
 }
 
-/// The TLS configuration of the HTTPS listeners. `tickets`: the shared ticket key if one is configured, and the process's own.
+/// The TLS configuration of the HTTPS listeners. `challenges`: the certificates for TLS-ALPN-01 challenges, by host.
 pub(crate) fn server_config<'a>(
     sites: impl Iterator<Item = SiteCertificates<'a>> + Clone,
-    (shared, own): (Option<&SharedSecret>, &Arc<dyn ProducesTickets>),
-    challenges: &Arc<Challenges>,
+    tickets: Arc<dyn ProducesTickets>,
+    challenges: Arc<Published<CertifiedKey>>,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
     let mut provider = rustls::crypto::aws_lc_rs::default_provider();
     // With AES in hardware the 128-bit suite is the cheapest to key and to run, and as strong as any here.
@@ -36,17 +35,14 @@ pub(crate) fn server_config<'a>(
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(BySni::new(sites.clone(), challenges.clone())));
+        .with_cert_resolver(Arc::new(BySni::new(sites.clone(), challenges)));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     if sites.clone().any(|site| site.tls_alpn_challenge) {
         config.alpn_protocols.push(ACME_TLS.to_vec());
     }
     config.ignore_client_order = true;
-    config.ticketer = match shared {
-        Some(secret) => crate::edge::session_tickets::Shared::new(secret),
-        None => own.clone(),
-    };
-    // A browser resumes with one: over HTTP/2 it opens one connection at a time. Each costs as much as a small request.
+    config.ticketer = tickets;
+    // A client resumes with one: over HTTP/2 it opens one connection at a time. Each costs as much as a small request.
     config.send_tls13_tickets = 1;
     config.max_early_data_size = 0;
     Ok(Arc::new(config))
@@ -56,20 +52,20 @@ fn prefer_aes_128(suite: &SupportedCipherSuite) -> bool {
     !format!("{:?}", suite.suite()).contains("AES_128")
 }
 
-/// The protocol of a CA that looks whether a host is ours (RFC 8737 section 3).
+/// The ALPN protocol of a CA that validates a host (RFC 8737 section 3).
 pub(crate) const ACME_TLS: &[u8] = b"acme-tls/1";
 
 #[derive(Debug)]
 struct BySni {
     by_host: HashMap<String, Arc<CertifiedKey>>,
     without_name: Option<Arc<CertifiedKey>>,
-    challenges: Arc<Challenges>,
+    challenges: Arc<Published<CertifiedKey>>,
 }
 
 impl BySni {
     fn new<'a>(
         mut sites: impl Iterator<Item = SiteCertificates<'a>> + Clone,
-        challenges: Arc<Challenges>,
+        challenges: Arc<Published<CertifiedKey>>,
     ) -> Self {
         let keys = sites.clone().flat_map(|site| {
             let own =
@@ -87,9 +83,9 @@ impl BySni {
 
 impl ResolvesServerCert for BySni {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        // Whoever says so and nothing else is a CA; others are shown no such certificate.
+        // A CA offers this protocol alone. Other clients never get a challenge certificate.
         if hello.alpn().is_some_and(|mut offered| offered.all(|protocol| protocol == ACME_TLS)) {
-            return self.challenges.certificate(hello.server_name()?);
+            return self.challenges.get(hello.server_name()?);
         }
         match hello.server_name() {
             // rustls has lower-cased the name.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use rustls::sign::CertifiedKey;
 
-use crate::acme::challenges::Challenges;
 use crate::base::min_rate::Limits;
+use crate::base::published::Published;
 use crate::base::x509;
 use crate::config::{self, BrowserTimeouts};
 use crate::observe::metrics::Metrics;
@@ -36,8 +36,8 @@ pub(crate) struct Gateway {
     pub(crate) traces: bool,
     /// Exports traces to a collector, if one is configured.
     pub(crate) spans: Option<Arc<Spans>>,
-    /// Answers to the challenges of a CA.
-    pub(crate) challenges: Arc<Challenges>,
+    /// Answers to the HTTP-01 challenges of a CA, by token.
+    pub(crate) challenge_answers: Arc<Published<String>>,
     /// The port that plain HTTP redirects to.
     pub(crate) https_port: u16,
     pub(crate) timeouts: BrowserTimeouts,

@@ -74,9 +74,9 @@ fn plain_http<F>(head: &RequestHead<'_, F>, connection: &Connection) -> Result<R
     let gateway = &connection.worker.gateway;
     if let Some(token) = head.target.strip_prefix("/.well-known/acme-challenge/")
         && matches!(head.method, "GET" | "HEAD")
-        && let Some(answer) = gateway.challenges.answer(token)
+        && let Some(answer) = gateway.challenge_answers.get(token)
     {
-        return Ok(pages::challenge(answer));
+        return Ok(pages::challenge(String::clone(&answer)));
     }
     let host = head.authority.ok_or(Failure::BadRequest)?.host;
     gateway.site_of(host).ok_or(Failure::MisdirectedRequest)?;

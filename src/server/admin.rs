@@ -79,8 +79,8 @@ fn metrics(gateway: &Gateway, process: &ProcessState) -> Response<Full<Bytes>> {
         .filter_map(|site| Some((site.config.hosts[0].as_str(), site.certificate_expiry()?)));
     gateway.metrics.now(process.admission.open(), expiries);
     gateway.metrics.acme(gateway.sites.iter().filter_map(|site| {
-        let standing = process.acme.standing(&site.config.acme.as_ref()?.certificate_file);
-        Some((site.config.hosts[0].as_str(), standing.failed.is_some()))
+        let status = process.acme.status(&site.config.acme.as_ref()?.certificate_file);
+        Some((site.config.hosts[0].as_str(), status.last_error.is_some()))
     }));
     gateway.metrics.servers(gateway.sites.iter().flat_map(|site| {
         (0..site.upstream.servers.len()).map(|index| {

@@ -11,6 +11,7 @@ use crate::base::min_rate::Limits;
 use crate::base::{clock, x509};
 use crate::config::expression::Language;
 use crate::config::{self, App, Config, Secret};
+use crate::edge::session_tickets;
 use crate::edge::tls::{self, SiteCertificates};
 use crate::imis::{self, Imis};
 use crate::observe::audit::Audit;
@@ -69,7 +70,10 @@ pub(crate) fn gateway(
     for site in config.sites.iter().filter(|site| site.acme.is_some()) {
         process.metrics.expect_orders(&site.hosts[0]);
     }
-    let challenges = process.acme.challenges.clone();
+    let tickets = match &config.ticket_key {
+        Some(key) => session_tickets::Shared::new(key.all().map(Secret::expose)),
+        None => process.tickets.clone(),
+    };
     let certificates = sites.iter().map(|site| SiteCertificates {
         hosts: &site.config.hosts,
         certificate: site.config.certificate.as_ref(),
@@ -80,8 +84,7 @@ pub(crate) fn gateway(
             .as_ref()
             .is_some_and(|acme| acme.challenge == config::Challenge::TlsAlpn01),
     });
-    let tls =
-        tls::server_config(certificates, (config.ticket_key.as_deref(), &process.tickets), &challenges)?;
+    let tls = tls::server_config(certificates, tickets, process.acme.certificates.clone())?;
     let pages = Arc::new(Pages::new());
     Ok(Gateway {
         by_host: by_host.collect(),
@@ -101,7 +104,7 @@ pub(crate) fn gateway(
         access_log: config.log.access,
         traces: config.log.trace,
         spans: process.spans.clone(),
-        challenges,
+        challenge_answers: process.acme.answers.clone(),
         https_port: process.https_port,
         timeouts: config.timeouts,
         limits: Limits { gap: config.timeouts.gap, rate: config.limits.body_rate },

@@ -12,7 +12,6 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::acme;
 use crate::config::{Config, DEFAULT_CONTROL};
 use crate::edge::balance::WorkerRegistry;
 use crate::edge::inherited_sockets;
@@ -150,7 +149,8 @@ impl Server {
         control.spawn(systemd::feed_watchdog(heartbeats));
         control.spawn(reloader.clone().watch());
         control.spawn(reloader.clone().tell_of_expiry());
-        control.spawn(acme::keep(reloader.clone()));
+        // A CA would not find a process that drains.
+        control.spawn(drain.clone().run_until_cancelled_owned(reloader.clone().keep_certificates()));
         // Before anybody is told that it is there: a signal that comes between two others, or now, is not lost.
         let signals = {
             let _context = control.enter();

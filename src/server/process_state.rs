@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::server::ProducesTickets;
 
-use crate::acme::Progress;
+use crate::acme;
 use crate::base::clock;
 use crate::config::{Config, Secret, ShownSecret};
 use crate::edge::admission::Admission;
@@ -27,8 +27,8 @@ pub(crate) struct ProcessState {
     pub(crate) used_states: Arc<UsedStates>,
     /// Exports traces to a collector, if one is configured.
     pub(crate) spans: Option<Arc<Spans>>,
-    /// Orders for certificates, and how the last ones went.
-    pub(crate) acme: Progress,
+    /// The certificates from CAs.
+    pub(crate) acme: Arc<acme::State>,
     /// When each secret was first seen, by its fingerprint; seconds since 1970.
     secrets: Mutex<HashMap<String, u64>>,
 }
@@ -48,7 +48,7 @@ impl ProcessState {
             own_key: Secret::new(&own_key.map_err(BuildError::Random)?),
             used_states: Arc::default(),
             spans,
-            acme: Progress::default(),
+            acme: Arc::default(),
             secrets: Mutex::default(),
         }))
     }

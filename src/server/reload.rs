@@ -12,10 +12,11 @@ use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::watch::{Receiver, Sender};
+use tokio::sync::watch::Sender;
 use tokio::sync::{Mutex, oneshot};
 use tracing::{error, info, warn};
 
+use crate::acme::{self, ManagedSite};
 use crate::base::clock;
 use crate::config::{Config, Fixed, Problem, Problems, Watched};
 use crate::edge::worker::ConfigUpdate;
@@ -45,7 +46,9 @@ pub(crate) struct Reloader {
     last: ArcSwap<Last>,
     failed: std::sync::Mutex<Failed>,
     /// Changes when a reload has gone through, well or not: how many an operator has wanted.
-    pub(crate) taken_up: Sender<u64>,
+    pub(crate) taken_up: Sender<()>,
+    /// The sites with certificates from a CA.
+    acme_sites: Sender<Vec<Arc<ManagedSite>>>,
     draining: AtomicBool,
     started: Instant,
 }
@@ -142,6 +145,7 @@ impl Reloader {
             summary: config.summary(),
         };
         gateway.metrics.reloaded(None, true, true);
+        let acme_sites = Sender::new(acme_sites(&gateway));
         Arc::new(Self {
             process,
             gateway: ArcSwap::new(gateway),
@@ -150,6 +154,7 @@ impl Reloader {
             source: ArcSwap::from_pointee(Source { file: config.file.clone(), text: config.text.clone() }),
             failed: std::sync::Mutex::default(),
             taken_up: Sender::default(),
+            acme_sites,
             running: Mutex::new(Running {
                 fixed: config.fixed(),
                 watched: config.watched.clone(),
@@ -186,9 +191,17 @@ impl Reloader {
         failed.text.iter().chain(&failed.files).cloned().collect()
     }
 
-    /// Changes with every reload.
-    pub(crate) fn changes(&self) -> Receiver<u64> {
-        self.taken_up.subscribe()
+    /// Keeps the certificates from CAs up to date.
+    pub(crate) async fn keep_certificates(self: Arc<Self>) {
+        let acme = &self.process.acme;
+        let orders = acme::run(acme.clone(), self.process.metrics.clone(), self.acme_sites.subscribe());
+        let reloads = async {
+            loop {
+                acme.wants_reload.notified().await;
+                self.reload(By::Files).await;
+            }
+        };
+        tokio::join!(orders, reloads);
     }
 
     pub(crate) fn uptime(&self) -> Duration {
@@ -253,7 +266,10 @@ impl Reloader {
         if !self.is_draining() {
             systemd::ready(&self.state());
         }
-        self.taken_up.send_modify(|wanted| *wanted += u64::from(matches!(by, By::Command | By::Signal)));
+        self.taken_up.send_modify(|()| {});
+        if good {
+            self.acme_sites.send_replace(acme_sites(&self.gateway()));
+        }
         last
     }
 
@@ -333,6 +349,10 @@ impl Reloader {
             warn!("a worker has not taken the configuration up yet; it will when it gets to it");
         }
     }
+}
+
+fn acme_sites(gateway: &Gateway) -> Vec<Arc<ManagedSite>> {
+    gateway.sites.iter().filter_map(|site| ManagedSite::of(&site.config)).collect()
 }
 
 /// Fetches the staff of each account, and asks servers after their health, for as long as this gateway needs to know.

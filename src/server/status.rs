@@ -44,13 +44,13 @@ fn of_site(site: &Site, process: &ProcessState) -> Value {
                 site.config.hosts.iter().filter(|host| !x509::covers(pair, host)).collect::<Vec<_>>()
             }),
             "acme": site.config.acme.as_ref().map(|acme| {
-                let standing = process.acme.standing(&acme.certificate_file);
+                let status = process.acme.status(&acme.certificate_file);
                 json!({
                     "directory": acme.directory.as_str(),
                     "challenge": acme.challenge.name(),
-                    "next": standing.next.map(clock::rfc_3339_of),
-                    "renewed": standing.renewed.map(clock::rfc_3339_of),
-                    "failed": standing.failed,
+                    "next": status.next_check.map(clock::rfc_3339_of),
+                    "renewed": status.renewal.map(clock::rfc_3339_of),
+                    "failed": status.last_error,
                 })
             }),
         },

@@ -155,7 +155,7 @@ fn signal(process: u32, signal: &str) {
 }
 
 fn has_given(line: &Value) -> bool {
-    line["message"] == "the CA has given a certificate"
+    line["message"] == "the CA issued a certificate"
 }
 
 /// What a client without any session is shown.
@@ -323,7 +323,7 @@ async fn a_ca_that_does_not_find_us_is_quoted_and_the_other_sites_go_on() {
     // Nobody listens there.
     let Some(ca) = Ca::start("127.0.0.77", false).await else { return };
     let gateway = ca.gateway(&ca.directory(), "");
-    let line = gateway.logged(|line| line["message"] == "the CA has given no certificate").await;
+    let line = gateway.logged(|line| line["message"] == "the certificate order failed").await;
     let error = line["error"].as_str().unwrap();
     assert!(error.contains(SITE) && error.contains("127.0.0.77") && error.contains("connect"), "{error}");
     assert_eq!(line["again_in_seconds"], 60);
@@ -334,12 +334,12 @@ async fn a_ca_that_does_not_find_us_is_quoted_and_the_other_sites_go_on() {
     assert!(of_site["acme"]["failed"].as_str().unwrap().contains("127.0.0.77"), "{shown}");
     let (_, said) = run(ca.folder.path(), &["doctor"], "").await;
     for says in [
-        &format!("FAILED   {SITE}: the last certificate: the CA does not take {SITE} for ours"),
+        &format!("FAILED   {SITE}: the last certificate: the CA could not validate {SITE}"),
         "the CA has given no certificate yet",
     ] {
         assert!(said.contains(says), "{says}: {said}");
     }
-    assert!(of_site["word"].as_str().unwrap().contains("no certificate of the CA yet"), "{shown}");
+    assert!(of_site["word"].as_str().unwrap().contains("the CA has not issued a certificate yet"), "{shown}");
     let metrics = gateway.metrics().await;
     assert!(
         metrics.contains(&format!("acme_orders_total{{site=\"{SITE}\",result=\"failed\"}} 1")),
@@ -416,21 +416,21 @@ async fn a_ca_that_lies_is_one_failure_like_any_other() {
         (
             "HTTP/1.1 429 Slow",
             r#"{"type":"urn:ietf:params:acme:error:rateLimited","detail":"too\u001b[2J often"}"#,
-            "the CA refuses: API error: too [2J often",
+            "API error: too [2J often",
         ),
         ("HTTP/1.1 500 Odd\r\nRetry-After: Fri, 31 Dec 9999 23:59:59 GMT", "<html>", ""),
     ] {
         let directory = lying(&ca, head, body).await;
         let gateway = ca.gateway(&directory, "");
-        let line = gateway.logged(|line| line["message"] == "the CA has given no certificate").await;
+        let line = gateway.logged(|line| line["message"] == "the certificate order failed").await;
         assert!(line["error"].as_str().unwrap().contains(says), "{line}");
         assert_eq!(line["again_in_seconds"], if head.contains("429") { 3600 } else { 60 });
         assert!(!gateway.log().contains("panic") && !gateway.log().contains('\u{1b}'), "{}", gateway.log());
     }
     // What is no directory is called that.
     let gateway = ca.gateway(&format!("https://{}/", ca.acme), "");
-    let line = gateway.logged(|line| line["message"] == "the CA has given no certificate").await;
-    assert!(line["error"].as_str().unwrap().contains("what answers there is no directory of a CA"), "{line}");
+    let line = gateway.logged(|line| line["message"] == "the certificate order failed").await;
+    assert!(line["error"].as_str().unwrap().contains("the URL is not that of an ACME directory"), "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -460,7 +460,10 @@ async fn whoever_changes_to_a_ca_keeps_the_certificate_until_it_has_given_one() 
     Client::new(&ca.authority, ca.https).connect_as("http/1.1", SITE).await.unwrap();
     let shown = status(ca.folder.path());
     assert!(
-        shown["sites"][0]["certificate"]["word"].as_str().unwrap().contains("the certificate of before"),
+        shown["sites"][0]["certificate"]["word"]
+            .as_str()
+            .unwrap()
+            .contains("the certificate of the previous configuration"),
         "{shown}"
     );
     taken_up("https://127.0.0.1:1/dir", &ca.directory()).await;
@@ -475,7 +478,7 @@ async fn what_cannot_be_kept_is_not_asked_for_and_what_cannot_be_taken_up_is_kep
     // A file where the folder should be: nothing is asked for.
     std::fs::write(ca.folder.path().join("state"), "").unwrap();
     let gateway = ca.gateway(&ca.directory(), "");
-    let line = gateway.logged(|line| line["message"] == "the CA has given no certificate").await;
+    let line = gateway.logged(|line| line["message"] == "the certificate order failed").await;
     assert!(line["error"].as_str().unwrap().contains("cannot be written"), "{line}");
     drop(gateway);
     std::fs::remove_file(ca.folder.path().join("state")).unwrap();
@@ -485,13 +488,15 @@ async fn what_cannot_be_kept_is_not_asked_for_and_what_cannot_be_taken_up_is_kep
     let whole = std::fs::read_to_string(&chain).unwrap();
     let held = ca.hold_names();
     let gateway = ca.gateway(&ca.directory(), "");
-    gateway.logged(|line| line["message"] == "asking the CA for a certificate").await;
+    gateway.logged(|line| line["message"] == "ordering a certificate").await;
     std::fs::write(&chain, "half").unwrap();
     drop(held);
     gateway.logged(|line| line["message"] == "not reloaded: what ran before goes on").await;
     let shown = status(ca.folder.path());
     let failed = shown["sites"][0]["certificate"]["acme"]["failed"].as_str().unwrap_or_default().to_owned();
-    assert!(failed.contains("a certificate has come, and is not used"), "{shown}");
+    assert!(failed.contains("the new certificate waits for a reload"), "{shown}");
+    let failures = gateway.log().matches("not reloaded: what ran before goes on").count();
+    assert_eq!(failures, 1, "a reload that fails is not requested again at once");
     std::fs::write(&chain, whole).unwrap();
     // Whoever reloads has it at once; without that it would be tried again in a minute.
     let (code, said) = run(ca.folder.path(), &["reload"], "").await;
