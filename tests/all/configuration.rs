@@ -378,7 +378,7 @@ fn the_examples_in_the_documentation_are_good() {
     let yaml = format!("{}    {block}\n{}", &shipped[..pair], &shipped[behind..]);
     let config = check(&yaml).unwrap();
     assert!(
-        config.warnings().iter().any(|word| word.contains("no certificate of the CA yet")),
+        config.warnings().iter().any(|word| word.contains("the CA has not issued a certificate yet")),
         "{:?}",
         config.warnings()
     );
