@@ -1,4 +1,4 @@
-# What scripts/try-package does inside: one step after the other, the first that fails is the end.
+# Runs inside the system that scripts/try-package starts. It executes the steps in order and stops at the first failure.
 set -euo pipefail
 step() { printf -- '-- %s\n' "$*"; }
 fail() { echo "FAILED: $*"; systemctl status --no-pager -l imis-gateway.service 2>&1 | tail -n 30 || true; exit 1; }
@@ -122,7 +122,7 @@ dpkg -r imis-gateway >/dev/null
 dpkg -P imis-gateway >/dev/null
 [ -e /etc/imis-gateway/secrets/zendesk-jwt ] || fail "a purge took the secrets"
 step "the .rpm: installed, started, upgraded under load, removed"
-# Debian's rpm wants to be told that it is meant; what is installed here it does not know.
+# On Debian, rpm needs --force-debian and --nodeps, because it does not know the installed packages.
 rpm() { command rpm --force-debian "$@" 2> >(grep -v 'should not be used directly' >&2); }
 userdel imis-gateway
 rpm -i --nodeps /package.rpm || fail "the .rpm is not installed"
