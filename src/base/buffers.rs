@@ -13,7 +13,7 @@ const LEAST_ROOM: usize = 4 * 1024;
 /// Room for a head as most are.
 const HEAD: usize = 4 * 1024;
 /// Buffers of either kind that are kept.
-const MOST_KEPT: usize = 16;
+const MAX_KEPT: usize = 16;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -39,7 +39,7 @@ impl Buffers {
         let mut bytes = std::mem::take(bytes);
         let mut kept = self.reads.borrow_mut();
         // Never one that somebody still reads from, and never one that grew.
-        if kept.len() < MOST_KEPT && bytes.try_reclaim(READ) && bytes.capacity() <= 2 * READ {
+        if kept.len() < MAX_KEPT && bytes.try_reclaim(READ) && bytes.capacity() <= 2 * READ {
             kept.push(bytes);
         }
     }
@@ -58,7 +58,7 @@ impl Buffers {
     pub(crate) fn keep_head(&self, head: &mut Vec<u8>) {
         let mut head = std::mem::take(head);
         let mut kept = self.heads.borrow_mut();
-        if kept.len() < MOST_KEPT && (1..=4 * HEAD).contains(&head.capacity()) {
+        if kept.len() < MAX_KEPT && (1..=4 * HEAD).contains(&head.capacity()) {
             head.clear();
             kept.push(head);
         }

@@ -16,7 +16,7 @@ use crate::base::buffers::Buffers;
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Wire {
+pub(crate) struct CorkedSocket {
     stream: TcpStream,
     /// Read and not yet asked for.
     ahead: BytesMut,
@@ -29,15 +29,15 @@ pub(crate) struct Wire {
 }
 
 /// More than this is not held back.
-const MOST_HELD: usize = 64 * 1024;
+const MAX_HELD: usize = 64 * 1024;
 
-impl Wire {
+impl CorkedSocket {
     pub(crate) fn new(stream: TcpStream, buffers: Rc<Buffers>) -> Self {
         Self { stream, ahead: BytesMut::new(), held: BytesMut::new(), holding: false, sent: 0, buffers }
     }
 
     /// Holds back what is written from now on, until it is too much or `release` is called. A flush does nothing meanwhile.
-    pub(crate) fn hold_back(&mut self) {
+    pub(crate) fn cork(&mut self) {
         self.holding = true;
     }
 
@@ -71,7 +71,7 @@ impl Wire {
     /// Whether so many bytes more were taken in.
     fn hold(&mut self, slices: &[IoSlice<'_>]) -> Option<usize> {
         let count = slices.iter().map(|slice| slice.len()).sum();
-        if !self.holding || self.held.len() + count > MOST_HELD {
+        if !self.holding || self.held.len() + count > MAX_HELD {
             return None;
         }
         self.buffers.make_room(&mut self.held);
@@ -96,7 +96,7 @@ impl Wire {
     }
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for CorkedSocket {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -121,7 +121,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for CorkedSocket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if let Some(count) = this.hold(&[IoSlice::new(bytes)]) {
@@ -174,8 +174,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (client, accepted) =
             tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-        let (mut client, mut wire) = (client.unwrap(), Wire::new(accepted.unwrap().0, Rc::default()));
-        wire.hold_back();
+        let (mut client, mut wire) = (client.unwrap(), CorkedSocket::new(accepted.unwrap().0, Rc::default()));
+        wire.cork();
         wire.write_all(b"one ").await.unwrap();
         wire.flush().await.unwrap();
         assert!(client.try_read(&mut [0; 10]).is_err(), "held back");
@@ -186,11 +186,11 @@ mod tests {
         client.read_exact(&mut bytes).await.unwrap();
         assert_eq!(&bytes, b"one two ");
 
-        wire.hold_back();
+        wire.cork();
         wire.write_all(b"small").await.unwrap();
-        let large = vec![b'x'; MOST_HELD];
+        let large = vec![b'x'; MAX_HELD];
         wire.write_all(&large).await.unwrap();
-        let mut all = vec![0; 5 + MOST_HELD];
+        let mut all = vec![0; 5 + MAX_HELD];
         client.read_exact(&mut all).await.unwrap();
         assert!(all.starts_with(b"smallxxx"), "too much is not held back");
 

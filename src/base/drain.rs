@@ -87,19 +87,19 @@ impl Drain {
 
 /// One connection's view of it.
 #[derive(Debug)]
-pub(crate) struct Watching {
+pub(crate) struct DrainWatch {
     drain: Rc<Drain>,
     place: Option<usize>,
     /// As its place has it.
     waits: bool,
 }
 
-impl Watching {
+impl DrainWatch {
     pub(crate) fn new(drain: Rc<Drain>) -> Self {
         Self { drain, place: None, waits: false }
     }
 
-    pub(crate) fn is_on(&self) -> bool {
+    pub(crate) fn is_draining(&self) -> bool {
         self.drain.on.get()
     }
 
@@ -143,7 +143,7 @@ impl Watching {
             }
             self.place = Some(place);
         }
-        self.is_on()
+        self.is_draining()
     }
 
     /// The same, when there is nothing to do but wait for the browser: the connection may have to make room.
@@ -181,7 +181,7 @@ impl Watching {
     }
 }
 
-impl Drop for Watching {
+impl Drop for DrainWatch {
     fn drop(&mut self) {
         if let Some(place) = self.place {
             self.drain.places.borrow_mut()[place] = None;
@@ -198,19 +198,19 @@ mod tests {
     async fn who_has_waited_longest_makes_room_and_nobody_who_works() {
         let drain = Rc::new(Drain::default());
         let cx = Context::from_waker(Waker::noop());
-        let mut all: Vec<Watching> = (0..5).map(|_| Watching::new(drain.clone())).collect();
+        let mut all: Vec<DrainWatch> = (0..5).map(|_| DrainWatch::new(drain.clone())).collect();
         for watching in &mut all {
             watching.poll_waiting(&cx);
             tokio::time::advance(Duration::from_secs(1)).await;
         }
         all[0].works();
         assert_eq!((drain.evict(2), drain.leaving()), (2, 2));
-        let evicted = |all: &[Watching]| all.iter().map(Watching::is_evicted).collect::<Vec<_>>();
+        let evicted = |all: &[DrainWatch]| all.iter().map(DrainWatch::is_evicted).collect::<Vec<_>>();
         assert_eq!(evicted(&all), [false, true, true, false, false]);
         assert_eq!(drain.evict(10), 2, "those that are left and wait");
         assert_eq!(evicted(&all), [false, true, true, true, true]);
         drop(all.pop());
-        let mut next = Watching::new(drain.clone());
+        let mut next = DrainWatch::new(drain.clone());
         next.poll_waiting(&cx);
         assert!(!next.is_evicted(), "the place is another's now");
     }
@@ -219,7 +219,7 @@ mod tests {
     async fn who_is_slow_within_a_request_makes_room_after_a_moment() {
         let drain = Rc::new(Drain::default());
         let cx = Context::from_waker(Waker::noop());
-        let mut slow = Watching::new(drain.clone());
+        let mut slow = DrainWatch::new(drain.clone());
         slow.poll_waiting_within(&cx);
         tokio::time::advance(WITHIN - Duration::from_millis(1)).await;
         assert_eq!(drain.evict(1), 0);

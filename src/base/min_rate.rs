@@ -28,7 +28,7 @@ impl Limits {
 
 /// One body on its way to or from a browser.
 #[derive(Debug, Default)]
-pub(crate) struct Pace {
+pub(crate) struct MinRateTimer {
     /// When the waiting was last looked at; none while nobody waits.
     looked: Option<Instant>,
     /// Since when nobody waits.
@@ -56,7 +56,7 @@ struct Moved {
 /// How often it is asked what has arrived, while bytes move.
 const ASK_EVERY: Duration = Duration::from_secs(5);
 
-impl Pace {
+impl MinRateTimer {
     /// The browser is waited for, and so many bytes have moved, all in all: how long it may go on like this until it is looked
     /// at again. None when it has been too slow, and what has `arrived` shows nothing else.
     pub(crate) fn left(
@@ -150,7 +150,7 @@ mod tests {
 
     /// Seconds until a browser that moves `bytes` every `every` seconds is too slow; none when it is not within an hour.
     fn given_up(bytes: u64, every: u64, limits: Limits) -> Option<u64> {
-        let (mut pace, begun) = (Pace::default(), Instant::now());
+        let (mut pace, begun) = (MinRateTimer::default(), Instant::now());
         (0..3600).find(|second| {
             let now = begun + Duration::from_secs(*second);
             pace.left(second / every * bytes, || None, limits, now).is_none()
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn after_a_burst_silence_is_not_allowed_for_longer() {
-        let (mut pace, begun) = (Pace::default(), Instant::now());
+        let (mut pace, begun) = (MinRateTimer::default(), Instant::now());
         let mut at =
             |second: u64, moved| pace.left(moved, || None, LIMITS, begun + Duration::from_secs(second));
         assert!(at(0, 0).is_some());
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn time_in_which_somebody_else_is_waited_for_does_not_count() {
-        let (mut pace, mut now) = (Pace::default(), Instant::now());
+        let (mut pace, mut now) = (MinRateTimer::default(), Instant::now());
         for round in 0..100 {
             // One byte a round, and an answer that takes a minute.
             assert!(pace.left(round, || None, LIMITS, now).is_some(), "{round}");
@@ -194,7 +194,7 @@ mod tests {
 
     /// Seconds until a reader is given up that the system took `leap` bytes for every `every` seconds, while so many arrive.
     fn given_up_reading(leap: u64, every: u64, arrived: impl Fn(u64) -> u64) -> Option<u64> {
-        let (mut pace, begun) = (Pace::default(), Instant::now());
+        let (mut pace, begun) = (MinRateTimer::default(), Instant::now());
         (0..3600).find(|second| {
             let now = begun + Duration::from_secs(*second);
             pace.left(second / every * leap, || Some(arrived(*second)), LIMITS, now).is_none()
@@ -224,7 +224,7 @@ mod tests {
             .into_iter()
             .flat_map(|(rate, step)| (1..300).map(move |number| (rate, number * step * 10 % 60_000)))
         {
-            let (mut pace, begun) = (Pace::default(), Instant::now());
+            let (mut pace, begun) = (MinRateTimer::default(), Instant::now());
             let mut at = 0;
             while at < 600_000 {
                 let moved = if at < offset { 0 } else { 4_000_000 };
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn moments_in_which_somebody_else_is_waited_for_do_not_begin_the_silence_anew() {
-        let (mut pace, begun) = (Pace::default(), Instant::now());
+        let (mut pace, begun) = (MinRateTimer::default(), Instant::now());
         let given_up = (0..100).find(|second| {
             let now = begun + Duration::from_secs(*second);
             let over = pace.left(0, || None, LIMITS, now).is_none();

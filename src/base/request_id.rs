@@ -4,12 +4,12 @@ use std::fmt;
 
 /// Unique as long as two workers do not draw the same start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Incident {
+pub(crate) struct RequestId {
     worker: u64,
     count: u64,
 }
 
-impl Incident {
+impl RequestId {
     /// `worker`: random, the same for all requests of one worker; 40 bits are shown.
     pub(crate) fn new(worker: u64, count: u64) -> Self {
         Self { worker: worker & 0xff_ffff_ffff, count }
@@ -34,7 +34,7 @@ fn hexadecimal(number: u64, digits: u32, out: &mut Vec<u8>) {
     out.extend((0..digits).rev().map(|place| DIGITS[(number >> (4 * place) & 0xf) as usize]));
 }
 
-impl fmt::Display for Incident {
+impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:010x}-{:x}", self.worker, self.count)
     }
@@ -47,7 +47,7 @@ mod tests {
     #[test]
     fn both_ways_to_write_it_agree() {
         for count in [0, 1, 15, 16, 255, 4096, u64::MAX] {
-            let incident = Incident::new(0xab_0123_4567, count);
+            let incident = RequestId::new(0xab_0123_4567, count);
             let mut written = Vec::new();
             incident.write(&mut written);
             assert_eq!(String::from_utf8(written).unwrap(), incident.to_string());

@@ -1,7 +1,7 @@
 //! W3C Trace Context (level 1): a request that has a `traceparent` keeps it, for iMIS and in the log; one that has none is given one where
 //! that is configured.
 
-use crate::base::request_id::Incident;
+use crate::base::request_id::RequestId;
 
 /// `00-` trace id `-` parent id `-` flags: 55 characters.
 const LENGTH: usize = 55;
@@ -56,12 +56,12 @@ pub(crate) struct Context {
 
 impl Context {
     /// Of a request that brings none.
-    pub(crate) fn of(incident: Incident) -> Self {
+    pub(crate) fn of(incident: RequestId) -> Self {
         Self { trace_id: trace_of(incident), span_id: span_of(incident), parent_id: None }
     }
 
     /// Of one that does.
-    pub(crate) fn within(parent: Parent, incident: Incident) -> Self {
+    pub(crate) fn within(parent: Parent, incident: RequestId) -> Self {
         Self { trace_id: parent.trace_id, span_id: span_of(incident), parent_id: Some(parent.span_id) }
     }
 
@@ -79,22 +79,22 @@ impl Context {
 }
 
 /// The trace id of a request that brings none: its incident number, spread so that whoever samples by it samples evenly.
-pub(crate) fn id_of(incident: Incident) -> String {
+pub(crate) fn id_of(incident: RequestId) -> String {
     format!("{:032x}", trace_of(incident))
 }
 
-fn trace_of(incident: Incident) -> u128 {
+fn trace_of(incident: RequestId) -> u128 {
     let (worker, count) = incident.parts();
     u128::from(spread(worker ^ 0x5bd1_e995)) << 64 | u128::from(spread(worker.rotate_left(24) ^ count))
 }
 
-fn span_of(incident: Incident) -> u64 {
+fn span_of(incident: RequestId) -> u64 {
     let (worker, count) = incident.parts();
     spread(count.wrapping_add(1) ^ worker).max(1)
 }
 
 /// The `traceparent` that such a request is sent on with. Not sampled: whether it is, is for others to say.
-pub(crate) fn write(incident: Incident, out: &mut Vec<u8>) {
+pub(crate) fn write(incident: RequestId, out: &mut Vec<u8>) {
     let line = format!("traceparent: 00-{}-{:016x}-00\r\n", id_of(incident), span_of(incident));
     out.extend_from_slice(line.as_bytes());
 }
@@ -136,7 +136,7 @@ mod tests {
         let told = of("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
         assert!(told.is_sampled && !of("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-02").is_sampled);
         let mut out = Vec::new();
-        let own = Context::within(told, Incident::new(1, 1));
+        let own = Context::within(told, RequestId::new(1, 1));
         own.write(&mut out);
         let line = String::from_utf8(out).unwrap();
         let again = of(line.strip_prefix("traceparent: ").unwrap().trim_end());
@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(own.parent_id, Some(0x00f0_67aa_0ba9_02b7));
         let among = |percent| {
             (0..10_000)
-                .filter(|count| Context::of(Incident::new(3, *count)).is_among(percent).is_some())
+                .filter(|count| Context::of(RequestId::new(3, *count)).is_among(percent).is_some())
                 .count()
         };
         assert_eq!((among(0), among(100)), (0, 10_000));
@@ -156,10 +156,10 @@ mod tests {
         let mut seen = std::collections::HashSet::new();
         for count in 0..1000 {
             let mut out = Vec::new();
-            write(Incident::new(7, count), &mut out);
+            write(RequestId::new(7, count), &mut out);
             let line = std::str::from_utf8(&out).unwrap().trim_end();
             let value = line.strip_prefix("traceparent: ").unwrap();
-            assert_eq!(id(value.as_bytes()), Some(id_of(Incident::new(7, count)).as_str()), "{value}");
+            assert_eq!(id(value.as_bytes()), Some(id_of(RequestId::new(7, count)).as_str()), "{value}");
             assert!(seen.insert(value.to_owned()));
         }
     }

@@ -4,9 +4,9 @@
 use crate::codec::body::{BodyError, Piece};
 
 /// Extensions and trailers of one body, together, in bytes.
-const MOST_ASIDE: u32 = 16 * 1024;
+const MAX_ASIDE: u32 = 16 * 1024;
 /// Hexadecimal digits of a size; 2^60 bytes are more than anybody sends.
-const MOST_DIGITS: u8 = 15;
+const MAX_DIGITS: u8 = 15;
 
 /// Where in a chunked body we are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +116,7 @@ impl Chunked {
             self.digits = 0;
             self.aside(State::Size)?;
         }
-        if self.digits == MOST_DIGITS {
+        if self.digits == MAX_DIGITS {
             return Err(BodyError::Chunks);
         }
         let digit = match byte {
@@ -130,7 +130,7 @@ impl Chunked {
 
     fn aside(&mut self, next: State) -> Result<State, BodyError> {
         self.aside += 1;
-        if self.aside > MOST_ASIDE { Err(BodyError::Chunks) } else { Ok(next) }
+        if self.aside > MAX_ASIDE { Err(BodyError::Chunks) } else { Ok(next) }
     }
 }
 

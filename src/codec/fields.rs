@@ -5,7 +5,7 @@ use crate::codec::body::Length;
 use crate::codec::head::HeadError;
 
 /// More options on `Connection` are no browser's and no server's.
-const MOST_CONNECTION_OPTIONS: usize = 64;
+const MAX_CONNECTION_OPTIONS: usize = 64;
 
 /// The field lines of one head, in their order.
 #[derive(Debug, Clone, Copy)]
@@ -118,7 +118,7 @@ impl<'b> Said<'b> {
                 self.named.push(name);
             }
         }
-        if self.named.len() > MOST_CONNECTION_OPTIONS {
+        if self.named.len() > MAX_CONNECTION_OPTIONS {
             return Err(HeadError::Malformed("too many options on Connection"));
         }
         Ok(())

@@ -70,7 +70,7 @@ pub struct Config {
     pub(crate) workers: usize,
     /// How often the files it names are looked at; none = only on a reload.
     pub(crate) watch: Option<Duration>,
-    pub(crate) timeouts: BrowserTimeouts,
+    pub(crate) timeouts: ClientTimeouts,
     pub(crate) limits: Limits,
     pub(crate) sign_in_limits: SignInLimits,
     /// How to log.
@@ -346,7 +346,7 @@ impl fmt::Display for Server {
 
 /// Deadlines towards browsers. There is no limit on the whole of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct BrowserTimeouts {
+pub(crate) struct ClientTimeouts {
     /// TLS handshake.
     pub(crate) handshake: Duration,
     /// From the first byte of a request to the end of its head; also from the handshake to the first request.

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::edge::admission::{Admission, Admitted, Full};
-use crate::edge::balance::{HandedOn, Occupied, WorkerHandle};
+use crate::edge::balance::{HandedOver, Occupied, WorkerHandle};
 use crate::edge::handshake::{self, Accepted};
 use crate::edge::listen::BACKLOG;
 use crate::request::worker::{CurrentWorker, Worker};
@@ -92,7 +92,7 @@ pub(crate) async fn accept(
 
 /// Serves the connections that other workers hand over, until the worker stops and none is on its way any more.
 pub(crate) async fn receive_handed_over(
-    mut incoming: UnboundedReceiver<HandedOn>,
+    mut incoming: UnboundedReceiver<HandedOver>,
     acceptor: Rc<Acceptor>,
     stop: CancellationToken,
 ) {
@@ -106,7 +106,7 @@ pub(crate) async fn receive_handed_over(
                 continue;
             }
         };
-        let Some(HandedOn { stream, peer, tls, admitted }) = handed_on else { return };
+        let Some(HandedOver { stream, peer, tls, admitted }) = handed_on else { return };
         let Some(worker) = acceptor.current.worker() else { return };
         let occupied = acceptor.handle.occupied();
         match TcpStream::from_std(stream) {
@@ -151,9 +151,11 @@ impl Acceptor {
     fn hand_over(self: &Rc<Self>, connection: Accepted, other: &WorkerHandle, worker: Rc<Worker>) {
         let Accepted { stream, peer, tls, admitted } = connection;
         let returned = stream.into_std().and_then(|stream| {
-            match other.take_over(HandedOn { stream, peer, tls, admitted }) {
+            match other.take_over(HandedOver { stream, peer, tls, admitted }) {
                 Ok(()) => Ok(None),
-                Err(HandedOn { stream, admitted, .. }) => Ok(Some((TcpStream::from_std(stream)?, admitted))),
+                Err(HandedOver { stream, admitted, .. }) => {
+                    Ok(Some((TcpStream::from_std(stream)?, admitted)))
+                }
             }
         });
         match returned {

@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// A connection on its way to another worker.
 #[derive(Debug)]
-pub(crate) struct HandedOn {
+pub(crate) struct HandedOver {
     pub(crate) stream: TcpStream,
     pub(crate) peer: SocketAddr,
     pub(crate) tls: bool,
@@ -27,7 +27,7 @@ pub(crate) struct WorkerRegistry(Vec<Place>);
 #[derive(Debug)]
 struct Place {
     open: AtomicUsize,
-    sender: UnboundedSender<HandedOn>,
+    sender: UnboundedSender<HandedOver>,
 }
 
 /// One worker's view of the table.
@@ -39,7 +39,7 @@ pub(crate) struct WorkerHandle {
 
 impl WorkerRegistry {
     /// A seat for each worker, with what the others will hand on to it.
-    pub(crate) fn set(workers: usize) -> Vec<(WorkerHandle, UnboundedReceiver<HandedOn>)> {
+    pub(crate) fn set(workers: usize) -> Vec<(WorkerHandle, UnboundedReceiver<HandedOver>)> {
         let (places, incoming): (Vec<_>, Vec<_>) = (0..workers)
             .map(|_| {
                 let (sender, incoming) = unbounded_channel();
@@ -70,7 +70,7 @@ impl WorkerHandle {
     }
 
     /// Takes a connection that another worker has accepted; back comes what an ended worker cannot take.
-    pub(crate) fn take_over(&self, connection: HandedOn) -> Result<(), HandedOn> {
+    pub(crate) fn take_over(&self, connection: HandedOver) -> Result<(), HandedOver> {
         // It counts from now on, so that many at once do not all go to the same worker.
         self.place().open.fetch_add(1, Ordering::Relaxed);
         self.place().sender.send(connection).map_err(|returned| {
@@ -150,7 +150,7 @@ mod tests {
         let other = seats[0].elsewhere().unwrap();
         let limits = Limits { connections: 1, connections_per_address: 1, body_rate: 0 };
         let admitted = Admission::new(limits).admit(peer.ip(), false, 0).unwrap();
-        assert!(other.take_over(HandedOn { stream, peer, tls: true, admitted }).is_err());
+        assert!(other.take_over(HandedOver { stream, peer, tls: true, admitted }).is_err());
         assert_eq!(better(&seats[0]), None);
     }
 }

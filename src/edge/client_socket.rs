@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use crate::base::acked_bytes::acknowledged;
-use crate::base::corked_socket::Wire;
+use crate::base::corked_socket::CorkedSocket;
 
 /// The socket of a browser: what reaches it, and how it ends: said at the TLS level where there is one, and in one packet with
 /// the last response where that is at hand.
@@ -18,7 +18,7 @@ pub(crate) trait Socket {
     fn arrived(&self) -> Option<u64>;
 
     /// What is written from now on is the last, and all of it is at hand: it may wait for `poll_end`.
-    fn hold_back(&mut self);
+    fn cork(&mut self);
 
     /// Bytes that are held back.
     fn held(&self) -> usize;
@@ -32,7 +32,7 @@ impl Socket for TcpStream {
         acknowledged(self)
     }
 
-    fn hold_back(&mut self) {}
+    fn cork(&mut self) {}
 
     fn held(&self) -> usize {
         0
@@ -43,13 +43,13 @@ impl Socket for TcpStream {
     }
 }
 
-impl Socket for Box<TlsStream<Wire>> {
+impl Socket for Box<TlsStream<CorkedSocket>> {
     fn arrived(&self) -> Option<u64> {
         self.get_ref().0.acknowledged()
     }
 
-    fn hold_back(&mut self) {
-        self.get_mut().0.hold_back();
+    fn cork(&mut self) {
+        self.get_mut().0.cork();
     }
 
     fn held(&self) -> usize {

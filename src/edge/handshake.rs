@@ -10,8 +10,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::{debug, info, warn};
 
-use crate::base::corked_socket::Wire;
-use crate::base::drain::Watching;
+use crate::base::corked_socket::CorkedSocket;
+use crate::base::drain::DrainWatch;
 use crate::edge::admission::{Admitted, Full};
 use crate::edge::proxy_protocol::{self, HeaderError};
 use crate::edge::serve;
@@ -42,7 +42,7 @@ struct Ready {
 
 enum Stream {
     Plain(TcpStream),
-    Tls(Box<TlsStream<Wire>>),
+    Tls(Box<TlsStream<CorkedSocket>>),
 }
 
 /// Why a connection ends before its first request.
@@ -61,7 +61,7 @@ pub(crate) async fn serve(connection: Accepted, worker: &Rc<Worker>) -> Result<(
     let timeout = worker.gateway.timeouts.handshake;
     // Boxed: the memory of a handshake is freed when it is over, not when the connection is.
     let handshake = Box::pin(tokio::time::timeout(timeout, accept(connection, worker)));
-    let mut draining = Watching::new(worker.drain.clone());
+    let mut draining = DrainWatch::new(worker.drain.clone());
     let outcome = tokio::select! {
         outcome = handshake => outcome,
         () = draining.begun_for(DRAIN_TIMEOUT) => return Ok(()),
@@ -108,7 +108,7 @@ async fn accept(connection: Accepted, worker: &Worker) -> Result<Ready, Handshak
     }
     let stream = if tls {
         let acceptor = TlsAcceptor::from(gateway.tls.clone());
-        let accepted = acceptor.accept(Wire::new(stream, worker.buffers.clone())).await;
+        let accepted = acceptor.accept(CorkedSocket::new(stream, worker.buffers.clone())).await;
         Stream::Tls(Box::new(accepted.map_err(HandshakeError::Tls)?))
     } else {
         Stream::Plain(stream)

@@ -9,9 +9,9 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 /// Of version 2, in which load balancers may say what they like after the addresses.
-const MOST_BYTES: usize = 4096;
+const MAX_BYTES: usize = 4096;
 /// Of version 1, its line end included.
-const MOST_LINE: usize = 107;
+const MAX_LINE: usize = 107;
 /// How version 1 begins.
 const TEXT: &[u8] = b"PROXY ";
 
@@ -22,7 +22,7 @@ pub(crate) enum HeaderError {
     None,
     #[error("a PROXY header that cannot be read")]
     Malformed,
-    #[error("a PROXY header of more than {MOST_BYTES} bytes")]
+    #[error("a PROXY header of more than {MAX_BYTES} bytes")]
     TooLong,
     #[error("the connection ended within the PROXY header")]
     Ended,
@@ -40,7 +40,7 @@ struct Header {
 
 /// Takes the header off the stream, and nothing behind it. None: the connection is the proxy's own.
 pub(crate) async fn receive(stream: &mut TcpStream) -> Result<Option<SocketAddr>, HeaderError> {
-    let mut bytes = vec![0; MOST_BYTES];
+    let mut bytes = vec![0; MAX_BYTES];
     let mut taken = 0;
     loop {
         // What belongs to the header is known only when it has been seen; what follows is the visitor's.
@@ -54,7 +54,7 @@ pub(crate) async fn receive(stream: &mut TcpStream) -> Result<Option<SocketAddr>
         if let Some(header) = whole {
             return Ok(header.client);
         }
-        if end == MOST_BYTES {
+        if end == MAX_BYTES {
             return Err(HeaderError::TooLong);
         }
         taken = end;
@@ -74,9 +74,9 @@ fn read(bytes: &[u8]) -> Result<Option<Header>, HeaderError> {
 }
 
 fn read_text(bytes: &[u8]) -> Result<Option<Header>, HeaderError> {
-    let line = bytes.iter().take(MOST_LINE).position(|byte| *byte == b'\n');
+    let line = bytes.iter().take(MAX_LINE).position(|byte| *byte == b'\n');
     let Some(end) = line else {
-        return if bytes.len() < MOST_LINE { Ok(None) } else { Err(HeaderError::Malformed) };
+        return if bytes.len() < MAX_LINE { Ok(None) } else { Err(HeaderError::Malformed) };
     };
     let header = v1::Header::try_from(&bytes[..=end]).map_err(|_| HeaderError::Malformed)?;
     if header.header.len() != end + 1 {
@@ -93,7 +93,7 @@ fn read_text(bytes: &[u8]) -> Result<Option<Header>, HeaderError> {
 fn read_binary(bytes: &[u8]) -> Result<Option<Header>, HeaderError> {
     // How long it will be is said early; no more than that is waited for.
     if let Some([high, low]) = bytes.get(14..16)
-        && 16 + usize::from(u16::from_be_bytes([*high, *low])) > MOST_BYTES
+        && 16 + usize::from(u16::from_be_bytes([*high, *low])) > MAX_BYTES
     {
         return Err(HeaderError::TooLong);
     }

@@ -7,14 +7,14 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use crate::base::corked_socket::Wire;
+use crate::base::corked_socket::CorkedSocket;
 use crate::edge::tls::ACME_TLS;
 use crate::edge::{http1, http2};
 use crate::request::connection::{Connection, Entry};
 use crate::request::worker::Worker;
 
 /// Serves a browser until it leaves or the worker drains.
-pub(crate) async fn https(stream: Box<TlsStream<Wire>>, peer: SocketAddr, worker: Rc<Worker>) {
+pub(crate) async fn https(stream: Box<TlsStream<CorkedSocket>>, peer: SocketAddr, worker: Rc<Worker>) {
     let (_, tls) = stream.get_ref();
     if tls.alpn_protocol() == Some(ACME_TLS) {
         // The handshake was all it came for.

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::base::clock;
 use crate::edge::accept::{Acceptor, accept, receive_handed_over};
 use crate::edge::admission::Admission;
-use crate::edge::balance::{HandedOn, WorkerHandle};
+use crate::edge::balance::{HandedOver, WorkerHandle};
 use crate::request::gateway::Gateway;
 use crate::request::worker::{CurrentWorker, Worker, WorkerParts};
 
@@ -50,7 +50,7 @@ pub(crate) struct Start {
     pub(crate) control: Handle,
     pub(crate) drain: CancellationToken,
     /// Its handle in the registry of workers, and the connections that others pass to it.
-    pub(crate) handle: (WorkerHandle, UnboundedReceiver<HandedOn>),
+    pub(crate) handle: (WorkerHandle, UnboundedReceiver<HandedOver>),
     pub(crate) updates: UnboundedReceiver<ConfigUpdate>,
     /// Counts up every second for as long as the worker runs, for the watchdog.
     pub(crate) heartbeat: Arc<AtomicU64>,

@@ -11,7 +11,7 @@ use http::HeaderMap;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::base::buffers::Buffers;
-use crate::base::request_id::Incident;
+use crate::base::request_id::RequestId;
 use crate::codec::head::{Request, Response, Scanner, Tokens, slots};
 use crate::codec::request_head::RequestHead;
 use crate::codec::transfer::Receiver;
@@ -33,9 +33,9 @@ pub fn rewrite_request(head: &[u8], out: &mut Vec<u8>) -> bool {
     let forwarding = Forwarding {
         chain: "192.0.2.1",
         host,
-        incident: Incident::new(1, 1),
+        incident: RequestId::new(1, 1),
         max_forwards: None,
-        trace: headers::Trace::Kept,
+        trace: headers::Traceparent::Keep,
     };
     let own_host = (!request.has_host).then_some(host);
     let head = RequestHead::of(&request, false);

@@ -14,7 +14,7 @@ use tokio::task::unconstrained;
 use tokio_rustls::client::TlsStream;
 
 use crate::base::buffers::Buffers;
-use crate::base::corked_socket::Wire;
+use crate::base::corked_socket::CorkedSocket;
 use crate::base::deadline::Deadline;
 use crate::codec::head::Scanner;
 use crate::codec::transfer::{Receiver, Sender};
@@ -23,7 +23,7 @@ use crate::codec::transfer::{Receiver, Sender};
 #[derive(Debug)]
 pub(crate) enum Stream {
     Plain(TcpStream),
-    Tls(Box<TlsStream<Wire>>),
+    Tls(Box<TlsStream<CorkedSocket>>),
 }
 
 /// A connection to an upstream server.

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::base::min_rate::{Limits, Pace};
+use crate::base::min_rate::{Limits, MinRateTimer};
 use crate::codec::Length;
-use crate::codec::head::{MOST_RESPONSE_BYTES, Scanner};
+use crate::codec::head::{MAX_RESPONSE_BYTES, Scanner};
 use crate::codec::transfer::Sender;
+use crate::proxy::concurrency_limit::PermitWait;
 use crate::proxy::connection::{Connection, Stream};
 use crate::proxy::error::{ForwardError, UploadError, UpstreamError};
-use crate::proxy::places::Gate;
 use crate::proxy::upstream_request::UpstreamRequest;
 use crate::upstream::servers::Busy;
 
@@ -31,14 +31,14 @@ pub(crate) trait Upload {
     /// Ready when the browser has left; asked while only iMIS is waited for.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
-    /// Whether there is more to come and nothing of it is here: it is the browser's turn.
+    /// Whether there is more to come and nothing of it is here: it is the browser's waiting_on.
     fn wants_data(&self) -> bool;
 
-    /// Bytes that it has sent, or that were handed over to be sent to it, all in all; whichever `turn` is about.
-    fn moved(&self, turn: Turn) -> u64;
+    /// Bytes that it has sent, or that were handed over to be sent to it, all in all; whichever `waiting_on` is about.
+    fn moved(&self, waiting_on: WaitingOn) -> u64;
 
     /// What of them has arrived, if that is known better. It takes a system call to know it.
-    fn arrived(&self, turn: Turn) -> Option<u64>;
+    fn arrived(&self, waiting_on: WaitingOn) -> Option<u64>;
 
     /// Whether it is waited for, or something else is. Ready when it is to make room for another.
     fn poll_evicted(&mut self, cx: &mut Context<'_>, is_waited_for: bool) -> Poll<()>;
@@ -59,7 +59,7 @@ pub(crate) async fn while_connected<T>(
 
 /// How long an exchange may stand still.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
+pub(crate) struct RelayTimeouts {
     /// From the end of the request to the head of the response.
     pub(crate) response_head: Duration,
     /// Within a body, when it is the browser that is waited for.
@@ -86,31 +86,31 @@ pub(crate) struct Exchange {
     pub(crate) head: usize,
     /// The connection serves this browser alone.
     pub(crate) exclusive: bool,
-    pub(super) gate: Gate,
+    pub(super) gate: PermitWait,
     /// Its server has something to do.
     pub(super) busy: Option<Busy>,
     /// Of the answer to the browser, and of its upload.
-    reading: Option<Box<Pace>>,
-    uploading: Option<Box<Pace>>,
-    /// What had moved when it was last the upstream's turn, and since when it has been that much.
+    reading: Option<Box<MinRateTimer>>,
+    uploading: Option<Box<MinRateTimer>>,
+    /// What had moved when it was last the upstream's waiting_on, and since when it has been that much.
     seen: Option<(u64, Instant)>,
 }
 
 /// Who has to do something for an exchange to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Turn {
+pub(crate) enum WaitingOn {
     /// The browser has to read.
-    Reads,
+    ClientRead,
     /// The browser has to send.
-    Sends,
+    ClientSend,
     Upstream,
 }
 
 /// Why an exchange does not go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Impatience {
-    /// Whoever's turn it was has been too slow.
-    Over,
+pub(crate) enum Expired {
+    /// Whoever's waiting_on it was has been too slow.
+    TooSlow,
     /// The browser is to make room for others.
     Evicted,
 }
@@ -119,7 +119,7 @@ impl Exchange {
     pub(super) fn begin(
         mut connection: Box<Connection>,
         request: &UpstreamRequest,
-        gate: Gate,
+        gate: PermitWait,
         exclusive: bool,
     ) -> Self {
         connection.sender.wake(&connection.buffers);
@@ -159,12 +159,12 @@ impl Exchange {
     pub(crate) async fn response_head(
         &mut self,
         upload: &mut impl Upload,
-        patience: Patience,
+        timeouts: RelayTimeouts,
     ) -> Result<(), ForwardError> {
         if self.sending != Sending::UnderWay {
-            self.connection.deadline.set(patience.response_head);
+            self.connection.deadline.set(timeouts.response_head);
         }
-        self.head = poll_fn(|cx| self.poll_head(cx, upload, patience)).await?;
+        self.head = poll_fn(|cx| self.poll_head(cx, upload, timeouts)).await?;
         Ok(())
     }
 
@@ -172,18 +172,18 @@ impl Exchange {
         &mut self,
         cx: &mut Context<'_>,
         upload: &mut impl Upload,
-        patience: Patience,
+        timeouts: RelayTimeouts,
     ) -> Poll<Result<usize, ForwardError>> {
         if self.sending == Sending::UnderWay {
             match self.poll_send(cx, upload) {
-                Poll::Ready(Ok(())) => self.connection.deadline.set(patience.response_head),
+                Poll::Ready(Ok(())) => self.connection.deadline.set(timeouts.response_head),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {}
             }
         }
         let Connection { stream, receiver, scanner, sender, .. } = &mut *self.connection;
         loop {
-            match scanner.find_end(receiver.head(), MOST_RESPONSE_BYTES) {
+            match scanner.find_end(receiver.head(), MAX_RESPONSE_BYTES) {
                 Ok(Some(length)) => return Poll::Ready(Ok(length)),
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Err(UpstreamError::Malformed(error).into())),
@@ -204,11 +204,12 @@ impl Exchange {
             }
         }
         if self.sending == Sending::UnderWay {
-            let turn = if self.waits_for_browser(upload) { Turn::Sends } else { Turn::Upstream };
-            return self.poll_patience(cx, upload, turn, patience).map(|impatience| match impatience {
-                Impatience::Evicted => Err(ForwardError::ClientGone),
-                Impatience::Over if turn == Turn::Upstream => Err(UpstreamError::Silent.into()),
-                Impatience::Over => Err(ForwardError::UploadStalled),
+            let waiting_on =
+                if self.waits_for_client(upload) { WaitingOn::ClientSend } else { WaitingOn::Upstream };
+            return self.poll_timeouts(cx, upload, waiting_on, timeouts).map(|impatience| match impatience {
+                Expired::Evicted => Err(ForwardError::ClientGone),
+                Expired::TooSlow if waiting_on == WaitingOn::Upstream => Err(UpstreamError::Silent.into()),
+                Expired::TooSlow => Err(ForwardError::UploadStalled),
             });
         }
         if upload.poll_gone(cx).is_ready() {
@@ -246,37 +247,37 @@ impl Exchange {
         }
     }
 
-    /// Ready when whoever's turn it is within a body has stood still for too long, or dripped, or has to make room.
-    pub(crate) fn poll_patience(
+    /// Ready when whoever's waiting_on it is within a body has stood still for too long, or dripped, or has to make room.
+    pub(crate) fn poll_timeouts(
         &mut self,
         cx: &mut Context<'_>,
         upload: &mut impl Upload,
-        turn: Turn,
-        patience: Patience,
-    ) -> Poll<Impatience> {
-        if upload.poll_evicted(cx, turn != Turn::Upstream).is_ready() {
-            return Poll::Ready(Impatience::Evicted);
+        waiting_on: WaitingOn,
+        timeouts: RelayTimeouts,
+    ) -> Poll<Expired> {
+        if upload.poll_evicted(cx, waiting_on != WaitingOn::Upstream).is_ready() {
+            return Poll::Ready(Expired::Evicted);
         }
         loop {
             let now = Instant::now();
-            let left = self.patience_left(upload, turn, patience, now);
-            let Some(left) = left else { return Poll::Ready(Impatience::Over) };
+            let left = self.time_left(upload, waiting_on, timeouts, now);
+            let Some(left) = left else { return Poll::Ready(Expired::TooSlow) };
             self.connection.deadline.set_from(now, left);
             ready!(self.connection.deadline.poll(cx));
         }
     }
 
-    fn patience_left(
+    fn time_left(
         &mut self,
         upload: &impl Upload,
-        turn: Turn,
-        patience: Patience,
+        waiting_on: WaitingOn,
+        timeouts: RelayTimeouts,
         now: Instant,
     ) -> Option<Duration> {
-        let (pace, other) = match turn {
-            Turn::Reads => (&mut self.reading, &mut self.uploading),
-            Turn::Sends => (&mut self.uploading, &mut self.reading),
-            Turn::Upstream => {
+        let (pace, other) = match waiting_on {
+            WaitingOn::ClientRead => (&mut self.reading, &mut self.uploading),
+            WaitingOn::ClientSend => (&mut self.uploading, &mut self.reading),
+            WaitingOn::Upstream => {
                 [&mut self.reading, &mut self.uploading]
                     .into_iter()
                     .flatten()
@@ -288,18 +289,18 @@ impl Exchange {
                     Some(_) | None => now,
                 };
                 self.seen = Some((moved, since));
-                let left = patience.upstream.saturating_sub(now - since);
+                let left = timeouts.upstream.saturating_sub(now - since);
                 return Some(left).filter(|left| !left.is_zero());
             }
         };
         other.iter_mut().for_each(|pace| pace.rests(now));
         self.seen = None;
         let pace = pace.get_or_insert_default();
-        pace.left(upload.moved(turn), || upload.arrived(turn), patience.browser, now)
+        pace.left(upload.moved(waiting_on), || upload.arrived(waiting_on), timeouts.browser, now)
     }
 
     /// Whether the upload stands still because nothing comes.
-    pub(crate) fn waits_for_browser(&self, upload: &impl Upload) -> bool {
+    pub(crate) fn waits_for_client(&self, upload: &impl Upload) -> bool {
         self.sending == Sending::UnderWay && self.connection.sender.is_empty() && upload.wants_data()
     }
 
@@ -316,7 +317,7 @@ impl Exchange {
 
     /// The response's body begins behind its head: iMIS has done its work.
     pub(crate) fn begin_body(&mut self, length: Length) -> Result<(), UpstreamError> {
-        self.gate = Gate::Past;
+        self.gate = PermitWait::Past;
         self.begin_behind_head(length)
     }
 

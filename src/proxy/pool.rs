@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::proxy::connection::Connection;
 
 /// More idle connections than this are closed.
-const MOST_IDLE: usize = 512;
+const MAX_IDLE: usize = 512;
 
 /// See the module.
 pub(super) struct Pool {
@@ -33,7 +33,7 @@ impl Pool {
     /// Keeps a connection whose last response is over.
     pub(super) fn put(&self, connection: Box<Connection>) {
         let mut idle = self.idle.borrow_mut();
-        if idle.len() < MOST_IDLE {
+        if idle.len() < MAX_IDLE {
             idle.push((connection, Instant::now()));
         }
     }

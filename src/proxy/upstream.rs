@@ -14,15 +14,15 @@ use tokio_rustls::TlsConnector;
 use tracing::debug;
 
 use crate::base::buffers::Buffers;
-use crate::base::corked_socket::Wire;
+use crate::base::corked_socket::CorkedSocket;
 use crate::base::min_rate::Limits;
 use crate::config::{Server, Timeouts};
 use crate::observe::traffic::{Connecting, OfSite};
+use crate::proxy::concurrency_limit;
+use crate::proxy::concurrency_limit::{ConcurrencyLimit, HeldPermits, PermitWait};
 use crate::proxy::connection::{Connection, Stream};
 use crate::proxy::error::{ConnectError, ForwardError, UpstreamError};
-use crate::proxy::exchange::{Exchange, Patience, Upload, while_connected};
-use crate::proxy::places;
-use crate::proxy::places::{Gate, Held, Places};
+use crate::proxy::exchange::{Exchange, RelayTimeouts, Upload, while_connected};
 use crate::proxy::pool::Pool;
 use crate::proxy::upstream_request::UpstreamRequest;
 use crate::upstream::proxy_header;
@@ -32,15 +32,15 @@ use crate::upstream::site::SiteUpstream;
 /// Connections of one worker to the servers of one site.
 pub(crate) struct Upstream {
     /// Whose it is: as long as that is the same, so is all of this.
-    places: Arc<Places>,
+    concurrency_limit: Arc<ConcurrencyLimit>,
     pub(crate) servers: Arc<Servers>,
     upstream: Arc<SiteUpstream>,
     tls: TlsConnector,
     timeouts: Timeouts,
-    pub(crate) patience: Patience,
+    pub(crate) relay_timeouts: RelayTimeouts,
     /// One for each server.
     pools: Vec<Pool>,
-    held: Rc<Held>,
+    held: Rc<HeldPermits>,
     buffers: Rc<Buffers>,
     traffic: Arc<OfSite>,
 }
@@ -49,7 +49,7 @@ impl Upstream {
     /// `limits`: how slow clients may be within a body.
     pub(crate) fn new(
         upstream: &Arc<SiteUpstream>,
-        places: &Arc<Places>,
+        concurrency_limit: &Arc<ConcurrencyLimit>,
         buffers: Rc<Buffers>,
         limits: Limits,
         traffic: Arc<OfSite>,
@@ -58,14 +58,14 @@ impl Upstream {
         Self {
             tls: TlsConnector::from(Arc::clone(&upstream.tls)),
             timeouts,
-            patience: Patience {
+            relay_timeouts: RelayTimeouts {
                 response_head: timeouts.response_head,
                 browser: limits,
                 upstream: timeouts.gap,
             },
             pools: upstream.config.servers.iter().map(|_| Pool::new(timeouts.idle)).collect(),
-            held: Held::new(places.clone()),
-            places: places.clone(),
+            held: HeldPermits::new(concurrency_limit.clone()),
+            concurrency_limit: concurrency_limit.clone(),
             servers: upstream.servers.clone(),
             upstream: upstream.clone(),
             buffers,
@@ -74,9 +74,9 @@ impl Upstream {
     }
 
     /// Whether an upstream with these settings would be the same.
-    pub(crate) fn serves(&self, places: &Arc<Places>, limits: Limits) -> bool {
+    pub(crate) fn serves(&self, concurrency_limit: &Arc<ConcurrencyLimit>, limits: Limits) -> bool {
         // A site whose upstream has not changed keeps its concurrency limit.
-        Arc::ptr_eq(&self.places, places) && self.patience.browser == limits
+        Arc::ptr_eq(&self.concurrency_limit, concurrency_limit) && self.relay_timeouts.browser == limits
     }
 
     /// Sends a request and waits for the head of the response. `own`: the connection that is the browser's alone.
@@ -87,11 +87,11 @@ impl Upstream {
         own: Option<Box<Connection>>,
     ) -> Result<Exchange, ForwardError> {
         let mut gate = match request.whole {
-            true => while_connected(upload, Gate::passed(&self.held))
+            true => while_connected(upload, PermitWait::passed(&self.held))
                 .await
                 .ok_or(ForwardError::ClientGone)?
-                .map_err(|places::Busy| ForwardError::Overloaded)?,
-            false => Gate::new(&self.held),
+                .map_err(|concurrency_limit::Busy| ForwardError::Overloaded)?,
+            false => PermitWait::new(&self.held),
         };
         let own = own.filter(|own| {
             self.upstream.config.proxy_protocol.is_none() || own.visitor == Some(request.client.ip())
@@ -107,7 +107,7 @@ impl Upstream {
             let mut exchange = Exchange::begin(connection, request, gate, exclusive);
             exchange.busy = Busy::new(&self.servers, exchange.connection.server);
             self.traffic.connecting(Connecting::Reused);
-            match exchange.response_head(upload, self.patience).await {
+            match exchange.response_head(upload, self.relay_timeouts).await {
                 Ok(()) => return Ok(exchange),
                 // The connection had died idle: once more, on a new one, if nothing of the request has been sent, or if
                 // it changes nothing and nothing of an answer has come (RFC 9110 section 9.2.2).
@@ -124,7 +124,7 @@ impl Upstream {
         let connection = while_connected(upload, connecting).await.ok_or(ForwardError::ClientGone)??;
         let mut exchange = Exchange::begin(connection, request, gate, for_one);
         exchange.busy = Busy::new(&self.servers, exchange.connection.server);
-        exchange.response_head(upload, self.patience).await?;
+        exchange.response_head(upload, self.relay_timeouts).await?;
         Ok(exchange)
     }
 
@@ -145,7 +145,7 @@ impl Upstream {
         None
     }
 
-    /// Gives back the places of what iMIS has worked on for long.
+    /// Gives back the concurrency_limit of what iMIS has worked on for long.
     pub(crate) fn release_long(&self) {
         self.held.release_long();
     }
@@ -199,7 +199,7 @@ impl Upstream {
             return Ok(Stream::Plain(stream));
         }
         let name = ServerName::try_from(name.to_owned()).map_err(|_| ConnectError::Name(name.to_owned()))?;
-        let stream = Wire::new(stream, self.buffers.clone());
+        let stream = CorkedSocket::new(stream, self.buffers.clone());
         let stream =
             within(self.timeouts.tls, self.tls.connect(name, stream)).await?.map_err(ConnectError::Tls)?;
         Ok(Stream::Tls(Box::new(stream)))

@@ -10,7 +10,7 @@ use http::StatusCode;
 use percent_encoding::percent_decode_str;
 use tracing::info;
 
-use crate::base::request_id::Incident;
+use crate::base::request_id::RequestId;
 use crate::base::trace_context;
 use crate::base::trace_context::Context;
 use crate::observe::spans::{Begun, Told};
@@ -57,7 +57,7 @@ pub(crate) struct Access {
 
 struct Line {
     client: IpAddr,
-    incident: Incident,
+    incident: RequestId,
     scheme: &'static str,
     method: String,
     host: String,
@@ -67,7 +67,7 @@ struct Line {
 }
 
 impl Access {
-    pub(crate) fn begin(seen: &Seen<'_>, came: &Came, incident: Incident, worker: &Rc<Worker>) -> Self {
+    pub(crate) fn begin(seen: &Seen<'_>, came: &Came, incident: RequestId, worker: &Rc<Worker>) -> Self {
         worker.of_worker.begins();
         let spans = worker.gateway.spans.as_ref();
         let span = spans.and_then(|spans| spans.begin(seen.trace, came.is_vouched_for, incident));

@@ -89,7 +89,7 @@ fn contains(path: &[u8], name: &str) -> bool {
 fn meant(apps: &[Arc<App>], path: &str) -> Option<String> {
     let mut bytes = path.as_bytes().to_vec();
     let mut climbs = false;
-    for _ in 0..=MOST_DECODED {
+    for _ in 0..=MAX_DECODED {
         for care in [Care::Some, Care::None] {
             let reading = Reading::of(&bytes, care);
             climbs |= reading.climbs;
@@ -169,7 +169,7 @@ fn is_like(name: &str, ours: &str) -> bool {
 }
 
 /// Whoever encodes more often than that means nobody's path.
-const MOST_DECODED: usize = 6;
+const MAX_DECODED: usize = 6;
 
 /// One round of percent-decoding, `%uXXXX` included.
 fn decoded(bytes: &[u8]) -> Vec<u8> {

@@ -11,9 +11,9 @@ use crate::codec::head;
 use crate::codec::request_head::{HeaderFields, RequestHead};
 use crate::proxy::connection::Connection;
 use crate::proxy::error::UpstreamError;
-use crate::proxy::exchange::{Exchange, Patience, Upload};
+use crate::proxy::exchange::{Exchange, RelayTimeouts, Upload};
 use crate::proxy::headers::HeadChanges;
-use crate::proxy::upgrade::TunnelError;
+use crate::proxy::websocket_tunnel::TunnelError;
 use crate::request::access_log::Access;
 use crate::request::error_page::Failure;
 
@@ -144,7 +144,11 @@ pub(crate) trait ClientStream: Upload {
     fn write_upgrade(&mut self, _response: &head::Response<'_, '_>) {}
 
     /// Moves bytes in both directions until both sides have closed.
-    async fn tunnel(&mut self, _exchange: &mut Exchange, _timeouts: Patience) -> Result<(), TunnelError> {
+    async fn tunnel(
+        &mut self,
+        _exchange: &mut Exchange,
+        _timeouts: RelayTimeouts,
+    ) -> Result<(), TunnelError> {
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::error;
 
-use crate::base::request_id::Incident;
+use crate::base::request_id::RequestId;
 use crate::codec::request_head::{HeaderFields, RequestHead};
 use crate::config::App;
 use crate::proxy::exchange::while_connected;
@@ -37,7 +37,7 @@ impl EndpointRequest {
         connection: &Connection,
         (site, host): (usize, &str),
         (app, endpoint): (Arc<App>, Endpoint),
-        request_id: Incident,
+        request_id: RequestId,
     ) -> Result<Self, Failure> {
         let gateway = &connection.worker.gateway;
         let sign_on = gateway.sites[site].sign_on.clone().ok_or(Failure::Internal)?;

@@ -7,25 +7,25 @@ use std::task::{self, Poll};
 use http::StatusCode;
 use tracing::{debug, warn};
 
-use crate::base::request_id::Incident;
+use crate::base::request_id::RequestId;
 use crate::codec::Length;
 use crate::codec::head::{self, slots};
 use crate::codec::request_head::{HeaderFields, RequestHead};
 use crate::observe::log::Chain;
+use crate::proxy::connection_auth;
 use crate::proxy::error::ForwardError;
 use crate::proxy::error::UpstreamError;
-use crate::proxy::exchange::{Exchange, Impatience, Patience, Sending, Turn};
-use crate::proxy::headers::{self, Forwarding, HeadChanges, NamesEssential, Trace};
-use crate::proxy::upgrade;
+use crate::proxy::exchange::{Exchange, Expired, RelayTimeouts, Sending, WaitingOn};
+use crate::proxy::headers::{self, Forwarding, HeadChanges, NamesEssential, Traceparent};
 use crate::proxy::upstream::Upstream;
 use crate::proxy::upstream_request::{Kind, MAX_INTERIM, UpstreamRequest};
-use crate::proxy::windows;
+use crate::proxy::websocket_tunnel;
 use crate::request::access_log::Access;
 use crate::request::client_stream::{Abort, ClientStream, RelayError};
 use crate::request::connection::Connection;
 use crate::request::error_page::Failure;
 use crate::request::serve::Context;
-use crate::request::session_watch;
+use crate::request::session_changes;
 use crate::sso::single_logout::{Departure, Detour};
 
 /// A request for the upstream of a site.
@@ -64,7 +64,7 @@ impl ForwardRequest {
         head: &RequestHead<'_, F>,
         connection: &Connection,
         to: &Destination<'_>,
-        request_id: Incident,
+        request_id: RequestId,
         access: &Access,
     ) -> Result<Self, Failure> {
         headers::removable(head.named_by_connection).map_err(|NamesEssential| Failure::BadRequest)?;
@@ -73,9 +73,11 @@ impl ForwardRequest {
         let rewritten = config.host.as_ref().map(ToString::to_string);
         let own_host = rewritten.as_deref().or_else(|| (!head.has_host).then_some(to.host));
         let trace = match access.span() {
-            Some(context) => Trace::Within(context),
-            None if worker.gateway.traces && head.fields.first("traceparent").is_none() => Trace::Made,
-            None => Trace::Kept,
+            Some(context) => Traceparent::Continue(context),
+            None if worker.gateway.traces && head.fields.first("traceparent").is_none() => {
+                Traceparent::Create
+            }
+            None => Traceparent::Keep,
         };
         let forwarding = Forwarding {
             chain: &connection.forwarded_for(&head.fields),
@@ -92,11 +94,11 @@ impl ForwardRequest {
             whole: head.length == Length::Known(0),
             method: Kind::of(head.method),
             tunnel: head.wants_websocket,
-            signs_in: windows::used_by(head.fields.pairs()),
+            signs_in: connection_auth::used_by(head.fields.pairs()),
             client: SocketAddr::new(to.client, connection.port),
             session: worker.upstreams[to.site].servers.session(head.fields.pairs()),
         };
-        let sign_out = session_watch::sign_out(head, connection, (to.site, to.host));
+        let sign_out = session_changes::sign_out(head, connection, (to.site, to.host));
         Ok(Self { site: to.site, outgoing, sign_out })
     }
 }
@@ -116,7 +118,7 @@ pub(crate) async fn forward<C: ClientStream>(
     context.access.is_forwarded();
     request.outgoing.whole |= client.has_whole_body();
     if request.sign_out.is_some() {
-        session_watch::forget(connection, site, &request.outgoing.head).await;
+        session_changes::forget(connection, site, &request.outgoing.head).await;
     }
     let own = client.take_upstream();
     let mut exchange = upstream.send(&request.outgoing, client, own).await?;
@@ -124,14 +126,14 @@ pub(crate) async fn forward<C: ClientStream>(
         let redirect = match &request.sign_out {
             Some(sign_out) => {
                 let head = &request.outgoing.head;
-                session_watch::logout_redirect(sign_out, &exchange, head, connection, site).await
+                session_changes::logout_redirect(sign_out, &exchange, head, connection, site).await
             }
             None => None,
         };
         match relay_head(client, &mut exchange, &request, redirect.as_ref(), context)? {
             RelayedHead::Final { keep, ends_session } => {
                 if ends_session {
-                    session_watch::forget(connection, site, &request.outgoing.head).await;
+                    session_changes::forget(connection, site, &request.outgoing.head).await;
                 }
                 drop(request);
                 relay_body(client, exchange, keep, upstream, context).await;
@@ -145,7 +147,7 @@ pub(crate) async fn forward<C: ClientStream>(
             RelayedHead::Interim if interim == MAX_INTERIM => break,
             RelayedHead::Interim => {
                 client.flush_interim().await.map_err(|_| Failure::ClientGone)?;
-                exchange.response_head(client, upstream.patience).await?;
+                exchange.response_head(client, upstream.relay_timeouts).await?;
             }
         }
     }
@@ -166,7 +168,7 @@ fn relay_head<C: ClientStream>(
     let response = head::Response::parse(bytes, &mut slots, outgoing.method == Kind::Head)
         .map_err(UpstreamError::Malformed)?;
     if response.status == 101 {
-        if !outgoing.tunnel || !upgrade::is_agreed(&response) {
+        if !outgoing.tunnel || !websocket_tunnel::is_agreed(&response) {
             return Err(UpstreamError::UnexpectedUpgrade.into());
         }
         client.write_upgrade(&response);
@@ -192,8 +194,8 @@ fn relay_head<C: ClientStream>(
     };
     client.write_head(&response, bytes, &changes, exchange.sending == Sending::Done)?;
     context.access.answered(StatusCode::from_u16(response.status).unwrap_or(StatusCode::BAD_GATEWAY));
-    let ends_session = session_watch::ends_session(context.connection, *site, &response);
-    let exclusive = windows::asked_for_by(response.fields.pairs());
+    let ends_session = session_changes::ends_session(context.connection, *site, &response);
+    let exclusive = connection_auth::asked_for_by(response.fields.pairs());
     let (keep, length) = (response.keep_alive, response.length);
     exchange.exclusive |= exclusive;
     exchange.begin_body(length).inspect_err(|_| client.discard_head())?;
@@ -210,7 +212,7 @@ async fn relay_body<C: ClientStream>(
     let taken_before = exchange.connection.receiver.taken;
     let mut outcome = client.begin_response_body(&exchange.connection);
     if outcome.is_ok() {
-        outcome = poll_fn(|cx| poll_relay(cx, client, &mut exchange, upstream.patience)).await;
+        outcome = poll_fn(|cx| poll_relay(cx, client, &mut exchange, upstream.relay_timeouts)).await;
     }
     if outcome.is_ok() {
         outcome = client.end_response().await;
@@ -238,7 +240,7 @@ fn poll_relay<C: ClientStream>(
     cx: &mut task::Context<'_>,
     client: &mut C,
     exchange: &mut Exchange,
-    timeouts: Patience,
+    timeouts: RelayTimeouts,
 ) -> Poll<Result<(), RelayError>> {
     if exchange.sending == Sending::UnderWay
         && let Poll::Ready(Err(_)) = exchange.poll_send(cx, client)
@@ -248,17 +250,17 @@ fn poll_relay<C: ClientStream>(
     if let Poll::Ready(outcome) = client.poll_relay(cx, &mut exchange.connection) {
         return Poll::Ready(outcome);
     }
-    let turn = match (client.is_blocked(&exchange.connection), exchange.waits_for_browser(client)) {
-        (true, _) => Turn::Reads,
-        (false, true) => Turn::Sends,
-        (false, false) => Turn::Upstream,
+    let waiting_on = match (client.is_blocked(&exchange.connection), exchange.waits_for_client(client)) {
+        (true, _) => WaitingOn::ClientRead,
+        (false, true) => WaitingOn::ClientSend,
+        (false, false) => WaitingOn::Upstream,
     };
     if client.poll_gone(cx).is_ready() {
         return Poll::Ready(Err(RelayError::ClientGone));
     }
-    exchange.poll_patience(cx, client, turn, timeouts).map(|reason| match (reason, turn) {
-        (Impatience::Over, Turn::Upstream) => Err(RelayError::Upstream(UpstreamError::SilentWithin)),
-        (Impatience::Over | Impatience::Evicted, _) => Err(RelayError::ClientStalled),
+    exchange.poll_timeouts(cx, client, waiting_on, timeouts).map(|reason| match (reason, waiting_on) {
+        (Expired::TooSlow, WaitingOn::Upstream) => Err(RelayError::Upstream(UpstreamError::SilentWithin)),
+        (Expired::TooSlow | Expired::Evicted, _) => Err(RelayError::ClientStalled),
     })
 }
 
@@ -269,7 +271,7 @@ async fn relay_websocket<C: ClientStream>(
     context: &mut Context<'_>,
 ) {
     let taken_before = exchange.connection.receiver.taken;
-    let ended = client.tunnel(&mut exchange, upstream.patience).await;
+    let ended = client.tunnel(&mut exchange, upstream.relay_timeouts).await;
     context.access.count(exchange.connection.receiver.taken - taken_before);
     match ended {
         Ok(()) => context.access.complete(),

@@ -10,11 +10,11 @@ use rustls::sign::CertifiedKey;
 use crate::base::min_rate::Limits;
 use crate::base::published::Published;
 use crate::base::x509;
-use crate::config::{self, BrowserTimeouts};
+use crate::config::{self, ClientTimeouts};
 use crate::observe::metrics::Metrics;
 use crate::observe::spans::Spans;
 use crate::pages::Pages;
-use crate::proxy::places::Places;
+use crate::proxy::concurrency_limit::ConcurrencyLimit;
 use crate::sso::site::{Services, SignOn};
 use crate::upstream::site::SiteUpstream;
 use crate::zendesk::staff::Staff;
@@ -40,7 +40,7 @@ pub(crate) struct Gateway {
     pub(crate) challenge_answers: Arc<Published<String>>,
     /// The port that plain HTTP redirects to.
     pub(crate) https_port: u16,
-    pub(crate) timeouts: BrowserTimeouts,
+    pub(crate) timeouts: ClientTimeouts,
     /// How slow clients may be within a body.
     pub(crate) limits: Limits,
     /// Of the configuration's text.
@@ -53,7 +53,7 @@ pub(crate) struct Site {
     /// Certificates of the previous configuration, for hosts that the CA has not issued a valid one for yet.
     pub(crate) previous_certificates: Vec<(String, Arc<CertifiedKey>)>,
     pub(crate) upstream: Arc<SiteUpstream>,
-    pub(crate) places: Arc<Places>,
+    pub(crate) concurrency_limit: Arc<ConcurrencyLimit>,
     /// Present when the site has apps to sign in to.
     pub(crate) sign_on: Option<Arc<SignOn>>,
 }

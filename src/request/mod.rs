@@ -8,7 +8,7 @@ pub(crate) mod route;
 pub(crate) mod app_path;
 pub(crate) mod endpoint;
 pub(crate) mod forward;
-pub(crate) mod session_watch;
+pub(crate) mod session_changes;
 pub(crate) mod error_page;
 pub(crate) mod worker;
 pub(crate) mod gateway;

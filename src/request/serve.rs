@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use tracing::{debug, warn};
 
-use crate::base::request_id::Incident;
+use crate::base::request_id::RequestId;
 use crate::codec::request_head::{HeaderFields, RequestHead};
 use crate::observe::log::Chain;
 use crate::pages::Pages;
@@ -29,7 +29,7 @@ enum Plan {
 /// A request that is being served.
 pub(crate) struct Context<'a> {
     pub(crate) connection: &'a Connection,
-    pub(crate) request_id: Incident,
+    pub(crate) request_id: RequestId,
     pub(crate) access: Access,
 }
 
@@ -75,7 +75,7 @@ fn begin_access<F: HeaderFields>(
     head: &ReceivedHead<'_, F>,
     connection: &Connection,
     client: IpAddr,
-    request_id: Incident,
+    request_id: RequestId,
 ) -> Access {
     let gateway = &connection.worker.gateway;
     let seen = Seen {
@@ -98,7 +98,7 @@ fn begin_access<F: HeaderFields>(
 fn plan<F: HeaderFields>(
     head: &RequestHead<'_, F>,
     connection: &Connection,
-    request_id: Incident,
+    request_id: RequestId,
     client: IpAddr,
     access: &Access,
 ) -> Result<Plan, Failure> {
@@ -120,7 +120,7 @@ fn plan<F: HeaderFields>(
 }
 
 /// The page for a failed request, and its line in the log.
-fn error_page(failure: &Failure, request_id: Incident, pages: &Pages) -> Response<Bytes> {
+fn error_page(failure: &Failure, request_id: RequestId, pages: &Pages) -> Response<Bytes> {
     let error = Chain(failure);
     if failure.is_client_error() {
         debug!(incident = %request_id, %error, "answered with an error page");

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 
 use crate::base::buffers::Buffers;
 use crate::base::drain::Drain;
-use crate::base::request_id::Incident;
+use crate::base::request_id::RequestId;
 use crate::observe::traffic::{OfSite, OfWorker};
 use crate::proxy::upstream::Upstream;
 use crate::request::gateway::{Gateway, Site};
@@ -76,10 +76,10 @@ impl Worker {
     }
 
     /// The ID of the next request in logs, on pages and towards iMIS.
-    pub(crate) fn next_request_id(&self) -> Incident {
+    pub(crate) fn next_request_id(&self) -> RequestId {
         let count = self.request_id_counter.get();
         self.request_id_counter.set(count + 1);
-        Incident::new(self.request_id_prefix, count)
+        RequestId::new(self.request_id_prefix, count)
     }
 
     /// The counters of a site, or of requests that belong to none.
@@ -103,7 +103,7 @@ impl Worker {
     /// The worker under another configuration. Connections to servers that are used as before are kept.
     fn under(&self, gateway: Arc<Gateway>) -> Self {
         let upstreams = gateway.sites.iter().map(|site| {
-            let same = |upstream: &&Rc<Upstream>| upstream.serves(&site.places, gateway.limits);
+            let same = |upstream: &&Rc<Upstream>| upstream.serves(&site.concurrency_limit, gateway.limits);
             let kept = self.upstreams.iter().find(same).cloned();
             kept.unwrap_or_else(|| Rc::new(upstream(site, &gateway, self.index, &self.buffers)))
         });
@@ -152,7 +152,7 @@ impl CurrentWorker {
 
 fn upstream(site: &Site, gateway: &Gateway, index: usize, buffers: &Rc<Buffers>) -> Upstream {
     let traffic = gateway.metrics.traffic.of_site(site.name(), index);
-    Upstream::new(&site.upstream, &site.places, buffers.clone(), gateway.limits, traffic)
+    Upstream::new(&site.upstream, &site.concurrency_limit, buffers.clone(), gateway.limits, traffic)
 }
 
 fn traffic(gateway: &Gateway, index: usize) -> Vec<Arc<OfSite>> {

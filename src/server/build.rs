@@ -16,7 +16,7 @@ use crate::edge::tls::{self, SiteCertificates};
 use crate::imis::{self, Imis};
 use crate::observe::audit::Audit;
 use crate::pages::Pages;
-use crate::proxy::places::Places;
+use crate::proxy::concurrency_limit::ConcurrencyLimit;
 use crate::request::gateway::{Gateway, Site};
 use crate::server::process_state::ProcessState;
 use crate::sso::rate::Rates;
@@ -131,9 +131,9 @@ impl Parts<'_> {
         });
         let upstream = SiteUpstream::build(config, self.shared, previous.map(|site| &site.upstream))?;
         let same_upstream = previous.filter(|previous| Arc::ptr_eq(&previous.upstream, &upstream));
-        let places = match same_upstream {
-            Some(previous) => previous.places.clone(),
-            None => Arc::new(Places::new(config.upstream.limits)),
+        let concurrency_limit = match same_upstream {
+            Some(previous) => previous.concurrency_limit.clone(),
+            None => Arc::new(ConcurrencyLimit::new(config.upstream.limits)),
         };
         let previous_sign_on = previous.and_then(|previous| previous.sign_on.as_ref());
         let sign_on = match &config.sign_on {
@@ -159,7 +159,7 @@ impl Parts<'_> {
             (Some(_), Some(previous)) => previous_certificates(previous, config),
             _ => Vec::new(),
         };
-        Ok(Site { config: config.clone(), previous_certificates, upstream, places, sign_on })
+        Ok(Site { config: config.clone(), previous_certificates, upstream, concurrency_limit, sign_on })
     }
 
     /// The rate limits of the previous configuration, as long as their settings are the same.

@@ -30,7 +30,7 @@ use crate::server::status;
 /// The owner and the group.
 const RIGHTS: u32 = 0o660;
 /// Connections at a time.
-const MOST_CONNECTIONS: usize = 32;
+const MAX_CONNECTIONS: usize = 32;
 /// A reload reads files and sets clients up.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 const STATUS_WITHIN: Duration = Duration::from_secs(10);
@@ -92,7 +92,7 @@ impl Drop for Control {
 
 /// Serves as long as the program runs.
 pub(crate) async fn serve(listener: UnixListener, reloader: Arc<Reloader>) {
-    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         // Others wait in the system's queue.
         let Ok(place) = places.clone().acquire_owned().await else { return };

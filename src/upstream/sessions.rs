@@ -10,7 +10,7 @@ use crate::base::clock;
 use crate::config::Server;
 
 /// Sessions whose server is remembered; those of iMIS last twenty minutes.
-const MOST_SESSIONS: u64 = 100_000;
+const MAX_SESSIONS: u64 = 100_000;
 const SESSION_LASTS: Duration = Duration::from_secs(20 * 60);
 
 pub(crate) struct Sessions {
@@ -23,7 +23,7 @@ impl Sessions {
         let own = clock::random_hex()? + &clock::random_hex()?;
         Ok(Self {
             key: hmac::Key::new(hmac::HMAC_SHA256, own.as_bytes()),
-            servers: Cache::builder().max_capacity(MOST_SESSIONS).time_to_idle(SESSION_LASTS).build(),
+            servers: Cache::builder().max_capacity(MAX_SESSIONS).time_to_idle(SESSION_LASTS).build(),
         })
     }
 

@@ -8,19 +8,19 @@ use crate::codec::body::Length;
 use crate::codec::fields::{Fields, Said};
 
 /// http.sys takes 16 KiB by default; four times that, so that iMIS decides.
-pub(crate) const MOST_REQUEST_BYTES: usize = 64 * 1024;
+pub(crate) const MAX_REQUEST_BYTES: usize = 64 * 1024;
 
 /// IIS sends response heads of up to 64 KiB.
-pub(crate) const MOST_RESPONSE_BYTES: usize = 128 * 1024;
+pub(crate) const MAX_RESPONSE_BYTES: usize = 128 * 1024;
 
 /// Field lines that a head may have.
-pub(crate) const MOST_FIELDS: usize = 256;
+pub(crate) const MAX_FIELDS: usize = 256;
 
 /// Room for the fields of a head while it is looked at.
-pub(crate) type Slots<'b> = [MaybeUninit<httparse::Header<'b>>; MOST_FIELDS];
+pub(crate) type Slots<'b> = [MaybeUninit<httparse::Header<'b>>; MAX_FIELDS];
 
 pub(crate) const fn slots<'b>() -> Slots<'b> {
-    [const { MaybeUninit::uninit() }; MOST_FIELDS]
+    [const { MaybeUninit::uninit() }; MAX_FIELDS]
 }
 
 /// What is wrong with a head. The texts name the rule, never what stood there.

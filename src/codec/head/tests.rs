@@ -156,7 +156,7 @@ fn other_refusals_have_a_name_of_their_own() {
     ] {
         assert_eq!(request(&head.replace("{H}", HOST)), Err(error), "{head:?}");
     }
-    let many = format!("GET / HTTP/1.1\r\n{HOST}{}\r\n", "X: 1\r\n".repeat(MOST_FIELDS));
+    let many = format!("GET / HTTP/1.1\r\n{HOST}{}\r\n", "X: 1\r\n".repeat(MAX_FIELDS));
     assert_eq!(request(&many), Err(HeadError::TooLarge));
     let large = format!("GET / HTTP/1.1\r\n{HOST}X: {}\r\n\r\n", "x".repeat(64 * 1024));
     assert_eq!(request(&large), Err(HeadError::TooLarge));

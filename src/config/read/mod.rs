@@ -23,7 +23,7 @@ use crate::config::pem;
 use crate::config::raw;
 use crate::config::raw::{Reader, Section, Value};
 use crate::config::{
-    AuditConfig, BrowserTimeouts, Config, Emails, Limits, Log, LogFormat, Otlp, Problem, Roots, SignInLimits,
+    AuditConfig, ClientTimeouts, Config, Emails, Limits, Log, LogFormat, Otlp, Problem, Roots, SignInLimits,
     values,
 };
 
@@ -168,7 +168,7 @@ fn workers(value: &Value<'_>) -> Option<usize> {
 }
 
 /// Members' networks are used to nginx's defaults; whoever attacks is used to them, too.
-const DEFAULT_TIMEOUTS: BrowserTimeouts = BrowserTimeouts {
+const DEFAULT_TIMEOUTS: ClientTimeouts = ClientTimeouts {
     handshake: Duration::from_secs(10),
     request_head: Duration::from_secs(30),
     gap: Duration::from_secs(30),
@@ -177,7 +177,7 @@ const DEFAULT_TIMEOUTS: BrowserTimeouts = BrowserTimeouts {
     drain: Duration::from_secs(30),
 };
 
-fn timeouts(mut section: Section<'_>) -> Option<BrowserTimeouts> {
+fn timeouts(mut section: Section<'_>) -> Option<ClientTimeouts> {
     let default = DEFAULT_TIMEOUTS;
     let mut read = |key, default| section.text_or(key, values::duration, default);
     let handshake = read("handshake", default.handshake);
@@ -187,7 +187,7 @@ fn timeouts(mut section: Section<'_>) -> Option<BrowserTimeouts> {
     let age = read("age", default.age);
     let drain = read("drain", default.drain);
     section.finish();
-    Some(BrowserTimeouts {
+    Some(ClientTimeouts {
         handshake: handshake?,
         request_head: request_head?,
         gap: gap?,

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use crate::base::buffers::Buffers;
 use crate::base::deadline::Deadline;
-use crate::base::drain::Watching;
-use crate::base::min_rate::{Limits, Pace};
+use crate::base::drain::DrainWatch;
+use crate::base::min_rate::{Limits, MinRateTimer};
 use crate::codec::head::{self, HeadError, Scanner};
 use crate::codec::transfer::{Receiver, SendError, Sender};
 use crate::edge::client_socket::Socket;
@@ -70,7 +70,7 @@ pub(super) struct Http1Connection<S> {
     /// How slow the client may be.
     pub(super) limits: Limits,
     begun: Instant,
-    pub(super) draining: Watching,
+    pub(super) draining: DrainWatch,
     /// A head that was incomplete when the worker began to drain has got its last deadline.
     hurried: bool,
     /// It has had a request.
@@ -90,7 +90,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Http1Connection<S> {
             deadline: Deadline::after(worker.gateway.timeouts.request_head),
             limits: worker.gateway.limits,
             begun: Instant::now(),
-            draining: Watching::new(worker.drain.clone()),
+            draining: DrainWatch::new(worker.drain.clone()),
             hurried: false,
             used: false,
             own_upstream: None,
@@ -140,7 +140,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Http1Connection<S> {
                 self.receiver.skip(2);
                 self.scanner = Scanner::default();
             }
-            match self.scanner.find_end(self.receiver.head(), head::MOST_REQUEST_BYTES) {
+            match self.scanner.find_end(self.receiver.head(), head::MAX_REQUEST_BYTES) {
                 Ok(Some(length)) => return Poll::Ready(Next::Head(length)),
                 Ok(None) => {}
                 Err(error) => return malformed(error),
@@ -175,7 +175,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Http1Connection<S> {
     /// Writes everything that waits to be sent, as long as the client takes some of it now and then.
     pub(super) async fn flush(&mut self) -> Result<(), SendError> {
         let (sender, io, deadline) = (&mut self.sender, &mut self.io, &mut self.deadline);
-        let (limits, mut pace) = (self.limits, Pace::default());
+        let (limits, mut pace) = (self.limits, MinRateTimer::default());
         poll_fn(|cx| {
             if let Poll::Ready(outcome) = sender.poll_flush(cx, io) {
                 return Poll::Ready(outcome);
@@ -194,7 +194,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Http1Connection<S> {
     /// Sends what has been held back and closes for sending. `false`: the client did not take it.
     pub(super) async fn end(&mut self) -> bool {
         let (io, deadline, limits) = (&mut self.io, &mut self.deadline, self.limits);
-        let (held, mut pace) = (io.held(), Pace::default());
+        let (held, mut pace) = (io.held(), MinRateTimer::default());
         poll_fn(|cx| {
             if let Poll::Ready(ended) = io.poll_end(cx) {
                 return Poll::Ready(ended.is_ok());
@@ -209,7 +209,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Http1Connection<S> {
     /// response.
     pub(super) async fn linger(&mut self) {
         let mut discarded = 0_u64;
-        self.deadline.set(if self.draining.is_on() { LINGER_TIMEOUT_IN_DRAIN } else { LINGER_TIMEOUT });
+        self.deadline.set(if self.draining.is_draining() { LINGER_TIMEOUT_IN_DRAIN } else { LINGER_TIMEOUT });
         let mut shut = false;
         poll_fn(|cx| {
             if !shut {

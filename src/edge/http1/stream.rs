@@ -19,9 +19,9 @@ use crate::edge::http1::connection::{After, Http1Connection};
 use crate::proxy::connection::{Connection as UpstreamConnection, Stream};
 use crate::proxy::error::UploadError;
 use crate::proxy::error::UpstreamError;
-use crate::proxy::exchange::{Exchange, Patience, Turn, Upload};
+use crate::proxy::exchange::{Exchange, RelayTimeouts, Upload, WaitingOn};
 use crate::proxy::headers::{self, HeadChanges, ResponseFraming};
-use crate::proxy::upgrade::{self, End, TunnelError};
+use crate::proxy::websocket_tunnel::{self, End, TunnelError};
 use crate::request::access_log::Access;
 use crate::request::client_stream::{Abort, ClientStream, ReceivedHead, Refusal, RelayError};
 use crate::request::connection::Connection;
@@ -120,7 +120,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Socket + Unpin> Http1Stream<'a, S> {
                 self.length = request.length;
                 self.expects_continue = request.expects_continue;
                 let host = Cow::Borrowed(request.authority.map_or("", |authority| authority.host));
-                (host, Ok(RequestHead::of(request, upgrade::is_wanted(request))))
+                (host, Ok(RequestHead::of(request, websocket_tunnel::is_wanted(request))))
             }
             Err(error) => {
                 (self.keep_alive, self.malformed) = (false, true);
@@ -186,12 +186,16 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Upload for Http1Stream<'_, S> {
         self.http1.receiver.data().is_empty() && !self.http1.receiver.is_over()
     }
 
-    fn moved(&self, turn: Turn) -> u64 {
-        if turn == Turn::Reads { self.http1.sender.sent } else { self.http1.receiver.received }
+    fn moved(&self, waiting_on: WaitingOn) -> u64 {
+        if waiting_on == WaitingOn::ClientRead {
+            self.http1.sender.sent
+        } else {
+            self.http1.receiver.received
+        }
     }
 
-    fn arrived(&self, turn: Turn) -> Option<u64> {
-        if turn == Turn::Reads { self.http1.io.arrived() } else { None }
+    fn arrived(&self, waiting_on: WaitingOn) -> Option<u64> {
+        if waiting_on == WaitingOn::ClientRead { self.http1.io.arrived() } else { None }
     }
 
     fn poll_evicted(&mut self, cx: &mut Context<'_>, is_waited_for: bool) -> Poll<()> {
@@ -269,12 +273,12 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> ClientStream for Http1Stream<'_
 
     async fn send_page(&mut self, page: Response<Bytes>, _: Option<&Failure>, access: &mut Access) {
         let unread = !self.http1.receiver.is_taken();
-        let close = !self.keep_alive || unread || self.http1.draining.is_on();
+        let close = !self.keep_alive || unread || self.http1.draining.is_draining();
         access.answered(page.status());
         let framing = self.framing(Length::Known(0), close, false);
         write_page(self.http1.sender.head(), &page, framing, self.is_head);
         if close && !unread {
-            self.http1.io.hold_back();
+            self.http1.io.cork();
         }
         if self.http1.flush().await.is_err() || (close && !unread && !self.http1.end().await) {
             return self.after = After::Gone;
@@ -321,7 +325,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> ClientStream for Http1Stream<'_
         self.keep_alive &= length != Length::UntilClose
             && request_sent
             && self.http1.receiver.is_taken()
-            && !self.http1.draining.is_on();
+            && !self.http1.draining.is_draining();
         let framing = self.framing(length, !self.keep_alive, false);
         headers::write_response(self.http1.sender.head(), response, framing, changes);
         self.http1.sender.begin_body(length);
@@ -335,7 +339,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> ClientStream for Http1Stream<'_
     fn begin_response_body(&mut self, upstream: &UpstreamConnection) -> Result<(), RelayError> {
         self.is_last = !self.keep_alive && self.http1.receiver.is_taken() && upstream.receiver.is_over();
         if self.is_last {
-            self.http1.io.hold_back();
+            self.http1.io.cork();
         }
         Ok(())
     }
@@ -377,10 +381,10 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> ClientStream for Http1Stream<'_
         headers::write_response(self.http1.sender.head(), response, framing, &HeadChanges::default());
     }
 
-    async fn tunnel(&mut self, exchange: &mut Exchange, timeouts: Patience) -> Result<(), TunnelError> {
+    async fn tunnel(&mut self, exchange: &mut Exchange, timeouts: RelayTimeouts) -> Result<(), TunnelError> {
         let Http1Connection { receiver, sender, io, draining, .. } = &mut *self.http1;
         let client = End { receiver, sender, io };
-        Box::pin(upgrade::tunnel(client, Socket::arrived, exchange, (timeouts, draining))).await
+        Box::pin(websocket_tunnel::tunnel(client, Socket::arrived, exchange, (timeouts, draining))).await
     }
 }
 

@@ -1,6 +1,6 @@
 //! A connection of a browser that speaks HTTP/2: h2 speaks the protocol, each stream is a request.
 //!
-//! The connection itself is kept here: how long it may be without a request, what it may cost (`watch`), and how it ends.
+//! The connection itself is kept here: how long it may be without a request, what it may cost (`flood_guard`), and how it ends.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -16,17 +16,17 @@ use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
-use crate::base::corked_socket::Wire;
+use crate::base::corked_socket::CorkedSocket;
 use crate::base::deadline::Deadline;
-use crate::base::drain::Watching;
-use crate::base::min_rate::{Limits, Pace};
-use crate::codec::head::MOST_REQUEST_BYTES;
-use crate::config::BrowserTimeouts;
-use crate::edge::http2::gather::Gathered;
-use crate::edge::http2::milestones::{Milestones, around_a_record};
+use crate::base::drain::DrainWatch;
+use crate::base::min_rate::{Limits, MinRateTimer};
+use crate::codec::head::MAX_REQUEST_BYTES;
+use crate::config::ClientTimeouts;
+use crate::edge::http2::coalescing_io::CoalescingIo;
+use crate::edge::http2::flood_guard::FloodGuard;
 use crate::edge::http2::request_body::RequestBody;
+use crate::edge::http2::response_progress::{ResponseProgress, around_a_record};
 use crate::edge::http2::stream::Http2Stream;
-use crate::edge::http2::watch::Watch;
 use crate::request::connection::Connection;
 use crate::request::serve::serve as serve_request;
 
@@ -37,9 +37,9 @@ const STREAMS: u32 = 100;
 const WINDOW: u32 = 1024 * 1024;
 const STREAM_WINDOW: u32 = WINDOW / 4;
 /// Of a response, what waits for the socket.
-const MOST_UNSENT: usize = 128 * 1024;
+const MAX_UNSENT: usize = 128 * 1024;
 /// Streams that were reset before they were looked at, and streams reset for the peer's errors, before it is shown the door.
-const MOST_RESET: usize = 64;
+const MAX_RESET: usize = 64;
 /// How often a connection that is used is looked over.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// What a connection without any request has to take note that it is being closed.
@@ -52,12 +52,12 @@ const LINGER_IN_DRAIN: Duration = Duration::from_secs(5);
 /// How often it is asked whether the peer still reads what the system has.
 const STILL_READ: Duration = Duration::from_secs(1);
 
-type Io = Gathered<Box<TlsStream<Wire>>>;
+type Io = CoalescingIo<Box<TlsStream<CorkedSocket>>>;
 
 /// Serves a browser until it leaves or the worker drains.
-pub(crate) async fn serve(stream: Box<TlsStream<Wire>>, connection: Connection) {
+pub(crate) async fn serve(stream: Box<TlsStream<CorkedSocket>>, connection: Connection) {
     let peer = connection.peer;
-    let mut kept = Box::new(Kept::new(stream, connection));
+    let mut kept = Box::new(Http2Connection::new(stream, connection));
     match poll_fn(|cx| kept.poll(cx)).await {
         End::Closed => kept.linger().await,
         End::Failed(error) => debug!(client = %peer, %error, "connection ended"),
@@ -78,21 +78,21 @@ enum Stage {
 }
 
 /// A connection and what is known of it.
-struct Kept {
+struct Http2Connection {
     stage: Stage,
     io: Io,
-    watch: Rc<Watch>,
+    flood_guard: Rc<FloodGuard>,
     connection: Rc<Connection>,
-    timeouts: BrowserTimeouts,
+    timeouts: ClientTimeouts,
     limits: Limits,
-    draining: Watching,
+    draining: DrainWatch,
     deadline: Deadline,
     begun: Instant,
     /// Since when there has been no request; none while there is one.
     idle_since: Option<Instant>,
     used: bool,
     /// How the peer takes what is sent to it.
-    pace: Pace,
+    pace: MinRateTimer,
     ending: Ending,
 }
 
@@ -116,43 +116,43 @@ enum Look {
     GiveUp(&'static str),
 }
 
-impl Kept {
-    fn new(stream: Box<TlsStream<Wire>>, connection: Connection) -> Self {
+impl Http2Connection {
+    fn new(stream: Box<TlsStream<CorkedSocket>>, connection: Connection) -> Self {
         let worker = connection.worker.clone();
-        let watch = Rc::new(Watch::new());
+        let flood_guard = Rc::new(FloodGuard::new());
         let (wire, tls) = stream.get_ref();
-        let milestones = Milestones::new(wire.sent(), around_a_record(tls));
-        let io = Gathered::new(stream, milestones, worker.buffers.clone(), watch.clone());
+        let milestones = ResponseProgress::new(wire.sent(), around_a_record(tls));
+        let io = CoalescingIo::new(stream, milestones, worker.buffers.clone(), flood_guard.clone());
         let greeting = Builder::new()
             .max_concurrent_streams(STREAMS)
-            .max_header_list_size(MOST_REQUEST_BYTES as u32)
+            .max_header_list_size(MAX_REQUEST_BYTES as u32)
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(WINDOW)
-            .max_send_buffer_size(MOST_UNSENT)
-            .max_pending_accept_reset_streams(MOST_RESET)
-            .max_local_error_reset_streams(Some(MOST_RESET))
+            .max_send_buffer_size(MAX_UNSENT)
+            .max_pending_accept_reset_streams(MAX_RESET)
+            .max_local_error_reset_streams(Some(MAX_RESET))
             .handshake(io.clone());
         let now = Instant::now();
         let timeouts = worker.gateway.timeouts;
         Self {
             stage: Stage::Greeting(Box::pin(greeting)),
             io,
-            watch,
+            flood_guard,
             connection: Rc::new(connection),
             timeouts,
             limits: worker.gateway.limits,
-            draining: Watching::new(worker.drain.clone()),
+            draining: DrainWatch::new(worker.drain.clone()),
             deadline: Deadline::after(timeouts.request_head),
             begun: now,
             idle_since: Some(now),
             used: false,
-            pace: Pace::default(),
+            pace: MinRateTimer::default(),
             ending: Ending::No,
         }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        self.watch.is_kept_by(cx.waker());
+        self.flood_guard.set_waker(cx.waker());
         loop {
             let streams = self.poll_streams(cx);
             self.io.send(cx);
@@ -208,8 +208,9 @@ impl Kept {
                     }
                     let (head, body) = request.into_parts();
                     // From now on it counts as being answered.
-                    let body = RequestBody::new(body, self.watch.clone(), self.io.arrivals());
-                    let mut stream = Http2Stream::new(head, body, reply, self.watch.clone(), self.limits.gap);
+                    let body = RequestBody::new(body, self.flood_guard.clone(), self.io.arrivals());
+                    let mut stream =
+                        Http2Stream::new(head, body, reply, self.flood_guard.clone(), self.limits.gap);
                     let connection = self.connection.clone();
                     tokio::task::spawn_local(async move { serve_request(&mut stream, &connection).await });
                 }
@@ -232,14 +233,14 @@ impl Kept {
 
     /// Looks the connection over.
     fn look(&mut self, cx: &mut Context<'_>, now: Instant) -> Look {
-        if self.watch.hang_up.get() {
+        if self.flood_guard.hang_up.get() {
             return Look::HangUp("it costs and brings nothing");
         }
         let mut left = LOOK_EVERY;
         let has_streams = matches!(&self.stage, Stage::Open(connection) if connection.has_streams());
         let (flushed, sent) = self.io.progress();
         // Where no answer is under way any more, what is left of them waits for the peer's windows.
-        if flushed && !(has_streams && self.watch.has_answered()) {
+        if flushed && !(has_streams && self.flood_guard.has_answered()) {
             self.pace.rests(now);
         } else {
             match self.pace.left(sent, || self.io.arrived(), self.limits, now) {
@@ -247,13 +248,13 @@ impl Kept {
                 None => return Look::GiveUp("it does not read"),
             }
         }
-        if self.watch.unfinished_for(now) >= self.timeouts.request_head {
+        if self.flood_guard.unfinished_for(now) >= self.timeouts.request_head {
             return Look::HangUp("the rest of a head does not come");
         }
         // What has not gone out keeps a connection as busy as a request does.
         let draining = if has_streams || !flushed {
             self.idle_since = None;
-            if self.watch.all_wait() {
+            if self.flood_guard.all_wait() {
                 self.draining.poll_waiting_within(cx)
             } else {
                 self.draining.works();
@@ -269,7 +270,7 @@ impl Kept {
             match allowed.checked_sub(now - since) {
                 Some(time) if !time.is_zero() => {
                     // Nothing moves that would have to be looked over, unless a head has begun.
-                    left = if self.watch.is_unfinished() { left.min(time) } else { time };
+                    left = if self.flood_guard.is_unfinished() { left.min(time) } else { time };
                 }
                 Some(_) | None if self.is_being_read(now) => left = STILL_READ,
                 Some(_) | None => return Look::Tell,
@@ -280,7 +281,7 @@ impl Kept {
             return Look::GiveUp("it makes room for another");
         }
         let old = now - self.begun >= self.timeouts.age;
-        if self.ending == Ending::No && (draining || old || self.watch.retire.get()) {
+        if self.ending == Ending::No && (draining || old || self.flood_guard.closing.get()) {
             return Look::Tell;
         }
         Look::Again(left)

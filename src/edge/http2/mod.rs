@@ -1,11 +1,11 @@
 //! HTTP/2: the h2 crate speaks the protocol, each stream is a request.
 
 mod connection;
-mod gather;
-mod milestones;
+mod coalescing_io;
+mod response_progress;
 mod request_body;
 mod request_head;
 mod stream;
-mod watch;
+mod flood_guard;
 
 pub(crate) use connection::serve;

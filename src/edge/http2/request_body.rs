@@ -9,11 +9,11 @@ use bytes::{Buf, Bytes};
 use h2::RecvStream;
 
 use crate::codec::transfer::Sender;
-use crate::edge::http2::gather::Arrivals;
-use crate::edge::http2::watch::Watch;
+use crate::edge::http2::coalescing_io::Arrivals;
+use crate::edge::http2::flood_guard::FloodGuard;
 use crate::proxy::connection::Stream;
 use crate::proxy::error::UploadError;
-use crate::proxy::exchange::Turn;
+use crate::proxy::exchange::WaitingOn;
 use crate::request::error_page::Failure;
 
 /// The body of a request, from a stream of HTTP/2.
@@ -27,22 +27,22 @@ pub(super) struct RequestBody {
     received: u64,
     /// Bytes that have been handed over to be sent to the browser.
     pub(super) handed_over: u64,
-    watch: Rc<Watch>,
+    flood_guard: Rc<FloodGuard>,
     arrivals: Arrivals,
     waits: bool,
 }
 
 impl RequestBody {
-    pub(super) fn new(body: RecvStream, watch: Rc<Watch>, arrivals: Arrivals) -> Self {
+    pub(super) fn new(body: RecvStream, flood_guard: Rc<FloodGuard>, arrivals: Arrivals) -> Self {
         let body = (!body.is_end_stream()).then_some(body);
-        watch.begin();
+        flood_guard.begin();
         Self {
             body,
             frame: Bytes::new(),
             left: None,
             received: 0,
             handed_over: 0,
-            watch,
+            flood_guard,
             arrivals,
             waits: false,
         }
@@ -57,7 +57,7 @@ impl RequestBody {
     pub(super) fn set_waits(&mut self, waits: bool) {
         if waits != self.waits {
             self.waits = waits;
-            self.watch.waits(waits);
+            self.flood_guard.waits(waits);
         }
     }
 
@@ -145,19 +145,23 @@ impl RequestBody {
         self.frame.is_empty() && self.body.is_some()
     }
 
-    pub(super) fn moved(&self, turn: Turn) -> u64 {
-        if turn == Turn::Reads { self.handed_over } else { self.received }
+    pub(super) fn moved(&self, waiting_on: WaitingOn) -> u64 {
+        if waiting_on == WaitingOn::ClientRead { self.handed_over } else { self.received }
     }
 
     /// A stream is not slower than its connection: what arrives of any of them counts.
-    pub(super) fn arrived(&self, turn: Turn) -> Option<u64> {
-        if turn == Turn::Reads { self.arrivals.arrived() } else { Some(self.watch.data_received.get()) }
+    pub(super) fn arrived(&self, waiting_on: WaitingOn) -> Option<u64> {
+        if waiting_on == WaitingOn::ClientRead {
+            self.arrivals.arrived()
+        } else {
+            Some(self.flood_guard.data_received.get())
+        }
     }
 }
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
         self.set_waits(false);
-        self.watch.end();
+        self.flood_guard.end();
     }
 }

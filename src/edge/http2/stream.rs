@@ -17,21 +17,21 @@ use tokio::time::Instant;
 use crate::base::clock;
 use crate::codec::Length;
 use crate::codec::fields::Fate;
-use crate::codec::head::{self, HeadError, MOST_FIELDS};
+use crate::codec::head::{self, HeadError, MAX_FIELDS};
 use crate::codec::transfer::Sender;
+use crate::edge::http2::flood_guard::FloodGuard;
 use crate::edge::http2::request_body::RequestBody;
 use crate::edge::http2::request_head;
-use crate::edge::http2::watch::Watch;
 use crate::proxy::connection::{Connection as UpstreamConnection, Stream};
 use crate::proxy::error::UploadError;
 use crate::proxy::error::UpstreamError;
-use crate::proxy::exchange::{Turn, Upload};
+use crate::proxy::exchange::{Upload, WaitingOn};
 use crate::proxy::headers::{self, HeadChanges};
 use crate::request::access_log::Access;
 use crate::request::client_stream::{Abort, ClientStream, ReceivedHead, Refusal, RelayError};
 use crate::request::error_page::Failure;
 
-/// What an error page costs the connection (`watch`).
+/// What an error page costs the connection (`flood_guard`).
 const ERROR_PAGE_COST: u32 = 20;
 /// How long a client whose upload has stalled has to read the error page.
 const STALLED_UPLOAD_PAGE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -42,7 +42,7 @@ pub(super) struct Http2Stream {
     head: Option<Box<Parts>>,
     body: RequestBody,
     reply: SendResponse<Bytes>,
-    watch: Rc<Watch>,
+    flood_guard: Rc<FloodGuard>,
     /// How long the client may let a page wait.
     page_timeout: Duration,
     is_head: bool,
@@ -63,7 +63,7 @@ impl Http2Stream {
         head: Parts,
         body: RequestBody,
         reply: SendResponse<Bytes>,
-        watch: Rc<Watch>,
+        flood_guard: Rc<FloodGuard>,
         page_timeout: Duration,
     ) -> Self {
         Self {
@@ -71,7 +71,7 @@ impl Http2Stream {
             head: Some(Box::new(head)),
             body,
             reply,
-            watch,
+            flood_guard,
             page_timeout,
             expects_continue: false,
             response: None,
@@ -138,12 +138,12 @@ impl Upload for Http2Stream {
         self.body.wants_data()
     }
 
-    fn moved(&self, turn: Turn) -> u64 {
-        self.body.moved(turn)
+    fn moved(&self, waiting_on: WaitingOn) -> u64 {
+        self.body.moved(waiting_on)
     }
 
-    fn arrived(&self, turn: Turn) -> Option<u64> {
-        self.body.arrived(turn)
+    fn arrived(&self, waiting_on: WaitingOn) -> Option<u64> {
+        self.body.arrived(waiting_on)
     }
 
     /// Connections make room as a whole.
@@ -160,7 +160,7 @@ impl ClientStream for Http2Stream {
         let Some(mut head) = self.head.take() else {
             return read(ReceivedHead::unreadable(Failure::Internal));
         };
-        let too_many = head.headers.len() > MOST_FIELDS;
+        let too_many = head.headers.len() > MAX_FIELDS;
         headers::join_cookie_crumbs(&mut head.headers);
         let authority = request_head::authority(&head);
         let request = if too_many {
@@ -203,8 +203,8 @@ impl ClientStream for Http2Stream {
         let stalled = matches!(failure, Some(Failure::UploadStalled));
         if failure.is_some() {
             // A request that fails does not pay for what it costs.
-            self.watch.spend(ERROR_PAGE_COST);
-            self.watch.retire.set(self.watch.retire.get() || stalled);
+            self.flood_guard.charge(ERROR_PAGE_COST);
+            self.flood_guard.closing.set(self.flood_guard.closing.get() || stalled);
         }
         let timeout = if stalled { STALLED_UPLOAD_PAGE_TIMEOUT } else { self.page_timeout };
         let status = page.status();
@@ -230,7 +230,7 @@ impl ClientStream for Http2Stream {
                 // The client has not opened its window for longer than reading a page takes.
                 Err(_) => {
                     body.send_reset(Reason::CANCEL);
-                    return self.watch.retire.set(true);
+                    return self.flood_guard.closing.set(true);
                 }
             }
         }
@@ -334,7 +334,7 @@ impl ClientStream for Http2Stream {
     }
 
     async fn end_response(&mut self) -> Result<(), RelayError> {
-        self.watch.answered();
+        self.flood_guard.answered();
         Ok(())
     }
 
@@ -350,7 +350,7 @@ impl ClientStream for Http2Stream {
             None => self.reply.send_reset(code),
         }
         if reason == Abort::ClientStalled {
-            self.watch.retire.set(true);
+            self.flood_guard.closing.set(true);
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use tokio::runtime::Handle;
 
 use crate::base::clock;
-use crate::base::request_id::Incident;
+use crate::base::request_id::RequestId;
 use crate::base::trace_context;
 use crate::base::trace_context::Context;
 use crate::config::Otlp;
@@ -70,7 +70,7 @@ impl Spans {
         &self,
         traceparent: Option<&[u8]>,
         is_vouched_for: bool,
-        incident: Incident,
+        incident: RequestId,
     ) -> Option<Box<Begun>> {
         let by_chance = || Context::of(incident).is_among(self.percent);
         let context = match traceparent.and_then(trace_context::parent) {

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use http::header::{COOKIE, HeaderMap, HeaderValue};
 
 use crate::base::clock;
-use crate::base::request_id::Incident;
+use crate::base::request_id::RequestId;
 use crate::base::trace_context;
 use crate::codec::fields::{Fate, decimal};
 use crate::codec::request_head::{HeaderFields, RequestHead};
@@ -25,21 +25,21 @@ pub(crate) struct Forwarding<'a> {
     pub(crate) chain: &'a str,
     /// `X-Forwarded-Host`: whom the request was for, as written.
     pub(crate) host: &'a str,
-    pub(crate) incident: Incident,
+    pub(crate) incident: RequestId,
     /// `Max-Forwards` as it came, where it counts.
     pub(crate) max_forwards: Option<u64>,
-    pub(crate) trace: Trace,
+    pub(crate) trace: Traceparent,
 }
 
 /// What becomes of the `traceparent` of a request.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Trace {
+pub(crate) enum Traceparent {
     /// What it has, if anything.
-    Kept,
+    Keep,
     /// It is given one, having none.
-    Made,
+    Create,
     /// The gateway has a part in the trace, of which what follows is a part.
-    Within(trace_context::Context),
+    Continue(trace_context::Context),
 }
 
 impl Forwarding<'_> {
@@ -47,9 +47,9 @@ impl Forwarding<'_> {
     pub(crate) fn replaces(&self, name: &str) -> bool {
         (self.max_forwards.is_some() && name.eq_ignore_ascii_case("max-forwards"))
             || match self.trace {
-                Trace::Kept | Trace::Made => false,
+                Traceparent::Keep | Traceparent::Create => false,
                 // What belongs to a traceparent that was none goes with it.
-                Trace::Within(context) => {
+                Traceparent::Continue(context) => {
                     name.eq_ignore_ascii_case("traceparent")
                         || (context.parent_id.is_none() && name.eq_ignore_ascii_case("tracestate"))
                 }
@@ -72,9 +72,9 @@ impl Forwarding<'_> {
             out.extend_from_slice(format!("Max-Forwards: {}\r\n", hops.saturating_sub(1)).as_bytes());
         }
         match self.trace {
-            Trace::Kept => {}
-            Trace::Made => trace_context::write(self.incident, out),
-            Trace::Within(context) => context.write(out),
+            Traceparent::Keep => {}
+            Traceparent::Create => trace_context::write(self.incident, out),
+            Traceparent::Continue(context) => context.write(out),
         }
     }
 }
@@ -413,9 +413,9 @@ mod tests {
         let forwarding = Forwarding {
             chain: "192.0.2.1",
             host: "h",
-            incident: Incident::new(1, 2),
+            incident: RequestId::new(1, 2),
             max_forwards: None,
-            trace: Trace::Kept,
+            trace: Traceparent::Keep,
         };
         write_request(&mut out, &RequestHead::of(&request, false), None, &Rules::default(), &forwarding);
         assert_eq!(

@@ -101,7 +101,7 @@ impl Frames {
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct FloodGuard {
     received: RefCell<Frames>,
     sent: RefCell<Frames>,
     patience: Cell<u32>,
@@ -121,10 +121,10 @@ pub(crate) struct Watch {
     pub(crate) hang_up: Cell<bool>,
     /// One of its requests has stood still for too long: the connection ends once the others have been answered. A browser that
     /// meant no harm opens another.
-    pub(crate) retire: Cell<bool>,
+    pub(crate) closing: Cell<bool>,
 }
 
-impl Watch {
+impl FloodGuard {
     pub(crate) fn new() -> Self {
         Self {
             received: RefCell::new(Frames::new(PREFACE, &[kind::DATA])),
@@ -138,14 +138,14 @@ impl Watch {
             waiting: Cell::new(0),
             keeper: RefCell::new(Waker::noop().clone()),
             hang_up: Cell::new(false),
-            retire: Cell::new(false),
+            closing: Cell::new(false),
         }
     }
 
     /// Bytes have come.
     pub(crate) fn received(&self, bytes: &[u8]) {
         let mut frames = self.received.borrow_mut();
-        frames.look(bytes, |frame| self.price(frame));
+        frames.look(bytes, |frame| self.cost(frame));
         self.data_received.set(frames.bytes);
         // A header block that is not whole waits for the rest, and nothing else can come meanwhile.
         let within = self.in_headers.get() || frames.is_within_head();
@@ -165,7 +165,7 @@ impl Watch {
                 self.restore(2);
             }
             // An error of the peer's, or of ours.
-            kind::RST_STREAM => self.spend(40),
+            kind::RST_STREAM => self.charge(40),
             _ => {}
         });
         frames.bytes
@@ -190,7 +190,7 @@ impl Watch {
         }
     }
 
-    pub(crate) fn is_kept_by(&self, keeper: &Waker) {
+    pub(crate) fn set_waker(&self, keeper: &Waker) {
         self.keeper.borrow_mut().clone_from(keeper);
     }
 
@@ -204,12 +204,12 @@ impl Watch {
         self.answering.get() == self.waiting.get()
     }
 
-    fn price(&self, frame: Frame) {
+    fn cost(&self, frame: Frame) {
         match frame.kind {
             // Of a request, which has given more; there is no end of ends on streams that are gone.
-            kind::DATA if frame.has(END_STREAM) => self.spend(if frame.length == 0 { 5 } else { 0 }),
-            kind::DATA if frame.length == 0 => self.spend(100),
-            kind::DATA if frame.length < SMALL => self.spend(1),
+            kind::DATA if frame.has(END_STREAM) => self.charge(if frame.length == 0 { 5 } else { 0 }),
+            kind::DATA if frame.length == 0 => self.charge(100),
+            kind::DATA if frame.length < SMALL => self.charge(1),
             kind::DATA => self.restore(1),
             kind::HEADERS => {
                 self.head(frame);
@@ -218,14 +218,14 @@ impl Watch {
             }
             kind::CONTINUATION => {
                 self.head(frame);
-                self.spend(if frame.length < SMALL { 200 } else { 20 });
+                self.charge(if frame.length < SMALL { 200 } else { 20 });
             }
-            kind::PRIORITY | kind::WINDOW_UPDATE => self.spend(1),
+            kind::PRIORITY | kind::WINDOW_UPDATE => self.charge(1),
             // Requests that were given up after we had begun with them.
-            kind::RST_STREAM => self.spend(40),
-            kind::SETTINGS => self.spend(200),
-            kind::PING => self.spend(50),
-            _ => self.spend(20),
+            kind::RST_STREAM => self.charge(40),
+            kind::SETTINGS => self.charge(200),
+            kind::PING => self.charge(50),
+            _ => self.charge(20),
         }
     }
 
@@ -242,7 +242,7 @@ impl Watch {
         self.restore(30);
     }
 
-    pub(crate) fn spend(&self, points: u32) {
+    pub(crate) fn charge(&self, points: u32) {
         if self.patience.get() < points {
             // Only now is it asked what time has given back.
             let now = Instant::now();
@@ -282,11 +282,11 @@ mod tests {
         bytes
     }
 
-    /// A watch behind the preface.
-    fn watch() -> Watch {
-        let watch = Watch::new();
-        watch.received(&[0; PREFACE]);
-        watch
+    /// A flood_guard behind the preface.
+    fn flood_guard() -> FloodGuard {
+        let flood_guard = FloodGuard::new();
+        flood_guard.received(&[0; PREFACE]);
+        flood_guard
     }
 
     #[test]
@@ -320,10 +320,10 @@ mod tests {
             ("WINDOW_UPDATE", frame(kind::WINDOW_UPDATE, 0, 4)),
             ("unknown", frame(0xbe, 0, 3)),
         ] {
-            let watch = watch();
+            let flood_guard = flood_guard();
             let count = (0..20_000).find(|_| {
-                watch.received(&bytes);
-                watch.hang_up.get()
+                flood_guard.received(&bytes);
+                flood_guard.hang_up.get()
             });
             assert!(count.is_some_and(|count| (40..10_500).contains(&count)), "{name}: {count:?}");
         }
@@ -331,68 +331,68 @@ mod tests {
 
     #[test]
     fn requests_that_are_reset_run_out_of_patience() {
-        let watch = watch();
+        let flood_guard = flood_guard();
         let both =
             [frame(kind::HEADERS, END_HEADERS | END_STREAM, 30), frame(kind::RST_STREAM, 0, 4)].concat();
         let count = (0..20_000).find(|_| {
-            watch.received(&both);
-            watch.hang_up.get()
+            flood_guard.received(&both);
+            flood_guard.hang_up.get()
         });
         assert!(count.is_some_and(|count| (300..400).contains(&count)), "{count:?}");
         // The same when it is made to be us who resets.
-        let watch = self::watch();
+        let flood_guard = self::flood_guard();
         let count = (0..20_000).find(|_| {
-            watch.received(&frame(kind::HEADERS, END_HEADERS | END_STREAM, 30));
-            watch.received(&frame(kind::WINDOW_UPDATE, 0, 4));
-            watch.sent(&frame(kind::RST_STREAM, 0, 4));
-            watch.hang_up.get()
+            flood_guard.received(&frame(kind::HEADERS, END_HEADERS | END_STREAM, 30));
+            flood_guard.received(&frame(kind::WINDOW_UPDATE, 0, 4));
+            flood_guard.sent(&frame(kind::RST_STREAM, 0, 4));
+            flood_guard.hang_up.get()
         });
         assert!(count.is_some_and(|count| (250..400).contains(&count)), "{count:?}");
     }
 
     #[test]
     fn whoever_uses_a_connection_is_never_hung_up_on() {
-        let watch = watch();
+        let flood_guard = flood_guard();
         for _ in 0..10_000 {
-            watch.received(&frame(kind::HEADERS, END_HEADERS, 100));
-            watch.received(&frame(kind::DATA, 0, 1000));
-            watch.received(&frame(kind::DATA, END_STREAM, 10));
-            watch.sent(&frame(kind::HEADERS, END_HEADERS, 100));
+            flood_guard.received(&frame(kind::HEADERS, END_HEADERS, 100));
+            flood_guard.received(&frame(kind::DATA, 0, 1000));
+            flood_guard.received(&frame(kind::DATA, END_STREAM, 10));
+            flood_guard.sent(&frame(kind::HEADERS, END_HEADERS, 100));
             for _ in 0..3 {
-                watch.sent(&frame(kind::DATA, 0, 20));
-                watch.received(&frame(kind::WINDOW_UPDATE, 0, 4));
-                watch.received(&frame(kind::WINDOW_UPDATE, 0, 4));
+                flood_guard.sent(&frame(kind::DATA, 0, 20));
+                flood_guard.received(&frame(kind::WINDOW_UPDATE, 0, 4));
+                flood_guard.received(&frame(kind::WINDOW_UPDATE, 0, 4));
             }
-            watch.sent(&frame(kind::DATA, END_STREAM, 0));
-            watch.answered();
+            flood_guard.sent(&frame(kind::DATA, END_STREAM, 0));
+            flood_guard.answered();
         }
         // A page with two hundred pictures that is left before any has come.
         for _ in 0..200 {
-            watch.received(&frame(kind::HEADERS, END_HEADERS | END_STREAM, 100));
-            watch.received(&frame(kind::RST_STREAM, 0, 4));
+            flood_guard.received(&frame(kind::HEADERS, END_HEADERS | END_STREAM, 100));
+            flood_guard.received(&frame(kind::RST_STREAM, 0, 4));
         }
-        assert!(!watch.hang_up.get());
+        assert!(!flood_guard.hang_up.get());
     }
 
     #[tokio::test(start_paused = true)]
     async fn time_gives_patience_back() {
-        let watch = watch();
+        let flood_guard = flood_guard();
         for _ in 0..3_000 {
-            watch.received(&frame(kind::PING, 0, 8));
+            flood_guard.received(&frame(kind::PING, 0, 8));
             tokio::time::advance(Duration::from_millis(600)).await;
         }
-        assert!(!watch.hang_up.get());
+        assert!(!flood_guard.hang_up.get());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_header_block_under_way_is_known() {
-        let watch = watch();
+        let flood_guard = flood_guard();
         let later = || Instant::now() + Duration::from_secs(5);
-        watch.received(&frame(kind::HEADERS, 0, 10));
-        assert_eq!(watch.unfinished_for(later()).as_secs(), 5);
-        watch.received(&frame(kind::CONTINUATION, END_HEADERS, 10));
-        assert_eq!(watch.unfinished_for(later()).as_secs(), 0);
-        watch.received(&[0, 0]);
-        assert_eq!(watch.unfinished_for(later()).as_secs(), 5, "a frame header that does not come");
+        flood_guard.received(&frame(kind::HEADERS, 0, 10));
+        assert_eq!(flood_guard.unfinished_for(later()).as_secs(), 5);
+        flood_guard.received(&frame(kind::CONTINUATION, END_HEADERS, 10));
+        assert_eq!(flood_guard.unfinished_for(later()).as_secs(), 0);
+        flood_guard.received(&[0, 0]);
+        assert_eq!(flood_guard.unfinished_for(later()).as_secs(), 5, "a frame header that does not come");
     }
 }

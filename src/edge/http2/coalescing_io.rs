@@ -12,9 +12,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
 use crate::base::buffers::Buffers;
-use crate::base::corked_socket::Wire;
-use crate::edge::http2::milestones::Milestones;
-use crate::edge::http2::watch::Watch;
+use crate::base::corked_socket::CorkedSocket;
+use crate::edge::http2::flood_guard::FloodGuard;
+use crate::edge::http2::response_progress::ResponseProgress;
 
 /// This much goes out without waiting for more: four records of TLS.
 const ENOUGH: usize = 64 * 1024;
@@ -28,22 +28,27 @@ struct Inner<S> {
     flushed: bool,
     /// Bytes that have gone out, all in all.
     sent: u64,
-    milestones: Milestones,
-    watch: Rc<Watch>,
+    milestones: ResponseProgress,
+    flood_guard: Rc<FloodGuard>,
     buffers: Rc<Buffers>,
 }
 
 /// A connection whose writes are gathered; the copies of it are one and the same connection.
-pub(crate) struct Gathered<S>(Rc<RefCell<Inner<S>>>);
+pub(crate) struct CoalescingIo<S>(Rc<RefCell<Inner<S>>>);
 
-impl<S> Clone for Gathered<S> {
+impl<S> Clone for CoalescingIo<S> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
-    pub(crate) fn new(io: S, milestones: Milestones, buffers: Rc<Buffers>, watch: Rc<Watch>) -> Self {
+impl<S: AsyncRead + AsyncWrite + Unpin> CoalescingIo<S> {
+    pub(crate) fn new(
+        io: S,
+        milestones: ResponseProgress,
+        buffers: Rc<Buffers>,
+        flood_guard: Rc<FloodGuard>,
+    ) -> Self {
         let written = BytesMut::new();
         Self(Rc::new(RefCell::new(Inner {
             io,
@@ -52,7 +57,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
             flushed: true,
             sent: 0,
             milestones,
-            watch,
+            flood_guard,
             buffers,
         })))
     }
@@ -80,9 +85,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
 }
 
 /// What reaches the peer, as long as there is a connection.
-pub(crate) struct Arrivals(Weak<RefCell<Inner<Box<TlsStream<Wire>>>>>);
+pub(crate) struct Arrivals(Weak<RefCell<Inner<Box<TlsStream<CorkedSocket>>>>>);
 
-impl Gathered<Box<TlsStream<Wire>>> {
+impl CoalescingIo<Box<TlsStream<CorkedSocket>>> {
     /// Bytes of answers that the peer's machine has acknowledged, all in all; none when that is not known. What frames and TLS add
     /// does not count: whoever opens its windows byte by byte has a lot of that sent.
     pub(crate) fn arrived(&self) -> Option<u64> {
@@ -109,7 +114,7 @@ impl Gathered<Box<TlsStream<Wire>>> {
 
 impl Arrivals {
     pub(crate) fn arrived(&self) -> Option<u64> {
-        Gathered(self.0.upgrade()?).arrived()
+        CoalescingIo(self.0.upgrade()?).arrived()
     }
 }
 
@@ -121,7 +126,7 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            let answers = self.watch.sent(&self.written[..count]);
+            let answers = self.flood_guard.sent(&self.written[..count]);
             self.milestones.taken(count, answers);
             self.written.advance(count);
             self.sent += count as u64;
@@ -152,7 +157,7 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Gathered<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for CoalescingIo<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -161,12 +166,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathered<S> {
         let inner = &mut *self.0.borrow_mut();
         let before = buffer.filled().len();
         ready!(Pin::new(&mut inner.io).poll_read(cx, buffer))?;
-        inner.watch.received(&buffer.filled()[before..]);
+        inner.flood_guard.received(&buffer.filled()[before..]);
         Poll::Ready(Ok(()))
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for CoalescingIo<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.0.borrow_mut().poll_take(cx, &[IoSlice::new(bytes)])
     }

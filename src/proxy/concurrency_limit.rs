@@ -24,7 +24,7 @@ const REMEMBERED: u32 = 10;
 
 /// The places of one site, shared by all workers.
 #[derive(Debug)]
-pub(crate) struct Places {
+pub(crate) struct ConcurrencyLimit {
     free: Semaphore,
     limits: UpstreamLimits,
     queue: Mutex<Queue>,
@@ -46,7 +46,7 @@ struct Queue {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Busy;
 
-impl Places {
+impl ConcurrencyLimit {
     pub(crate) fn new(limits: UpstreamLimits) -> Self {
         let queue = Queue { waiting: 0, served: 0, served_before: 0, since: Instant::now(), sent_away: None };
         Self { free: Semaphore::new(limits.requests), limits, queue: Mutex::new(queue) }
@@ -101,10 +101,10 @@ impl Queue {
 }
 
 /// Counts somebody who waits.
-struct Waiting<'a>(&'a Places);
+struct Waiting<'a>(&'a ConcurrencyLimit);
 
 impl<'a> Waiting<'a> {
-    fn begin(places: &'a Places) -> Result<Self, Busy> {
+    fn begin(places: &'a ConcurrencyLimit) -> Result<Self, Busy> {
         places.with_queue(|queue| {
             if queue.waiting >= queue.most(places.limits, Instant::now()) {
                 return Err(Busy);
@@ -123,8 +123,8 @@ impl Drop for Waiting<'_> {
 
 /// The places that the requests of one worker hold.
 #[derive(Debug)]
-pub(super) struct Held {
-    places: Arc<Places>,
+pub(super) struct HeldPermits {
+    places: Arc<ConcurrencyLimit>,
     since: RefCell<Vec<Option<Instant>>>,
     /// Of the entries of `since`, those that nobody uses.
     free: RefCell<Vec<usize>>,
@@ -133,12 +133,12 @@ pub(super) struct Held {
 /// A place, until it is dropped, or held for too long.
 #[derive(Debug)]
 pub(super) struct Place {
-    held: Rc<Held>,
+    held: Rc<HeldPermits>,
     index: usize,
 }
 
-impl Held {
-    pub(super) fn new(places: Arc<Places>) -> Rc<Self> {
+impl HeldPermits {
+    pub(super) fn new(places: Arc<ConcurrencyLimit>) -> Rc<Self> {
         Rc::new(Self { places, since: RefCell::default(), free: RefCell::default() })
     }
 
@@ -171,9 +171,9 @@ impl Held {
 
 /// Where a request waits for its place before the last of it goes to iMIS.
 #[derive(Default)]
-pub(super) enum Gate {
+pub(super) enum PermitWait {
     /// There has been no need for a place yet.
-    Before(Rc<Held>),
+    Before(Rc<HeldPermits>),
     Asking(Pin<Box<dyn Future<Output = Result<Place, Busy>>>>),
     /// Until the answer comes.
     Within(#[expect(dead_code, reason = "held until it is dropped")] Place),
@@ -184,8 +184,8 @@ pub(super) enum Gate {
     Past,
 }
 
-impl Gate {
-    pub(super) fn new(held: &Rc<Held>) -> Self {
+impl PermitWait {
+    pub(super) fn new(held: &Rc<HeldPermits>) -> Self {
         Self::Before(held.clone())
     }
 
@@ -210,12 +210,12 @@ impl Gate {
     }
 
     /// The same at once, for a request that is whole.
-    pub(super) async fn passed(held: &Rc<Held>) -> Result<Self, Busy> {
+    pub(super) async fn passed(held: &Rc<HeldPermits>) -> Result<Self, Busy> {
         Ok(Self::Within(held.clone().take().await?))
     }
 }
 
-impl fmt::Debug for Gate {
+impl fmt::Debug for PermitWait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Before(_) => "before",
@@ -241,8 +241,11 @@ mod tests {
     use super::*;
     use futures_util::future::join_all;
 
-    fn held(requests: usize) -> Rc<Held> {
-        Held::new(Arc::new(Places::new(UpstreamLimits { requests, wait: Duration::from_secs(1) })))
+    fn held(requests: usize) -> Rc<HeldPermits> {
+        HeldPermits::new(Arc::new(ConcurrencyLimit::new(UpstreamLimits {
+            requests,
+            wait: Duration::from_secs(1),
+        })))
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,15 +8,15 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use crate::base::drain::Watching;
-use crate::base::min_rate::Pace;
+use crate::base::drain::DrainWatch;
+use crate::base::min_rate::MinRateTimer;
 use crate::codec::head::{Request, Response};
 use crate::codec::transfer;
 use crate::codec::transfer::{PipeError, Receiver, Sender};
 use crate::codec::{Length, Version};
-use crate::proxy::exchange::{Exchange, Patience};
-use crate::proxy::websocket;
-use crate::proxy::websocket::Frames;
+use crate::proxy::exchange::{Exchange, RelayTimeouts};
+use crate::proxy::websocket_frames;
+use crate::proxy::websocket_frames::Frames;
 
 /// Whether a request asks for a WebSocket (RFC 6455 section 4.1): GET, HTTP/1.1, both headers, no body.
 pub(crate) fn is_wanted(request: &Request<'_, '_>) -> bool {
@@ -68,7 +68,7 @@ pub(crate) async fn tunnel<S: AsyncRead + AsyncWrite + Unpin>(
     browser: End<'_, S>,
     arrived: impl Fn(&S) -> Option<u64>,
     exchange: &mut Exchange,
-    (patience, draining): (Patience, &mut Watching),
+    (timeouts, draining): (RelayTimeouts, &mut DrainWatch),
 ) -> Result<(), TunnelError> {
     let upstream = &mut *exchange.connection;
     // Until its connection ends, everything is data.
@@ -78,10 +78,10 @@ pub(crate) async fn tunnel<S: AsyncRead + AsyncWrite + Unpin>(
         .map_err(|error| TunnelError::Up(PipeError::Receive(error.into())))?;
     upstream.sender.begin_body(Length::UntilClose);
     browser.sender.begin_body(Length::UntilClose);
-    let mut up = Way::new(websocket::close_to_server, true);
-    let mut down = Way::new(websocket::close_to_browser, false);
-    let (mut seen, mut pace, mut closing) = (0, Pace::default(), false);
-    upstream.deadline.set(patience.upstream);
+    let mut up = Way::new(websocket_frames::close_to_server, true);
+    let mut down = Way::new(websocket_frames::close_to_browser, false);
+    let (mut seen, mut pace, mut closing) = (0, MinRateTimer::default(), false);
+    upstream.deadline.set(timeouts.upstream);
     poll_fn(|cx| {
         if !closing && draining.poll(cx) && draining.is_closing() {
             closing = true;
@@ -111,7 +111,7 @@ pub(crate) async fn tunnel<S: AsyncRead + AsyncWrite + Unpin>(
         if !upstream.receiver.data().is_empty() || !browser.sender.is_empty() {
             let io = &*browser.io;
             return pace
-                .poll(cx, &mut upstream.deadline, browser.sender.sent, || arrived(io), patience.browser)
+                .poll(cx, &mut upstream.deadline, browser.sender.sent, || arrived(io), timeouts.browser)
                 .map(|()| Err(TunnelError::Unread));
         }
         pace.rests(Instant::now());
@@ -121,7 +121,7 @@ pub(crate) async fn tunnel<S: AsyncRead + AsyncWrite + Unpin>(
             + upstream.sender.sent;
         if moved != seen {
             seen = moved;
-            upstream.deadline.set(patience.upstream);
+            upstream.deadline.set(timeouts.upstream);
         }
         upstream.deadline.poll(cx).map(|()| Err(TunnelError::Silent))
     })

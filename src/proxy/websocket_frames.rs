@@ -10,12 +10,12 @@ const MASKED: u8 = 0x80;
 const OPCODE: u8 = 0x0f;
 const OPCODE_CLOSE: u8 = 0x08;
 /// Two bytes, eight of a long length, four of a mask.
-const MOST_HEAD: usize = 14;
+const MAX_HEAD: usize = 14;
 
 /// Follows one direction.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Frames {
-    head: [u8; MOST_HEAD],
+    head: [u8; MAX_HEAD],
     /// Of the head of the next frame, so many bytes have been seen.
     seen: usize,
     /// Bytes of the frame's payload that are still to come.

@@ -35,7 +35,7 @@ struct Milestone {
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Milestones {
+pub(crate) struct ResponseProgress {
     all: VecDeque<Milestone>,
     /// The end of all that TLS has taken.
     end: Milestone,
@@ -43,7 +43,7 @@ pub(crate) struct Milestones {
     around: u64,
 }
 
-impl Milestones {
+impl ResponseProgress {
     /// From here on, as seen on the wire.
     pub(crate) fn new(wire: u64, around: u64) -> Self {
         Self { all: VecDeque::new(), end: Milestone { wire, answers: 0 }, around }
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn what_arrives_is_told_without_what_is_around_it() {
-        let mut milestones = Milestones::new(3_000, 22);
+        let mut milestones = ResponseProgress::new(3_000, 22);
         assert_eq!(milestones.arrived(3_000), 0);
         // A hundred frames of 1,000 bytes, all in TLS and none of it on the wire.
         milestones.taken(100_900, 100_000);
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn what_arrives_never_grows_less_while_it_goes_out() {
-        let (mut milestones, mut before, mut acknowledged) = (Milestones::new(0, 22), 0, 0);
+        let (mut milestones, mut before, mut acknowledged) = (ResponseProgress::new(0, 22), 0, 0);
         for round in 1..10_000_u64 {
             milestones.taken(60_000, round * 59_000);
             acknowledged = (acknowledged + round % 7 * 20_000).min(milestones.end.wire);
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn what_is_known_counts_more_than_what_is_reckoned() {
         for out in [90_000, 101_000, 110_000] {
-            let mut milestones = Milestones::new(0, 22);
+            let mut milestones = ResponseProgress::new(0, 22);
             milestones.taken(50_000, 50_000);
             milestones.taken(50_000, 100_000);
             milestones.is_out(out);
