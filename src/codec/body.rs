@@ -1,35 +1,8 @@
 //! The body of a message: how long it is, and its data without the framing (RFC 9112 section 6).
 
+use crate::codec::body_piece::{BodyError, Piece};
 use crate::codec::chunked::Chunked;
-
-/// How the end of a body is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Length {
-    /// Bytes; 0 for no body.
-    Known(u64),
-    Chunked,
-    /// Responses only: the end of the connection is the end of the body.
-    UntilClose,
-}
-
-/// Why a body cannot be read on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum BodyError {
-    #[error("malformed chunks")]
-    Chunks,
-    #[error("the connection ended within the body")]
-    Truncated,
-}
-
-/// What some bytes held of a body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Piece {
-    /// The data stands in `start..end` of the bytes.
-    pub(crate) start: usize,
-    pub(crate) end: usize,
-    /// Bytes that belong to the body, from the first one on.
-    pub(crate) taken: usize,
-}
+use crate::codec::length::Length;
 
 /// Where in a body we are.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! The chunked transfer coding (RFC 9112 section 7.1), read strictly: one spelling of every size, CR LF at every end,
 //! extensions and trailers looked at, dropped, and bounded in all.
 
-use crate::codec::body::{BodyError, Piece};
+use crate::codec::body_piece::{BodyError, Piece};
 
 /// Extensions and trailers of one body, together, in bytes.
 const MAX_ASIDE: u32 = 16 * 1024;

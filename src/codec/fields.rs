@@ -1,8 +1,8 @@
 //! The field lines of a head: which go on as the bytes they were.
 
-use crate::codec::Version;
-use crate::codec::body::Length;
-use crate::codec::head::HeadError;
+use crate::codec::head_error::HeadError;
+use crate::codec::length::Length;
+use crate::codec::version::Version;
 
 /// More options on `Connection` are no browser's and no server's.
 const MAX_CONNECTION_OPTIONS: usize = 64;

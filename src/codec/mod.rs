@@ -5,17 +5,15 @@
 //! lines are kept as they came, so that they can go on byte for byte. Tokenising is httparse's.
 
 pub(crate) mod body;
+pub(crate) mod body_piece;
 mod chunked;
 pub(crate) mod fields;
+pub(crate) mod length;
+pub(crate) mod version;
 pub(crate) mod head;
+pub(crate) mod head_error;
 pub(crate) mod request_head;
 pub(crate) mod transfer;
 
-pub(crate) use body::Length;
-
-/// The two versions that are spoken here; both frame messages in the same way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Version {
-    Http10,
-    Http11,
-}
+pub(crate) use length::Length;
+pub(crate) use version::Version;

@@ -2,9 +2,9 @@
 
 use http::HeaderMap;
 
-use crate::codec::Length;
 use crate::codec::fields::{Fate, Fields};
 use crate::codec::head::{Authority, Request};
+use crate::codec::length::Length;
 
 /// The header fields of a message, in their order.
 pub(crate) trait HeaderFields: Copy {

@@ -15,8 +15,8 @@ use crate::proxy::exchange::while_connected;
 use crate::request::app_path::Endpoint;
 use crate::request::client_stream::ClientStream;
 use crate::request::connection::Connection;
+use crate::request::context::Context;
 use crate::request::error_page::Failure;
-use crate::request::serve::Context;
 use crate::sso;
 use crate::upstream::forwarded::Forwarded;
 

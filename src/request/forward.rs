@@ -23,8 +23,8 @@ use crate::proxy::websocket_tunnel;
 use crate::request::access_log::Access;
 use crate::request::client_stream::{Abort, ClientStream, RelayError};
 use crate::request::connection::Connection;
+use crate::request::context::Context;
 use crate::request::error_page::Failure;
-use crate::request::serve::Context;
 use crate::request::session_changes;
 use crate::sso::single_logout::{Departure, Detour};
 

@@ -1,6 +1,7 @@
 //! One request, whatever the protocol: from its head to the end of its response.
 
 pub(crate) mod serve;
+pub(crate) mod context;
 pub(crate) mod client_stream;
 pub(crate) mod connection;
 pub(crate) mod access_log;

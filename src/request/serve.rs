@@ -14,6 +14,7 @@ use crate::proxy::headers;
 use crate::request::access_log::{Access, Came, Seen};
 use crate::request::client_stream::{Abort, ClientStream, ReceivedHead, Refusal};
 use crate::request::connection::{Connection, Entry};
+use crate::request::context::Context;
 use crate::request::endpoint::{self, EndpointRequest};
 use crate::request::error_page::Failure;
 use crate::request::forward::{self, ForwardRequest};
@@ -24,13 +25,6 @@ enum Plan {
     Forward(ForwardRequest),
     Endpoint(Box<EndpointRequest>),
     Respond(Response<Bytes>),
-}
-
-/// A request that is being served.
-pub(crate) struct Context<'a> {
-    pub(crate) connection: &'a Connection,
-    pub(crate) request_id: RequestId,
-    pub(crate) access: Access,
 }
 
 /// Serves one request: exactly one response, and one line in the access log.

@@ -13,36 +13,22 @@ use crate::config::expression::Language;
 use crate::config::{self, App, Config, Secret};
 use crate::edge::session_tickets;
 use crate::edge::tls::{self, SiteCertificates};
-use crate::imis::{self, Imis};
+use crate::imis::Imis;
 use crate::observe::audit::Audit;
 use crate::pages::Pages;
 use crate::proxy::concurrency_limit::ConcurrencyLimit;
 use crate::request::gateway::{Gateway, Site};
+use crate::server::build_error::BuildError;
 use crate::server::process_state::ProcessState;
 use crate::sso::rate::Rates;
 use crate::sso::site::{Services, SignOn};
 use crate::sso::state::Signer;
-use crate::upstream::site::{SiteUpstream, UpstreamBuildError};
-use crate::zendesk::api::{Api, ApiBuildError};
+use crate::upstream::site::SiteUpstream;
+use crate::zendesk::api::Api;
 use crate::zendesk::staff::Staff;
 
 /// How many sign-ins of a site run at a time. Each waits on iMIS with a connection or two, and iMIS serves others as well.
 const MAX_CONCURRENT_SIGN_INS: usize = 64;
-
-/// Why a valid configuration cannot be run.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum BuildError {
-    #[error("TLS cannot be set up")]
-    Tls(#[from] rustls::Error),
-    #[error("the upstream cannot be set up")]
-    Upstream(#[from] UpstreamBuildError),
-    #[error("the clients of iMIS cannot be set up")]
-    Imis(#[from] imis::BuildError),
-    #[error("the client of Zendesk's API cannot be set up")]
-    Zendesk(#[from] ApiBuildError),
-    #[error("the system has no randomness to give")]
-    Random(#[source] getrandom::Error),
-}
 
 /// A gateway for a command that answers no requests.
 pub(crate) fn offline_gateway(config: &Config) -> Result<Gateway, BuildError> {

@@ -9,3 +9,4 @@ pub(crate) mod status;
 pub(crate) mod systemd;
 pub(crate) mod process_state;
 pub(crate) mod build;
+pub(crate) mod build_error;

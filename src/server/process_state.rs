@@ -12,7 +12,7 @@ use crate::edge::admission::Admission;
 use crate::edge::session_tickets;
 use crate::observe::metrics::Metrics;
 use crate::observe::spans::Spans;
-use crate::server::build::BuildError;
+use crate::server::build_error::BuildError;
 use crate::sso::state::UsedStates;
 
 /// What one process keeps.

@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
 
-use crate::codec::Version;
-use crate::codec::body::Length;
 use crate::codec::fields::{Fields, Said};
+use crate::codec::head_error::HeadError;
+use crate::codec::length::Length;
+use crate::codec::version::Version;
 
 /// http.sys takes 16 KiB by default; four times that, so that iMIS decides.
 pub(crate) const MAX_REQUEST_BYTES: usize = 64 * 1024;
@@ -21,25 +22,6 @@ pub(crate) type Slots<'b> = [MaybeUninit<httparse::Header<'b>>; MAX_FIELDS];
 
 pub(crate) const fn slots<'b>() -> Slots<'b> {
     [const { MaybeUninit::uninit() }; MAX_FIELDS]
-}
-
-/// What is wrong with a head. The texts name the rule, never what stood there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum HeadError {
-    #[error("malformed: {0}")]
-    Malformed(&'static str),
-    #[error("neither HTTP/1.0 nor HTTP/1.1")]
-    Version,
-    #[error("a transfer coding other than chunked")]
-    Coding,
-    #[error("an expectation other than 100-continue")]
-    Expectation,
-    #[error("a method that is not for here")]
-    Method,
-    #[error("the head is too large")]
-    TooLarge,
-    #[error("the request target is too long")]
-    TargetTooLong,
 }
 
 /// Finds the end of a head that comes in pieces, looking at each byte once.

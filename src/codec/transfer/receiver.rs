@@ -10,7 +10,9 @@ use tokio::io::AsyncRead;
 use tokio_util::io::poll_read_buf;
 
 use crate::base::buffers::Buffers;
-use crate::codec::body::{BodyError, Decoder, Length};
+use crate::codec::body::Decoder;
+use crate::codec::body_piece::BodyError;
+use crate::codec::length::Length;
 
 /// Why nothing more comes.
 #[derive(Debug, thiserror::Error)]

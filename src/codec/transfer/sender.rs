@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
 
 use crate::base::buffers::Buffers;
-use crate::codec::body::Length;
+use crate::codec::length::Length;
 
 /// Why nothing more can be sent.
 #[derive(Debug, thiserror::Error)]

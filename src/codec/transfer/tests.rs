@@ -7,7 +7,9 @@ use std::rc::Rc;
 
 use tokio::io::ReadBuf;
 
-use crate::codec::body::{BodyError, Decoder, Length};
+use crate::codec::body::Decoder;
+use crate::codec::body_piece::BodyError;
+use crate::codec::length::Length;
 use crate::codec::transfer::*;
 
 /// Gives and takes pieces of pseudo-random sizes, and is not ready now and then.
