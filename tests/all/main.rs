@@ -24,6 +24,7 @@ mod identity_attacks;
 mod identity_cache;
 mod faithful;
 mod faults;
+mod layers;
 mod logs;
 mod messaging;
 mod methods;
