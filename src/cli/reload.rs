@@ -7,7 +7,7 @@ use http::Method;
 use crate::cli::{BAD_CONFIGURATION, FAILED, Format, GOOD, WithConfig, complain, counted, say};
 use crate::observe::log::Chain;
 use crate::server::control_socket;
-use crate::server::reload::Last;
+use crate::server::reload::ReloadResult;
 
 #[derive(clap::Args)]
 pub(super) struct Reload {
@@ -91,7 +91,7 @@ pub(super) fn reload(arguments: &Reload) -> i32 {
             return FAILED;
         }
     };
-    let Ok(last) = serde_json::from_value::<Last>(answer.clone()) else {
+    let Ok(last) = serde_json::from_value::<ReloadResult>(answer.clone()) else {
         complain("imis-gateway: the gateway's answer makes no sense; is it of another version?");
         return FAILED;
     };
@@ -102,7 +102,7 @@ pub(super) fn reload(arguments: &Reload) -> i32 {
     if last.good { GOOD } else { BAD_CONFIGURATION }
 }
 
-fn tell(last: &Last) {
+fn tell(last: &ReloadResult) {
     for problem in &last.problems {
         complain(&problem.shown(&last.file));
     }

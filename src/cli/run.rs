@@ -3,10 +3,10 @@
 use crate::cli::{BAD_CONFIGURATION, FAILED, GOOD, WithConfig, report};
 use crate::observe::log;
 use crate::observe::log::Chain;
-use crate::server::lifecycle::{Server, StartError, UNCLEAN, survive_signals};
+use crate::server::lifecycle::{Server, StartError, UNCLEAN, ignore_signals};
 
 pub(super) fn run(with_config: &WithConfig) -> i32 {
-    survive_signals();
+    ignore_signals();
     let config = match with_config.load_to_run() {
         Ok(config) => config,
         Err(problems) => return report(&problems),

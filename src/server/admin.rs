@@ -15,24 +15,24 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::request::gateway::Gateway;
 use crate::server::process_state::ProcessState;
-use crate::server::reload::Reloader;
+use crate::server::reload::ServerHandle;
 use crate::upstream::servers::Condition;
 
 /// Serves as long as the program runs; once that drains, `/readyz` says so.
-pub(crate) async fn serve(listener: TcpListener, reloader: Arc<Reloader>) {
+pub(crate) async fn serve(listener: TcpListener, server: Arc<ServerHandle>) {
     loop {
         // An error concerns one connection, or descriptors that the workers report about.
         if let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(connection(stream, reloader.clone()));
+            tokio::spawn(connection(stream, server.clone()));
         } else {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
     }
 }
 
-async fn connection(stream: TcpStream, reloader: Arc<Reloader>) {
+async fn connection(stream: TcpStream, server: Arc<ServerHandle>) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let answer = answer(&request, &reloader);
+        let answer = answer(&request, &server);
         async move { Ok::<_, Infallible>(answer) }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
@@ -41,12 +41,12 @@ async fn connection(stream: TcpStream, reloader: Arc<Reloader>) {
     let _ = builder.serve_connection(TokioIo::new(stream), service).await;
 }
 
-fn answer(request: &Request<Incoming>, reloader: &Reloader) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, server: &ServerHandle) -> Response<Full<Bytes>> {
     if matches!(request.method(), &Method::GET | &Method::HEAD) && request.uri().path() == "/metrics" {
-        return metrics(&reloader.gateway(), &reloader.process);
+        return metrics(&server.gateway(), &server.process);
     }
     let verbose = request.uri().query().is_some_and(|query| query.split('&').any(|key| key == "verbose"));
-    let (status, text) = match (request.method(), request.uri().path(), reloader.is_draining()) {
+    let (status, text) = match (request.method(), request.uri().path(), server.is_draining()) {
         (&Method::GET | &Method::HEAD, "/livez", _) => (StatusCode::OK, "ok\n"),
         (&Method::GET | &Method::HEAD, "/readyz", true) if verbose => {
             (StatusCode::SERVICE_UNAVAILABLE, "listeners: draining\nnot ready\n")

@@ -1,6 +1,6 @@
-//! The control socket: `reload` and `status` for whoever may open it, as HTTP over a Unix socket.
+//! The control socket: `reload`, `status` and `upstream` as HTTP over a Unix socket.
 //!
-//! Who may is a matter of the file's rights: the gateway's user and group, in a folder that systemd makes for the service.
+//! The file's permissions decide who may use it: the gateway's user and group.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -24,19 +24,19 @@ use tracing::{info, warn};
 use url::form_urlencoded;
 
 use crate::observe::audit::folder_of;
-use crate::server::reload::{By, Reloader};
+use crate::server::reload::{ServerHandle, Trigger};
 use crate::server::status;
 
-/// The owner and the group.
-const RIGHTS: u32 = 0o660;
-/// Connections at a time.
+/// Read and write for owner and group.
+const MODE: u32 = 0o660;
+/// Concurrent connections.
 const MAX_CONNECTIONS: usize = 32;
-/// A reload reads files and sets clients up.
-const ANSWER_WITHIN: Duration = Duration::from_secs(60);
-const STATUS_WITHIN: Duration = Duration::from_secs(10);
-const READY_WITHIN: Duration = Duration::from_secs(5);
+/// How long a command waits for the gateway: a reload reads files and sets up clients.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
+const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
+const READY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The socket, which goes with this.
+/// The socket file. It is removed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Control {
     path: PathBuf,
@@ -50,13 +50,13 @@ pub(crate) enum OpenError {
     NoFolder(PathBuf),
     #[error("another gateway listens on it")]
     Taken,
-    #[error("there is something else than a socket")]
+    #[error("there is a file that is not a socket")]
     NoSocket,
     #[error(transparent)]
     System(#[from] std::io::Error),
 }
 
-/// Opens the socket; needs to be called within a runtime. A socket that a gateway has left behind is replaced.
+/// Opens the socket, within a runtime. A stale socket of a gateway that crashed is replaced.
 pub(crate) fn open(path: &Path) -> Result<(UnixListener, Control), OpenError> {
     let folder = folder_of(path);
     if !folder.is_dir() {
@@ -68,7 +68,7 @@ pub(crate) fn open(path: &Path) -> Result<(UnixListener, Control), OpenError> {
         }
         match std::os::unix::net::UnixStream::connect(path) {
             Ok(_) => return Err(OpenError::Taken),
-            // What a gateway that did not end in order has left behind.
+            // A stale socket.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
                 std::fs::remove_file(path)?
             }
@@ -76,14 +76,14 @@ pub(crate) fn open(path: &Path) -> Result<(UnixListener, Control), OpenError> {
         }
     }
     let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(RIGHTS))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(MODE))?;
     let inode = std::fs::metadata(path)?.ino();
     Ok((listener, Control { path: path.to_owned(), inode }))
 }
 
 impl Drop for Control {
     fn drop(&mut self) {
-        // Not another's that has come since. Whoever comes next replaces what is left.
+        // Only our own: another gateway may have replaced it.
         if std::fs::metadata(&self.path).is_ok_and(|metadata| metadata.ino() == self.inode) {
             let _ = std::fs::remove_file(&self.path);
         }
@@ -91,16 +91,16 @@ impl Drop for Control {
 }
 
 /// Serves as long as the program runs.
-pub(crate) async fn serve(listener: UnixListener, reloader: Arc<Reloader>) {
+pub(crate) async fn serve(listener: UnixListener, server: Arc<ServerHandle>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         // Others wait in the system's queue.
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let reloader = reloader.clone();
+                let server = server.clone();
                 tokio::spawn(async move {
-                    connection(stream, reloader).await;
+                    connection(stream, server).await;
                     drop(place);
                 });
             }
@@ -112,28 +112,28 @@ pub(crate) async fn serve(listener: UnixListener, reloader: Arc<Reloader>) {
     }
 }
 
-async fn connection(stream: UnixStream, reloader: Arc<Reloader>) {
+async fn connection(stream: UnixStream, server: Arc<ServerHandle>) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let reloader = reloader.clone();
-        async move { Ok::<_, Infallible>(answer(&request, &reloader).await) }
+        let server = server.clone();
+        async move { Ok::<_, Infallible>(answer(&request, &server).await) }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(5));
-    // A client that breaks off has nobody to tell.
+    // An error means that the client has gone.
     let _ = builder.serve_connection(TokioIo::new(stream), service).await;
 }
 
-async fn answer(request: &Request<Incoming>, reloader: &Arc<Reloader>) -> Response<Full<Bytes>> {
+async fn answer(request: &Request<Incoming>, server: &Arc<ServerHandle>) -> Response<Full<Bytes>> {
     match (request.method(), request.uri().path()) {
-        (&Method::GET, "/status") => json(StatusCode::OK, &status::of(reloader).await),
+        (&Method::GET, "/status") => json(StatusCode::OK, &status::of(server).await),
         (&Method::POST, "/reload") => {
-            info!("a reload is asked for on the control socket");
-            let last = reloader.reload(By::Command).await;
+            info!("reload requested on the control socket");
+            let last = server.reload(Trigger::Command).await;
             let status = if last.good { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
             json(status, &serde_json::to_value(&*last).unwrap_or_default())
         }
-        (&Method::POST, "/servers/drain") => drain(request, reloader, true),
-        (&Method::POST, "/servers/restore") => drain(request, reloader, false),
+        (&Method::POST, "/servers/drain") => drain(request, server, true),
+        (&Method::POST, "/servers/restore") => drain(request, server, false),
         (_, "/status") => not_allowed("GET"),
         (_, "/reload" | "/servers/drain" | "/servers/restore") => not_allowed("POST"),
         (_, _) => {
@@ -144,12 +144,12 @@ async fn answer(request: &Request<Incoming>, reloader: &Arc<Reloader>) -> Respon
     }
 }
 
-/// Takes a server of iMIS out of service, or back, at every site that has it.
-fn drain(request: &Request<Incoming>, reloader: &Reloader, drained: bool) -> Response<Full<Bytes>> {
+/// Takes a server out of service, or puts it back, at every site that has it.
+fn drain(request: &Request<Incoming>, server: &ServerHandle, drained: bool) -> Response<Full<Bytes>> {
     let query = request.uri().query().unwrap_or_default();
     let named =
         form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "server").map(|(_, value)| value);
-    let gateway = reloader.gateway();
+    let gateway = server.gateway();
     let sites: Vec<&str> = gateway
         .sites
         .iter()
@@ -179,27 +179,27 @@ fn json(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
     response
 }
 
-/// Why a gateway could not be asked.
+/// Why a running gateway could not be reached.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AskError {
     #[error(
-        "no gateway listens on {0} (when listen.control or listen.admin has changed, the one that runs has the old address; --socket names one)"
+        "no gateway is listening on {0}. If `listen.control` or `listen.admin` changed since it started, pass `--socket`"
     )]
     Connect(String, #[source] std::io::Error),
-    #[error("{0} may not be opened: run it as root, or as a member of the gateway's group")]
+    #[error("permission denied for {0}: run this as root, or as a member of the gateway's group")]
     NotAllowed(String),
-    #[error("the gateway does not answer")]
-    Late,
-    #[error("the gateway broke off")]
+    #[error("the gateway does not respond")]
+    TimedOut,
+    #[error("the gateway closed the connection")]
     Http(#[from] hyper::Error),
-    #[error("what listens there is no gateway, or one of another version")]
+    #[error("the response is not from a gateway of this version")]
     Answer,
 }
 
-/// Asks the gateway that listens on a socket.
+/// Sends a request to the gateway that listens on a socket.
 pub(crate) fn ask(socket: &Path, method: Method, path: &str) -> Result<Value, AskError> {
     let shown = socket.display().to_string();
-    let limit = if method == Method::GET { STATUS_WITHIN } else { ANSWER_WITHIN };
+    let limit = if method == Method::GET { STATUS_TIMEOUT } else { RELOAD_TIMEOUT };
     within(limit, shown, UnixStream::connect(socket), async |stream| {
         let (status, body) = exchange(stream, method, path).await?;
         match status {
@@ -211,10 +211,10 @@ pub(crate) fn ask(socket: &Path, method: Method, path: &str) -> Result<Value, As
     })
 }
 
-/// What runs there.
+/// The status of the gateway that listens on a socket.
 pub(crate) fn status(socket: &Path) -> Result<Value, AskError> {
     let status = ask(socket, Method::GET, "/status")?;
-    // Somebody else may listen there.
+    // Another program may listen there.
     if status["pid"].is_u64() && status["last_reload"]["hash"].is_string() {
         Ok(status)
     } else {
@@ -224,7 +224,7 @@ pub(crate) fn status(socket: &Path) -> Result<Value, AskError> {
 
 /// Whether the gateway with this admin listener is ready.
 pub(crate) fn is_ready(admin: SocketAddr) -> Result<bool, AskError> {
-    within(READY_WITHIN, admin.to_string(), TcpStream::connect(admin), async |stream| {
+    within(READY_TIMEOUT, admin.to_string(), TcpStream::connect(admin), async |stream| {
         Ok(exchange(stream, Method::GET, "/readyz").await?.0 == StatusCode::OK)
     })
 }
@@ -244,7 +244,7 @@ fn within<S, T>(
         })?;
         asking(stream).await
     };
-    runtime.block_on(async { tokio::time::timeout(limit, asked).await.unwrap_or(Err(AskError::Late)) })
+    runtime.block_on(async { tokio::time::timeout(limit, asked).await.unwrap_or(Err(AskError::TimedOut)) })
 }
 
 async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(

@@ -1,4 +1,4 @@
-//! Looking at what a configuration names while it runs: files that have changed, certificates that are about to expire.
+//! Watches the files that the configuration names for changes, and warns of certificates that expire soon.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,17 +7,17 @@ use tracing::{info, warn};
 
 use crate::base::clock;
 use crate::config::Watched;
-use crate::server::reload::{By, Reloader};
+use crate::server::reload::{ServerHandle, Trigger};
 
-/// How long files have to stay as they are before they are taken up: whoever changes several does so one after the other.
-const SETTLED: Duration = Duration::from_secs(1);
-const A_DAY: Duration = Duration::from_secs(24 * 3600);
+/// How long files must stay unchanged before a reload: several files are changed one after the other.
+const SETTLE_TIME: Duration = Duration::from_secs(1);
+const WARNING_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
-impl Reloader {
-    /// Says once a day which certificates are about to expire, for as long as the program runs.
-    pub(crate) async fn tell_of_expiry(self: Arc<Self>) {
+impl ServerHandle {
+    /// Warns once a day of certificates that expire soon.
+    pub(crate) async fn warn_of_expiry(self: Arc<Self>) {
         loop {
-            tokio::time::sleep(A_DAY).await;
+            tokio::time::sleep(WARNING_INTERVAL).await;
             let gateway = self.gateway();
             let now = clock::unix_now_signed();
             for site in &gateway.sites {
@@ -28,10 +28,10 @@ impl Reloader {
         }
     }
 
-    /// Looks at the files that the configuration names, and takes them up when they have changed.
+    /// Reloads when the files that the configuration names have changed.
     pub(crate) async fn watch(self: Arc<Self>) {
-        let mut in_vain = None;
-        let mut taken_up = self.taken_up.subscribe();
+        let mut failed_with = None;
+        let mut reloads = self.reloads.subscribe();
         loop {
             let (watched, every) = {
                 let running = self.running.lock().await;
@@ -45,32 +45,32 @@ impl Reloader {
             };
             tokio::select! {
                 () = pause => {}
-                // What it names, and how often it is looked at, may be others.
-                _ = taken_up.changed() => continue,
+                // The files and the interval may have changed.
+                _ = reloads.changed() => continue,
             }
-            let now = look(&watched).await;
+            let now = read_times(&watched).await;
             if now == watched {
-                in_vain = None;
-                self.files_are_mended();
+                failed_with = None;
+                self.clear_failed_files();
                 continue;
             }
-            if in_vain.as_ref() == Some(&now) {
+            if failed_with.as_ref() == Some(&now) {
                 continue;
             }
-            let every = every.unwrap_or(SETTLED);
-            tokio::time::sleep(SETTLED.min(every)).await;
-            if look(&watched).await != now || self.running.lock().await.watched != watched {
+            let every = every.unwrap_or(SETTLE_TIME);
+            tokio::time::sleep(SETTLE_TIME.min(every)).await;
+            if read_times(&watched).await != now || self.running.lock().await.watched != watched {
                 continue;
             }
             for file in watched.differing(&now) {
                 info!(file = %file.display(), "a file that the configuration names has changed");
             }
-            in_vain = (!self.reload(By::Files).await.good).then_some(now);
+            failed_with = (!self.reload(Trigger::Files).await.good).then_some(now);
         }
     }
 }
 
-async fn look(watched: &Watched) -> Watched {
+async fn read_times(watched: &Watched) -> Watched {
     let before = watched.clone();
     tokio::task::spawn_blocking(move || before.now()).await.unwrap_or_else(|_| watched.clone())
 }

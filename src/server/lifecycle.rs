@@ -1,4 +1,4 @@
-//! Starting, running until told to stop, draining. Signals and systemd are dealt with here and nowhere else.
+//! The life of the process: start, signals, drain. Signals are handled here and nowhere else.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -26,13 +26,13 @@ use crate::server::control_socket;
 use crate::server::control_socket::Control;
 use crate::server::process_state::ProcessState;
 use crate::server::reload;
-use crate::server::reload::{By, Reloader};
+use crate::server::reload::{ServerHandle, Trigger};
 use crate::server::systemd;
 use crate::server::systemd::Heartbeat;
 
 /// A gateway that is accepting connections.
 pub struct Server {
-    reloader: Arc<Reloader>,
+    reloader: Arc<ServerHandle>,
     control_socket: Option<Control>,
     workers: Vec<JoinHandle<bool>>,
     control: Runtime,
@@ -53,10 +53,10 @@ pub enum StartError {
         /// What the system says.
         source: std::io::Error,
     },
-    /// Sockets that were passed to this process are of no use.
-    #[error("the sockets that were passed to the gateway are of no use")]
+    /// The sockets that systemd passed cannot be used.
+    #[error("the sockets passed to the gateway cannot be used")]
     Inherited(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The control socket cannot be had.
+    /// The control socket cannot be opened.
     #[error("cannot listen on the control socket {}", path.display())]
     Control {
         /// Its path.
@@ -65,10 +65,10 @@ pub enum StartError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// TLS or HTTP clients cannot be set up.
-    #[error("cannot start: {0}")]
+    #[error("TLS or an HTTP client cannot be set up")]
     Build(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Threads or runtimes cannot be had.
-    #[error("cannot start a worker: {0}")]
+    /// A thread or runtime cannot be started.
+    #[error("a thread cannot be started")]
     Worker(#[source] std::io::Error),
 }
 
@@ -88,7 +88,7 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub fn start(config: &Config) -> Result<Self, StartError> {
-        // Where this fails, the limit stays as it is.
+        // If this fails, the limit stays as it is.
         let _ = rlimit::increase_nofile_limit(u64::MAX);
         let inherited =
             inherited_sockets::take(&config.listen).map_err(|error| StartError::Inherited(error.into()))?;
@@ -119,7 +119,7 @@ impl Server {
         let (senders, mut updates): (Vec<_>, Vec<_>) =
             (0..config.workers).map(|_| unbounded_channel()).unzip();
         let reloader =
-            Reloader::new(config, process.clone(), gateway.clone(), senders, control.handle().clone());
+            ServerHandle::new(config, process.clone(), gateway.clone(), senders, control.handle().clone());
         let control_socket = open_control(config, &reloader, &control)?;
         if let Some(admin) = admin {
             let address = admin.local_addr().map_err(StartError::Worker)?;
@@ -128,7 +128,7 @@ impl Server {
             control.spawn(admin::serve(listener, reloader.clone()));
             info!(%address, "admin listener");
         }
-        reload::keep_informed(&gateway, control.handle());
+        reload::start_background_tasks(&gateway, control.handle());
         let (mut workers, mut heartbeats) = (Vec::new(), Vec::new());
         for (index, handle) in WorkerRegistry::set(config.workers).into_iter().enumerate() {
             let take = |all: &mut Vec<Vec<TcpListener>>| all.iter_mut().filter_map(Vec::pop).collect();
@@ -149,10 +149,10 @@ impl Server {
         }
         control.spawn(systemd::feed_watchdog(heartbeats));
         control.spawn(reloader.clone().watch());
-        control.spawn(reloader.clone().tell_of_expiry());
+        control.spawn(reloader.clone().warn_of_expiry());
         // A CA would not find a process that drains.
         control.spawn(drain.clone().run_until_cancelled_owned(reloader.clone().keep_certificates()));
-        // Before anybody is told that it is there: a signal that comes between two others, or now, is not lost.
+        // Before the service reports that it is ready, so that no signal is lost.
         let signals = {
             let _context = control.enter();
             Signals::listen()
@@ -185,18 +185,18 @@ impl Server {
         &self.http
     }
 
-    /// Runs until SIGTERM or SIGINT, then drains; a second signal ends the drain. `true`: nothing was cut off.
+    /// Runs until SIGTERM or SIGINT, then drains. A second signal ends the drain. `true`: every request finished.
     pub fn run_until_signal(mut self, log: &Writing) -> bool {
         self.control.spawn(log.tell_of_lost_lines());
         let mut signals = std::mem::take(&mut self.signals);
-        systemd::ready(&self.reloader.state());
+        systemd::ready(&self.reloader.summary());
         let name = self.control.block_on(signals.next_to_stop(Some(&self.reloader)));
         info!(signal = name, "stopping: no new connections, finishing requests under way");
         systemd::stopping();
         self.control.spawn(async move {
             let name = signals.next_to_stop(None).await;
-            warn!(signal = name, "second signal: ending at once");
-            // Time for that line.
+            warn!(signal = name, "second signal: exiting at once");
+            // Time to write that line.
             tokio::time::sleep(Duration::from_millis(100)).await;
             std::process::exit(UNCLEAN);
         });
@@ -208,7 +208,7 @@ impl Server {
         clean
     }
 
-    /// Stops accepting, lets requests finish for as long as the configuration says, and ends. `true`: nothing was cut off.
+    /// Stops accepting connections and lets requests finish, for at most `timeouts.drain`. `true`: every request finished.
     pub fn stop(self) -> bool {
         self.reloader.drain();
         self.drain.cancel();
@@ -226,28 +226,28 @@ impl Server {
     }
 }
 
-/// From now on no signal ends the process but those that are to, while it has not begun to listen for any.
-pub fn survive_signals() {
+/// Ignores SIGHUP, SIGUSR1 and SIGUSR2 until the gateway handles them; by default they end the process.
+pub fn ignore_signals() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
     if let Ok(runtime) = runtime {
         let _context = runtime.enter();
-        // The handler stays when nobody listens any more.
+        // The handler stays installed.
         for kind in [SignalKind::hangup(), SignalKind::user_defined1(), SignalKind::user_defined2()] {
             let _ = signal(kind);
         }
     }
 }
 
-/// The exit code after a drain that cut something off.
+/// The exit code after a drain that cut off requests.
 pub const UNCLEAN: i32 = 3;
 
-/// The signals that mean something here; none of a kind that the system does not let us have.
+/// The signals that are handled. None where the system does not allow a handler.
 #[derive(Debug, Default)]
 struct Signals {
     terminate: Option<Signal>,
     interrupt: Option<Signal>,
     hangup: Option<Signal>,
-    /// What other servers mean something by: reopening logs, stopping softly.
+    /// Signals that other servers use, to reopen logs or to stop.
     others: [Option<Signal>; 2],
 }
 
@@ -260,19 +260,19 @@ impl Signals {
         Self { terminate, interrupt, hangup, others }
     }
 
-    /// The name of the next signal that asks for the end. Those that ask for a reload get one before.
-    async fn next_to_stop(&mut self, reloader: Option<&Arc<Reloader>>) -> &'static str {
+    /// Waits for a signal to stop and returns its name. Meanwhile SIGHUP reloads.
+    async fn next_to_stop(&mut self, reloader: Option<&Arc<ServerHandle>>) -> &'static str {
         loop {
             tokio::select! {
                 () = received(&mut self.terminate) => return "SIGTERM",
                 () = received(&mut self.interrupt) => return "SIGINT",
                 () = received_any(&mut self.others) => {
-                    warn!("SIGUSR1 and SIGUSR2 mean nothing here: SIGHUP reloads, SIGTERM ends in order");
+                    warn!("SIGUSR1 and SIGUSR2 are ignored; SIGHUP reloads, SIGTERM stops");
                 }
                 () = received(&mut self.hangup) => match reloader.cloned() {
-                    // Beside the waiting: a signal that comes meanwhile is not to wait for it.
-                    Some(reloader) => drop(tokio::spawn(async move { reloader.reload(By::Signal).await })),
-                    None => warn!("SIGHUP: the gateway stops, and takes nothing up any more"),
+                    // In a task: a signal to stop does not wait for the reload.
+                    Some(reloader) => drop(tokio::spawn(async move { reloader.reload(Trigger::Signal).await })),
+                    None => warn!("SIGHUP ignored: the gateway is shutting down"),
                 },
             }
         }
@@ -296,10 +296,10 @@ async fn received(signal: &mut Option<Signal>) {
     }
 }
 
-/// The socket for `reload` and `status`. The default one is no reason not to start.
+/// Opens the control socket. The gateway starts without the default one if it cannot be opened.
 fn open_control(
     config: &Config,
-    reloader: &Arc<Reloader>,
+    reloader: &Arc<ServerHandle>,
     control: &Runtime,
 ) -> Result<Option<Control>, StartError> {
     let Some(path) = &config.listen.control else { return Ok(None) };
@@ -318,7 +318,7 @@ fn open_control(
     }
 }
 
-/// One socket for each worker and address; those that were passed to this process instead, when there are any.
+/// Opens one socket per worker and address, or takes the sockets that systemd passed.
 fn open_all(
     addresses: &[SocketAddr],
     passed: Vec<TcpListener>,

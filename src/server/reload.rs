@@ -1,7 +1,7 @@
-//! Another configuration while the gateway runs: all of it is built, then it is swapped in. Whatever is wrong with it, the old one goes
-//! on, and the log, the metrics and the status say so.
+//! Reloads the configuration: everything is built first, then swapped in. If anything is wrong, the gateway keeps the previous
+//! configuration, and the log, the metrics and the status say so.
 //!
-//! A request keeps the configuration that it began with; connections, WebSockets among them, are left alone.
+//! A request keeps the configuration that it started with. Connections, including WebSockets, stay open.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,65 +28,70 @@ use crate::server::process_state::ProcessState;
 use crate::server::systemd;
 use crate::upstream::health;
 
-/// Reading all that a configuration names, and setting clients up.
-const BUILT_IN: Duration = Duration::from_secs(30);
-const LOOKED_AT_IN: Duration = Duration::from_secs(5);
-/// A worker takes a configuration up between two events; one that does not in this time is told of.
-const TAKEN_UP_IN: Duration = Duration::from_secs(5);
+/// How long it may take to read the configuration and all files that it names, and to set up clients.
+const BUILD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long it may take to read the configuration file for the status.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// A worker applies a configuration between two events. When that takes longer than this, the log says so.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// See the module.
-pub(crate) struct Reloader {
+/// A handle to the running server: its current configuration, and how to replace it.
+pub(crate) struct ServerHandle {
     pub(crate) process: Arc<ProcessState>,
     gateway: ArcSwap<Gateway>,
     workers: Vec<UnboundedSender<ConfigUpdate>>,
     control: Handle,
     /// One reload at a time.
     pub(crate) running: Mutex<Running>,
-    /// What runs, for those who do not wait for a reload.
+    /// Where the current configuration came from.
     source: ArcSwap<Source>,
-    last: ArcSwap<Last>,
-    failed: std::sync::Mutex<Failed>,
-    /// Changes when a reload has gone through, well or not: how many an operator has wanted.
-    pub(crate) taken_up: Sender<()>,
+    /// The last reload, successful or not.
+    last: ArcSwap<ReloadResult>,
+    failed: std::sync::Mutex<FailedReloads>,
+    /// Notifies about each reload, successful or not.
+    pub(crate) reloads: Sender<()>,
     /// The sites with certificates from a CA.
     acme_sites: Sender<Vec<Arc<ManagedSite>>>,
     draining: AtomicBool,
     started: Instant,
 }
 
-/// What is running.
+/// What a reload compares with and replaces.
 pub(crate) struct Running {
+    /// The settings that only a restart changes.
     fixed: Fixed,
+    /// The files that the configuration names, as they were read.
     pub(crate) watched: Watched,
+    /// How often they are checked for changes.
     pub(crate) watch: Option<Duration>,
 }
 
-/// Where a configuration comes from.
+/// The configuration file, and its text when it was read.
 #[derive(Clone)]
 struct Source {
     file: PathBuf,
     text: String,
 }
 
-/// Reloads that failed, as long as what they were about is not mended. A good one by files says nothing of the file's text.
+/// Failed reloads whose cause has not been fixed. A successful reload of changed files says nothing about the configuration's text.
 #[derive(Default)]
-struct Failed {
-    text: Option<Arc<Last>>,
-    files: Option<Arc<Last>>,
+struct FailedReloads {
+    text: Option<Arc<ReloadResult>>,
+    files: Option<Arc<ReloadResult>>,
 }
 
-/// Who asks for a reload.
+/// What triggers a reload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum By {
-    /// The start of the program, which is the first.
+pub(crate) enum Trigger {
+    /// The start of the program counts as the first reload.
     Start,
     Command,
     Signal,
-    /// Contents that have changed: the text is the one that runs.
+    /// A file that the configuration names has changed. The configuration's text is not read again.
     Files,
 }
 
-impl By {
+impl Trigger {
     fn name(self) -> &'static str {
         match self {
             Self::Start => "start",
@@ -97,36 +102,36 @@ impl By {
     }
 }
 
-/// How the last one went.
+/// The result of a reload. `status` shows it as JSON.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Last {
+pub(crate) struct ReloadResult {
     pub(crate) at: String,
     pub(crate) by: String,
     pub(crate) file: PathBuf,
     pub(crate) good: bool,
-    /// What was wrong.
+    /// Why it failed.
     pub(crate) problems: Vec<Problem>,
     pub(crate) warnings: Vec<String>,
-    /// Keys that have changed and wait for a restart.
+    /// Changed keys that take effect after a restart.
     pub(crate) needs_restart: Vec<String>,
-    /// Of what runs now.
+    /// The hash of the configuration in use.
     pub(crate) hash: String,
     pub(crate) summary: String,
 }
 
-/// Why a configuration was not taken up.
-enum Refused {
+/// Why a reload failed.
+enum ReloadError {
     Problems(Problems),
     Build(BuildError),
-    /// Something it names keeps whoever reads it waiting.
-    Late,
-    /// The gateway is about to end.
+    /// A file that it names could not be read in time.
+    TimedOut,
+    /// The gateway is shutting down.
     Draining,
-    /// A thread of ours has ended.
+    /// The task that reloads panicked.
     Internal,
 }
 
-impl Reloader {
+impl ServerHandle {
     pub(crate) fn new(
         config: &Config,
         process: Arc<ProcessState>,
@@ -134,9 +139,9 @@ impl Reloader {
         workers: Vec<UnboundedSender<ConfigUpdate>>,
         control: Handle,
     ) -> Arc<Self> {
-        let first = Last {
+        let first = ReloadResult {
             at: clock::rfc_3339(),
-            by: By::Start.name().to_owned(),
+            by: Trigger::Start.name().to_owned(),
             file: config.file.clone(),
             good: true,
             problems: Vec::new(),
@@ -154,7 +159,7 @@ impl Reloader {
             control,
             source: ArcSwap::from_pointee(Source { file: config.file.clone(), text: config.text.clone() }),
             failed: std::sync::Mutex::default(),
-            taken_up: Sender::default(),
+            reloads: Sender::default(),
             acme_sites,
             running: Mutex::new(Running {
                 fixed: config.fixed(),
@@ -167,17 +172,17 @@ impl Reloader {
         })
     }
 
-    /// The one of now.
+    /// The gateway under the current configuration.
     pub(crate) fn gateway(&self) -> Arc<Gateway> {
         self.gateway.load_full()
     }
 
-    pub(crate) fn last(&self) -> Arc<Last> {
+    pub(crate) fn last(&self) -> Arc<ReloadResult> {
         self.last.load_full()
     }
 
-    /// In a few words, for whoever looks at the service.
-    pub(crate) fn state(&self) -> String {
+    /// A short summary for `systemctl status`.
+    pub(crate) fn summary(&self) -> String {
         let last = self.last.load();
         let serves = format!("serves {} (configuration {})", last.summary, last.hash);
         match self.failed().first() {
@@ -186,8 +191,8 @@ impl Reloader {
         }
     }
 
-    /// Reloads that failed and are not mended.
-    pub(crate) fn failed(&self) -> Vec<Arc<Last>> {
+    /// Failed reloads whose cause has not been fixed.
+    pub(crate) fn failed(&self) -> Vec<Arc<ReloadResult>> {
         let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         failed.text.iter().chain(&failed.files).cloned().collect()
     }
@@ -199,7 +204,7 @@ impl Reloader {
         let reloads = async {
             loop {
                 acme.wants_reload.notified().await;
-                self.reload(By::Files).await;
+                self.reload(Trigger::Files).await;
             }
         };
         tokio::join!(orders, reloads);
@@ -213,38 +218,37 @@ impl Reloader {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// From now on nothing is taken up any more.
+    /// Rejects further reloads: the gateway is shutting down.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the file says something else than what runs.
+    /// Whether the configuration file has changed since it was read.
     pub(crate) async fn differs_from_file(&self) -> bool {
         let Source { file, text } = (**self.source.load()).clone();
         let read = tokio::task::spawn_blocking(move || crate::config::read_text(&file));
-        !matches!(tokio::time::timeout(LOOKED_AT_IN, read).await, Ok(Ok(Ok(now))) if now == text)
+        !matches!(tokio::time::timeout(READ_TIMEOUT, read).await, Ok(Ok(Ok(now))) if now == text)
     }
 
-    /// Takes another configuration up, or says why not. It is done whether somebody waits for it or not: half of it would be neither
-    /// one nor the other.
-    pub(crate) async fn reload(self: &Arc<Self>, by: By) -> Arc<Last> {
+    /// Reloads. The reload runs to its end even if the caller stops waiting.
+    pub(crate) async fn reload(self: &Arc<Self>, by: Trigger) -> Arc<ReloadResult> {
         let own = self.clone();
         let reload = self.control.spawn(async move { own.reload_now(by).await });
-        reload.await.unwrap_or_else(|_| Arc::new(Last { good: false, ..(*self.last()).clone() }))
+        reload.await.unwrap_or_else(|_| Arc::new(ReloadResult { good: false, ..(*self.last()).clone() }))
     }
 
-    async fn reload_now(&self, by: By) -> Arc<Last> {
+    async fn reload_now(&self, by: Trigger) -> Arc<ReloadResult> {
         let mut running = self.running.lock().await;
         if !self.is_draining() {
             systemd::reloading();
         }
-        let outcome = self.take_up(by, &mut running).await;
+        let outcome = self.replace(by, &mut running).await;
         let good = outcome.is_ok();
         let source = self.source.load_full();
         let last = Arc::new(match outcome {
-            Ok(taken) => taken,
-            Err(refused) => Last {
-                problems: refused.problems(&source.file),
+            Ok(applied) => applied,
+            Err(error) => ReloadResult {
+                problems: error.problems(&source.file),
                 at: clock::rfc_3339(),
                 by: by.name().to_owned(),
                 good: false,
@@ -256,61 +260,65 @@ impl Reloader {
         {
             let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
             match (good, by) {
-                (true, By::Files) => failed.files = None,
-                (true, By::Start | By::Command | By::Signal) => *failed = Failed::default(),
-                (false, By::Files) => failed.files = Some(last.clone()),
-                (false, By::Start | By::Command | By::Signal) => failed.text = Some(last.clone()),
+                (true, Trigger::Files) => failed.files = None,
+                (true, Trigger::Start | Trigger::Command | Trigger::Signal) => {
+                    *failed = FailedReloads::default()
+                }
+                (false, Trigger::Files) => failed.files = Some(last.clone()),
+                (false, Trigger::Start | Trigger::Command | Trigger::Signal) => {
+                    failed.text = Some(last.clone())
+                }
             }
         }
         self.process.metrics.reloaded(Some(by.name()), good, self.failed().is_empty());
-        tell(&last);
+        log(&last);
         if !self.is_draining() {
-            systemd::ready(&self.state());
+            systemd::ready(&self.summary());
         }
-        self.taken_up.send_modify(|()| {});
+        self.reloads.send_modify(|()| {});
         if good {
             self.acme_sites.send_replace(acme_sites(&self.gateway()));
         }
         last
     }
 
-    /// The files are again what runs.
-    pub(crate) fn files_are_mended(&self) {
+    /// Notes that the files are again as they were when they were last read successfully.
+    pub(crate) fn clear_failed_files(&self) {
         let before = self.failed.lock().unwrap_or_else(PoisonError::into_inner).files.take();
         if before.is_some() {
-            info!("the files that the configuration names are again as they were when they were taken up");
+            info!("the files that the configuration names are unchanged again");
             self.process.metrics.reloaded(None, true, self.failed().is_empty());
-            systemd::ready(&self.state());
+            systemd::ready(&self.summary());
         }
     }
 
-    async fn take_up(&self, by: By, running: &mut Running) -> Result<Last, Refused> {
+    async fn replace(&self, by: Trigger, running: &mut Running) -> Result<ReloadResult, ReloadError> {
         if self.is_draining() {
-            return Err(Refused::Draining);
+            return Err(ReloadError::Draining);
         }
         let source = (**self.source.load()).clone();
         let before = self.gateway();
         let process = self.process.clone();
         let built = tokio::task::spawn_blocking(move || {
             let config = match by {
-                By::Files => Config::resolve(&source.file, &source.text),
-                By::Start | By::Command | By::Signal => Config::load(&source.file),
+                Trigger::Files => Config::resolve(&source.file, &source.text),
+                Trigger::Start | Trigger::Command | Trigger::Signal => Config::load(&source.file),
             };
-            let config = config.map_err(Refused::Problems)?;
-            let gateway = build::gateway(&config, &process, Some(&before)).map_err(Refused::Build)?;
+            let config = config.map_err(ReloadError::Problems)?;
+            let gateway = build::gateway(&config, &process, Some(&before)).map_err(ReloadError::Build)?;
             Ok((config, gateway))
         });
-        let built = tokio::time::timeout(BUILT_IN, built).await.map_err(|_| Refused::Late)?;
-        let (config, gateway) = built.map_err(|_| Refused::Internal)??;
+        let built = tokio::time::timeout(BUILD_TIMEOUT, built).await.map_err(|_| ReloadError::TimedOut)?;
+        let (config, gateway) = built.map_err(|_| ReloadError::Internal)??;
         if self.is_draining() {
-            return Err(Refused::Draining);
+            return Err(ReloadError::Draining);
         }
         let gateway = Arc::new(gateway);
-        keep_informed(&gateway, &self.control);
+        start_background_tasks(&gateway, &self.control);
         self.process.admission.limit(config.limits);
         self.publish(&gateway).await;
         let before = self.gateway.swap(gateway.clone());
-        // A sign-in under way has the list it began with, as it is.
+        // A sign-in under way keeps the list that it started with.
         for staff in before.staff().filter(|staff| !gateway.staff().any(|kept| Arc::ptr_eq(kept, staff))) {
             staff.is_unneeded();
         }
@@ -318,7 +326,7 @@ impl Reloader {
         self.source.store(Arc::new(Source { file: config.file.clone(), text: config.text.clone() }));
         running.watched = config.watched.clone();
         running.watch = config.watch;
-        Ok(Last {
+        Ok(ReloadResult {
             at: clock::rfc_3339(),
             by: by.name().to_owned(),
             file: config.file.clone(),
@@ -331,12 +339,12 @@ impl Reloader {
         })
     }
 
-    /// Hands it to all workers, and waits until each serves every new request under it.
+    /// Sends it to all workers, and waits until each of them serves new requests under it.
     async fn publish(&self, gateway: &Arc<Gateway>) {
         let mut waiting = Vec::new();
         for worker in &self.workers {
             let (applied, answer) = oneshot::channel();
-            // A worker that has ended serves nobody.
+            // A worker that has ended needs no configuration.
             if worker.send(ConfigUpdate { gateway: gateway.clone(), applied }).is_ok() {
                 waiting.push(answer);
             }
@@ -346,8 +354,8 @@ impl Reloader {
                 let _ = answer.await;
             }
         };
-        if tokio::time::timeout(TAKEN_UP_IN, all).await.is_err() {
-            warn!("a worker has not taken the configuration up yet; it will when it gets to it");
+        if tokio::time::timeout(APPLY_TIMEOUT, all).await.is_err() {
+            warn!("a worker has not applied the new configuration yet; it will as soon as it is free");
         }
     }
 }
@@ -356,8 +364,8 @@ fn acme_sites(gateway: &Gateway) -> Vec<Arc<ManagedSite>> {
     gateway.sites.iter().filter_map(|site| ManagedSite::of(&site.config)).collect()
 }
 
-/// Fetches the staff of each account, and asks servers after their health, for as long as this gateway needs to know.
-pub(crate) fn keep_informed(gateway: &Gateway, control: &Handle) {
+/// Starts what runs for as long as this configuration is in use: the staff lists of Zendesk accounts, and health checks.
+pub(crate) fn start_background_tasks(gateway: &Gateway, control: &Handle) {
     for staff in gateway.staff() {
         staff.keep_fresh(control);
     }
@@ -366,38 +374,45 @@ pub(crate) fn keep_informed(gateway: &Gateway, control: &Handle) {
     }
 }
 
-impl Refused {
+impl ReloadError {
     fn problems(&self, file: &Path) -> Vec<Problem> {
         match self {
             Self::Problems(problems) => problems.list.clone(),
             Self::Build(error) => Problems::of_file(file.to_owned(), Chain(error).to_string()).list,
-            Self::Late => {
-                let seconds = BUILT_IN.as_secs();
-                let why = format!("what it names could not be read within {seconds} s");
+            Self::TimedOut => {
+                let seconds = BUILD_TIMEOUT.as_secs();
+                let why = format!("the files that it names could not be read within {seconds} s");
                 Problems::of_file(file.to_owned(), why).list
             }
             Self::Draining => {
-                Problems::of_file(file.to_owned(), "the gateway is about to end".to_owned()).list
+                Problems::of_file(file.to_owned(), "the gateway is shutting down".to_owned()).list
             }
-            Self::Internal => Problems::of_file(file.to_owned(), "the reload broke off".to_owned()).list,
+            Self::Internal => {
+                Problems::of_file(file.to_owned(), "the reload ended abnormally".to_owned()).list
+            }
         }
     }
 }
 
-fn tell(last: &Last) {
+fn log(last: &ReloadResult) {
     let by = &last.by;
     if !last.good {
         for problem in &last.problems {
-            error!(by, problem = %problem.shown(&last.file), "not reloaded");
+            error!(by, problem = %problem.shown(&last.file), "reload failed");
         }
-        error!(by, problems = last.problems.len(), runs = last.hash, "not reloaded: what ran before goes on");
+        error!(
+            by,
+            problems = last.problems.len(),
+            runs = last.hash,
+            "reload failed; keeping the previous configuration"
+        );
         return;
     }
     for warning in &last.warnings {
         warn!("{warning}");
     }
     for key in &last.needs_restart {
-        warn!(key, "this change waits for a restart");
+        warn!(key, "this change takes effect after a restart");
     }
     info!(by, configuration = last.hash, "reloaded: {}", last.summary);
 }

@@ -6,25 +6,25 @@ use crate::base::clock;
 use crate::base::x509;
 use crate::request::gateway::Site;
 use crate::server::process_state::ProcessState;
-use crate::server::reload::Reloader;
+use crate::server::reload::ServerHandle;
 
 /// All of it. Nothing in it is secret.
-pub(crate) async fn of(reloader: &Reloader) -> Value {
-    let gateway = reloader.gateway();
-    let last = reloader.last();
+pub(crate) async fn of(server: &ServerHandle) -> Value {
+    let gateway = server.gateway();
+    let last = server.last();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
-        "uptime_seconds": reloader.uptime().as_secs(),
-        "draining": reloader.is_draining(),
+        "uptime_seconds": server.uptime().as_secs(),
+        "draining": server.is_draining(),
         "configuration": {
             "hash": gateway.hash,
-            "differs_from_file": reloader.differs_from_file().await,
+            "differs_from_file": server.differs_from_file().await,
         },
         "last_reload": &*last,
-        "failed_reloads": reloader.failed().iter().map(|failed| json!(&**failed)).collect::<Vec<_>>(),
-        "connections": reloader.process.admission.open(),
-        "sites": gateway.sites.iter().map(|site| of_site(site, &reloader.process)).collect::<Vec<_>>(),
+        "failed_reloads": server.failed().iter().map(|failed| json!(&**failed)).collect::<Vec<_>>(),
+        "connections": server.process.admission.open(),
+        "sites": gateway.sites.iter().map(|site| of_site(site, &server.process)).collect::<Vec<_>>(),
     })
 }
 

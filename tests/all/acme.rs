@@ -491,11 +491,11 @@ async fn what_cannot_be_kept_is_not_asked_for_and_what_cannot_be_taken_up_is_kep
     gateway.logged(|line| line["message"] == "ordering a certificate").await;
     std::fs::write(&chain, "half").unwrap();
     drop(held);
-    gateway.logged(|line| line["message"] == "not reloaded: what ran before goes on").await;
+    gateway.logged(|line| line["message"] == "reload failed; keeping the previous configuration").await;
     let shown = status(ca.folder.path());
     let failed = shown["sites"][0]["certificate"]["acme"]["failed"].as_str().unwrap_or_default().to_owned();
     assert!(failed.contains("the new certificate waits for a reload"), "{shown}");
-    let failures = gateway.log().matches("not reloaded: what ran before goes on").count();
+    let failures = gateway.log().matches("reload failed; keeping the previous configuration").count();
     assert_eq!(failures, 1, "a reload that fails is not requested again at once");
     std::fs::write(&chain, whole).unwrap();
     // Whoever reloads has it at once; without that it would be tried again in a minute.

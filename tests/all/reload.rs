@@ -147,7 +147,7 @@ async fn what_is_wrong_is_said_as_check_says_it_and_the_old_goes_on() {
     stage
         .gateway
         .logged(|line| {
-            line["message"] == "not reloaded"
+            line["message"] == "reload failed"
                 && line["problem"].as_str().is_some_and(|text| text.contains("colour"))
         })
         .await;
@@ -239,7 +239,10 @@ async fn what_waits_for_a_restart_is_said() {
     let (code, said) = proxy.run(&["reload"]).await;
     assert_eq!(code, 0, "{said}");
     for key in ["listen.http", "workers", "log.format", "log.level"] {
-        assert!(said.contains(&format!("warning: {key}: this change waits for a restart")), "{key}: {said}");
+        assert!(
+            said.contains(&format!("warning: {key}: this change takes effect after a restart")),
+            "{key}: {said}"
+        );
     }
     assert!(!said.contains("listen.https"), "{said}");
     let (_, status) = proxy.run(&["status"]).await;
@@ -276,7 +279,7 @@ async fn certificates_are_taken_up_when_links_are_swapped_and_never_half_a_pair(
     proxy
         .gateway
         .logged(|line| {
-            line["message"] == "not reloaded"
+            line["message"] == "reload failed"
                 && line["problem"].as_str().is_some_and(|text| text.contains("does not go with"))
         })
         .await;
@@ -462,7 +465,7 @@ async fn status_and_healthcheck_say_what_runs() {
     let nobody = ["--socket", "/nowhere/control.sock"];
     let (code, said) = stage.run(&[&["status"], &nobody[..]].concat(), "").await;
     assert_eq!(code, 1);
-    assert!(said.contains("no gateway listens on /nowhere/control.sock"), "{said}");
+    assert!(said.contains("no gateway is listening on /nowhere/control.sock"), "{said}");
     let socket = stage.folder().join("control.sock");
     use std::os::unix::fs::PermissionsExt;
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o660);

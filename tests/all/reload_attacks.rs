@@ -49,7 +49,7 @@ async fn a_reload_is_done_whole_whether_or_not_somebody_waits_for_it() {
         stream.write_all(b"POST /reload HTTP/1.1\r\nHost: g\r\n\r\n").await.unwrap();
         tokio::time::sleep(Duration::from_millis(round / 4)).await;
     }
-    let asked = |line: &Value| line["message"] == "a reload is asked for on the control socket";
+    let asked = |line: &Value| line["message"] == "reload requested on the control socket";
     let done = |line: &Value| line["message"].as_str().is_some_and(|text| text.starts_with("reloaded: "));
     stage.gateway.logged(asked).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
