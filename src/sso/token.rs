@@ -61,9 +61,7 @@ pub(crate) fn mint(secret: &Secret, permit: &Permit, now: u64, jti: &str) -> Res
         more: permit.claims(),
     };
     // Zendesk takes the secret as it is shown: its characters are the key, nothing is decoded.
-    let key = EncodingKey::from_secret(secret.expose().as_bytes());
-    let token =
-        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).map_err(MintError::Sign)?;
+    let token = sign(secret, &Header::new(Algorithm::HS256), &claims).map_err(MintError::Sign)?;
     if token.len() > MOST_BYTES { Err(MintError::TooLong(token.len())) } else { Ok(Token(token)) }
 }
 
@@ -79,8 +77,16 @@ pub(crate) fn try_sign(secret: &Secret) -> Result<(), jsonwebtoken::errors::Erro
         phone: None,
         more: &nothing,
     };
-    let key = EncodingKey::from_secret(secret.expose().as_bytes());
-    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).map(drop)
+    sign(secret, &Header::new(Algorithm::HS256), &claims).map(drop)
+}
+
+/// Signs with the bytes of the secret. An empty secret is an error.
+fn sign(
+    secret: &Secret,
+    header: &Header,
+    claims: &impl Serialize,
+) -> Result<String, jsonwebtoken::errors::Error> {
+    jsonwebtoken::encode(header, claims, &EncodingKey::from_secret(secret.expose().as_bytes())?)
 }
 
 /// Refuses what would make a token that Zendesk does not take, before anybody is told that they may enter.
@@ -118,8 +124,7 @@ pub(crate) fn mint_for_messaging(
         exp: now + LIFE_OF_MESSAGING.as_secs(),
     };
     let header = Header { kid: Some(messaging.key_id.clone()), ..Header::new(Algorithm::HS256) };
-    let key = EncodingKey::from_secret(messaging.secret.expose().as_bytes());
-    jsonwebtoken::encode(&header, &claims, &key).map(Token).map_err(MintError::Sign)
+    sign(&messaging.secret, &header, &claims).map(Token).map_err(MintError::Sign)
 }
 
 #[cfg(test)]
