@@ -6,6 +6,7 @@ use std::time::Duration;
 use url::Url;
 
 use crate::config::Secret;
+use crate::imis::phone::Region;
 use crate::imis::recognise::forms_ticket::Keys;
 
 /// What is known of the iMIS behind a site.
@@ -30,7 +31,7 @@ pub(crate) struct Imis {
     /// Phone types in the order in which they are taken.
     pub(crate) phone_order: Vec<String>,
     /// Region (ISO 3166) that numbers without a country code belong to; none = such numbers are left out.
-    pub(crate) phone_region: Option<phonenumber::country::Id>,
+    pub(crate) phone_region: Option<Region>,
 }
 
 /// A way to know who a visitor is.

@@ -337,7 +337,7 @@ mod tests {
     fn preference() -> Preference {
         Preference {
             order: ["Mobile", "_Work Phone", "_Home Phone"].map(str::to_owned).to_vec(),
-            region: Some(phonenumber::country::Id::US),
+            region: Some(phone::Region::US),
         }
     }
 

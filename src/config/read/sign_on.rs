@@ -16,6 +16,7 @@ use crate::config::{
     App, Authority, Claims, FromZendesk, Guards, How, Imis, Messaging, OnBehalfOf, Roots, ServiceAccount,
     SharedSecret, SingleLogout, Upstream, Zendesk, ZendeskApi, ZendeskCredentials, values,
 };
+use crate::imis::phone::Region;
 
 const SIGN_IN: &str = "AsiCommon/Controls/Shared/FormsAuthentication/Login.aspx";
 const SIGN_OUT: &str = "AsiCommon/Controls/Shared/FormsAuthentication/logout.aspx";
@@ -77,7 +78,7 @@ pub(super) fn imis(mut section: Section<'_>, files: &Files, upstream: Option<&Up
     let phone_region = match section.optional("phone_region") {
         Some(value) if value.is_null() => Some(None),
         Some(value) => value.text(region).map(Some),
-        None => Some(Some(phonenumber::country::Id::US)),
+        None => Some(Some(Region::US)),
     };
     section.finish();
     Some(Imis {
@@ -106,9 +107,9 @@ fn identity_cache(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn region(text: &str) -> Result<phonenumber::country::Id, String> {
-    text.parse()
-        .map_err(|_| format!("`{text}` is not a region; write its two ISO 3166 letters, like US, CA or GB"))
+fn region(text: &str) -> Result<Region, String> {
+    Region::parse(text)
+        .ok_or_else(|| format!("`{text}` is not a region; write its two ISO 3166 letters, like US, CA or GB"))
 }
 
 fn service_account(mut section: Section<'_>, files: &Files) -> Option<ServiceAccount> {
