@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 
+use nix::sys::resource::{Resource, getrlimit};
 use serde_json::Value;
 
 use crate::config::Config;
@@ -32,7 +33,7 @@ fn here(check: String) -> Finding {
 /// Whether there are as many files as connections may need, one towards iMIS beside each.
 fn files(config: &Config) -> Option<Finding> {
     let connections = config.limits.connections as u64;
-    let (_, hard) = rlimit::Resource::NOFILE.get().ok()?;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
     let finding = Finding {
         result: format!("{hard} for {connections} connections"),
         seen: "the hard limit of this command; the service has that of its unit".to_owned(),

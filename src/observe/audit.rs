@@ -6,6 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
@@ -190,11 +191,7 @@ fn append(
         rotate(path, config.keep)?;
     }
     if open.is_none() {
-        let mut options = OpenOptions::new();
-        options.append(true).create(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o640);
-        let mut file = options.read(true).open(path)?;
+        let mut file = OpenOptions::new().append(true).create(true).mode(0o640).read(true).open(path)?;
         let mut size = file.metadata()?.len();
         if size > 0 && !ends_a_line(&mut file)? {
             // What was cut off there must not take the next record with it.
@@ -222,18 +219,11 @@ fn ends_a_line(file: &mut File) -> std::io::Result<bool> {
 }
 
 /// Whether an open file is still the one with this name: somebody else may have moved it away.
-#[cfg(unix)]
 fn is_at(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
     match (file.metadata(), std::fs::metadata(path)) {
         (Ok(open), Ok(there)) => (open.dev(), open.ino()) == (there.dev(), there.ino()),
         _ => false,
     }
-}
-
-#[cfg(not(unix))]
-fn is_at(_: &File, path: &Path) -> bool {
-    path.exists()
 }
 
 /// `audit.jsonl` becomes `audit.jsonl.1`, that `.2`, and so on; the last one goes.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::unbounded_channel;
@@ -88,8 +89,9 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub fn start(config: &Config) -> Result<Self, StartError> {
-        // If this fails, the limit stays as it is.
-        let _ = rlimit::increase_nofile_limit(u64::MAX);
+        // Where this fails, the limit stays as it is.
+        let _ = getrlimit(Resource::RLIMIT_NOFILE)
+            .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
         let inherited =
             inherited_sockets::take(&config.listen).map_err(|error| StartError::Inherited(error.into()))?;
         let mut https = open_all(&config.listen.https, inherited.https, config)?;

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+
 /// No more connections than this, whatever the machine allows.
 const MOST_CONNECTIONS: usize = 16_384;
 /// No fewer, whatever it does not.
@@ -14,8 +16,8 @@ const BYTES_A_CONNECTION: u64 = 50 * 1024;
 /// A browser's connection may need one to iMIS beside it, and a quarter of the memory is for others. The gateway raises its own
 /// limit of files to the hard one at its start.
 pub(super) fn most_connections() -> usize {
-    let files =
-        rlimit::Resource::NOFILE.get().map_or(1024, |(_, hard)| usize::try_from(hard).unwrap_or(usize::MAX));
+    let files = getrlimit(Resource::RLIMIT_NOFILE);
+    let files = files.map_or(1024, |(_, hard)| usize::try_from(hard).unwrap_or(usize::MAX));
     fitting(files, memory())
 }
 
@@ -31,8 +33,8 @@ fn memory() -> Option<u64> {
     let text = |path: &str| std::fs::read_to_string(path).ok();
     let installed = text("/proc/meminfo").and_then(|text| installed(&text));
     let groups = text("/proc/self/cgroup").and_then(|text| group_limit(Path::new("/sys/fs/cgroup"), &text));
-    let own = [rlimit::Resource::DATA, rlimit::Resource::AS].into_iter().filter_map(|resource| {
-        resource.get().ok().map(|(soft, _)| soft).filter(|limit| *limit != rlimit::INFINITY)
+    let own = [Resource::RLIMIT_DATA, Resource::RLIMIT_AS].into_iter().filter_map(|resource| {
+        getrlimit(resource).ok().map(|(soft, _)| soft).filter(|limit| *limit != RLIM_INFINITY)
     });
     own.chain(installed).chain(groups).min()
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
 use nix::sys::time::TimeVal;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -50,7 +50,7 @@ impl Collector for Process {
                 "process_most_files",
                 "File descriptors that may be in use",
                 None,
-                rlimit::Resource::NOFILE.get_soft().unwrap_or(0),
+                getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft),
             ),
             ("process_threads", "Threads", None, value("Threads:").unwrap_or(0)),
         ] {
