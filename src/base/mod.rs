@@ -11,5 +11,6 @@ pub(crate) mod tls_client;
 pub(crate) mod x509;
 pub(crate) mod request_id;
 pub(crate) mod trace_context;
+pub(crate) mod http_client;
 pub(crate) mod query;
 pub(crate) mod published;

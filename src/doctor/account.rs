@@ -9,6 +9,7 @@ use reqwest::{Client, Response};
 use url::Url;
 
 use crate::base::clock;
+use crate::base::http_client;
 use crate::base::x509;
 use crate::config::App;
 use crate::doctor::{DoctorError, Finding, Severity};
@@ -34,15 +35,8 @@ pub(super) async fn examine(
 ) -> Result<(), DoctorError> {
     let roots = app.zendesk.api.as_ref().map_or_else(x509::system_roots, |api| api.roots.0.clone());
     let tls = crate::base::tls_client::client_config(roots, Vec::new()).map_err(DoctorError::Tls)?;
-    let client = Client::builder()
-        .tls_backend_preconfigured(tls)
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .referer(false)
-        .user_agent(DOCTOR_AGENT)
-        .timeout(PATIENCE)
-        .build()
-        .map_err(DoctorError::Client)?;
+    let client = http_client::builder(tls, PATIENCE).user_agent(DOCTOR_AGENT).build();
+    let client = client.map_err(DoctorError::Client)?;
     pages(site, app, (&client, login), findings).await;
     if let Some(api) = &app.zendesk.api {
         let staff = site.sign_on.as_ref().and_then(|sign_on| sign_on.staff.get(&app.path));

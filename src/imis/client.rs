@@ -1,4 +1,4 @@
-//! HTTP clients towards iMIS: no redirects followed, no proxies of the environment, every wait bounded, every body capped.
+//! HTTP clients for iMIS: every wait has a limit, every body a maximum size.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,6 +8,8 @@ use bytes::{Bytes, BytesMut};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, ClientBuilder, Response, StatusCode};
 use rustls::ClientConfig;
+
+use crate::base::http_client;
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
 /// ASP.NET answers requests of one session one after the other, so a probe may wait behind a long postback; a member
@@ -56,20 +58,12 @@ impl From<reqwest::Error> for ApiError {
 }
 
 fn builder(tls: &Arc<ClientConfig>) -> ClientBuilder {
-    Client::builder()
-        .tls_backend_preconfigured(ClientConfig::clone(tls))
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .http1_only()
-        .referer(false)
-        .connect_timeout(CONNECT_DEADLINE)
-        .timeout(TOTAL_DEADLINE)
+    http_client::builder(ClientConfig::clone(tls), TOTAL_DEADLINE).connect_timeout(CONNECT_DEADLINE)
 }
 
 /// For the REST API and the token endpoint.
 pub(super) fn for_api(tls: &Arc<ClientConfig>) -> Result<Client, reqwest::Error> {
-    let agent = concat!("imis-gateway/", env!("CARGO_PKG_VERSION"));
-    builder(tls).user_agent(agent).pool_idle_timeout(Duration::from_secs(60)).build()
+    builder(tls).user_agent(http_client::USER_AGENT).pool_idle_timeout(Duration::from_secs(60)).build()
 }
 
 /// For pages asked for with a visitor's cookies: whatever the name in the URL, connections go to `server_host`.

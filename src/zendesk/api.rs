@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use url::Url;
 
+use crate::base::http_client;
 use crate::base::query::encoded;
 use crate::base::tls_client;
 use crate::config::{ZendeskApi, ZendeskCredentials};
@@ -89,14 +90,9 @@ pub(crate) enum ApiBuildError {
 impl Api {
     pub(crate) fn new(api: &ZendeskApi) -> Result<Self, ApiBuildError> {
         let tls = tls_client::client_config(api.roots.0.clone(), Vec::new())?;
-        let client = Client::builder()
-            .tls_backend_preconfigured(tls)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .referer(false)
-            .user_agent(concat!("imis-gateway/", env!("CARGO_PKG_VERSION")))
+        let client = http_client::builder(tls, TOTAL_DEADLINE)
+            .user_agent(http_client::USER_AGENT)
             .connect_timeout(CONNECT_DEADLINE)
-            .timeout(TOTAL_DEADLINE)
             .build()?;
         Ok(Self {
             client,

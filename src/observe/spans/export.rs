@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 use tracing::{info, warn};
 
 use crate::base::clock;
+use crate::base::http_client;
 use crate::base::tls_client::client_config;
 use crate::config::Otlp;
 use crate::observe::log::Chain;
@@ -38,14 +39,7 @@ impl Export {
     pub(crate) fn build(otlp: &Otlp, control: &Handle) -> Result<Self, ExportError> {
         let wrong = |error: &dyn fmt::Display| ExportError(error.to_string());
         let tls = client_config(otlp.roots.0.clone(), Vec::new()).map_err(|error| wrong(&error))?;
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .referer(false)
-            .timeout(PATIENCE)
-            .build()
-            .map_err(|error| wrong(&error))?;
+        let client = http_client::builder(tls, PATIENCE).build().map_err(|error| wrong(&error))?;
         let authorization = otlp.token.as_ref().map(|token| {
             let value = http::HeaderValue::try_from(format!("Bearer {}", token.expose()));
             value.map(|mut value| {

@@ -1,0 +1,22 @@
+//! HTTP clients for the gateway's own requests: to iMIS, to Zendesk and to the collector of traces.
+
+use std::time::Duration;
+
+use reqwest::redirect::Policy;
+use reqwest::{Client, ClientBuilder};
+use rustls::ClientConfig;
+
+/// How the gateway names itself to an API.
+pub(crate) const USER_AGENT: &str = concat!("imis-gateway/", env!("CARGO_PKG_VERSION"));
+
+/// A client that follows no redirects, uses no proxy from the environment and sends no Referer. `timeout` bounds a request
+/// from the connection to the last byte of the response.
+pub(crate) fn builder(tls: ClientConfig, timeout: Duration) -> ClientBuilder {
+    Client::builder()
+        .tls_backend_preconfigured(tls)
+        .redirect(Policy::none())
+        .no_proxy()
+        .http1_only()
+        .referer(false)
+        .timeout(timeout)
+}
