@@ -1,6 +1,6 @@
 //! The demo: the gateway, an iMIS and a Zendesk, all on this machine, with keys made at run time.
 //!
-//! `cargo run --release --example demo`
+//! `cargo run --example demo`
 
 use std::io::Write;
 use std::net::SocketAddr;
