@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 use imis_gateway_simulators::certificates::Authority;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::SITE;
@@ -408,7 +409,8 @@ async fn without_descriptors_the_gateway_waits_and_recovers() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn four_thousand_slow_connections_keep_nobody_waiting() {
     // One descriptor for each, here as there.
-    let _ = rlimit::increase_nofile_limit(20_000);
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(20_000)), hard).unwrap();
     let proxy = proxy("limits: {connections: 10000, connections_per_address: 10000}").await;
     let mut silent = Vec::new();
     for _ in 0..3_000 {
