@@ -12,5 +12,6 @@ pub(crate) mod x509;
 pub(crate) mod request_id;
 pub(crate) mod trace_context;
 pub(crate) mod http_client;
+pub(crate) mod phone;
 pub(crate) mod query;
 pub(crate) mod published;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use url::Url;
 
+use crate::base::phone::Region;
 use crate::config::Secret;
-use crate::imis::phone::Region;
 use crate::imis::recognise::forms_ticket::Keys;
 
 /// What is known of the iMIS behind a site.

@@ -123,7 +123,7 @@ impl Kind {
                 _ => wrong("a list of at most 100 tags: texts without blanks and commas"),
             },
             Self::Phone => match value.as_str() {
-                Some(number) if crate::imis::phone::e164(number, None).as_deref() == Some(number) => {
+                Some(number) if crate::base::phone::e164(number, None).as_deref() == Some(number) => {
                     Ok(Some(value.clone()))
                 }
                 _ => wrong("a phone number in E.164, like +15125550123"),

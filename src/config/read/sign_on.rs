@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::base::phone::Region;
 use crate::base::x509;
 use crate::config::expression::Language;
 use crate::config::files::Files;
@@ -16,7 +17,6 @@ use crate::config::{
     App, Authority, Claims, FromZendesk, Guards, How, Imis, Messaging, OnBehalfOf, Roots, ServiceAccount,
     SharedSecret, SingleLogout, Upstream, Zendesk, ZendeskApi, ZendeskCredentials, values,
 };
-use crate::imis::phone::Region;
 
 const SIGN_IN: &str = "AsiCommon/Controls/Shared/FormsAuthentication/Login.aspx";
 const SIGN_OUT: &str = "AsiCommon/Controls/Shared/FormsAuthentication/logout.aspx";
