@@ -37,12 +37,12 @@ pub(crate) struct Imis {
 #[derive(Debug, Clone)]
 pub(crate) struct Method {
     pub(crate) how: How,
-    pub(crate) if_broken: IfBroken,
+    pub(crate) on_error: OnError,
 }
 
 /// What happens when a method cannot say who somebody is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum IfBroken {
+pub(crate) enum OnError {
     /// The next one is asked; after the last one nobody is signed in.
     Next,
     /// Nobody is signed in.

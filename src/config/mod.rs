@@ -39,7 +39,7 @@ pub(crate) use app::{
 };
 pub(crate) use files::{Watched, read_text};
 pub(crate) use imis::{
-    ClientApplication, Columns, FormsTicket, How, IfBroken, Imis, Method, ProfileColumns, ServiceAccount,
+    ClientApplication, Columns, FormsTicket, How, OnError, Imis, Method, ProfileColumns, ServiceAccount,
     WhoamiQuery,
 };
 pub use problem::{Problem, Problems};
@@ -69,7 +69,7 @@ pub struct Config {
     pub(crate) ticket_key: Option<Arc<SharedSecret>>,
     pub(crate) workers: usize,
     /// How often the files it names are looked at; none = only on a reload.
-    pub(crate) watch: Option<Duration>,
+    pub(crate) watch_interval: Option<Duration>,
     pub(crate) timeouts: ClientTimeouts,
     pub(crate) limits: Limits,
     pub(crate) sign_in_limits: SignInLimits,
@@ -152,7 +152,7 @@ pub struct Log {
     /// Whether every request gets a line.
     pub access: bool,
     /// Whether requests without a `traceparent` are given one.
-    pub trace: bool,
+    pub generate_traceparent: bool,
 }
 
 /// A collector of traces (OpenTelemetry, OTLP over HTTP).
@@ -163,7 +163,7 @@ pub(crate) struct Otlp {
     /// Sent to it, as a bearer token.
     pub(crate) token: Option<Arc<Secret>>,
     /// Of a hundred requests of which nobody has decided yet, so many are told.
-    pub(crate) percent: u64,
+    pub(crate) sample_percent: u64,
 }
 
 /// See [`Log::format`].
@@ -241,9 +241,9 @@ pub(crate) struct Upstream {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Balance {
     /// The first that is well.
-    First,
+    Failover,
     /// The one with the fewest requests, in turn.
-    Spread,
+    LeastRequests,
 }
 
 /// A version of the PROXY header.
@@ -278,19 +278,19 @@ pub(crate) struct Health {
 pub(crate) fn test_upstream(servers: &[&str]) -> Upstream {
     Upstream {
         servers: servers.iter().map(|url| values::server(url).unwrap()).collect(),
-        balance: Balance::First,
+        balance: Balance::Failover,
         affinity: None,
         proxy_protocol: None,
         health: None,
         roots: Roots(Arc::new(rustls::RootCertStore::empty())),
         host: None,
         headers: Rules::default(),
-        limits: UpstreamLimits { requests: 1, wait: Duration::ZERO },
+        limits: UpstreamLimits { concurrent_requests: 1, queue_timeout: Duration::ZERO },
         timeouts: Timeouts {
             connect: Duration::ZERO,
             tls: Duration::ZERO,
             response_head: Duration::ZERO,
-            gap: Duration::ZERO,
+            body_idle: Duration::ZERO,
             idle: Duration::ZERO,
         },
     }
@@ -312,9 +312,9 @@ impl Eq for Roots {}
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct UpstreamLimits {
     /// Requests that have arrived whole and are not answered yet. Others wait for a place.
-    pub(crate) requests: usize,
+    pub(crate) concurrent_requests: usize,
     /// For so long.
-    pub(crate) wait: Duration,
+    pub(crate) queue_timeout: Duration,
 }
 
 impl Upstream {
@@ -352,11 +352,11 @@ pub(crate) struct ClientTimeouts {
     /// From the first byte of a request to the end of its head; also from the handshake to the first request.
     pub(crate) request_head: Duration,
     /// Within a body, while the browser neither sends nor takes anything.
-    pub(crate) gap: Duration,
+    pub(crate) body_idle: Duration,
     /// How long a connection without a request is kept.
     pub(crate) idle: Duration,
     /// How long a connection takes new requests up.
-    pub(crate) age: Duration,
+    pub(crate) connection_age: Duration,
     /// How long requests under way may take to finish once the gateway stops.
     pub(crate) drain: Duration,
 }
@@ -369,7 +369,7 @@ pub(crate) struct Limits {
     /// The same for one address, which is a network (/64) in IPv6.
     pub(crate) connections_per_address: usize,
     /// Bytes a second that a browser has to move of a body while it is waited for; 0 = as few as it likes.
-    pub(crate) body_rate: u64,
+    pub(crate) min_body_rate: u64,
 }
 
 /// Sign-ins a minute.
@@ -390,7 +390,7 @@ pub(crate) struct Timeouts {
     /// From the end of the request, body included, to the head of the response.
     pub(crate) response_head: Duration,
     /// Within a body, while iMIS neither sends nor takes anything; in a WebSocket, while neither side does.
-    pub(crate) gap: Duration,
+    pub(crate) body_idle: Duration,
     /// How long an unused connection is kept.
     pub(crate) idle: Duration,
 }

@@ -111,6 +111,26 @@ pub(super) fn parse(text: &str) -> Result<Spanned<Node>, Problem> {
     })
 }
 
+/// Keys and words that had another name in an earlier draft of the format, with the name they have now.
+const RENAMED: [(&str, &str); 11] = [
+    ("age", "connection_age"),
+    ("body_rate", "min_body_rate"),
+    ("first", "failover"),
+    ("gap", "body_idle"),
+    ("if_broken", "on_error"),
+    ("percent", "sample_percent"),
+    ("requests", "concurrent_requests"),
+    ("spread", "least_requests"),
+    ("trace", "generate_traceparent"),
+    ("wait", "queue_timeout"),
+    ("watch", "watch_interval"),
+];
+
+/// The present name of a key or word that has been renamed.
+pub(super) fn renamed(old: &str) -> Option<&'static str> {
+    RENAMED.iter().find(|(name, _)| *name == old).map(|(_, new)| *new)
+}
+
 /// Collects the problems found while the tree is read.
 #[derive(Default)]
 pub(super) struct Reader {
@@ -335,16 +355,17 @@ impl<'a> Section<'a> {
         self.entries.iter().any(|(name, _)| !self.known.contains(&name.value.as_str()))
     }
 
-    /// Reports every key that was not asked for, with the nearest known one.
+    /// Reports every unknown key, with the name it has now or the nearest known one.
     pub(super) fn finish(self) {
         for (name, _) in self.entries.iter().filter(|(name, _)| !self.known.contains(&name.value.as_str())) {
+            let renamed = renamed(&name.value).filter(|new| self.known.contains(new)).map(|new| (0, new));
             let near = self
                 .known
                 .iter()
-                .map(|known| (strsim::damerau_levenshtein(known, &name.value.to_lowercase()), known))
+                .map(|known| (strsim::damerau_levenshtein(known, &name.value.to_lowercase()), *known))
                 .filter(|(distance, known)| *distance <= 1 + known.len() / 4)
                 .min();
-            let hint = match near {
+            let hint = match renamed.or(near) {
                 Some((_, known)) => format!("did you mean `{known}`?"),
                 None => format!("known keys here: {}", self.known.join(", ")),
             };

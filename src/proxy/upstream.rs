@@ -61,7 +61,7 @@ impl Upstream {
             relay_timeouts: RelayTimeouts {
                 response_head: timeouts.response_head,
                 browser: limits,
-                upstream: timeouts.gap,
+                upstream: timeouts.body_idle,
             },
             pools: upstream.config.servers.iter().map(|_| Pool::new(timeouts.idle)).collect(),
             held: HeldPermits::new(concurrency_limit.clone()),
@@ -164,7 +164,7 @@ impl Upstream {
                     self.servers.worked(index);
                     self.traffic.connecting(Connecting::Opened);
                     let mut connection =
-                        Connection::new(stream, index, self.buffers.clone(), self.timeouts.gap);
+                        Connection::new(stream, index, self.buffers.clone(), self.timeouts.body_idle);
                     connection.visitor = self.upstream.config.proxy_protocol.map(|_| client.ip());
                     return Ok(connection);
                 }

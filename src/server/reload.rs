@@ -58,7 +58,7 @@ pub(crate) struct Reloader {
 pub(crate) struct Running {
     fixed: Fixed,
     pub(crate) watched: Watched,
-    pub(crate) watch: Option<Duration>,
+    pub(crate) watch_interval: Option<Duration>,
 }
 
 /// Where a configuration comes from.
@@ -159,7 +159,7 @@ impl Reloader {
             running: Mutex::new(Running {
                 fixed: config.fixed(),
                 watched: config.watched.clone(),
-                watch: config.watch,
+                watch_interval: config.watch_interval,
             }),
             last: ArcSwap::from_pointee(first),
             draining: AtomicBool::new(false),
@@ -317,7 +317,7 @@ impl Reloader {
         let needs_restart = running.fixed.differing(&config.fixed()).into_iter().map(str::to_owned).collect();
         self.source.store(Arc::new(Source { file: config.file.clone(), text: config.text.clone() }));
         running.watched = config.watched.clone();
-        running.watch = config.watch;
+        running.watch_interval = config.watch_interval;
         Ok(Last {
             at: clock::rfc_3339(),
             by: by.name().to_owned(),

@@ -79,7 +79,7 @@ fn root(mut root: Section<'_>, text: &str, file: &Path, files: &Files) -> Option
         Some(value) => workers(&value),
         None => Some(cores()),
     };
-    let watch = match root.optional("watch") {
+    let watch_interval = match root.optional("watch_interval") {
         Some(value) if value.is_off() => Some(None),
         Some(value) => value.text(values::duration).map(Some),
         None => Some(Some(DEFAULT_WATCH)),
@@ -111,7 +111,7 @@ fn root(mut root: Section<'_>, text: &str, file: &Path, files: &Files) -> Option
         state_key: state_key?,
         ticket_key: ticket_key?,
         workers: workers?,
-        watch: watch?,
+        watch_interval: watch_interval?,
         timeouts: timeouts?,
         limits: limits.as_ref().map(|(limits, _)| *limits)?,
         sign_in_limits: limits.map(|(_, sign_ins)| sign_ins)?,
@@ -171,9 +171,9 @@ fn workers(value: &Value<'_>) -> Option<usize> {
 const DEFAULT_TIMEOUTS: ClientTimeouts = ClientTimeouts {
     handshake: Duration::from_secs(10),
     request_head: Duration::from_secs(30),
-    gap: Duration::from_secs(30),
+    body_idle: Duration::from_secs(30),
     idle: Duration::from_secs(75),
-    age: Duration::from_secs(3600),
+    connection_age: Duration::from_secs(3600),
     drain: Duration::from_secs(30),
 };
 
@@ -182,17 +182,17 @@ fn timeouts(mut section: Section<'_>) -> Option<ClientTimeouts> {
     let mut read = |key, default| section.text_or(key, values::duration, default);
     let handshake = read("handshake", default.handshake);
     let request_head = read("request_head", default.request_head);
-    let gap = read("gap", default.gap);
+    let body_idle = read("body_idle", default.body_idle);
     let idle = read("idle", default.idle);
-    let age = read("age", default.age);
+    let connection_age = read("connection_age", default.connection_age);
     let drain = read("drain", default.drain);
     section.finish();
     Some(ClientTimeouts {
         handshake: handshake?,
         request_head: request_head?,
-        gap: gap?,
+        body_idle: body_idle?,
         idle: idle?,
-        age: age?,
+        connection_age: connection_age?,
         drain: drain?,
     })
 }
@@ -207,12 +207,12 @@ const DEFAULT_SIGN_INS: SignInLimits = SignInLimits {
 };
 
 fn limits(section: Option<Section<'_>>) -> Option<(Limits, SignInLimits)> {
-    let (mut connections, mut per_address, mut body_rate) = (None, None, None);
+    let (mut connections, mut per_address, mut min_body_rate) = (None, None, None);
     let mut sign_ins = (Some(DEFAULT_SIGN_INS.per_network), Some(DEFAULT_SIGN_INS.per_person));
     if let Some(mut section) = section {
         connections = section.optional("connections").map(|value| count(&value));
         per_address = section.optional("connections_per_address").map(|value| count(&value));
-        body_rate = section.optional("body_rate").map(|value| value.number(0..=1_000_000));
+        min_body_rate = section.optional("min_body_rate").map(|value| value.number(0..=1_000_000));
         let mut a_minute = |key, default| match section.optional(key) {
             Some(value) => value
                 .number(1..=1_000_000)
@@ -231,7 +231,7 @@ fn limits(section: Option<Section<'_>>) -> Option<(Limits, SignInLimits)> {
     let limits = Limits {
         connections,
         connections_per_address: per_address,
-        body_rate: body_rate.unwrap_or(Some(DEFAULT_BODY_RATE))?,
+        min_body_rate: min_body_rate.unwrap_or(Some(DEFAULT_BODY_RATE))?,
     };
     Some((limits, SignInLimits { per_network: sign_ins.0?, per_person: sign_ins.1? }))
 }
@@ -281,7 +281,7 @@ fn audit(mut section: Section<'_>, files: &Files) -> Option<AuditConfig> {
 }
 
 fn default_log() -> Log {
-    Log { format: LogFormat::Json, level: tracing::Level::INFO, access: true, trace: false }
+    Log { format: LogFormat::Json, level: tracing::Level::INFO, access: true, generate_traceparent: false }
 }
 
 fn log(mut section: Section<'_>, files: &Files) -> Option<(Log, Option<Otlp>)> {
@@ -312,9 +312,9 @@ fn log(mut section: Section<'_>, files: &Files) -> Option<(Log, Option<Otlp>)> {
         Some(value) => value.boolean(),
         None => Some(default.access),
     };
-    let trace = match section.optional("trace") {
+    let generate_traceparent = match section.optional("generate_traceparent") {
         Some(value) => value.boolean(),
-        None => Some(default.trace),
+        None => Some(default.generate_traceparent),
     };
     let otlp = match section.optional("otlp") {
         Some(value) if value.is_off() => Some(None),
@@ -322,7 +322,10 @@ fn log(mut section: Section<'_>, files: &Files) -> Option<(Log, Option<Otlp>)> {
         None => Some(None),
     };
     section.finish();
-    Some((Log { format: format?, level: level?, access: access?, trace: trace? }, otlp?))
+    Some((
+        Log { format: format?, level: level?, access: access?, generate_traceparent: generate_traceparent? },
+        otlp?,
+    ))
 }
 
 fn otlp(value: &Value<'_>, files: &Files) -> Option<Otlp> {
@@ -346,7 +349,7 @@ fn otlp(value: &Value<'_>, files: &Files) -> Option<Otlp> {
         Some(value) => sign_on::secret(&value, files).map(|token| Some(Arc::new(token))),
         None => Some(None),
     };
-    let percent = match section.optional("percent") {
+    let sample_percent = match section.optional("sample_percent") {
         Some(value) => value.number(0..=100),
         None => Some(100),
     };
@@ -355,5 +358,5 @@ fn otlp(value: &Value<'_>, files: &Files) -> Option<Otlp> {
         value.report("this program was built without the feature `otel`; the packages have it");
         return None;
     }
-    Some(Otlp { endpoint: endpoint?, roots: roots?, token: token?, percent: percent? })
+    Some(Otlp { endpoint: endpoint?, roots: roots?, token: token?, sample_percent: sample_percent? })
 }

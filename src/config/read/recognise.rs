@@ -6,7 +6,7 @@ use crate::config::files::Files;
 use crate::config::raw::{Section, Value};
 use crate::config::read::sign_on::secret;
 use crate::config::{
-    ClientApplication, Columns, FormsTicket, How, IfBroken, Method, ProfileColumns, WhoamiQuery, values,
+    ClientApplication, Columns, FormsTicket, How, Method, OnError, ProfileColumns, WhoamiQuery, values,
 };
 use crate::imis::recognise::forms_ticket::{Compatibility, Keys, Validation, hexadecimal};
 
@@ -67,17 +67,17 @@ fn method(mut section: Section<'_>, files: &Files, base_path: &str) -> Option<Me
         }
         None => return None,
     };
-    let if_broken = section.text_or(
-        "if_broken",
+    let on_error = section.text_or(
+        "on_error",
         |text| match text {
-            "next" => Ok(IfBroken::Next),
-            "stop" => Ok(IfBroken::Stop),
+            "next" => Ok(OnError::Next),
+            "stop" => Ok(OnError::Stop),
             other => Err(format!("`{other}` is not what can be done; use next or stop")),
         },
-        IfBroken::Next,
+        OnError::Next,
     );
     section.finish();
-    Some(Method { how: how?, if_broken: if_broken? })
+    Some(Method { how: how?, on_error: on_error? })
 }
 
 fn whoami_query(section: &mut Section<'_>, below: &dyn Fn(&str) -> String) -> Option<How> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::base::x509;
 use crate::config::files::Files;
 use crate::config::pem;
-use crate::config::raw::{Section, Value};
+use crate::config::raw::{Section, Value, renamed};
 use crate::config::read::{certificate, sign_on};
 use crate::config::{
     Affinity, Balance, Health, ProxyHeader, Roots, SignOn, Site, Timeouts, Upstream, UpstreamLimits, values,
@@ -18,12 +18,12 @@ const DEFAULT_TIMEOUTS: Timeouts = Timeouts {
     connect: Duration::from_secs(3),
     tls: Duration::from_secs(5),
     response_head: Duration::from_secs(3600),
-    gap: Duration::from_secs(3600),
+    body_idle: Duration::from_secs(3600),
     idle: Duration::from_secs(60),
 };
 
 /// More pages at a time are no faster for anybody: at a hundred a second each takes two and a half seconds then.
-const DEFAULT_LIMITS: UpstreamLimits = UpstreamLimits { requests: 256, wait: Duration::from_secs(1) };
+const DEFAULT_LIMITS: UpstreamLimits = UpstreamLimits { concurrent_requests: 256, queue_timeout: Duration::from_secs(1) };
 
 pub(super) fn sites(list: &Value<'_>, files: &Files) -> Option<Vec<Site>> {
     let items = list.items()?;
@@ -118,11 +118,14 @@ fn upstream(mut section: Section<'_>, files: &Files) -> Option<Upstream> {
     let balance = section.text_or(
         "balance",
         |text| match text {
-            "first" => Ok(Balance::First),
-            "spread" => Ok(Balance::Spread),
-            other => Err(format!("`{other}` is not a way to choose a server; use first or spread")),
+            "failover" => Ok(Balance::Failover),
+            "least_requests" => Ok(Balance::LeastRequests),
+            other => Err(match renamed(other) {
+                Some(new) => format!("`{other}` is not a way to choose a server; did you mean `{new}`?"),
+                None => format!("`{other}` is not a way to choose a server; use failover or least_requests"),
+            }),
         },
-        Balance::First,
+        Balance::Failover,
     );
     let affinity = match section.optional("affinity") {
         Some(value) if value.is_off() => Some(None),
@@ -157,7 +160,8 @@ fn upstream(mut section: Section<'_>, files: &Files) -> Option<Upstream> {
     let host = section.text_or(
         "host",
         |text| match text {
-            "keep" => Ok(None),
+            "preserve" => Ok(None),
+            "keep" => Err("`keep` is not a host name; did you mean `preserve`?".to_owned()),
             name => values::authority(name).map(Some),
         },
         None,
@@ -208,13 +212,13 @@ fn health(mut section: Section<'_>) -> Option<Health> {
 
 fn limits(mut section: Section<'_>) -> Option<UpstreamLimits> {
     let default = DEFAULT_LIMITS;
-    let requests = match section.optional("requests") {
+    let concurrent_requests = match section.optional("concurrent_requests") {
         Some(value) => value.number(1..=100_000).and_then(|number| usize::try_from(number).ok()),
-        None => Some(default.requests),
+        None => Some(default.concurrent_requests),
     };
-    let wait = section.text_or("wait", values::duration, default.wait);
+    let queue_timeout = section.text_or("queue_timeout", values::duration, default.queue_timeout);
     section.finish();
-    Some(UpstreamLimits { requests: requests?, wait: wait? })
+    Some(UpstreamLimits { concurrent_requests: concurrent_requests?, queue_timeout: queue_timeout? })
 }
 
 fn headers(mut section: Section<'_>) -> Option<Rules> {
@@ -236,8 +240,8 @@ fn timeouts(mut section: Section<'_>) -> Option<Timeouts> {
     let connect = read("connect", default.connect);
     let tls = read("tls", default.tls);
     let response_head = read("response_head", default.response_head);
-    let gap = read("gap", default.gap);
+    let body_idle = read("body_idle", default.body_idle);
     let idle = read("idle", default.idle);
     section.finish();
-    Some(Timeouts { connect: connect?, tls: tls?, response_head: response_head?, gap: gap?, idle: idle? })
+    Some(Timeouts { connect: connect?, tls: tls?, response_head: response_head?, body_idle: body_idle?, idle: idle? })
 }
