@@ -13,3 +13,5 @@ pub(crate) mod request_id;
 pub(crate) mod trace_context;
 pub(crate) mod query;
 pub(crate) mod published;
+pub(crate) mod header_rules;
+pub(crate) mod phone;

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use serde::Serialize;
 use url::Url;
 
+use crate::config::claims;
 use crate::config::expression::Expression;
 #[cfg(any(test, feature = "fuzzing"))]
 use crate::config::values;
 use crate::config::{Authority, Roots, Secret};
-use crate::sso::claims;
 
 /// One Zendesk registration.
 #[derive(Debug)]
@@ -54,6 +54,25 @@ pub(crate) enum Effect {
     Allow,
     Deny,
 }
+
+/// Reasons for which the gateway itself refuses a member, as the log names them. A rule must use another name.
+pub(super) const RESERVED_REASONS: [&str; 15] = [
+    "on-behalf-of",
+    "company-record",
+    "inactive",
+    "no-email",
+    "bad-email",
+    "no-name",
+    "duplicate-email",
+    "staff-address",
+    "staff-failed",
+    "rule",
+    "no-rule",
+    "rule-failed",
+    "rate",
+    "loop",
+    "broken",
+];
 
 /// What a refused member reads, by language (RFC 5646, lower case).
 #[derive(Debug, Clone)]

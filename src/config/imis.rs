@@ -6,7 +6,7 @@ use std::time::Duration;
 use url::Url;
 
 use crate::config::Secret;
-use crate::imis::recognise::forms_ticket::Keys;
+use crate::config::machine_keys::MachineKeys;
 
 /// What is known of the iMIS behind a site.
 #[derive(Debug, Clone)]
@@ -132,7 +132,7 @@ pub(crate) struct ProfileColumns {
 /// What it takes to open ASP.NET's forms authentication ticket.
 #[derive(Debug)]
 pub(crate) struct FormsTicket {
-    pub(crate) keys: Keys,
+    pub(crate) keys: MachineKeys,
     /// Path that tells whether the session lives; none = it is not asked about.
     pub(crate) session_info: Option<String>,
 }

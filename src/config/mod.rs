@@ -4,10 +4,11 @@
 
 mod acme;
 mod app;
+pub(crate) mod claims;
 pub(crate) mod expression;
 mod files;
 mod imis;
-mod pem;
+pub(crate) mod machine_keys;
 mod problem;
 mod raw;
 mod read;
@@ -26,8 +27,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use rustls::sign::CertifiedKey;
 
-use crate::base::x509;
-use crate::proxy::headers::Rules;
+use crate::base::header_rules::Rules;
 pub(crate) use acme::{Acme, Challenge};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use app::app_at;
@@ -37,9 +37,9 @@ pub(crate) use app::{
     App, Claims, Effect, FromZendesk, Guards, Messaging, OnBehalfOf, OnDuplicate, Reason, Rule, SharedSecret,
     ShownSecret, SingleLogout, Source, Zendesk, ZendeskApi, ZendeskCredentials,
 };
-pub(crate) use files::{Watched, read_text};
+pub(crate) use files::{Files, Watched, read as read_file, read_text};
 pub(crate) use imis::{
-    ClientApplication, Columns, FormsTicket, How, OnError, Imis, Method, ProfileColumns, ServiceAccount,
+    ClientApplication, Columns, FormsTicket, How, Imis, Method, OnError, ProfileColumns, ServiceAccount,
     WhoamiQuery,
 };
 pub use problem::{Problem, Problems};
@@ -70,7 +70,7 @@ pub struct Config {
     pub(crate) workers: usize,
     /// How often the files it names are looked at; none = only on a reload.
     pub(crate) watch_interval: Option<Duration>,
-    pub(crate) timeouts: ClientTimeouts,
+    pub(crate) timeouts: BrowserTimeouts,
     pub(crate) limits: Limits,
     pub(crate) sign_in_limits: SignInLimits,
     /// How to log.
@@ -162,7 +162,7 @@ pub(crate) struct Otlp {
     pub(crate) roots: Roots,
     /// Sent to it, as a bearer token.
     pub(crate) token: Option<Arc<Secret>>,
-    /// Of a hundred requests of which nobody has decided yet, so many are told.
+    /// Percentage of requests to sample, of those that bring no sampling decision of their own.
     pub(crate) sample_percent: u64,
 }
 
@@ -182,9 +182,11 @@ pub enum LogFormat {
 pub(crate) struct Site {
     /// Lower-case names without port; at least one. The first is used where one must be chosen.
     pub(crate) hosts: Vec<String>,
-    /// None until a CA has issued the first one.
+    /// None as long as a CA has not given one.
     pub(crate) certificate: Option<Arc<CertifiedKey>>,
-    /// How to get the certificate from a CA, if it comes from one.
+    /// What hosts are shown that the CA has given nothing good for yet: what they were shown under the configuration before.
+    pub(crate) of_before: Vec<(String, Arc<CertifiedKey>)>,
+    /// Where it comes from, if from a CA.
     pub(crate) acme: Option<Arc<Acme>>,
     pub(crate) upstream: Upstream,
     pub(crate) sign_on: Option<SignOn>,
@@ -198,18 +200,6 @@ pub(crate) struct SignOn {
 }
 
 impl Site {
-    /// A warning about the certificate's validity, if there is one to give. `now`: seconds since 1970.
-    pub(crate) fn certificate_warning(&self, now: i64) -> Option<String> {
-        match self.certificate.as_ref().and_then(|key| key.cert.first()) {
-            Some(leaf) => x509::expiry_warning(leaf, self.acme.is_some(), now),
-            None => Some(
-                "the CA has not issued a certificate yet: until it has, clients cannot connect (after a reload: \
-                 they get the previous certificate)"
-                    .to_owned(),
-            ),
-        }
-    }
-
     pub(crate) fn apps(&self) -> impl Iterator<Item = &Arc<App>> {
         self.sign_on.iter().flat_map(|sign_on| &sign_on.apps)
     }
@@ -346,7 +336,7 @@ impl fmt::Display for Server {
 
 /// Deadlines towards browsers. There is no limit on the whole of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ClientTimeouts {
+pub(crate) struct BrowserTimeouts {
     /// TLS handshake.
     pub(crate) handshake: Duration,
     /// From the first byte of a request to the end of its head; also from the handshake to the first request.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use url::{Host, Url};
 
+use crate::base::header_rules::{Pattern, is_decisive, is_ours_alone};
 use crate::config::Server;
-use crate::proxy::headers::{Pattern, is_decisive, is_ours_alone};
 
 /// A host with the port of its https origin, as it stands in a URL: `support.example.org`, `localhost:8444`.
 #[derive(Debug, Clone, PartialEq, Eq)]

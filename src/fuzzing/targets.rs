@@ -293,7 +293,7 @@ pub fn client_context(page: &[u8]) {
 pub fn party(json: &[u8]) {
     let Some(id) = PartyId::parse("104019") else { return };
     if let Ok(party) = Party::parse(json) {
-        let phones = crate::imis::phone::Preference { order: vec!["Mobile".to_owned()], region: None };
+        let phones = crate::base::phone::Preference { order: vec!["Mobile".to_owned()], region: None };
         if party.profile(&id, &phones).is_ok() {
             assert!(json.windows(6).any(|part| part == b"104019") || json.contains(&b'\\'), "whose record?");
         }

@@ -7,7 +7,6 @@ pub(crate) mod client;
 pub(crate) mod groups;
 mod json;
 pub(crate) mod party;
-pub(crate) mod phone;
 pub(crate) mod recognise;
 mod service_account;
 pub(crate) mod survey;
@@ -20,6 +19,7 @@ use http::header::{HeaderMap, HeaderValue, USER_AGENT};
 use http::uri::Authority;
 use rustls::ClientConfig;
 
+use crate::base::phone;
 use crate::config;
 use crate::observe::metrics::Recognitions;
 use crate::upstream::forwarded::Forwarded;

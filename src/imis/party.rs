@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::base::phone::Preference;
 use crate::config::ProfileColumns;
 use crate::imis::PartyId;
 use crate::imis::groups::date;
 use crate::imis::json::{entries, filled, is_true, list, unwrapped, without_mark};
 use crate::imis::phone;
-use crate::imis::phone::Preference;
 use crate::imis::recognise::Row;
 
 /// What the gateway knows of a person at the moment of signing in. It has no Debug: it is personal.

@@ -1,10 +1,10 @@
 //! Minting by itself, for its benchmark: nothing of it is in the program, and no token leaves it.
 
+use crate::base::phone::Preference;
 use crate::config::Secret;
 use crate::config::expression::Language;
 use crate::imis::PartyId;
 use crate::imis::party::Party;
-use crate::imis::phone::Preference;
 use crate::imis::recognise::Identity;
 use crate::sso::decide::Steps;
 use crate::sso::return_to::Arrival;

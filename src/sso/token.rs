@@ -67,22 +67,6 @@ pub(crate) fn mint(secret: &Secret, permit: &Permit, now: u64, jti: &str) -> Res
     if token.len() > MOST_BYTES { Err(MintError::TooLong(token.len())) } else { Ok(Token(token)) }
 }
 
-/// Signs a token of nobody's, to know that it can be done with this secret.
-pub(crate) fn try_sign(secret: &Secret) -> Result<(), jsonwebtoken::errors::Error> {
-    let nothing = Map::new();
-    let claims = Claims {
-        iat: 0,
-        jti: "0",
-        email: "nobody@example.org",
-        name: "Nobody",
-        external_id: "0",
-        phone: None,
-        more: &nothing,
-    };
-    let key = EncodingKey::from_secret(secret.expose().as_bytes());
-    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).map(drop)
-}
-
 /// Refuses what would make a token that Zendesk does not take, before anybody is told that they may enter.
 pub(crate) fn require_short(permit: &Permit) -> Result<(), MintError> {
     let stand_in = Secret::new("no key of anybody's");

@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use crate::config::app::RESERVED_REASONS;
+use crate::config::claims::{self, OVERWRITING, RESERVED, kind_of};
 use crate::config::expression::{Expression, Language};
 use crate::config::raw::{Section, Value};
 use crate::config::{Claims, Effect, Guards, OnDuplicate, Reason, Rule, Source, values};
 use crate::observe::log::Chain;
-use crate::sso::REASONS;
-use crate::sso::claims::{self, OVERWRITING, RESERVED, kind_of};
 
 /// A reason's name: it stands in logs and in this file.
 fn reason_name(text: &str) -> Result<String, String> {
-    if REASONS.contains(&text) {
+    if RESERVED_REASONS.contains(&text) {
         return Err(format!("`{text}` is a name under which the gateway itself refuses; use another"));
     }
     let plain = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');

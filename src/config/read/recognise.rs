@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use crate::config::files::Files;
+use crate::config::machine_keys::{Compatibility, MachineKeys, Validation, hexadecimal};
 use crate::config::raw::{Section, Value};
 use crate::config::read::sign_on::secret;
 use crate::config::{
     ClientApplication, Columns, FormsTicket, How, Method, OnError, ProfileColumns, WhoamiQuery, values,
 };
-use crate::imis::recognise::forms_ticket::{Compatibility, Keys, Validation, hexadecimal};
 
 const LOGIN_STATUS: &str = "AsiCommon/Controls/Shared/FormsAuthentication/LoginStatusRedirect.aspx";
 
@@ -191,7 +191,7 @@ fn forms_ticket(section: &mut Section<'_>, files: &Files, base_path: &str) -> Op
         // iMIS's own scripts put a slash behind a base that ends in one.
         None => Some(Some(format!("{base_path}/SessionInfo/GetSessionInfoFromCookie"))),
     };
-    let keys = Keys::new(&validation_key?, &decryption_key?, validation?, compatibility?);
+    let keys = MachineKeys::new(&validation_key?, &decryption_key?, validation?, compatibility?);
     let keys = keys.map_err(|error| section.report(error.to_string())).ok()?;
     Some(How::FormsTicket(Arc::new(FormsTicket { keys, session_info: session_info? })))
 }

@@ -239,15 +239,7 @@ fn zendesk(mut section: Section<'_>, files: &Files) -> Option<Zendesk> {
         Some(list) => list.texts(values::authority),
         None => Some(Vec::new()),
     };
-    let shared_secret = section.required("shared_secret").and_then(|value| {
-        let secret = shared_secret(&value, files)?;
-        for key in secret.all() {
-            if let Err(error) = crate::sso::try_sign(key) {
-                value.report(format!("no token can be signed with it: {error}"));
-            }
-        }
-        Some(secret)
-    });
+    let shared_secret = section.required("shared_secret").and_then(|value| shared_secret(&value, files));
     let api = match section.optional("api") {
         Some(value) => value.section().and_then(|section| api(section, files, origin.as_ref())).map(Some),
         None => Some(None),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::base::header_rules::Rules;
 use crate::base::x509;
 use crate::config::files::Files;
 use crate::config::pem;
@@ -10,7 +11,6 @@ use crate::config::read::{certificate, sign_on};
 use crate::config::{
     Affinity, Balance, Health, ProxyHeader, Roots, SignOn, Site, Timeouts, Upstream, UpstreamLimits, values,
 };
-use crate::proxy::headers::Rules;
 use crate::upstream::health::{DEFAULT_INTERVAL, DEFAULT_TIMEOUT};
 
 /// IIS closes idle connections at 120 s, and iMIS runs requests of up to 3,600 s (docs/architecture.md).

@@ -275,7 +275,7 @@ impl Recogniser {
         let (Some((_, cookie)), None) = (cookies.next(), cookies.next()) else {
             return Err(TicketError::NotEncoded.into());
         };
-        let ticket = config.keys.open(cookie)?;
+        let ticket = forms_ticket::open(&config.keys, cookie)?;
         if ticket.expires <= clock::unix_now_signed() {
             return Ok(None);
         }
