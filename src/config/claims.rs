@@ -1,7 +1,7 @@
-//! What Zendesk is told of a person beside who it is: each claim of a kind that its documentation gives, worked out and held to it.
+//! `claims` of an app: what Zendesk learns about a person beside who it is.
 //!
-//! A claim that comes to nothing is left out; one that comes to something else than its kind refuses the sign-in, since Zendesk would
-//! take it in silence for nothing, or for something that was not meant.
+//! Zendesk silently ignores a claim of the wrong type, so each claim is checked against the type in Zendesk's
+//! documentation. A claim without a value is left out; one with a wrong value refuses the sign-in.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +10,12 @@ use minijinja::value::ValueKind;
 use serde_json::Value as Json;
 
 use crate::config::expression::{Expression, ExpressionError, Facts, Language};
+use crate::config::section::Value as Entry;
 
-/// What the gateway itself says.
-pub(crate) const RESERVED: [&str; 6] = ["iat", "jti", "email", "name", "external_id", "exp"];
-/// Claims that take away what Zendesk knows.
-pub(crate) const OVERWRITING: [(&str, &str); 3] = [
+/// Claims that the gateway itself sets.
+const RESERVED: [&str; 6] = ["iat", "jti", "email", "name", "external_id", "exp"];
+/// Claims that replace what Zendesk already has, and what that means.
+const OVERWRITING: [(&str, &str); 3] = [
     (
         "role",
         "role sets what a person may do in Zendesk at every sign-in: end_user takes the seat of an agent away",
@@ -25,13 +26,13 @@ pub(crate) const OVERWRITING: [(&str, &str); 3] = [
     ),
     ("organizations", "organizations OVERWRITE all organizations of the user in Zendesk at every sign-in"),
 ];
-/// Longer texts are no names.
-const MOST_CHARACTERS: usize = 255;
-const MOST_TAGS: usize = 100;
-/// Characters of all organizations together.
-const MOST_OF_ALL: usize = 2000;
+/// Of a name.
+const MAX_CHARACTERS: usize = 255;
+const MAX_TAGS: usize = 100;
+/// Of all organizations together.
+const MAX_ORGANIZATIONS_CHARACTERS: usize = 2000;
 
-/// A claim, and what it may be (Zendesk, "Anatomy of a JWT request").
+/// A claim (Zendesk, "Anatomy of a JWT request").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Organization,
@@ -46,7 +47,7 @@ pub(crate) enum Kind {
     CustomRoleId,
 }
 
-/// Why a claim is not what it should be. Never holds a person's value.
+/// Why a claim has no valid value. Never contains the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ClaimError {
     #[error("has to be {0}")]
@@ -55,6 +56,28 @@ pub(crate) enum ClaimError {
     Expression(#[from] ExpressionError),
     #[error("custom_role_id goes only with role: agent")]
     CustomRole,
+}
+
+/// The claims of a token beside who the person is.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Claims {
+    pub(crate) named: Vec<(Kind, Source)>,
+    pub(crate) user_fields: Vec<(String, Source)>,
+}
+
+impl Claims {
+    /// What its claims replace in Zendesk, in words.
+    pub(super) fn overwriting(&self) -> impl Iterator<Item = &'static str> {
+        let named = |name: &str| self.named.iter().any(|(kind, _)| kind.name() == name);
+        OVERWRITING.into_iter().filter(move |(name, _)| named(name)).map(|(_, what)| what)
+    }
+}
+
+/// Where the value of a claim comes from.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    Constant(Json),
+    Expression(Expression),
 }
 
 const KINDS: [(&str, Kind); 10] = [
@@ -70,8 +93,7 @@ const KINDS: [(&str, Kind); 10] = [
     ("custom_role_id", Kind::CustomRoleId),
 ];
 
-/// The claim of a name.
-pub(crate) fn kind_of(name: &str) -> Option<Kind> {
+fn kind_of(name: &str) -> Option<Kind> {
     KINDS.iter().find(|(own, _)| *own == name).map(|(_, kind)| *kind)
 }
 
@@ -80,7 +102,7 @@ impl Kind {
         KINDS.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| name)
     }
 
-    /// The value as the token carries it; none for nothing.
+    /// The value as the token contains it; `None` for an empty one.
     pub(crate) fn typed(self, value: &Json) -> Result<Option<Json>, ClaimError> {
         let wrong = |what| Err(ClaimError::Type(what));
         let is_empty = value.as_str().is_some_and(|text| text.trim().is_empty())
@@ -100,7 +122,9 @@ impl Kind {
                 let texts: Option<Vec<String>> =
                     names.iter().map(|name| text(name).filter(|text| !text.contains(','))).collect();
                 match texts.map(|texts| texts.join(",")) {
-                    Some(names) if names.chars().count() <= MOST_OF_ALL => Ok(Some(names.into())),
+                    Some(names) if names.chars().count() <= MAX_ORGANIZATIONS_CHARACTERS => {
+                        Ok(Some(names.into()))
+                    }
                     _ => wrong("a name, or a list of names, without commas"),
                 }
             }
@@ -109,7 +133,7 @@ impl Kind {
                 None => wrong("a whole number above zero"),
             },
             Self::Tags => match value.as_array() {
-                Some(tags) if tags.len() <= MOST_TAGS && tags.iter().all(is_tag) => Ok(Some(value.clone())),
+                Some(tags) if tags.len() <= MAX_TAGS && tags.iter().all(is_tag) => Ok(Some(value.clone())),
                 _ => wrong("a list of at most 100 tags: texts without blanks and commas"),
             },
             Self::Phone => match value.as_str() {
@@ -141,11 +165,11 @@ impl Kind {
 
 fn text(value: &Json) -> Option<String> {
     let text = value.as_str()?.trim();
-    (!text.is_empty() && text.chars().count() <= MOST_CHARACTERS && !text.contains(char::is_control))
+    (!text.is_empty() && text.chars().count() <= MAX_CHARACTERS && !text.contains(char::is_control))
         .then(|| text.to_owned())
 }
 
-/// What a user field can be set to.
+/// Checks the value of a user field.
 pub(crate) fn field(value: &Json) -> Result<(), ClaimError> {
     if matches!(value, Json::Object(_) | Json::Array(_)) {
         return Err(ClaimError::Type("a text, a number, true or false, or none to clear the field"));
@@ -161,12 +185,12 @@ fn whole(value: &Json) -> Option<u64> {
 fn is_tag(value: &Json) -> bool {
     value.as_str().is_some_and(|tag| {
         !tag.is_empty()
-            && tag.len() <= MOST_CHARACTERS
+            && tag.len() <= MAX_CHARACTERS
             && !tag.contains(|c: char| c.is_whitespace() || c.is_control() || c == ',')
     })
 }
 
-/// A value of an expression as JSON; none for what has none.
+/// A value of an expression as JSON, if it can be.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the library's list may grow")]
 fn json(value: &Value) -> Option<Json> {
     match value.kind() {
@@ -179,8 +203,8 @@ fn json(value: &Value) -> Option<Json> {
     }
 }
 
-/// What an expression comes to that asks about nobody.
-pub(crate) fn constant(expression: &Expression, language: &Language) -> Result<Json, ClaimError> {
+/// The value of an expression without variables.
+fn constant(expression: &Expression, language: &Language) -> Result<Json, ClaimError> {
     evaluated(expression, language, &Facts::new(&BTreeMap::new(), [], []))
 }
 
@@ -191,6 +215,81 @@ pub(crate) fn evaluated(
 ) -> Result<Json, ClaimError> {
     json(&language.value(expression, facts)?)
         .ok_or(ClaimError::Type("a text, a number, true or false, or a list of these"))
+}
+
+/// The name of a claim that replaces what Zendesk already has.
+pub(super) fn overwriting_name(text: &str) -> Result<String, String> {
+    if OVERWRITING.iter().any(|(name, _)| *name == text) {
+        return Ok(text.to_owned());
+    }
+    let names = OVERWRITING.map(|(name, _)| name);
+    Err(format!("`{text}` overwrites nothing; the claims that do are {}", names.join(", ")))
+}
+
+pub(super) fn claims(value: &Entry<'_>, overwrite: &[String], language: &Language) -> Claims {
+    let mut claims = Claims::default();
+    for (name, value) in value.entries() {
+        if name == "user_fields" {
+            claims.user_fields = user_fields(&value, language);
+            continue;
+        }
+        let Some(kind) = kind_of(name) else {
+            value.report(if RESERVED.contains(&name) {
+                format!("`{name}` is always set by the gateway and cannot be a claim of your own")
+            } else {
+                format!("`{name}` is not a claim of Zendesk's single sign-on")
+            });
+            continue;
+        };
+        let replaces =
+            OVERWRITING.iter().find(|(own, _)| *own == name && !overwrite.iter().any(|own| own == name));
+        if let Some((_, what)) = replaces {
+            value.report(format!("{what}; if that is intended, write overwrite: [{name}] beside claims"));
+        }
+        let Some(source) = source(&value, language) else { continue };
+        if let Source::Constant(constant) = &source
+            && let Err(problem) = kind.typed(constant)
+        {
+            value.report(problem.to_string());
+        }
+        claims.named.push((kind, source));
+    }
+    claims
+}
+
+fn user_fields(value: &Entry<'_>, language: &Language) -> Vec<(String, Source)> {
+    let mut fields = Vec::new();
+    for (key, value) in value.entries() {
+        if key.is_empty() || !key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            value.report(format!("`{key}` is not a field key; use letters, digits and underscores"));
+        }
+        let Some(source) = source(&value, language) else { continue };
+        if let Source::Constant(constant) = &source
+            && let Err(error) = field(constant)
+        {
+            value.report(error.to_string());
+        }
+        fields.push((key.to_owned(), source));
+    }
+    fields
+}
+
+/// A text is an expression, everything else a constant. An expression without variables is evaluated now, to check it.
+fn source(value: &Entry<'_>, language: &Language) -> Option<Source> {
+    if let Some(constant) = value.constant() {
+        return Some(Source::Constant(constant));
+    }
+    let expression = value.text(|text| language.read(text))?;
+    if !expression.is_constant() {
+        return Some(Source::Expression(expression));
+    }
+    let constant = constant(&expression, language).map_err(|error| {
+        value.report(match error {
+            ClaimError::Expression(error) => format!("the expression has no value: {error}"),
+            error @ (ClaimError::Type(_) | ClaimError::CustomRole) => error.to_string(),
+        });
+    });
+    constant.ok().map(Source::Constant)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use tracing::debug;
 use crate::base::buffers::Buffers;
 use crate::base::corked_socket::CorkedSocket;
 use crate::base::min_rate::Limits;
-use crate::config::{Server, Timeouts};
+use crate::config::{Server, UpstreamTimeouts};
 use crate::observe::traffic::{Connecting, OfSite};
 use crate::proxy::concurrency_limit;
 use crate::proxy::concurrency_limit::{ConcurrencyLimit, HeldPermits, PermitWait};
@@ -36,7 +36,7 @@ pub(crate) struct Upstream {
     pub(crate) servers: Arc<Servers>,
     upstream: Arc<SiteUpstream>,
     tls: TlsConnector,
-    timeouts: Timeouts,
+    timeouts: UpstreamTimeouts,
     pub(crate) relay_timeouts: RelayTimeouts,
     /// One for each server.
     pools: Vec<Pool>,

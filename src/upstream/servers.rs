@@ -504,7 +504,8 @@ mod tests {
         assert_eq!(own.answered((Some(&session), 2), std::iter::empty()), None, "it has the cookie");
         assert_eq!(own.session(field("__Host-imis-gateway-server=00000000")), None);
 
-        let learned = servers(Balance::LeastRequests, Some(Affinity::Learned(vec!["ARRAffinity".to_owned()])));
+        let learned =
+            servers(Balance::LeastRequests, Some(Affinity::Learned(vec!["ARRAffinity".to_owned()])));
         assert_eq!(learned.session(field("ARRAffinity=xyz")), None);
         let set = [("Set-Cookie", &b"ARRAffinity=xyz; Path=/; HttpOnly"[..])].into_iter();
         assert_eq!(learned.answered((None, 1), set), None, "nothing is added");
