@@ -65,7 +65,7 @@ fn report_conflicts(section: &Section<'_>, listen: &Listen) {
         });
         if let Some((other_key, other)) = conflict {
             let port = address.port();
-            section.report(format!("{key} and {other_key} both use port {port}: {other} and {address}"));
+            section.report(format!("{key} and {other_key} both take port {port}: {other} and {address}"));
         }
     }
 }

@@ -224,7 +224,7 @@ fn columns(section: &Section<'_>) -> Option<Columns> {
     let column = |key| section.parsed(key, values::not_empty);
     let id = column("id");
     let is_given = |key: &&str| section.given(key).is_some();
-    let profile = if ["name", "email", "phone", "status", "company"].iter().any(|key| is_given(&key)) {
+    let profile = if ["name", "email", "phone", "status", "company"].iter().any(is_given) {
         let missing: Vec<&str> =
             ["name", "email", "status", "company"].into_iter().filter(|key| !is_given(key)).collect();
         if !missing.is_empty() {

@@ -41,7 +41,7 @@ impl Config {
             ));
         }
         for path in self.watched.open_to_all() {
-            warnings.push(format!("{}: every user of this machine may write it", path.display()));
+            warnings.push(format!("{}: anybody on this machine may write it", path.display()));
         }
         self.otlp.iter().for_each(|otlp| of_otlp(otlp, &mut warnings));
         for site in &self.sites {

@@ -253,7 +253,7 @@ fn every_method_reads_with_what_it_needs() {
                 TICKET.replace("VK", "zendesk-jwt").replace("DK", "zendesk-jwt")
             ),
             true,
-            "not a validation",
+            "unknown value `MD5`; use SHA1, HMACSHA256",
         ),
         (
             format!("{{{}}}", TICKET.replace("VK", "zendesk-jwt").replace("DK", "zendesk-jwt")),
@@ -337,7 +337,7 @@ fn with_app(keys: &str) -> Result<Config, String> {
 #[test]
 fn mistakes_in_rules_and_claims_are_named_where_they_are() {
     for (keys, problem) in [
-        ("rules: []", "rules: no rule at all would let nobody in"),
+        ("rules: []", "rules: no rule at all would refuse every member"),
         (
             "rules: [{allow: \"profile.statuz == 'A'\"}]",
             "rules[0].allow: knows no `profile.statuz`; did you mean `profile.status`?",
