@@ -166,8 +166,9 @@ pub(super) fn methods(value: &Value<'_>, base_path: &str) -> Vec<Method> {
 fn method(section: &Section<'_>, base_path: &str) -> Option<Method> {
     let name = section.value("method")?;
     if !NAMES.iter().any(|(known, _)| name.is_word(known)) {
-        // Which other keys belong to it is not known.
+        // Which other keys belong to it is not known; most methods have a page.
         name.word(&NAMES);
+        let _ = section.parsed("page", values::site_path);
         return None;
     }
     let below = |path: &str| format!("{}/{path}", base_path.trim_end_matches('/'));

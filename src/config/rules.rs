@@ -86,9 +86,7 @@ impl Default for Guards {
 pub(super) fn rules(list: &Value<'_>, language: &Language) -> Vec<Rule> {
     let items = list.items();
     if list.is_list() && items.is_empty() {
-        list.report(
-            "no rule at all would refuse every member; leave the key out to let every member sign in",
-        );
+        list.report("no rule at all would let nobody in; leave the key out to let every member sign in");
     }
     items.iter().filter_map(|item| rule(&item.section(), language)).collect()
 }

@@ -337,7 +337,7 @@ fn with_app(keys: &str) -> Result<Config, String> {
 #[test]
 fn mistakes_in_rules_and_claims_are_named_where_they_are() {
     for (keys, problem) in [
-        ("rules: []", "rules: no rule at all would refuse every member"),
+        ("rules: []", "rules: no rule at all would let nobody in"),
         (
             "rules: [{allow: \"profile.statuz == 'A'\"}]",
             "rules[0].allow: knows no `profile.statuz`; did you mean `profile.status`?",
