@@ -172,8 +172,10 @@ fn app(section: &Section<'_>) -> Option<App> {
     let claims = section.value("claims").map(|value| claims::claims(&value, &overwrite, &language));
     let messaging = section.section("messaging").map(|section| messaging(&section));
     let used = |name: &String| rules.iter().flatten().any(|rule| rule.reason.as_ref() == Some(name));
-    for unused in reasons.keys().filter(|name| !used(name)) {
-        section.report(format!("no rule has the reason `{unused}`"));
+    if let Some(value) = section.given("reasons") {
+        for unused in reasons.keys().filter(|name| !used(name)) {
+            value.report(format!("no rule has the reason `{unused}`"));
+        }
     }
     let on_behalf_of = [
         ("refuse", OnBehalfOf::Refuse),
