@@ -15,3 +15,4 @@ pub(crate) mod http_client;
 pub(crate) mod phone;
 pub(crate) mod query;
 pub(crate) mod published;
+pub(crate) mod header_rules;

@@ -5,7 +5,9 @@ use std::io::Write;
 use clap::CommandFactory;
 
 use crate::cli::{Arguments, FAILED, GOOD, complain, say};
-use crate::config::reference::{KEYS, Preset, schema as of_configuration};
+use crate::config::key::Preset;
+use crate::config::keys::KEYS;
+use crate::config::schema::schema as of_configuration;
 
 /// A manual page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -88,6 +90,7 @@ fn markdown() -> String {
             Preset::Required => "**required**".to_owned(),
             Preset::Is(text) | Preset::IsOrNull(text) => format!("`{text}`"),
             Preset::Null => "`null`".to_owned(),
+            Preset::Below => "the values below".to_owned(),
             Preset::Absent(text) => text.to_owned(),
         };
         let cells = [format!("`{}`", key.path), key.kind.shown(), default, key.text.to_owned()];
@@ -110,6 +113,7 @@ fn configuration() -> String {
             Preset::Is(text) => format!("default: {text}"),
             Preset::IsOrNull(text) => format!("default: {text}; null = none"),
             Preset::Null => "default: null = none".to_owned(),
+            Preset::Below => "default: the values below".to_owned(),
             Preset::Absent(text) => format!("when absent: {text}"),
         };
         let text = [

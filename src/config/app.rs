@@ -1,25 +1,26 @@
-//! One Zendesk registration: who may enter, as whom, and what Zendesk is told.
+//! `sites[].apps[]`: one Zendesk account that members sign in to.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Serialize;
-use url::Url;
 
-use crate::config::expression::Expression;
-#[cfg(any(test, feature = "fuzzing"))]
+use crate::config::claims::{self, Claims, Source};
+use crate::config::expression::{Expression, Language};
+use crate::config::rules::{self, Guards, OnDuplicate, Reason, Rule};
+use crate::config::secret::{Secret, SharedSecret, secret};
+use crate::config::section::{Section, Value};
 use crate::config::values;
-use crate::config::{Authority, Roots, Secret};
-use crate::sso::claims;
+use crate::config::zendesk::{self, Zendesk};
 
-/// One Zendesk registration.
+/// One Zendesk account that members sign in to.
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) name: String,
-    /// The Remote login URL's path; `<path>/signed-out` is the Remote logout URL's.
+    /// Path of the Remote login URL; `<path>/signed-out` is the Remote logout URL.
     pub(crate) path: String,
     pub(crate) zendesk: Zendesk,
-    /// The first that matches decides, none refuses; absent: everybody enters whom iMIS signed in.
+    /// The first rule that matches decides; if none matches, the member is refused. `None`: every member may sign in.
     pub(crate) rules: Option<Vec<Rule>>,
     /// What members read when a rule refuses them.
     pub(crate) reasons: BTreeMap<String, Reason>,
@@ -27,99 +28,62 @@ pub(crate) struct App {
     pub(crate) guards: Guards,
     pub(crate) on_behalf_of: OnBehalfOf,
     pub(crate) single_logout: SingleLogout,
-    /// Present when scripts of the site may have tokens for Zendesk messaging.
+    /// Present if scripts of the site may fetch tokens for Zendesk messaging.
     pub(crate) messaging: Option<Messaging>,
 }
 
 /// A key of Zendesk messaging.
 #[derive(Debug)]
 pub(crate) struct Messaging {
-    /// Public: it stands in each token.
+    /// Not secret: every token contains it.
     pub(crate) key_id: String,
     pub(crate) secret: Secret,
 }
 
-/// Who may enter, one line of it.
-#[derive(Debug, Clone)]
-pub(crate) struct Rule {
-    pub(crate) effect: Effect,
-    pub(crate) when: Expression,
-    /// Of a refusal.
-    pub(crate) reason: Option<String>,
-}
-
-/// What a rule does with those whom it is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Effect {
-    Allow,
-    Deny,
-}
-
-/// What a refused member reads, by language (RFC 5646, lower case).
-#[derive(Debug, Clone)]
-pub(crate) struct Reason {
-    pub(crate) texts: Vec<(String, String)>,
-}
-
-/// What a token says beside who it is.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Claims {
-    pub(crate) named: Vec<(claims::Kind, Source)>,
-    pub(crate) user_fields: Vec<(String, Source)>,
-}
-
-impl Claims {
-    /// What its claims take away in Zendesk, in words.
-    pub(super) fn overwriting(&self) -> impl Iterator<Item = &'static str> {
-        let named = |name: &str| self.named.iter().any(|(kind, _)| kind.name() == name);
-        claims::OVERWRITING.into_iter().filter(move |(name, _)| named(name)).map(|(_, what)| what)
-    }
-}
-
-/// Where a claim's value comes from.
-#[derive(Debug, Clone)]
-pub(crate) enum Source {
-    Constant(serde_json::Value),
-    Expression(Expression),
-}
-
-/// What is refused whatever the rules say.
-#[derive(Debug, Clone)]
-pub(crate) struct Guards {
-    pub(crate) duplicate_email: OnDuplicate,
-    pub(crate) refuses_companies: bool,
-    pub(crate) refuses_inactive: bool,
-    /// Whether people with an address of somebody of the staff are refused.
-    pub(crate) refuses_staff: bool,
-    /// Domains of the staff's addresses, in lower case.
-    pub(crate) staff_domains: Vec<String>,
-    /// Says who is staff indeed.
-    pub(crate) is_staff: Option<Expression>,
-}
-
-impl Default for Guards {
-    fn default() -> Self {
-        Self {
-            duplicate_email: OnDuplicate::Refuse,
-            refuses_companies: true,
-            refuses_inactive: true,
-            refuses_staff: true,
-            staff_domains: Vec::new(),
-            is_staff: None,
-        }
-    }
-}
-
-/// What becomes of somebody whose e-mail address others have, too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum OnDuplicate {
+/// What to do while staff act on behalf of a contact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum OnBehalfOf {
+    #[default]
     Refuse,
-    Warn,
+    /// The person who has signed in to iMIS signs in to Zendesk.
+    SignInAsStaff,
+    /// The contact signs in to Zendesk.
+    SignInAsContact,
+}
+
+/// Which sign-outs end the other session, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct SingleLogout {
+    /// A sign-out of iMIS also signs out of Zendesk.
+    pub(crate) from_imis: bool,
+    pub(crate) from_zendesk: FromZendesk,
+}
+
+/// What a sign-out of Zendesk does about iMIS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum FromZendesk {
+    #[default]
     Off,
+    /// The page offers the sign-out of iMIS.
+    Offer,
+    /// The person that Zendesk names is signed out of iMIS.
+    SignOut,
+}
+
+/// A secret of an app as it may be shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct ShownSecret {
+    pub(crate) app: String,
+    /// The key of the configuration.
+    pub(crate) secret: &'static str,
+    pub(crate) fingerprint: String,
+    /// When its file was last changed, in seconds since 1970.
+    #[serde(skip)]
+    pub(crate) changed: Option<u64>,
 }
 
 impl App {
-    /// Every expression that decides about this app's members.
+    /// Every expression of the app.
     fn expressions(&self) -> impl Iterator<Item = &Expression> {
         let rules = self.rules.iter().flatten().map(|rule| &rule.when);
         let claims = self.claims.named.iter().map(|(_, source)| source);
@@ -131,77 +95,31 @@ impl App {
         rules.chain(claimed).chain(&self.guards.is_staff)
     }
 
-    /// What its rules ask about that whoever opens the address can write as they like.
-    pub(super) fn trusts_the_request(&self) -> Option<&'static str> {
+    /// A variable in its rules that the person who opens the URL can set to anything.
+    pub(super) fn untrusted_variable(&self) -> Option<&'static str> {
         let rules = || self.rules.iter().flatten().map(|rule| &rule.when).chain(&self.guards.is_staff);
         ["request.brand_id", "request.locale_id"].into_iter().find(|name| rules().any(|rule| rule.asks(name)))
     }
 
-    /// What of this app only a service account can ask iMIS about; how to do without.
+    /// The parts of this app for which only a service account can ask iMIS.
     pub(super) fn needs_service_account(&self) -> Vec<&'static str> {
-        let mut needs = Vec::new();
-        if self.guards.duplicate_email != OnDuplicate::Off {
-            needs.push("the guard against e-mail addresses that others have, too (guards: {duplicate_email: off} leaves it out)");
-        }
-        if self.asks_groups() {
-            needs.push("a rule or claim about groups");
-        }
-        if self.on_behalf_of == OnBehalfOf::SignInAsContact {
-            needs.push("on_behalf_of: sign_in_as_contact");
-        }
-        needs
+        let needs = [
+            (
+                self.guards.duplicate_email != OnDuplicate::Off,
+                "the guard against duplicate e-mail addresses (guards: {duplicate_email: off} turns it off)",
+            ),
+            (self.asks_groups(), "a rule or claim about groups"),
+            (self.on_behalf_of == OnBehalfOf::SignInAsContact, "on_behalf_of: sign_in_as_contact"),
+        ];
+        needs.into_iter().filter_map(|(is_needed, what)| is_needed.then_some(what)).collect()
     }
 
-    /// Whether somebody's groups have to be known to decide.
+    /// Whether a rule or claim needs the groups of a person.
     pub(crate) fn asks_groups(&self) -> bool {
         self.expressions().any(Expression::asks_groups)
     }
-}
 
-/// What becomes of somebody who is acting for another contact.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum OnBehalfOf {
-    #[default]
-    Refuse,
-    /// The person who is signed in enters.
-    SignInAsStaff,
-    /// The contact does.
-    SignInAsContact,
-}
-
-/// Which sign-outs lead to others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct SingleLogout {
-    /// A sign-out of iMIS leads through Zendesk's.
-    pub(crate) from_imis: bool,
-    pub(crate) from_zendesk: FromZendesk,
-}
-
-/// What a sign-out of Zendesk does about iMIS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum FromZendesk {
-    #[default]
-    Off,
-    /// It is offered.
-    Offer,
-    /// It is done, for the person that Zendesk names.
-    SignOut,
-}
-
-/// A secret of an app as it may be shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct ShownSecret {
-    pub(crate) app: String,
-    /// The key of the configuration.
-    pub(crate) secret: &'static str,
-    pub(crate) fingerprint: String,
-    /// When it was last changed, as far as its file tells; seconds since 1970.
-    #[serde(skip)]
-    pub(crate) changed: Option<u64>,
-}
-
-impl App {
-    /// The secrets by which Zendesk knows who is in.
+    /// The secrets that Zendesk shares, as they may be shown.
     pub(crate) fn secrets(&self) -> impl Iterator<Item = ShownSecret> {
         let SharedSecret { current, next } = &self.zendesk.shared_secret;
         let which = if next.is_some() { "shared_secret.current" } else { "shared_secret" };
@@ -216,8 +134,8 @@ impl App {
         })
     }
 
-    /// Every path that belongs to it, whether it is used or not: the Remote logout URL's, where the site's Single Sign-On page posts to,
-    /// where scripts fetch messaging tokens, and the Remote login URL's.
+    /// Every path of the app, whether it is used or not: Remote logout URL, target of the site's Single Sign-On page,
+    /// messaging tokens, Remote login URL.
     pub(crate) fn paths(&self) -> [String; 4] {
         let Self { path, .. } = self;
         [
@@ -229,59 +147,71 @@ impl App {
     }
 }
 
-/// The Zendesk account of an app.
-#[derive(Debug)]
-pub(crate) struct Zendesk {
-    /// `https://{subdomain}.zendesk.com`; the default brand, where every token goes.
-    pub(crate) origin: Authority,
-    /// Other brands' hosts and host-mapped domains.
-    pub(crate) brand_hosts: Vec<Authority>,
-    pub(crate) shared_secret: SharedSecret,
-    /// For the guard of its staff.
-    pub(crate) api: Option<ZendeskApi>,
+pub(super) fn apps(list: &Value<'_>) -> Vec<Arc<App>> {
+    let mut seen: Vec<String> = Vec::new();
+    let mut apps = Vec::new();
+    for item in list.items() {
+        let Some(app) = app(&item.section()) else { continue };
+        let own = app.paths();
+        if let Some(taken) = own.iter().find(|path| seen.contains(path)) {
+            item.report(format!("`{taken}` already belongs to another app of this site"));
+        }
+        seen.extend(own);
+        apps.push(Arc::new(app));
+    }
+    apps
 }
 
-/// What tokens are signed with.
-#[derive(Debug)]
-pub(crate) struct SharedSecret {
-    pub(crate) current: Secret,
-    /// The one that Zendesk is about to have, or has had until now.
-    pub(crate) next: Option<Secret>,
+fn app(section: &Section<'_>) -> Option<App> {
+    let language = Language::new();
+    let path = section.parsed("path", values::app_path);
+    let zendesk = section.section("zendesk").and_then(|section| zendesk::zendesk(&section));
+    let rules = section.value("rules").map(|list| rules::rules(&list, &language));
+    let reasons = section.value("reasons").map(|value| rules::reasons(&value)).unwrap_or_default();
+    let overwrite = section.texts("overwrite", claims::overwriting_name);
+    let claims = section.value("claims").map(|value| claims::claims(&value, &overwrite, &language));
+    let messaging = section.section("messaging").map(|section| messaging(&section));
+    let used = |name: &String| rules.iter().flatten().any(|rule| rule.reason.as_ref() == Some(name));
+    if let Some(value) = section.given("reasons") {
+        for unused in reasons.keys().filter(|name| !used(name)) {
+            value.report(format!("no rule has the reason `{unused}`"));
+        }
+    }
+    let on_behalf_of = [
+        ("refuse", OnBehalfOf::Refuse),
+        ("sign_in_as_staff", OnBehalfOf::SignInAsStaff),
+        ("sign_in_as_contact", OnBehalfOf::SignInAsContact),
+    ];
+    let app = App {
+        name: section.text("name", values::not_empty),
+        rules,
+        reasons,
+        claims: claims.unwrap_or_default(),
+        guards: rules::guards(&section.with_defaults("guards"), &language),
+        on_behalf_of: section.word("on_behalf_of", &on_behalf_of),
+        single_logout: single_logout(&section.with_defaults("single_logout")),
+        messaging: messaging.flatten(),
+        path: path?,
+        zendesk: zendesk?,
+    };
+    Some(app)
 }
 
-impl SharedSecret {
-    /// The current one first.
-    pub(crate) fn all(&self) -> impl Iterator<Item = &Secret> {
-        std::iter::once(&self.current).chain(&self.next)
+fn messaging(section: &Section<'_>) -> Option<Messaging> {
+    let key_id = section.text("key_id", values::not_empty);
+    let secret = section.value("secret").and_then(|value| secret(&value));
+    Some(Messaging { key_id, secret: secret? })
+}
+
+fn single_logout(section: &Section<'_>) -> SingleLogout {
+    let words = [("offer", FromZendesk::Offer), ("sign_out", FromZendesk::SignOut)];
+    SingleLogout {
+        from_imis: section.boolean("from_imis"),
+        from_zendesk: section.value("from_zendesk").map(|value| value.word(&words)).unwrap_or_default(),
     }
 }
 
-/// The API of an account.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ZendeskApi {
-    /// Ends in `/`.
-    pub(crate) url: Url,
-    pub(crate) roots: Roots,
-    pub(crate) credentials: ZendeskCredentials,
-}
-
-/// As whom the API is asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum ZendeskCredentials {
-    /// An OAuth client.
-    Client { id: String, secret: Arc<Secret> },
-    /// A user's API token; Zendesk ends them on 2027-04-30.
-    Token { email: String, token: Arc<Secret> },
-}
-
-impl Zendesk {
-    /// Every authority that a member may be sent back to.
-    pub(crate) fn authorities(&self) -> impl Iterator<Item = &Authority> {
-        std::iter::once(&self.origin).chain(&self.brand_hosts)
-    }
-}
-
-/// An app of no account, for tests and benchmarks of the modules that take one; none for a path that an app cannot have.
+/// An app for tests and benchmarks of other modules; `None` for a path that an app cannot have.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn app_at(path: &str) -> Option<App> {
     let authority = |text: &str| values::authority(text).ok();
@@ -307,7 +237,7 @@ pub(crate) fn app_at(path: &str) -> Option<App> {
     })
 }
 
-/// The one of the unit tests.
+/// An app for unit tests.
 #[cfg(test)]
 pub(crate) fn test_app() -> App {
     app_at("/sso/zendesk").unwrap()

@@ -1,150 +1,43 @@
-//! What is known of the iMIS behind a site, and by which methods its members are.
+//! `sites[].imis`: what the gateway knows about the iMIS behind a site.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::base::phone::Region;
 use url::Url;
 
-use crate::base::phone::Region;
-use crate::config::Secret;
-use crate::imis::recognise::forms_ticket::Keys;
+use crate::config::recognise::{self, How, Method};
+use crate::config::secret::{Secret, secret};
+use crate::config::section::Section;
+use crate::config::upstream::Upstream;
+use crate::config::values;
 
-/// What is known of the iMIS behind a site.
+/// A longer cache would let in people who have signed out.
+const MAX_IDENTITY_CACHE: Duration = Duration::from_secs(60);
+
+/// What the gateway knows about the iMIS behind a site.
 #[derive(Debug, Clone)]
 pub(crate) struct Imis {
-    /// Where `token` and `api/` live; ends in `/`.
+    /// Base URL of `token` and `api/`; ends in `/`.
     pub(crate) api_url: Url,
-    /// Path of the sign-in page as the browser sees it.
+    /// Path of the sign-in page, as clients see it.
     pub(crate) sign_in: String,
-    /// Path of the sign-out page as the browser sees it.
+    /// Path of the sign-out page, as clients see it.
     pub(crate) sign_out: String,
     /// Names of session cookies, compared without case.
     pub(crate) session_cookies: Vec<String>,
-    /// By which methods members are known; at least one.
+    /// How to recognise members, in order; at least one method.
     pub(crate) recognise: Vec<Method>,
-    /// How long somebody's identity is remembered; zero is not at all.
+    /// How long an identity is cached; zero = not at all.
     pub(crate) identity_cache: Duration,
-    /// Absent only when no method needs it.
+    /// Absent only if no method needs it.
     pub(crate) service_account: Option<Arc<ServiceAccount>>,
-    /// Groups that are asked about one by one; none = all of a person's at once.
+    /// Groups that are asked for one by one; `None` = all groups of a person at once.
     pub(crate) groups: Option<Vec<String>>,
-    /// Phone types in the order in which they are taken.
+    /// Phone number types in order of preference.
     pub(crate) phone_order: Vec<String>,
-    /// Region (ISO 3166) that numbers without a country code belong to; none = such numbers are left out.
+    /// Region (ISO 3166) of numbers without a country code; `None` = such numbers are left out.
     pub(crate) phone_region: Option<Region>,
-}
-
-/// A way to know who a visitor is.
-#[derive(Debug, Clone)]
-pub(crate) struct Method {
-    pub(crate) how: How,
-    pub(crate) if_broken: IfBroken,
-}
-
-/// What happens when a method cannot say who somebody is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum IfBroken {
-    /// The next one is asked; after the last one nobody is signed in.
-    Next,
-    /// Nobody is signed in.
-    Stop,
-}
-
-/// See docs/recognising-members.md.
-#[derive(Debug, Clone)]
-pub(crate) enum How {
-    /// By the hidden field `__ClientContext` of a page.
-    ClientContext {
-        /// Path (and query) of the page that is asked for, as on the site.
-        page: String,
-    },
-    WhoamiQuery(Arc<WhoamiQuery>),
-    LoginStatusRedirect {
-        /// Path of LoginStatusRedirect.aspx.
-        page: String,
-    },
-    FormsTicket(Arc<FormsTicket>),
-    ClientApplication(Arc<ClientApplication>),
-}
-
-impl How {
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::ClientContext { .. } => "client_context",
-            Self::WhoamiQuery(_) => "whoami_query",
-            Self::LoginStatusRedirect { .. } => "login_status_redirect",
-            Self::FormsTicket(_) => "forms_ticket",
-            Self::ClientApplication(_) => "client_application",
-        }
-    }
-
-    pub(crate) fn query(&self) -> Option<&Arc<WhoamiQuery>> {
-        if let Self::WhoamiQuery(query) = self { Some(query) } else { None }
-    }
-
-    pub(crate) fn application(&self) -> Option<&Arc<ClientApplication>> {
-        if let Self::ClientApplication(application) = self { Some(application) } else { None }
-    }
-
-    /// Whether somebody else has to read the profile.
-    pub(super) fn needs_service_account(&self) -> bool {
-        match self {
-            Self::ClientContext { .. } | Self::LoginStatusRedirect { .. } | Self::FormsTicket(_) => true,
-            Self::WhoamiQuery(query) => query.columns.profile.is_none(),
-            // The member's own token may read the member's own record.
-            Self::ClientApplication(_) => false,
-        }
-    }
-}
-
-/// A stored query (IQA) that is filtered on whoever is signed in.
-#[derive(Debug)]
-pub(crate) struct WhoamiQuery {
-    /// A RiSE page, for its anti-forgery token.
-    pub(crate) page: String,
-    /// `$/Folder/Name`.
-    pub(crate) query: String,
-    /// Path of `api/query` or `api/iqa` as on the site.
-    pub(crate) endpoint: String,
-    pub(crate) columns: Columns,
-}
-
-/// Which columns of a query mean what.
-#[derive(Debug)]
-pub(crate) struct Columns {
-    /// The iMIS ID.
-    pub(crate) id: String,
-    /// When the profile is made of the query, too.
-    pub(crate) profile: Option<ProfileColumns>,
-}
-
-/// The columns of a profile.
-#[derive(Debug, Clone)]
-pub(crate) struct ProfileColumns {
-    pub(crate) name: String,
-    pub(crate) email: String,
-    pub(crate) phone: Option<String>,
-    /// None: the query leaves out who is not active.
-    pub(crate) status: Option<String>,
-    /// None: the query leaves out what is no person.
-    pub(crate) company: Option<String>,
-}
-
-/// What it takes to open ASP.NET's forms authentication ticket.
-#[derive(Debug)]
-pub(crate) struct FormsTicket {
-    pub(crate) keys: Keys,
-    /// Path that tells whether the session lives; none = it is not asked about.
-    pub(crate) session_info: Option<String>,
-}
-
-/// A client application of iMIS, with the page that posts refresh tokens for it.
-#[derive(Debug)]
-pub(crate) struct ClientApplication {
-    /// The page with the Single Sign-On content item.
-    pub(crate) page: String,
-    pub(crate) client_id: String,
-    pub(crate) client_secret: Secret,
 }
 
 /// The iMIS user that reads profiles.
@@ -152,4 +45,64 @@ pub(crate) struct ClientApplication {
 pub(crate) struct ServiceAccount {
     pub(crate) username: String,
     pub(crate) password: Secret,
+}
+
+pub(super) fn imis(section: &Section<'_>, upstream: Option<&Upstream>) -> Option<Imis> {
+    let base_path = section.parsed("base_path", values::site_path).unwrap_or_else(|| "/".to_owned());
+    let page = |key| match section.given(key) {
+        Some(value) => value.text(values::site_path).unwrap_or_default(),
+        None => section.text(key, |default| Ok(format!("{}{default}", base_path.trim_end_matches('/')))),
+    };
+    let api_url = match section.value("api_url") {
+        Some(value) => value.text(values::base_url),
+        None => upstream.and_then(|upstream| values::base_url(&upstream.servers.first()?.to_string()).ok()),
+    };
+    let session_cookies = section.texts("session_cookies", values::cookie_name);
+    let recognise = section.value("recognise").map(|value| recognise::methods(&value, &base_path));
+    let recognise = recognise.unwrap_or_default();
+    let service_account = section.section("service_account").map(|section| service_account(&section));
+    if service_account.is_none() {
+        for method in recognise.iter().filter(|method| method.how.needs_service_account()) {
+            section.report(format!(
+                "{} tells only who the member is: a service_account has to read the profile",
+                method.how.name()
+            ));
+        }
+    }
+    let has_ticket = recognise.iter().any(|method| matches!(method.how, How::FormsTicket(_)));
+    if has_ticket && session_cookies.len() != 1 {
+        section.report(
+            "forms_ticket needs exactly one name in session_cookies: the cookie that holds the ticket",
+        );
+    }
+    let imis = Imis {
+        sign_in: page("sign_in"),
+        sign_out: page("sign_out"),
+        session_cookies,
+        recognise,
+        identity_cache: section.text("identity_cache", identity_cache),
+        service_account: service_account.flatten().map(Arc::new),
+        groups: section.value("groups").map(|list| list.texts(values::not_empty)),
+        phone_order: section.texts("phone_order", values::not_empty),
+        phone_region: section.parsed("phone_region", region),
+        api_url: api_url?,
+    };
+    Some(imis)
+}
+
+fn identity_cache(text: &str) -> Result<Duration, String> {
+    let time = values::duration(text)?;
+    if time > MAX_IDENTITY_CACHE { Err("must be at most 60s; null = off".to_owned()) } else { Ok(time) }
+}
+
+fn region(text: &str) -> Result<Region, String> {
+    Region::parse(text).ok_or_else(|| {
+        format!("`{text}` is not a region; write the two letters of ISO 3166, like US, CA or GB")
+    })
+}
+
+fn service_account(section: &Section<'_>) -> Option<ServiceAccount> {
+    let username = section.text("username", values::not_empty);
+    let password = section.value("password").and_then(|value| secret(&value));
+    Some(ServiceAccount { username, password: password? })
 }

@@ -1,6 +1,6 @@
-//! Secrets, reached by reference only: `{file: ..}`, `{credential: ..}` (systemd), `{env: ..}`.
+//! Secrets, given by reference only: `{file: ..}`, `{credential: ..}` (systemd), `{env: ..}`.
 //!
-//! A secret has no Display, no Serialize and no text in Debug. This is the one place that reads the environment.
+//! A secret has no Display, no Serialize and no text in Debug. Only this file reads environment variables.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,11 +9,12 @@ use aws_lc_rs::digest::{SHA256, digest};
 use secrecy::{ExposeSecret, SecretBox};
 
 use crate::config::files::Files;
+use crate::config::section::Value;
 
-/// A value that must never be shown. White space around it (a pasted line end), or a byte order mark, is not part of it.
+/// A value that must never be shown. White space at its ends (a pasted line end) and a byte order mark are removed.
 pub struct Secret {
     text: SecretBox<str>,
-    /// Seconds since 1970, where its file tells.
+    /// When its file was last changed, in seconds since 1970.
     changed: Option<u64>,
 }
 
@@ -28,24 +29,24 @@ impl Secret {
         self.text.expose_secret()
     }
 
-    /// When it was last changed, in seconds since 1970, as far as that is known: the time of a file.
+    /// When its file was last changed, in seconds since 1970; `None` if it does not come from a file.
     pub(crate) fn changed(&self) -> Option<u64> {
         self.changed
     }
 
-    /// Enough to tell it from others, too little to be of use to anybody.
+    /// Enough to recognise the secret, too little to be useful to an attacker.
     pub(crate) fn fingerprint(&self) -> String {
         fingerprint(self.expose())
     }
 }
 
-/// The first 32 bits of a SHA-256 of its own kind, as 8 hex digits.
+/// The first 32 bits of a SHA-256 hash with a prefix, as 8 hexadecimal digits.
 pub(crate) fn fingerprint(text: &str) -> String {
     let digest = digest(&SHA256, format!("imis-gateway fingerprint\n{text}").as_bytes());
     digest.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Whether both are the same secret; when they were changed is no matter.
+/// Compares the texts only.
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {
         self.expose() == other.expose()
@@ -60,31 +61,31 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Where systemd keeps the credentials of the service while it runs.
-const OF_SERVICE: &str = "/run/credentials/imis-gateway.service";
+/// Where systemd keeps the credentials of the running service.
+const SERVICE_CREDENTIALS: &str = "/run/credentials/imis-gateway.service";
 
-/// Where a secret is to be found.
-pub(super) enum Reference {
+/// Where a secret is.
+enum Reference {
     File(PathBuf),
     Credential(String),
     Env(String),
 }
 
 impl Reference {
-    /// Fetches the secret.
-    pub(super) fn resolve(&self, files: &Files) -> Result<Secret, String> {
+    fn resolve(&self, files: &Files) -> Result<Secret, String> {
         let (text, place) = match self {
             Self::File(path) => {
                 let path = files.at(path);
                 (read(files, &path)?, path.display().to_string())
             }
             Self::Credential(name) => {
-                // Commands beside the service have no credentials of their own; root may read the service's.
-                let of_service = || Path::new(OF_SERVICE).is_dir().then(|| OF_SERVICE.to_owned());
+                // A command that root runs can read the credentials of the service.
+                let of_service =
+                    || Path::new(SERVICE_CREDENTIALS).is_dir().then(|| SERVICE_CREDENTIALS.to_owned());
                 let folder = environment("CREDENTIALS_DIRECTORY").or_else(of_service).ok_or_else(|| {
                     format!(
                         "credential `{name}`: $CREDENTIALS_DIRECTORY is not set; \
-                         systemd sets it for a unit with LoadCredential={name}:/path; for a command beside the service, run it as root while the service runs"
+                         systemd sets it for a unit with LoadCredential={name}:/path; run other commands as root while the service is running"
                     )
                 })?;
                 let path = Path::new(&folder).join(name);
@@ -111,7 +112,7 @@ impl Reference {
     }
 }
 
-/// A credential's is the start of the service, which says nothing.
+/// Not for credentials: systemd creates their files when the service starts.
 fn modified(path: &Path) -> Option<u64> {
     let modified = std::fs::metadata(path).ok()?.modified().ok()?;
     modified.duration_since(std::time::UNIX_EPOCH).ok().map(|since| since.as_secs())
@@ -119,13 +120,99 @@ fn modified(path: &Path) -> Option<u64> {
 
 fn read(files: &Files, path: &Path) -> Result<String, String> {
     let bytes = files.bytes(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    // Not what the conversion says: it holds the bytes.
+    // The error of the conversion would contain the bytes.
     String::from_utf8(bytes).map_err(|_| format!("cannot read {}: it is not UTF-8", path.display()))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one home of environment references")]
 fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
+}
+
+/// A secret of the file, fetched.
+pub(super) fn secret(value: &Value<'_>) -> Option<Secret> {
+    // Neither the value nor its keys are quoted: they may be the secret itself.
+    let how = "a secret is given by reference: {file: PATH}, {credential: NAME} or {env: NAME}";
+    if !value.is_mapping() {
+        value.report(format!("{how}; never write it into this file"));
+        return None;
+    }
+    let entries = value.entries();
+    let reference = match entries.as_slice() {
+        [("file", path)] => path.text(|path| Ok(Reference::File(PathBuf::from(path)))),
+        [("credential", name)] => name.text(|name| credential_name(name).map(Reference::Credential)),
+        [("env", name)] => name.text(|name| variable_name(name).map(Reference::Env)),
+        _ => {
+            value.report(how);
+            None
+        }
+    };
+    reference?.resolve(value.files()).map_err(|reason| value.report(reason)).ok()
+}
+
+/// The error does not quote the name: it may be the secret itself.
+fn variable_name(text: &str) -> Result<String, String> {
+    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    let begins = text.bytes().next().is_some_and(|b| !b.is_ascii_digit());
+    if plain && begins && text.len() <= 64 {
+        Ok(text.to_owned())
+    } else {
+        Err("is not the name of an environment variable, like ZENDESK_JWT".to_owned())
+    }
+}
+
+fn credential_name(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains('/') || text.starts_with('.') {
+        return Err("is not the name of a credential".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// A secret that can be rotated.
+#[derive(Debug)]
+pub(crate) struct SharedSecret {
+    /// Signs.
+    pub(crate) current: Secret,
+    /// Accepted, too: the next one, or the previous one.
+    pub(crate) next: Option<Secret>,
+}
+
+impl SharedSecret {
+    /// The current one first.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Secret> {
+        std::iter::once(&self.current).chain(&self.next)
+    }
+}
+
+/// One secret, or a current and a next one.
+pub(super) fn shared_secret(value: &Value<'_>) -> Option<SharedSecret> {
+    if !value.has("current") && !value.has("next") {
+        return secret(value).map(|current| SharedSecret { current, next: None });
+    }
+    let section = value.section();
+    let current = section.required("current").and_then(|value| secret(&value));
+    let next_value = section.value("next");
+    let next = next_value.as_ref().and_then(secret);
+    if let (Some(value), Some(next), Some(current)) = (next_value, &next, &current)
+        && next == current
+    {
+        value.report("it is the same as `current`; leave it out until there is a new one");
+    }
+    Some(SharedSecret { current: current?, next })
+}
+
+/// Shorter keys can be guessed.
+const MIN_KEY_LENGTH: usize = 32;
+
+/// A key of the gateway itself.
+pub(super) fn long_key(value: &Value<'_>) -> Option<SharedSecret> {
+    let secret = shared_secret(value)?;
+    if secret.all().any(|key| key.expose().len() < MIN_KEY_LENGTH) {
+        value.report(format!(
+            "use a key of at least {MIN_KEY_LENGTH} characters, such as `openssl rand -hex 32` prints"
+        ));
+    }
+    Some(secret)
 }
 
 #[cfg(test)]

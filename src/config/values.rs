@@ -1,20 +1,60 @@
-//! How single values are written in the file: each function takes the text and returns the value or what is wrong.
+//! Single values of the file: each function takes the text and returns the value, or what is wrong with it.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
+use rustls::RootCertStore;
 use url::{Host, Url};
 
-use crate::config::Server;
-use crate::proxy::headers::{Pattern, is_decisive, is_ours_alone};
+use crate::base::header_rules::{Pattern, is_decisive, is_ours_alone};
 
-/// A host with the port of its https origin, as it stands in a URL: `support.example.org`, `localhost:8444`.
+/// CA certificates.
+#[derive(Debug, Clone)]
+pub(crate) struct Roots(pub(crate) Arc<RootCertStore>);
+
+impl PartialEq for Roots {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.roots == other.0.roots
+    }
+}
+
+impl Eq for Roots {}
+
+impl Default for Roots {
+    fn default() -> Self {
+        Self(Arc::new(RootCertStore::empty()))
+    }
+}
+
+/// One upstream server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Server {
+    pub(crate) tls: bool,
+    /// Name or address, without brackets.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "https" } else { "http" };
+        if self.host.contains(':') {
+            write!(f, "{scheme}://[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{scheme}://{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// Host and port of an https origin, as in a URL: `support.example.org`, `localhost:8444`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Authority {
     /// Lower-case name or address as a URL writes it (IPv6 in brackets).
     pub(crate) host: String,
-    /// 443 unless said otherwise.
+    /// 443 by default.
     pub(crate) port: u16,
 }
 
@@ -29,7 +69,7 @@ impl fmt::Display for Authority {
 
 pub(super) fn authority(text: &str) -> Result<Authority, String> {
     let wrong = || format!("`{text}` is not a host name; write it like support.example.org");
-    // Names, IPv6 brackets and a port; nothing that means something in a URL or a policy.
+    // Nothing that has a meaning of its own in a URL or a policy.
     if !text.chars().all(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']')) {
         return Err(wrong());
     }
@@ -50,7 +90,7 @@ pub(super) fn site_host(text: &str) -> Result<String, String> {
     Host::parse(text).map(|host| host.to_string()).map_err(|_| wrong())
 }
 
-/// `https://host[:port]`; plain http is taken, too, for laboratories.
+/// `https://host[:port]`; plain http is accepted for test environments.
 pub(crate) fn server(text: &str) -> Result<Server, String> {
     let wrong =
         || format!("`{text}` is not a server; write it like https://10.0.0.5 or https://imis.internal:8443");
@@ -156,7 +196,7 @@ pub(super) fn site_path(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// The path of an app: plain segments, so that it has just one spelling.
+/// The path of an app: plain segments, so that it has only one spelling.
 pub(super) fn app_path(text: &str) -> Result<String, String> {
     let segment = |s: &str| {
         let plain = s
@@ -181,7 +221,7 @@ pub(super) fn cookie_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// A header that visitors may not send: `Name`, `Name-*` or `*-Name`.
+/// Request headers to remove: `Name`, `Name-*` or `*-Name`.
 pub(super) fn header_pattern(text: &str) -> Result<Pattern, String> {
     let pattern = Pattern::parse(text).ok_or_else(|| {
         format!("`{text}` is not a header; write it like X-Acme-User, X-Acme-* or *-Verified-By")
@@ -196,24 +236,42 @@ pub(super) fn header_pattern(text: &str) -> Result<Pattern, String> {
         "user-agent",
     ];
     match NEEDED.iter().find(|name| pattern.matches(name)) {
-        Some(name) => Err(format!("`{text}` would remove {name}, without which iMIS does not work")),
+        Some(name) => Err(format!("`{text}` would remove {name}, which iMIS needs")),
         None => Ok(pattern),
     }
 }
 
-/// A header that visitors may send although its family may not; in lower case.
+/// The whole name of a header that is an exception, in lower case.
 pub(super) fn kept_header(text: &str) -> Result<String, String> {
     match Pattern::parse(text) {
         Some(Pattern::Name(name)) if is_ours_alone(&name) => {
             Err(format!("`{text}` is one of the headers that only the gateway sets"))
         }
         Some(Pattern::Name(name)) if is_decisive(&name) => {
-            Err(format!("`{text}` decides what a request is; another spelling of it must not pass"))
+            Err(format!("`{text}` decides how a request is read; other spellings of it must not pass"))
         }
         Some(Pattern::Name(name)) => Ok(name),
         Some(Pattern::Beginning(_) | Pattern::Ending(_)) | None => {
             Err(format!("`{text}` is not the whole name of a header; write it like X-HTTP-Method-Override"))
         }
+    }
+}
+
+/// A network, or one address.
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
+    text.parse()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .map_err(|_| format!("`{text}` is not a network; write it like 10.0.0.0/8 or 192.0.2.7"))
+}
+
+/// A domain of e-mail addresses, in lower case.
+pub(super) fn domain(text: &str) -> Result<String, String> {
+    let text = text.trim_start_matches('@').to_ascii_lowercase();
+    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-'));
+    if plain && text.contains('.') {
+        Ok(text)
+    } else {
+        Err(format!("`{text}` is not a domain; write it like association.org"))
     }
 }
 

@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     fn admission(connections: usize, connections_per_address: usize) -> Arc<Admission> {
-        Admission::new(Limits { connections, connections_per_address, body_rate: 0 })
+        Admission::new(Limits { connections, connections_per_address, min_body_rate: 0 })
     }
 
     #[test]

@@ -148,7 +148,7 @@ mod tests {
         let peer = listener.local_addr().unwrap();
         let stream = TcpStream::connect(peer).unwrap();
         let other = seats[0].elsewhere().unwrap();
-        let limits = Limits { connections: 1, connections_per_address: 1, body_rate: 0 };
+        let limits = Limits { connections: 1, connections_per_address: 1, min_body_rate: 0 };
         let admitted = Admission::new(limits).admit(peer.ip(), false, 0).unwrap();
         assert!(other.take_over(HandedOver { stream, peer, tls: true, admitted }).is_err());
         assert_eq!(better(&seats[0]), None);

@@ -11,6 +11,7 @@ use http::HeaderMap;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::base::buffers::Buffers;
+use crate::base::header_rules::Rules;
 use crate::base::request_id::RequestId;
 use crate::codec::head::{Request, Response, Scanner, Tokens, slots};
 use crate::codec::request_head::RequestHead;
@@ -39,7 +40,7 @@ pub fn rewrite_request(head: &[u8], out: &mut Vec<u8>) -> bool {
     };
     let own_host = (!request.has_host).then_some(host);
     let head = RequestHead::of(&request, false);
-    headers::write_request(out, &head, own_host, &headers::Rules::default(), &forwarding);
+    headers::write_request(out, &head, own_host, &Rules::default(), &forwarding);
     true
 }
 

@@ -49,7 +49,7 @@ pub(crate) struct Busy;
 impl ConcurrencyLimit {
     pub(crate) fn new(limits: UpstreamLimits) -> Self {
         let queue = Queue { waiting: 0, served: 0, served_before: 0, since: Instant::now(), sent_away: None };
-        Self { free: Semaphore::new(limits.requests), limits, queue: Mutex::new(queue) }
+        Self { free: Semaphore::new(limits.concurrent_requests), limits, queue: Mutex::new(queue) }
     }
 
     /// Takes a place, to be given back.
@@ -63,7 +63,7 @@ impl ConcurrencyLimit {
 
     async fn wait(&self) -> Result<(), Busy> {
         let waiting = Waiting::begin(self)?;
-        let place = tokio::time::timeout(self.limits.wait, self.free.acquire()).await;
+        let place = tokio::time::timeout(self.limits.queue_timeout, self.free.acquire()).await;
         let Ok(Ok(place)) = place else {
             self.with_queue(|queue| queue.sent_away = Some(Instant::now()));
             return Err(Busy);
@@ -86,14 +86,14 @@ impl ConcurrencyLimit {
 impl Queue {
     /// How many may wait: as many as were lately served in the time that one waits, once somebody has waited in vain.
     fn most(&mut self, limits: UpstreamLimits, now: Instant) -> usize {
-        if now - self.since >= limits.wait {
-            let lately = now - self.since < limits.wait * 2;
+        if now - self.since >= limits.queue_timeout {
+            let lately = now - self.since < limits.queue_timeout * 2;
             self.served_before = if lately { self.served } else { 0 };
             (self.served, self.since) = (0, now);
         }
         match self.sent_away {
-            Some(at) if now - at < limits.wait * REMEMBERED => {
-                self.served.max(self.served_before).max(limits.requests / 4).max(1)
+            Some(at) if now - at < limits.queue_timeout * REMEMBERED => {
+                self.served.max(self.served_before).max(limits.concurrent_requests / 4).max(1)
             }
             Some(_) | None => usize::MAX,
         }
@@ -243,8 +243,8 @@ mod tests {
 
     fn held(requests: usize) -> Rc<HeldPermits> {
         HeldPermits::new(Arc::new(ConcurrencyLimit::new(UpstreamLimits {
-            requests,
-            wait: Duration::from_secs(1),
+            concurrent_requests: requests,
+            queue_timeout: Duration::from_secs(1),
         })))
     }
 

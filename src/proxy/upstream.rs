@@ -16,7 +16,7 @@ use tracing::debug;
 use crate::base::buffers::Buffers;
 use crate::base::corked_socket::CorkedSocket;
 use crate::base::min_rate::Limits;
-use crate::config::{Server, Timeouts};
+use crate::config::{Server, UpstreamTimeouts};
 use crate::observe::traffic::{Connecting, OfSite};
 use crate::proxy::concurrency_limit;
 use crate::proxy::concurrency_limit::{ConcurrencyLimit, HeldPermits, PermitWait};
@@ -36,7 +36,7 @@ pub(crate) struct Upstream {
     pub(crate) servers: Arc<Servers>,
     upstream: Arc<SiteUpstream>,
     tls: TlsConnector,
-    timeouts: Timeouts,
+    timeouts: UpstreamTimeouts,
     pub(crate) relay_timeouts: RelayTimeouts,
     /// One for each server.
     pools: Vec<Pool>,
@@ -61,7 +61,7 @@ impl Upstream {
             relay_timeouts: RelayTimeouts {
                 response_head: timeouts.response_head,
                 browser: limits,
-                upstream: timeouts.gap,
+                upstream: timeouts.body_idle,
             },
             pools: upstream.config.servers.iter().map(|_| Pool::new(timeouts.idle)).collect(),
             held: HeldPermits::new(concurrency_limit.clone()),
@@ -164,7 +164,7 @@ impl Upstream {
                     self.servers.worked(index);
                     self.traffic.connecting(Connecting::Opened);
                     let mut connection =
-                        Connection::new(stream, index, self.buffers.clone(), self.timeouts.gap);
+                        Connection::new(stream, index, self.buffers.clone(), self.timeouts.body_idle);
                     connection.visitor = self.upstream.config.proxy_protocol.map(|_| client.ip());
                     return Ok(connection);
                 }

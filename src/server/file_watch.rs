@@ -35,7 +35,7 @@ impl ServerHandle {
         loop {
             let (watched, every) = {
                 let running = self.running.lock().await;
-                (running.watched.clone(), running.watch)
+                (running.watched.clone(), running.watch_interval)
             };
             let pause = async {
                 match every {

@@ -63,7 +63,7 @@ pub(crate) struct Running {
     /// The files that the configuration names, as they were read.
     pub(crate) watched: Watched,
     /// How often they are checked for changes.
-    pub(crate) watch: Option<Duration>,
+    pub(crate) watch_interval: Option<Duration>,
 }
 
 /// The configuration file, and its text when it was read.
@@ -164,7 +164,7 @@ impl ServerHandle {
             running: Mutex::new(Running {
                 fixed: config.fixed(),
                 watched: config.watched.clone(),
-                watch: config.watch,
+                watch_interval: config.watch_interval,
             }),
             last: ArcSwap::from_pointee(first),
             draining: AtomicBool::new(false),
@@ -325,7 +325,7 @@ impl ServerHandle {
         let needs_restart = running.fixed.differing(&config.fixed()).into_iter().map(str::to_owned).collect();
         self.source.store(Arc::new(Source { file: config.file.clone(), text: config.text.clone() }));
         running.watched = config.watched.clone();
-        running.watch = config.watch;
+        running.watch_interval = config.watch_interval;
         Ok(ReloadResult {
             at: clock::rfc_3339(),
             by: by.name().to_owned(),

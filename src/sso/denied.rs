@@ -3,25 +3,6 @@
 use crate::config::App;
 use crate::config::expression::ExpressionError;
 
-/// Names under which the gateway itself refuses; rules have others.
-pub(crate) const REASONS: [&str; 15] = [
-    "on-behalf-of",
-    "company-record",
-    "inactive",
-    "no-email",
-    "bad-email",
-    "no-name",
-    "duplicate-email",
-    "staff-address",
-    "staff-failed",
-    "rule",
-    "no-rule",
-    "rule-failed",
-    "rate",
-    "loop",
-    "broken",
-];
-
 /// Why a person may not.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Denied {

@@ -49,7 +49,6 @@ use crate::upstream::forwarded::Forwarded;
 pub(crate) use client_application::posted;
 pub(crate) use decide::Step;
 use decide::{Deciding, Steps, decide};
-pub(crate) use denied::REASONS;
 use error::{Failed, SignInError};
 use loop_breaker::{Round, Way};
 pub(crate) use messaging::messaging_token;
@@ -59,7 +58,6 @@ use return_to::Arrival;
 pub(crate) use return_to::ReturnTo;
 pub(crate) use signed_out::signed_out;
 use state::Purpose;
-pub(crate) use token::try_sign;
 
 /// A sign-in is over after this time, whatever iMIS does: recognition, token and profile together.
 const DEADLINE: Duration = Duration::from_secs(15);

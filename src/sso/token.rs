@@ -65,21 +65,6 @@ pub(crate) fn mint(secret: &Secret, permit: &Permit, now: u64, jti: &str) -> Res
     if token.len() > MOST_BYTES { Err(MintError::TooLong(token.len())) } else { Ok(Token(token)) }
 }
 
-/// Signs a token of nobody's, to know that it can be done with this secret.
-pub(crate) fn try_sign(secret: &Secret) -> Result<(), jsonwebtoken::errors::Error> {
-    let nothing = Map::new();
-    let claims = Claims {
-        iat: 0,
-        jti: "0",
-        email: "nobody@example.org",
-        name: "Nobody",
-        external_id: "0",
-        phone: None,
-        more: &nothing,
-    };
-    sign(secret, &Header::new(Algorithm::HS256), &claims).map(drop)
-}
-
 /// Signs with the bytes of the secret. An empty secret is an error.
 fn sign(
     secret: &Secret,

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
@@ -99,7 +98,3 @@ impl Check {
         }
     }
 }
-
-/// How often, by default, and how patiently.
-pub(crate) const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
-pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -169,8 +169,8 @@ impl Servers {
                 (Condition::Up | Condition::Drained, _) => 0,
             };
             let (busy, place) = match self.balance {
-                Balance::First => (0, index),
-                Balance::Spread => (
+                Balance::Failover => (0, index),
+                Balance::LeastRequests => (
                     state.busy.load(Ordering::Relaxed),
                     (index + self.all.len() - turn % self.all.len()) % self.all.len(),
                 ),
@@ -408,7 +408,7 @@ mod tests {
 
     #[test]
     fn the_first_that_is_well_is_first_and_the_others_come_last() {
-        let servers = servers(Balance::First, None);
+        let servers = servers(Balance::Failover, None);
         assert_eq!(servers.order(None), [0, 1, 2]);
         servers.failed(0);
         assert_eq!(servers.order(None), [1, 2, 0]);
@@ -430,7 +430,7 @@ mod tests {
     #[test]
     fn sessions_stay_on_their_server_across_a_change_of_something_else() {
         let names = Affinity::Learned(vec!["SID".to_owned()]);
-        let before = servers(Balance::Spread, Some(names.clone()));
+        let before = servers(Balance::LeastRequests, Some(names.clone()));
         let set = [("set-cookie", &b"SID=of-ann; Path=/"[..])];
         before.answered((None, 2), set.into_iter());
         let sent = || [("cookie", &b"a=b; SID=of-ann"[..])].into_iter();
@@ -446,19 +446,19 @@ mod tests {
 
     #[test]
     fn an_ill_server_that_nobody_asks_any_more_is_not_ill() {
-        let before = servers(Balance::First, None);
+        let before = servers(Balance::Failover, None);
         before.set_health(0, false, "");
-        let next = servers(Balance::First, None);
+        let next = servers(Balance::Failover, None);
         next.take_over(&before, true);
         assert_eq!(next.condition(0), Condition::Ill);
-        let next = servers(Balance::First, None);
+        let next = servers(Balance::Failover, None);
         next.take_over(&before, false);
         assert_eq!(next.condition(0), Condition::Up);
     }
 
     #[test]
     fn one_request_tries_a_server_that_has_rested_and_one_fault_counts_once() {
-        let servers = servers(Balance::First, None);
+        let servers = servers(Balance::Failover, None);
         for _ in 0..30 {
             servers.failed(0);
         }
@@ -470,7 +470,7 @@ mod tests {
         servers.failed(0);
         let rests = servers.all[0].rests_until.load(Ordering::Relaxed) - servers.now();
         assert!((1001..=2000).contains(&rests), "in vain: {rests} ms");
-        let next = self::servers(Balance::First, None);
+        let next = self::servers(Balance::Failover, None);
         next.take_over(&servers, true);
         assert_eq!(next.order(None), [1, 2, 0], "what is known outlives a reload");
         servers.worked(0);
@@ -479,7 +479,7 @@ mod tests {
 
     #[test]
     fn requests_are_spread_by_how_many_each_has() {
-        let servers = servers(Balance::Spread, None);
+        let servers = servers(Balance::LeastRequests, None);
         let mut held = Vec::new();
         let mut counts = [0; 3];
         for _ in 0..30 {
@@ -495,7 +495,7 @@ mod tests {
     #[test]
     fn sessions_are_known_by_our_cookie_or_by_those_of_imis() {
         let field = |value: &'static str| [("Cookie", value.as_bytes())].into_iter();
-        let own = servers(Balance::Spread, Some(Affinity::Cookie));
+        let own = servers(Balance::LeastRequests, Some(Affinity::Cookie));
         let cookie = own.answered((None, 2), std::iter::empty()).unwrap();
         let pair: &'static str =
             Box::leak(format!("a=b; {}", cookie.split(';').next().unwrap()).into_boxed_str());
@@ -504,7 +504,8 @@ mod tests {
         assert_eq!(own.answered((Some(&session), 2), std::iter::empty()), None, "it has the cookie");
         assert_eq!(own.session(field("__Host-imis-gateway-server=00000000")), None);
 
-        let learned = servers(Balance::Spread, Some(Affinity::Learned(vec!["ARRAffinity".to_owned()])));
+        let learned =
+            servers(Balance::LeastRequests, Some(Affinity::Learned(vec!["ARRAffinity".to_owned()])));
         assert_eq!(learned.session(field("ARRAffinity=xyz")), None);
         let set = [("Set-Cookie", &b"ARRAffinity=xyz; Path=/; HttpOnly"[..])].into_iter();
         assert_eq!(learned.answered((None, 1), set), None, "nothing is added");

@@ -105,7 +105,7 @@ impl Ca {
         let yaml = format!(
             r#"version: 1
 listen: {{https: ["{https}"], http: ["{http}"], admin: "127.0.0.1:0", control: control.sock}}
-watch: null
+watch_interval: null
 sites:
   - hosts: [{SITE}]
     certificate: {{acme: {{contact: web@example.org, directory: "{directory}", ca_file: ca.pem, folder: state{more}}}}}

@@ -355,7 +355,7 @@ async fn a_kept_connection_that_spoke_unasked_is_not_used_however_busy_the_clien
 #[tokio::test]
 async fn a_browser_that_does_not_read_over_http_2_lets_its_upstream_connection_go() {
     let (gone, mut going) = tokio::sync::mpsc::unbounded_channel();
-    let proxy = plain("timeouts: {gap: 1s}", move |mut stream| {
+    let proxy = plain("timeouts: {body_idle: 1s}", move |mut stream| {
         let gone = gone.clone();
         async move {
             let _ = head(&mut stream).await;

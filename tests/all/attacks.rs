@@ -22,7 +22,7 @@ async fn proxy(more: &str) -> Proxy {
     let authority = Authority::new("test CA");
     let origin = Origin::start(&authority, serve).await;
     let server = format!("https://{}", origin.address);
-    let more = format!("timeouts: {{request_head: 2s, gap: 2s, idle: 10s}}\n{more}");
+    let more = format!("timeouts: {{request_head: 2s, body_idle: 2s, idle: 10s}}\n{more}");
     Proxy::with_timeouts(authority, &server, Some(origin), &more, "response_head: 20s")
 }
 
@@ -355,7 +355,7 @@ async fn a_connection_ends_at_its_age_with_its_last_answer() {
     let authority = Authority::new("test CA");
     let origin = Origin::start(&authority, serve).await;
     let server = format!("https://{}", origin.address);
-    let proxy = Proxy::with_timeouts(authority, &server, Some(origin), "timeouts: {age: 1s}", "");
+    let proxy = Proxy::with_timeouts(authority, &server, Some(origin), "timeouts: {connection_age: 1s}", "");
     let mut browser = proxy.client.connect("http/1.1").await;
     let get = format!("GET / HTTP/1.1\r\nHost: {SITE}\r\n\r\n");
     let began = Instant::now();
@@ -472,7 +472,7 @@ async fn whoever_does_not_answer_a_ping_is_not_served_for_ever() {
     let authority = Authority::new("test CA");
     let origin = Origin::start(&authority, serve).await;
     let server = format!("https://{}", origin.address);
-    let more = "timeouts: {age: 1s, gap: 2s}";
+    let more = "timeouts: {connection_age: 1s, body_idle: 2s}";
     let proxy = Proxy::with_timeouts(authority, &server, Some(origin), more, "response_head: 20s");
     // Always one request under way, whose answer is never taken, and no word to the PING of a shutdown.
     let mut raw = Raw::connect(&proxy.client, &setting(4, 0)).await;
@@ -514,8 +514,13 @@ async fn a_connection_that_ends_by_its_age_loses_nothing_of_its_last_answers() {
     let authority = Authority::new("test CA");
     let origin = Origin::start(&authority, serve).await;
     let server = format!("https://{}", origin.address);
-    let proxy =
-        Proxy::with_timeouts(authority, &server, Some(origin), "timeouts: {age: 1s}", "response_head: 20s");
+    let proxy = Proxy::with_timeouts(
+        authority,
+        &server,
+        Some(origin),
+        "timeouts: {connection_age: 1s}",
+        "response_head: 20s",
+    );
     let wide = [setting(4, 0x3fff_ffff), frame(WINDOW_UPDATE, 0, 0, &[0x3f, 0, 0, 0])].concat();
     let mut raw = Raw::greet(proxy.client.narrow("h2", 64 * 1024).await, &wide).await;
     raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &request("GET", "/large", &[]))).await;

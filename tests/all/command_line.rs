@@ -83,7 +83,7 @@ sites:
             "config.yaml:7:27: sites[0].upstream.servers[1]: scheme `ftp` is not supported",
             "config.yaml:8:27: sites[0].upstream.timeouts.connect: `3` is not a duration; write it like 500ms",
             "config.yaml:8:30: sites[0].upstream.timeouts.response_haed: unknown key; did you mean `response_head`?",
-            "config.yaml:10:27: sites[0].imis.recognise.method: `guess` is not a method",
+            "config.yaml:10:27: sites[0].imis.recognise.method: unknown value `guess`; use client_context, whoami_query",
             "config.yaml:10:40: sites[0].imis.recognise.page: `probe` is not a path",
             "config.yaml:11:50: sites[0].imis.service_account.password: a secret is given by reference",
             "config.yaml:14:15: sites[0].apps[0].path: `/SSO/` cannot be an SSO path",

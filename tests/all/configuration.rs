@@ -78,15 +78,15 @@ fn the_schema_takes_what_the_reader_takes_and_sees_what_editors_can_see() {
     }
     for (from, to) in [
         ("version: 1\n", "version: 2\n"),
-        ("watch: 10s", "watch: 10"),
-        ("watch: 10s", "wach: 10s"),
+        ("watch_interval: 10s", "watch_interval: 10"),
+        ("watch_interval: 10s", "wach_interval: 10s"),
         ("format: json", "format: xml"),
         ("{credential: imis-password}", "hunter2"),
         ("{credential: imis-password}", "{credential: a, file: b}"),
         ("{credential: zendesk-jwt}", "{next: {credential: a}}"),
         ("hosts: [members.example.org]", "hosts: members.example.org"),
         ("method: client_context", "method: guessing"),
-        ("requests: 256", "requests: 0"),
+        ("concurrent_requests: 256", "concurrent_requests: 0"),
     ] {
         assert!(shown.contains(from), "{from}");
         let changed = shown.replace(from, to);
@@ -219,7 +219,7 @@ fn every_method_reads_with_what_it_needs() {
         (format!("{{{query}, endpoint: /api/iqa, columns: {{id: ID}}}}"), true),
         ("{method: login_status_redirect}".to_owned(), true),
         (format!("{{{application}}}"), false),
-        (format!("[{{{query}, {columns}, if_broken: stop}}, {{{application}}}]"), false),
+        (format!("[{{{query}, {columns}, on_error: stop}}, {{{application}}}]"), false),
     ] {
         let read = recognised_by(&methods, service_account);
         assert!(read.is_ok(), "{methods}: {:?}", read.err());
@@ -245,7 +245,7 @@ fn every_method_reads_with_what_it_needs() {
             true,
             "listed twice",
         ),
-        ("{method: client_context, page: /p, if_broken: maybe}".to_owned(), true, "use next or stop"),
+        ("{method: client_context, page: /p, on_error: maybe}".to_owned(), true, "use next or stop"),
         ("{method: client_context, page: /p, querry: x}".to_owned(), true, "unknown key"),
         (
             format!(
@@ -253,7 +253,7 @@ fn every_method_reads_with_what_it_needs() {
                 TICKET.replace("VK", "zendesk-jwt").replace("DK", "zendesk-jwt")
             ),
             true,
-            "not a validation",
+            "unknown value `MD5`; use SHA1, HMACSHA256",
         ),
         (
             format!("{{{}}}", TICKET.replace("VK", "zendesk-jwt").replace("DK", "zendesk-jwt")),
@@ -264,6 +264,36 @@ fn every_method_reads_with_what_it_needs() {
         let found = recognised_by(&methods, service_account).unwrap_err();
         assert!(found.contains(problem), "{methods}: {found}");
         assert!(!found.contains("thirty-two"), "a secret is shown: {found}");
+    }
+}
+
+#[test]
+fn a_renamed_key_or_value_is_refused_with_its_new_name() {
+    let key = |line: &str, old: &str, new: &str| (line.to_owned(), line.replace(new, old), new.to_owned());
+    let cases = [
+        key("  body_idle: 30s", "gap", "body_idle"),
+        key("  connection_age: 1h", "age", "connection_age"),
+        key("  min_body_rate: 240", "body_rate", "min_body_rate"),
+        key("        concurrent_requests: 256", "requests", "concurrent_requests"),
+        key("        queue_timeout: 1s", "wait", "queue_timeout"),
+        key("        body_idle: 3600s", "gap", "body_idle"),
+        key("#~ balance: failover", "first", "failover"),
+        key("#~ balance: failover", "spread", "failover"),
+        key("      host: preserve", "keep", "preserve"),
+        key("#~ on_error: next", "if_broken", "on_error"),
+        key("watch_interval: 10s", "watch", "watch_interval"),
+        key("  generate_traceparent: false", "trace", "generate_traceparent"),
+        key("#~ sample_percent: 100", "percent", "sample_percent"),
+    ];
+    for (line, old, new) in cases {
+        let shipped = shipped();
+        assert!(shipped.contains(&line), "{line}");
+        let opened = shipped.replace("#~ otlp:", "otlp:").replace("#~ endpoint:", "endpoint:");
+        let changed = opened.replacen(&line, old.trim_start_matches("#~ "), 1);
+        let new = if old.contains("spread") { "least_requests".to_owned() } else { new };
+        let problems = check(&changed).unwrap_err();
+        assert!(problems.contains(&format!("did you mean `{new}`?")), "{old}: {problems}");
+        assert_eq!(problems.lines().count(), 1, "{problems}");
     }
 }
 

@@ -168,7 +168,7 @@ async fn stage() -> (Proxy, Arc<Seen>) {
             tokio::spawn(upstream(stream, shared.clone()));
         }
     });
-    let timeouts = "connect: 1s, response_head: 1s, gap: 1s, idle: 60s";
+    let timeouts = "connect: 1s, response_head: 1s, body_idle: 1s, idle: 60s";
     (Proxy::with_timeouts(Authority::new("test CA"), &server, None, "", timeouts), seen)
 }
 

@@ -232,13 +232,13 @@ async fn a_ticket_of_other_keys_or_an_old_one_leads_to_the_sign_in_page() {
     assert_eq!(stage.sso("", &stage.cookie_of("AMUELLER")).await.status, 302);
 }
 
-const LIST: &str = "[{method: forms_ticket, validation_key: {file: validation-key}, decryption_key: {file: decryption-key}IF_BROKEN}, \
+const LIST: &str = "[{method: forms_ticket, validation_key: {file: validation-key}, decryption_key: {file: decryption-key}ON_ERROR}, \
                      {method: client_context, page: /iMIS/imis-gateway-probe}]";
 
 #[tokio::test]
 async fn a_method_that_cannot_say_leaves_it_to_the_next_unless_it_is_to_stop() {
     let stage =
-        Stage::with(Setup::new(Generation::Imis2017).recognised_by(&LIST.replace("IF_BROKEN", ""))).await;
+        Stage::with(Setup::new(Generation::Imis2017).recognised_by(&LIST.replace("ON_ERROR", ""))).await;
     let asked_for = |stage: &Stage, what: &str| {
         stage.imis.requests().iter().filter(|request| request.target.contains(what)).count()
     };
@@ -256,7 +256,7 @@ async fn a_method_that_cannot_say_leaves_it_to_the_next_unless_it_is_to_stop() {
     stage.imis.set_faults(broken);
     assert_eq!(stage.sso("", &stage.cookie_of("twin2")).await.status, 503);
 
-    let stop = LIST.replace("IF_BROKEN", ", if_broken: stop");
+    let stop = LIST.replace("ON_ERROR", ", on_error: stop");
     let stage = Stage::with(Setup::new(Generation::Imis2017).recognised_by(&stop)).await;
     stage.imis.set_faults(Faults { session_info: Some((500, "")), ..Faults::default() });
     assert_eq!(stage.sso("", &stage.cookie_of("AMUELLER")).await.status, 503);

@@ -103,7 +103,7 @@ async fn traces_pass_and_are_made_where_that_is_wanted() {
     proxy.gateway.logged(|line| line["trace"] == "4bf92f3577b34da6a3ce929d0e0e4736").await;
     proxy.client.get("/", &[]).await;
     assert!(!seen().contains("traceparent"), "not unless it is wanted");
-    proxy.reload("log: {level: debug}", "log: {level: debug, trace: true}").await;
+    proxy.reload("log: {level: debug}", "log: {level: debug, generate_traceparent: true}").await;
     for h2 in [false, true] {
         let reply = if h2 {
             proxy.client.send_h2(Method::GET, "/made", &[], "").await
@@ -332,7 +332,7 @@ async fn traces_go_to_a_collector_as_whoever_began_them_wants_it() {
     })
     .await;
     let more = format!(
-        "log: {{otlp: {{endpoint: \"http://{address}/v1/traces\", token: {{file: any-secret}}, percent: 0}}}}\ntrusted_proxies: [127.0.0.0/8]\n"
+        "log: {{otlp: {{endpoint: \"http://{address}/v1/traces\", token: {{file: any-secret}}, sample_percent: 0}}}}\ntrusted_proxies: [127.0.0.0/8]\n"
     );
     let server = format!("https://{}", origin.address);
     let mut proxy = Proxy::to(authority, &server, Some(origin), &more);

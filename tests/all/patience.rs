@@ -92,7 +92,7 @@ async fn a_head_that_drips_ends_however_steadily_it_drips() {
 
 #[tokio::test]
 async fn an_upload_that_stalls_ends_with_408() {
-    let proxy = proxy("gap: 1s", "", answers).await;
+    let proxy = proxy("body_idle: 1s", "", answers).await;
     let started = Instant::now();
     let mut browser = proxy.client.connect("http/1.1").await;
     let head = format!("POST / HTTP/1.1\r\nHost: {SITE}\r\nContent-Length: 10\r\n\r\nhalf");
@@ -104,7 +104,7 @@ async fn an_upload_that_stalls_ends_with_408() {
 
 #[tokio::test]
 async fn a_browser_that_stops_reading_is_let_go() {
-    let proxy = proxy("gap: 1s", "", |mut connection| async move {
+    let proxy = proxy("body_idle: 1s", "", |mut connection| async move {
         let _ = read_request(&mut connection).await;
         let _ = connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 209715200\r\n\r\n").await;
         while connection.write_all(&[b'x'; 65536]).await.is_ok() {}
@@ -120,7 +120,7 @@ async fn a_browser_that_stops_reading_is_let_go() {
 
 #[tokio::test]
 async fn a_response_may_take_its_time_between_bytes_but_not_for_ever() {
-    let proxy = proxy("", "gap: 2s", |mut connection| async move {
+    let proxy = proxy("", "body_idle: 2s", |mut connection| async move {
         let request = read_request(&mut connection).await.unwrap_or_default();
         let _ = connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n").await;
         for byte in b"hell" {
@@ -238,7 +238,7 @@ async fn an_idle_http_2_connection_is_closed_whether_or_not_it_has_asked_for_any
 #[tokio::test]
 async fn the_last_answer_has_as_long_as_any_other() {
     const LENGTH: usize = 60_000;
-    let proxy = proxy("gap: 8s", "", |mut connection| async move {
+    let proxy = proxy("body_idle: 8s", "", |mut connection| async move {
         let _ = read_request(&mut connection).await;
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");
         let _ = connection.write_all(&[head.as_bytes(), &[b'x'; LENGTH]].concat()).await;
@@ -287,7 +287,7 @@ async fn the_last_answer_is_not_lost_to_what_lies_unread_behind_its_request() {
 async fn an_upload_may_wait_for_the_upstream_as_long_as_that_may_take() {
     const LENGTH: usize = 20 * 1024 * 1024;
     let slow = |upstream| {
-        proxy("gap: 1s", upstream, |mut connection| async move {
+        proxy("body_idle: 1s", upstream, |mut connection| async move {
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") {
                 let Ok(byte) = connection.read_u8().await else { return };
@@ -302,7 +302,7 @@ async fn an_upload_may_wait_for_the_upstream_as_long_as_that_may_take() {
             let _ = connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
         })
     };
-    for (upstream, status) in [("gap: 60s", 200), ("gap: 2s", 504)] {
+    for (upstream, status) in [("body_idle: 60s", 200), ("body_idle: 2s", 504)] {
         let proxy = slow(upstream).await;
         let body = || bytes::Bytes::from(vec![b'x'; LENGTH]);
         let told = |times| proxy.gateway.logged_times(times, |line| line["message"] == "request");
@@ -315,7 +315,7 @@ async fn an_upload_may_wait_for_the_upstream_as_long_as_that_may_take() {
 
 /// A gateway in front of an answer that is large whatever is asked, with short deadlines.
 async fn large_answers(gap: &str) -> Proxy {
-    proxy(&format!("gap: {gap}"), "", |mut connection| async move {
+    proxy(&format!("body_idle: {gap}"), "", |mut connection| async move {
         // Whatever body there may be, it is not waited for.
         let _ = connection.read(&mut [0; 4096]).await;
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n");

@@ -271,7 +271,7 @@ async fn certificates_are_taken_up_when_links_are_swapped_and_never_half_a_pair(
     for file in ["members.pem", "members.key"] {
         link("first", file);
     }
-    proxy.reload("workers: 1", "workers: 1\nwatch: 100ms").await;
+    proxy.reload("workers: 1", "workers: 1\nwatch_interval: 100ms").await;
     let first = certificate(&proxy).await;
 
     // As certbot does it: one link after the other, here with a pause in between.
@@ -307,7 +307,9 @@ pub(crate) fn is_signed_with(token: &str, secret: &str) -> bool {
 
 #[tokio::test]
 async fn the_text_that_runs_is_the_one_whose_files_are_watched() {
-    let stage = Stage::with(Setup::new(Generation::Ems).edit("workers: 2", "workers: 2\nwatch: 100ms")).await;
+    let stage =
+        Stage::with(Setup::new(Generation::Ems).edit("workers: 2", "workers: 2\nwatch_interval: 100ms"))
+            .await;
     let cookie = stage.cookie_of("AMUELLER");
     // Somebody is writing the file, and has not asked for it to be taken up.
     stage.edit(

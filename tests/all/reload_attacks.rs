@@ -23,7 +23,7 @@ async fn control(folder: &Path, method: &str, path: &str) -> String {
 }
 
 async fn watching() -> Stage {
-    Stage::with(Setup::new(Generation::Ems).edit("workers: 2", "workers: 2\nwatch: 100ms")).await
+    Stage::with(Setup::new(Generation::Ems).edit("workers: 2", "workers: 2\nwatch_interval: 100ms")).await
 }
 
 async fn is_known(stage: &Stage, times: usize) {
@@ -182,8 +182,9 @@ async fn a_gateway_that_ends_takes_nothing_up() {
 
 #[tokio::test]
 async fn how_often_files_are_looked_at_changes_at_once() {
-    let stage = Stage::with(Setup::new(Generation::Ems).edit("workers: 2", "workers: 2\nwatch: 1h")).await;
-    stage.edit("watch: 1h", "watch: 100ms");
+    let stage =
+        Stage::with(Setup::new(Generation::Ems).edit("workers: 2", "workers: 2\nwatch_interval: 1h")).await;
+    stage.edit("watch_interval: 1h", "watch_interval: 100ms");
     assert_eq!(stage.run(&["reload"], "").await.0, 0);
     std::fs::write(stage.folder().join("zendesk-jwt"), "another-secret-of-the-account-long-enough").unwrap();
     stage.gateway.logged(|line| line["by"] == "files").await;

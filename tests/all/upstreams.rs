@@ -157,8 +157,8 @@ async fn one_whose_health_check_fails_is_not_used_until_it_is_well() {
 #[tokio::test]
 async fn requests_are_spread_and_sessions_stay() {
     for keys in [
-        "      balance: spread\n      affinity: cookie\n",
-        "      balance: spread\n      affinity: [ARRAffinity]\n",
+        "      balance: least_requests\n      affinity: cookie\n",
+        "      balance: least_requests\n      affinity: [ARRAffinity]\n",
     ] {
         let servers = two(keys).await;
         let mut seen = BTreeSet::new();

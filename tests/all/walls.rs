@@ -37,7 +37,7 @@ async fn what_imis_cannot_take_gets_a_quick_503_that_says_when_to_come_back() {
     let authority = Authority::new("test CA");
     let origin = Origin::start(&authority, slow).await;
     let server = format!("https://{}", origin.address);
-    let upstream = "response_head: 20s}\n      limits: {requests: 4, wait: 200ms";
+    let upstream = "response_head: 20s}\n      limits: {concurrent_requests: 4, queue_timeout: 200ms";
     let proxy = Proxy::with_timeouts(authority, &server, Some(origin), "", upstream);
     let asked = (0..20).map(|number| {
         let proxy = &proxy;
@@ -87,7 +87,7 @@ async fn requests_with_bodies_are_no_way_around_the_places() {
     })
     .await;
     let server = format!("https://{}", origin.address);
-    let upstream = "response_head: 20s}\n      limits: {requests: 2, wait: 200ms";
+    let upstream = "response_head: 20s}\n      limits: {concurrent_requests: 2, queue_timeout: 200ms";
     let proxy = Proxy::with_timeouts(authority, &server, Some(origin), "", upstream);
     // The body comes a moment behind the head.
     let post = |framing: &'static str, rest: &'static str| {

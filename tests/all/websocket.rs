@@ -176,7 +176,8 @@ async fn whoever_takes_nothing_of_a_websocket_is_let_go_and_whoever_is_only_sile
     })
     .await;
     let server = format!("https://{}", origin.address);
-    let proxy = Proxy::with_timeouts(authority, &server, Some(origin), "timeouts: {gap: 1s}", "gap: 60s");
+    let proxy =
+        Proxy::with_timeouts(authority, &server, Some(origin), "timeouts: {body_idle: 1s}", "body_idle: 60s");
     let mut deaf = proxy.client.connect("http/1.1").await;
     deaf.write_all(ASK.as_bytes()).await.unwrap();
     let mut silent = proxy.client.connect("http/1.1").await;

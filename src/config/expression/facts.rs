@@ -1,4 +1,4 @@
-//! What expressions are worked out over, so that nothing that is not there can be taken for a value.
+//! The values of the variables for one person. A missing value is an error, never a value.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,39 +6,36 @@ use std::sync::{Arc, Mutex, PoisonError};
 use minijinja::value::{Enumerator, Object};
 use minijinja::{Error, ErrorKind, State, Value};
 
-use crate::config::expression::{ExpressionError, NAMES};
+use crate::config::expression::names::{ExpressionError, NAMES};
 
-/// What an expression is worked out over: a value for each name, some of them none.
+/// The value of every variable; `none` where there is none.
 pub(crate) struct Facts {
     values: Value,
-    missed: Missed,
+    missing: Missing,
 }
 
-/// What was asked for and is not there. Filters and tests may swallow the error of a lookup, and go on with a value that is equal to
-/// nothing; what stands here does not get lost.
-type Missed = Arc<Mutex<Option<ExpressionError>>>;
+/// The last lookup that failed. Filters and tests of minijinja may ignore the error of a lookup and go on; here it stays.
+type Missing = Arc<Mutex<Option<ExpressionError>>>;
 
-fn miss(missed: &Missed, error: ExpressionError) -> Error {
-    *missed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+fn report(missing: &Missing, error: ExpressionError) -> Error {
+    *missing.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
     Error::from(ErrorKind::UndefinedError)
 }
 
-/// Attributes of a person, by their names in lower case; none where there is no telling what it is. Asking for one that is not there
-/// is an error.
+/// Attributes of a person, by name in lower case; `None` for one without a single value. A lookup that fails is an error.
 #[derive(Debug)]
 struct Attributes {
     all: BTreeMap<String, Option<Value>>,
-    missed: Missed,
+    missing: Missing,
 }
 
 impl Attributes {
-    /// The value; what is said for one that is not there.
     fn find(&self, name: &Value) -> Result<Value, Error> {
         let name = name.as_str().unwrap_or("?");
         match self.all.get(&name.to_lowercase()) {
             Some(Some(value)) => Ok(value.clone()),
-            Some(None) => Err(miss(&self.missed, ExpressionError::Unreadable(name.to_owned()))),
-            None => Err(miss(&self.missed, ExpressionError::NoAttribute(name.to_owned()))),
+            Some(None) => Err(report(&self.missing, ExpressionError::Unreadable(name.to_owned()))),
+            None => Err(report(&self.missing, ExpressionError::NoAttribute(name.to_owned()))),
         }
     }
 
@@ -74,11 +71,11 @@ impl Object for Attributes {
     }
 }
 
-/// One of a list of things with parts; asking for a part that there is none of is an error.
+/// A membership. A lookup of an unknown field is an error.
 #[derive(Debug)]
 struct Fields {
     all: BTreeMap<&'static str, Value>,
-    missed: Missed,
+    missing: Missing,
 }
 
 impl Object for Fields {
@@ -87,7 +84,7 @@ impl Object for Fields {
         let found = self.all.get(name).cloned();
         Some(
             found.unwrap_or_else(|| {
-                Value::from(miss(&self.missed, ExpressionError::NoField(name.to_owned())))
+                Value::from(report(&self.missing, ExpressionError::NoField(name.to_owned())))
             }),
         )
     }
@@ -102,18 +99,18 @@ impl Facts {
         self.values.clone()
     }
 
-    /// What was missed since this was asked last.
-    pub(crate) fn take_missed(&self) -> Option<ExpressionError> {
-        self.missed.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// The lookup that failed since the last call.
+    pub(crate) fn take_missing(&self) -> Option<ExpressionError> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Of the values by their names; a name that is not given is none. An attribute without a value is one that cannot be read.
+    /// From values by variable; other variables are `none`. An attribute without a value has several.
     pub(crate) fn new(
         values: &BTreeMap<&'static str, Value>,
         attributes: impl IntoIterator<Item = (String, Option<Value>)>,
         memberships: impl IntoIterator<Item = BTreeMap<&'static str, Value>>,
     ) -> Self {
-        let missed = Missed::default();
+        let missing = Missing::default();
         let mut roots: BTreeMap<&str, BTreeMap<&str, Value>> = BTreeMap::new();
         for name in NAMES {
             let (root, leaf) = name.split_once('.').unwrap_or((name, ""));
@@ -130,12 +127,12 @@ impl Facts {
                 })
                 .or_insert(value);
         }
-        let fields = |all| Value::from_object(Fields { all, missed: missed.clone() });
+        let fields = |all| Value::from_object(Fields { all, missing: missing.clone() });
         let profile = roots.entry("profile").or_default();
         profile.insert("memberships", memberships.into_iter().map(fields).collect());
-        profile.insert("attributes", Value::from_object(Attributes { all, missed: missed.clone() }));
+        profile.insert("attributes", Value::from_object(Attributes { all, missing: missing.clone() }));
         let values =
             Value::from_pairs(roots.into_iter().map(|(root, leaves)| (root, Value::from_pairs(leaves))));
-        Self { values, missed }
+        Self { values, missing }
     }
 }

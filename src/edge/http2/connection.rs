@@ -280,7 +280,7 @@ impl Http2Connection {
         if self.draining.is_evicted() {
             return Look::GiveUp("it makes room for another");
         }
-        let old = now - self.begun >= self.timeouts.age;
+        let old = now - self.begun >= self.timeouts.connection_age;
         if self.ending == Ending::No && (draining || old || self.flood_guard.closing.get()) {
             return Look::Tell;
         }

@@ -6,64 +6,17 @@
 //! Formats: System.Web.Security.FormsAuthentication of .NET Framework, with `machineKey compatibilityMode` Framework20SP1 or SP2
 //! (the legacy format) and Framework45 (keys derived by NIST SP 800-108 in counter mode).
 
-use std::fmt;
-
-use aws_lc_rs::cipher::{
-    AES_128, AES_192, AES_256, Algorithm, DecryptionContext, PaddedBlockDecryptingKey, UnboundCipherKey,
-};
-use aws_lc_rs::{hmac, iv, kdf};
+use aws_lc_rs::cipher::DecryptionContext;
+use aws_lc_rs::{hmac, iv};
 use base64::Engine;
+
+#[cfg(any(test, feature = "fuzzing"))]
+use crate::config::machine_keys::Validation;
+use crate::config::machine_keys::{Compatibility, MachineKeys, hexadecimal};
 
 /// As ASP.NET: a longer text is no ticket.
 const MOST_CHARACTERS: usize = 4096;
 const BLOCK: usize = 16;
-/// What Framework45 derives its keys for.
-const PURPOSE: &[u8] = b"FormsAuthentication.Ticket";
-
-/// `validation` of `machineKey`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Validation {
-    /// Also what `AES` and `3DES` mean there.
-    Sha1,
-    HmacSha256,
-    HmacSha384,
-    HmacSha512,
-}
-
-/// `compatibilityMode` of `machineKey`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Compatibility {
-    /// Framework20SP1, Framework20SP2.
-    Legacy,
-    Framework45,
-}
-
-/// The keys of a site, ready for use.
-pub(crate) struct Keys {
-    mac: hmac::Key,
-    mac_length: usize,
-    cipher: PaddedBlockDecryptingKey,
-    compatibility: Compatibility,
-    /// Of the decryption key, in bytes: as much randomness goes before a legacy ticket.
-    key_length: usize,
-}
-
-impl fmt::Debug for Keys {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Keys").field("compatibility", &self.compatibility).finish_non_exhaustive()
-    }
-}
-
-/// Why keys are none.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub(crate) enum KeyError {
-    #[error("a decryption key of {0} bytes; AES has 16, 24 or 32 (32, 48 or 64 hexadecimal digits)")]
-    DecryptionLength(usize),
-    #[error("a validation key of {0} bytes; ASP.NET takes 20 to 64 (40 to 128 hexadecimal digits)")]
-    ValidationLength(usize),
-    #[error("the cryptographic library refuses the key")]
-    Refused,
-}
 
 /// Why a cookie is no ticket. Says nothing of what is in it.
 #[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
@@ -103,87 +56,40 @@ struct Rest {
     path: String,
 }
 
-impl Keys {
-    pub(crate) fn new(
-        validation_key: &[u8],
-        decryption_key: &[u8],
-        validation: Validation,
-        compatibility: Compatibility,
-    ) -> Result<Self, KeyError> {
-        if !(20..=64).contains(&validation_key.len()) {
-            return Err(KeyError::ValidationLength(validation_key.len()));
+/// Opens the text of a cookie.
+pub(crate) fn open(keys: &MachineKeys, cookie: &str) -> Result<Ticket, TicketError> {
+    let sealed = decoded(cookie)?;
+    let (body, mac) = split(keys, &sealed)?;
+    hmac::verify(&keys.mac, body, mac).map_err(|_| TicketError::Mac)?;
+    let (iv, ciphertext) = match keys.compatibility {
+        Compatibility::Legacy => ([0; BLOCK], body),
+        Compatibility::Framework45 => {
+            let (iv, ciphertext) = body.split_first_chunk().ok_or(TicketError::Length)?;
+            (*iv, ciphertext)
         }
-        let cipher: &'static Algorithm = match decryption_key.len() {
-            16 => &AES_128,
-            24 => &AES_192,
-            32 => &AES_256,
-            other => return Err(KeyError::DecryptionLength(other)),
-        };
-        let (algorithm, mac_length) = match validation {
-            Validation::Sha1 => (hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, 20),
-            Validation::HmacSha256 => (hmac::HMAC_SHA256, 32),
-            Validation::HmacSha384 => (hmac::HMAC_SHA384, 48),
-            Validation::HmacSha512 => (hmac::HMAC_SHA512, 64),
-        };
-        let key = |master: &[u8]| match compatibility {
-            Compatibility::Legacy => Ok(master.to_vec()),
-            Compatibility::Framework45 => derived(master),
-        };
-        let unbound = UnboundCipherKey::new(cipher, &key(decryption_key)?).map_err(|_| KeyError::Refused)?;
-        Ok(Self {
-            mac: hmac::Key::new(algorithm, &key(validation_key)?),
-            mac_length,
-            cipher: PaddedBlockDecryptingKey::cbc_pkcs7(unbound).map_err(|_| KeyError::Refused)?,
-            compatibility,
-            key_length: decryption_key.len(),
-        })
+    };
+    if ciphertext.is_empty() || !ciphertext.len().is_multiple_of(BLOCK) {
+        return Err(TicketError::Length);
     }
-
-    /// Opens the text of a cookie.
-    pub(crate) fn open(&self, cookie: &str) -> Result<Ticket, TicketError> {
-        let sealed = decoded(cookie)?;
-        let (body, mac) = self.split(&sealed)?;
-        hmac::verify(&self.mac, body, mac).map_err(|_| TicketError::Mac)?;
-        let (iv, ciphertext) = match self.compatibility {
-            Compatibility::Legacy => ([0; BLOCK], body),
-            Compatibility::Framework45 => {
-                let (iv, ciphertext) = body.split_first_chunk().ok_or(TicketError::Length)?;
-                (*iv, ciphertext)
-            }
-        };
-        if ciphertext.is_empty() || !ciphertext.len().is_multiple_of(BLOCK) {
-            return Err(TicketError::Length);
+    let mut buffer = ciphertext.to_vec();
+    let context = DecryptionContext::Iv128(iv::FixedLength::from(iv));
+    let plain = keys.cipher.decrypt(&mut buffer, context).map_err(|_| TicketError::Decryption)?;
+    match keys.compatibility {
+        Compatibility::Framework45 => parse(plain),
+        Compatibility::Legacy => {
+            // Randomness of the key's length, the ticket, and a MAC of the ticket alone.
+            let signed = plain.get(keys.key_length..).ok_or(TicketError::NotATicket)?;
+            let (ticket, mac) = split(keys, signed).map_err(|_| TicketError::NotATicket)?;
+            hmac::verify(&keys.mac, ticket, mac).map_err(|_| TicketError::NotATicket)?;
+            parse(ticket)
         }
-        let mut buffer = ciphertext.to_vec();
-        let context = DecryptionContext::Iv128(iv::FixedLength::from(iv));
-        let plain = self.cipher.decrypt(&mut buffer, context).map_err(|_| TicketError::Decryption)?;
-        match self.compatibility {
-            Compatibility::Framework45 => parse(plain),
-            Compatibility::Legacy => {
-                // Randomness of the key's length, the ticket, and a MAC of the ticket alone.
-                let signed = plain.get(self.key_length..).ok_or(TicketError::NotATicket)?;
-                let (ticket, mac) = self.split(signed).map_err(|_| TicketError::NotATicket)?;
-                hmac::verify(&self.mac, ticket, mac).map_err(|_| TicketError::NotATicket)?;
-                parse(ticket)
-            }
-        }
-    }
-
-    fn split<'a>(&self, signed: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), TicketError> {
-        let length = signed.len().checked_sub(self.mac_length).ok_or(TicketError::Length)?;
-        Ok(signed.split_at(length))
     }
 }
 
-/// SP 800-108 in counter mode with HMAC-SHA512, as long as the master key.
-fn derived(master: &[u8]) -> Result<Vec<u8>, KeyError> {
-    let algorithm = kdf::get_kbkdf_ctr_hmac_algorithm(kdf::KbkdfCtrHmacAlgorithmId::Sha512);
-    let bits = u32::try_from(master.len() * 8).map_err(|_| KeyError::Refused)?;
-    let info = [PURPOSE, &[0], &bits.to_be_bytes()].concat();
-    let mut key = vec![0; master.len()];
-    kdf::kbkdf_ctr_hmac(algorithm.ok_or(KeyError::Refused)?, master, &info, &mut key)
-        .map_err(|_| KeyError::Refused)?;
-    Ok(key)
+/// The signed part, and its MAC at the end.
+fn split<'a>(keys: &MachineKeys, signed: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), TicketError> {
+    let length = signed.len().checked_sub(keys.mac_length).ok_or(TicketError::Length)?;
+    Ok(signed.split_at(length))
 }
 
 /// Hexadecimal if it can be, else ASP.NET's UrlToken: URL-safe base64 whose last character counts the padding.
@@ -203,14 +109,6 @@ fn decoded(text: &str) -> Result<Vec<u8>, TicketError> {
         _ => return Err(TicketError::NotEncoded),
     };
     base64::engine::general_purpose::URL_SAFE.decode(padded).map_err(|_| TicketError::NotEncoded)
-}
-
-/// The bytes that an even number of hexadecimal digits write.
-pub(crate) fn hexadecimal(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    let bytes = pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?));
-    if rest.is_empty() { bytes.collect() } else { None }
 }
 
 /// .NET's ticks, 100 ns since the year 1, as seconds since 1970.
@@ -294,7 +192,7 @@ pub(crate) fn reads_as_ticket(plain: &[u8]) -> bool {
 /// A ticket with its keys from the test vectors, for fuzz targets and benchmarks.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) struct Vector {
-    keys: Keys,
+    keys: MachineKeys,
     /// What the file says, one field after the other.
     fields: Vec<&'static str>,
 }
@@ -315,7 +213,7 @@ impl Vector {
             let legacy = mode != "Framework45";
             let compatibility = if legacy { Compatibility::Legacy } else { Compatibility::Framework45 };
             let [own, other] = [validation_key, decryption_key].map(hexadecimal);
-            Some(Self { keys: Keys::new(&own?, &other?, validation, compatibility).ok()?, fields })
+            Some(Self { keys: MachineKeys::new(&own?, &other?, validation, compatibility).ok()?, fields })
         })
     }
 
@@ -329,7 +227,7 @@ impl Vector {
     }
 
     pub(crate) fn opens(&self, cookie: &str) -> bool {
-        self.keys.open(cookie).is_ok()
+        open(&self.keys, cookie).is_ok()
     }
 }
 
@@ -360,8 +258,8 @@ mod tests {
         }
     }
 
-    fn error(keys: &Keys, cookie: &str) -> Option<TicketError> {
-        keys.open(cookie).err()
+    fn error(keys: &MachineKeys, cookie: &str) -> Option<TicketError> {
+        open(keys, cookie).err()
     }
 
     #[test]
@@ -370,7 +268,7 @@ mod tests {
         for vector in Vector::all() {
             let (cookie, wanted) = (vector.cookie(), vector.rest());
             let ticket =
-                vector.keys.open(cookie).unwrap_or_else(|error| panic!("{}: {error}", vector.name()));
+                open(&vector.keys, cookie).unwrap_or_else(|error| panic!("{}: {error}", vector.name()));
             assert_eq!(ticket.name, vector.name_in_ticket());
             let found = ticket.rest;
             let near = |one: i64, other: i64| one.abs_diff(other) < vector.slack();
@@ -401,7 +299,7 @@ mod tests {
                 assert_eq!(error(keys, &hex(&turned)), Some(TicketError::Mac), "{bit}");
             }
             for length in (0..sealed.len()).step_by(7) {
-                assert!(keys.open(&hex(&sealed[..length])).is_err(), "{length}");
+                assert!(open(keys, &hex(&sealed[..length])).is_err(), "{length}");
             }
         }
     }
@@ -434,22 +332,6 @@ mod tests {
             );
         }
         assert_eq!(error(keys, &"A".repeat(5000)), Some(TicketError::TooLong));
-    }
-
-    #[test]
-    fn keys_have_the_sizes_they_can_have() {
-        let new = |validation: usize, decryption: usize| {
-            let keys = Keys::new(
-                &vec![1; validation],
-                &vec![2; decryption],
-                Validation::Sha1,
-                Compatibility::Framework45,
-            );
-            keys.err()
-        };
-        assert_eq!(new(64, 16), None);
-        assert_eq!(new(64, 8), Some(KeyError::DecryptionLength(8)));
-        assert_eq!(new(8, 32), Some(KeyError::ValidationLength(8)));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use serde_json::Value;
 use tracing::{debug, warn};
 
 use crate::base::clock;
-use crate::config::{self, How, IfBroken};
+use crate::config::{self, How, OnError};
 use crate::imis::api::Api;
 use crate::imis::client;
 use crate::imis::client::ApiError;
@@ -183,7 +183,7 @@ impl Recogniser {
                 }
                 Err(error) => {
                     warn!(%incident, method = name, error = %Chain(&error), %seen, "a method of recognition cannot say who it is");
-                    if method.if_broken == IfBroken::Stop {
+                    if method.on_error == OnError::Stop {
                         return Err(RecogniseError::Stop(Box::new(error)));
                     }
                     // What is wrong with iMIS is worth more than a cookie that cannot be read.
@@ -275,7 +275,7 @@ impl Recogniser {
         let (Some((_, cookie)), None) = (cookies.next(), cookies.next()) else {
             return Err(TicketError::NotEncoded.into());
         };
-        let ticket = config.keys.open(cookie)?;
+        let ticket = forms_ticket::open(&config.keys, cookie)?;
         if ticket.expires <= clock::unix_now_signed() {
             return Ok(None);
         }

@@ -21,7 +21,7 @@ pub(crate) struct Spans {
     #[cfg(feature = "otel")]
     export: export::Export,
     /// Of a hundred requests that nobody has decided about, so many are told.
-    percent: u64,
+    sample_percent: u64,
 }
 
 /// Why spans cannot be exported.
@@ -56,7 +56,10 @@ pub(crate) struct Told<'a> {
 impl Spans {
     #[cfg(feature = "otel")]
     pub(crate) fn build(otlp: &Otlp, control: &Handle) -> Result<Arc<Self>, ExportError> {
-        Ok(Arc::new(Self { export: export::Export::build(otlp, control)?, percent: otlp.percent }))
+        Ok(Arc::new(Self {
+            export: export::Export::build(otlp, control)?,
+            sample_percent: otlp.sample_percent,
+        }))
     }
 
     #[cfg(not(feature = "otel"))]
@@ -72,7 +75,7 @@ impl Spans {
         is_vouched_for: bool,
         incident: RequestId,
     ) -> Option<Box<Begun>> {
-        let by_chance = || Context::of(incident).is_among(self.percent);
+        let by_chance = || Context::of(incident).is_among(self.sample_percent);
         let context = match traceparent.and_then(trace_context::parent) {
             Some(parent) if is_vouched_for => parent.is_sampled.then(|| Context::within(parent, incident)),
             Some(parent) => by_chance().map(|_| Context::within(parent, incident)),

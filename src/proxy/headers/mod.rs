@@ -1,22 +1,20 @@
 //! Which headers differ between what came in and what goes out. Nothing else is touched.
 //!
 //! Hop-by-hop headers are removed (RFC 9110 section 7.6.1), framing is set again by the connection it goes out on,
-//! and what servers take a proxy's word for is ours alone: a client's own is removed in every spelling (`untrusted`).
+//! and what servers take a proxy's word for is ours alone: a client's own is removed in every spelling (`base::header_rules`).
 //! There is no `Via`: IIS gives up NTLM connection reuse when it sees one.
-
-mod untrusted;
 
 use std::net::IpAddr;
 
 use http::header::{COOKIE, HeaderMap, HeaderValue};
 
 use crate::base::clock;
+use crate::base::header_rules::Rules;
 use crate::base::request_id::RequestId;
 use crate::base::trace_context;
 use crate::codec::fields::{Fate, decimal};
 use crate::codec::request_head::{HeaderFields, RequestHead};
 use crate::codec::{Length, Version, head};
-pub(crate) use untrusted::{Pattern, Rules, is_decisive, is_ours_alone};
 
 /// What iMIS is told about the visitor.
 #[derive(Debug, Clone, Copy)]

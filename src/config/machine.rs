@@ -5,17 +5,17 @@ use std::path::Path;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
 /// No more connections than this, whatever the machine allows.
-const MOST_CONNECTIONS: usize = 16_384;
+const MAX_CONNECTIONS: usize = 16_384;
 /// No fewer, whatever it does not.
-const FEWEST_CONNECTIONS: usize = 64;
+const MIN_CONNECTIONS: usize = 64;
 /// Files that are no connections.
 const OTHER_FILES: usize = 128;
 /// Of memory for a connection of a browser, with room for some whose answers nobody reads (docs/hardening.md, measured).
-const BYTES_A_CONNECTION: u64 = 50 * 1024;
+const BYTES_PER_CONNECTION: u64 = 50 * 1024;
 
 /// A browser's connection may need one to iMIS beside it, and a quarter of the memory is for others. The gateway raises its own
 /// limit of files to the hard one at its start.
-pub(super) fn most_connections() -> usize {
+pub(super) fn max_connections() -> usize {
     let files = getrlimit(Resource::RLIMIT_NOFILE);
     let files = files.map_or(1024, |(_, hard)| usize::try_from(hard).unwrap_or(usize::MAX));
     fitting(files, memory())
@@ -24,8 +24,8 @@ pub(super) fn most_connections() -> usize {
 fn fitting(files: usize, memory: Option<u64>) -> usize {
     let by_files = files.saturating_sub(OTHER_FILES) / 2;
     let by_memory =
-        memory.map(|bytes| usize::try_from(bytes / 4 * 3 / BYTES_A_CONNECTION).unwrap_or(usize::MAX));
-    by_files.min(by_memory.unwrap_or(usize::MAX)).clamp(FEWEST_CONNECTIONS, MOST_CONNECTIONS)
+        memory.map(|bytes| usize::try_from(bytes / 4 * 3 / BYTES_PER_CONNECTION).unwrap_or(usize::MAX));
+    by_files.min(by_memory.unwrap_or(usize::MAX)).clamp(MIN_CONNECTIONS, MAX_CONNECTIONS)
 }
 
 /// The least of what the machine has and what limits leave of it to this process; none when nobody says.

@@ -1,77 +1,16 @@
-//! Every key of the configuration, in words: for `imis-gateway schema`, for the manual page, and for the reference. A test holds it to what
-//! the reader asks for.
-
-mod keys;
+//! The table of keys as a JSON Schema, and the kinds of values in words.
 
 use serde_json::{Map, Value, json};
 
-pub(crate) use keys::KEYS;
+use crate::config::key::{Kind, Preset};
+use crate::config::keys::KEYS;
 
-/// What a key takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Text,
-    Bool,
-    /// A whole number within these bounds.
-    Number(u64, u64),
-    /// The same, or `auto`.
-    NumberOrAuto(u64, u64),
-    Duration,
-    Size,
-    /// One of these words.
-    Word(&'static [&'static str]),
-    Texts,
-    Secret,
-    /// A secret, or a current and a next one.
-    SharedSecret,
-    /// `cookie`, or names of cookies.
-    Affinity,
-    /// An expression of rules and claims, in quotes.
-    Expression,
-    /// Keys of its own.
-    Section,
-    /// A list of such.
-    Sections,
-    /// One, or a list of them.
-    SectionOrSections,
-    /// Any keys.
-    Mapping,
-}
-
-/// How a key stands when it is not given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Preset {
-    /// It has to be given.
-    Required,
-    /// This, as it would be written.
-    Is(&'static str),
-    /// `null`, which can be written, too: not at all.
-    Null,
-    /// This; `null` can be written, too.
-    IsOrNull(&'static str),
-    /// Left out, in words.
-    Absent(&'static str),
-}
-
-/// One key.
-#[derive(Debug)]
-pub(crate) struct Key {
-    /// `[]` for each item of a list.
-    pub(crate) path: &'static str,
-    pub(crate) kind: Kind,
-    pub(crate) default: Preset,
-    pub(crate) text: &'static str,
-}
-
-const fn key(path: &'static str, kind: Kind, default: Preset, text: &'static str) -> Key {
-    Key { path, kind, default, text }
-}
-
-/// What the values of a kind look like.
 impl Kind {
+    /// What the values look like, in words.
     pub(crate) fn shown(self) -> String {
         match self {
             Self::Text => "text".to_owned(),
+            Self::Path => "path".to_owned(),
             Self::Bool => "true or false".to_owned(),
             Self::Number(least, most) if least == most => least.to_string(),
             Self::Number(least, most) => format!("{least} to {most}"),
@@ -93,7 +32,7 @@ impl Kind {
     fn schema(self, inner: Option<Value>) -> Value {
         let inner = || inner.clone().unwrap_or_else(|| json!({"type": "object"}));
         match self {
-            Self::Text | Self::Expression => json!({"type": "string", "minLength": 1}),
+            Self::Text | Self::Path | Self::Expression => json!({"type": "string", "minLength": 1}),
             Self::Bool => json!({"type": "boolean"}),
             Self::Number(least, most) => json!({"type": "integer", "minimum": least, "maximum": most}),
             Self::NumberOrAuto(least, most) => {
@@ -139,21 +78,13 @@ pub(crate) fn schema() -> Value {
     schema
 }
 
-/// The keys right below a path.
+/// The schema of one section.
 fn section(path: &str) -> Value {
     let (mut properties, mut required) = (Map::new(), Vec::new());
-    for key in KEYS {
-        let Some(name) = key.path.strip_prefix(path).filter(|name| !name.is_empty() && !name.contains('.'))
-        else {
-            continue;
-        };
-        let below = if matches!(key.kind, Kind::Section | Kind::SectionOrSections) {
-            Some(section(&format!("{}.", key.path)))
-        } else {
-            (key.kind == Kind::Sections).then(|| section(&format!("{}[].", key.path)))
-        };
-        let mut value = key.kind.schema(below);
-        if matches!(key.default, Preset::Null | Preset::IsOrNull(_)) {
+    for (name, key) in KEYS.iter().filter_map(|key| Some((key.name_in(path)?, key))) {
+        let has_keys = matches!(key.kind, Kind::Section | Kind::Sections | Kind::SectionOrSections);
+        let mut value = key.kind.schema(has_keys.then(|| section(&key.section_path())));
+        if key.default.is_nullable() {
             value = json!({"anyOf": [value, {"type": "null"}]});
         }
         if key.kind == Kind::Texts && key.default == Preset::Required {
@@ -165,17 +96,30 @@ fn section(path: &str) -> Value {
         }
         properties.insert(name.to_owned(), value);
     }
-    // A method of recognition has the keys of its own alone, and a rule is one of two: which, only the reader knows.
+    // Only the reader knows which keys belong to which method of recognition, and that a rule has one of two keys.
     json!({"type": "object", "additionalProperties": false, "properties": properties, "required": required})
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
     use std::path::Path;
 
     use super::*;
-    use crate::config::read;
+    use crate::config::document::Config;
+
+    /// Keys of one method alone, and the index of the method in `ALL`.
+    const METHODS: [(&str, usize); 10] = [
+        ("recognise.columns", 1),
+        ("recognise.query", 1),
+        ("recognise.endpoint", 1),
+        ("recognise.validation", 2),
+        ("recognise.compatibility_mode", 2),
+        ("recognise.validation_key", 2),
+        ("recognise.decryption_key", 2),
+        ("recognise.session_info", 2),
+        ("recognise.client_id", 4),
+        ("recognise.client_secret", 4),
+    ];
 
     /// Every section, and every method of recognition. Nothing it names exists, and it does not matter.
     const ALL: &str = r#"
@@ -185,16 +129,16 @@ state_key: {current: {env: X}}
 ticket_key: {current: {env: X}}
 timeouts: {}
 limits: {}
-log: {otlp: {}}
+log: {otlp: {ca_file: x}}
 audit: {}
 sites:
   - hosts: [members.example.org]
     certificate: {chain: a, key: b}
-    upstream: {servers: ["https://10.0.0.5"], headers: {}, limits: {}, timeouts: {}, health: {}}
+    upstream: {ca_file: x, servers: ["https://10.0.0.5"], headers: {}, limits: {}, timeouts: {}, health: {}}
     imis:
       recognise:
         - {method: client_context}
-        - {method: whoami_query, columns: {}}
+        - {method: whoami_query, columns: {name: a, email: b, status: null, company: null}}
         - {method: forms_ticket}
         - {method: login_status_redirect}
         - {method: client_application}
@@ -204,44 +148,61 @@ sites:
         guards: {}
         single_logout: {}
         messaging: {}
-        zendesk: {api: {}, shared_secret: {current: {env: X}}}
+        zendesk: {api: {ca_file: x}, shared_secret: {current: {env: X}}}
   - hosts: [other.example.org]
-    certificate: {acme: {external_account: {}}}
-    upstream: {servers: ["https://10.0.0.6"]}
+    certificate: {acme: {ca_file: x, external_account: {}}}
+    upstream: {ca_file: x, servers: ["https://10.0.0.6"]}
 "#;
 
-    #[test]
-    fn every_key_the_reader_asks_for_is_here_and_no_other() {
-        let asked = read::keys_asked_for(Path::new("/nowhere/config.yaml"), ALL);
-        let asked: BTreeSet<String> = asked
+    /// The file with another value for one key.
+    fn problems_with(path: &str, value: &str) -> Vec<String> {
+        let mut document: Value = serde_saphyr::from_str(ALL).unwrap();
+        let mut node = &mut document;
+        let method = METHODS.iter().find(|(name, _)| path.contains(name)).map_or(0, |(_, method)| *method);
+        for part in path.split('.') {
+            node = &mut node[part.trim_end_matches("[]")];
+            if part.ends_with("[]") {
+                node = &mut node[0];
+            } else if part == "recognise" && !path.ends_with(part) {
+                node = &mut node[method];
+            }
+        }
+        *node = serde_saphyr::from_str(value).unwrap();
+        let text = serde_json::to_string(&document).unwrap();
+        let problems = Config::resolve(Path::new("/nowhere/config.yaml"), &text).unwrap_err();
+        let shown = path.replace("[]", "[0]").replace("recognise.", &format!("recognise[{method}]."));
+        problems
+            .list
             .into_iter()
-            .map(|path| {
-                // `apps[0]` is `apps[]`; a method stands alone or in a list.
-                let mut shown = String::new();
-                for part in path.split('.') {
-                    let name = part.split('[').next().unwrap();
-                    let list = if part.contains('[') && name != "recognise" { "[]" } else { "" };
-                    shown += &format!("{}{name}{list}", if shown.is_empty() { "" } else { "." });
-                }
-                shown
-            })
-            .filter(|path| {
-                !["file", "credential", "env"].iter().any(|how| path.ends_with(&format!(".{how}")))
-                    || path == "audit.file"
-            })
-            .collect();
-        let here: BTreeSet<String> = KEYS.iter().map(|key| key.path.to_owned()).collect();
-        assert_eq!(here.len(), KEYS.len(), "one is here twice");
-        assert_eq!(
-            asked.difference(&here).collect::<Vec<_>>(),
-            Vec::<&String>::new(),
-            "not in the reference"
-        );
-        assert_eq!(
-            here.difference(&asked).collect::<Vec<_>>(),
-            Vec::<&String>::new(),
-            "unknown to the reader"
-        );
+            .filter(|problem| problem.key.starts_with(&shown))
+            .map(|problem| problem.reason)
+            .collect()
+    }
+
+    #[test]
+    fn the_reader_reads_every_key_of_the_table() {
+        for key in KEYS {
+            // A list of lists is not a value of any key.
+            let problems = problems_with(key.path, "[[[]]]");
+            assert!(!problems.is_empty(), "{} is not read", key.path);
+        }
+    }
+
+    #[test]
+    fn the_reader_takes_the_words_of_the_table_and_no_others() {
+        for key in KEYS {
+            let Kind::Word(words) = key.kind else { continue };
+            for word in words {
+                let problems = problems_with(key.path, word);
+                assert!(
+                    !problems.iter().any(|problem| problem.contains("unknown value")),
+                    "{key:?}: {problems:?}"
+                );
+            }
+            let problem = problems_with(key.path, "'?'").concat();
+            let (others, last) = words.split_at(words.len() - 1);
+            assert!(problem.ends_with(&format!("use {} or {}", others.join(", "), last[0])), "{problem}");
+        }
     }
 
     #[test]

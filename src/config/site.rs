@@ -1,0 +1,124 @@
+//! `sites[]`: one iMIS web site, its certificate, its servers, and the apps that its members sign in to.
+
+use std::sync::Arc;
+
+use rustls::sign::CertifiedKey;
+
+use crate::base::x509;
+use crate::config::app::{self, App};
+use crate::config::certificate::{self, Acme};
+use crate::config::imis::{self, Imis};
+use crate::config::section::{Section, Value};
+use crate::config::upstream::{self, Upstream};
+use crate::config::values;
+
+/// One iMIS web site.
+#[derive(Debug, Clone)]
+pub(crate) struct Site {
+    /// Lower-case names without port; at least one. The first one stands for the site.
+    pub(crate) hosts: Vec<String>,
+    /// `None` until the CA has issued one.
+    pub(crate) certificate: Option<Arc<CertifiedKey>>,
+    /// How to get the certificate, if by ACME.
+    pub(crate) acme: Option<Arc<Acme>>,
+    pub(crate) upstream: Upstream,
+    pub(crate) sign_on: Option<SignOn>,
+}
+
+/// The apps of a site, and the iMIS that knows their members.
+#[derive(Debug, Clone)]
+pub(crate) struct SignOn {
+    pub(crate) imis: Imis,
+    pub(crate) apps: Vec<Arc<App>>,
+}
+
+impl Site {
+    /// A warning about the certificate's validity, if there is one to give. `now`: seconds since 1970.
+    pub(crate) fn certificate_warning(&self, now: i64) -> Option<String> {
+        match self.certificate.as_ref().and_then(|key| key.cert.first()) {
+            Some(leaf) => x509::expiry_warning(leaf, self.acme.is_some(), now),
+            None => Some(
+                "the CA has not issued a certificate yet: until it has, clients cannot connect (after a reload: \
+                 they get the previous certificate)"
+                    .to_owned(),
+            ),
+        }
+    }
+
+    pub(crate) fn apps(&self) -> impl Iterator<Item = &Arc<App>> {
+        self.sign_on.iter().flat_map(|sign_on| &sign_on.apps)
+    }
+}
+
+pub(super) fn sites(list: &Value<'_>) -> Vec<Site> {
+    let items = list.items();
+    if items.is_empty() {
+        list.report("at least one site is needed");
+    }
+    let mut seen = Vec::new();
+    items.iter().filter_map(|item| site(&item.section(), &mut seen)).collect()
+}
+
+fn site(section: &Section<'_>, hosts_seen: &mut Vec<String>) -> Option<Site> {
+    let hosts = section.value("hosts").map(|list| hosts(&list, hosts_seen)).unwrap_or_default();
+    let certificate = section.section("certificate");
+    let certificate = certificate.and_then(|section| certificate::certificate(&section, &hosts));
+    let upstream = section.section("upstream").map(|section| upstream::upstream(&section));
+    let imis = section.section("imis");
+    let imis = imis.map(|section| imis::imis(&section, upstream.as_ref()));
+    let list = section.given("apps");
+    let apps = list.as_ref().map(app::apps).unwrap_or_default();
+    if let (Some(list), Some(upstream)) = (&list, &upstream)
+        && upstream.proxy_protocol.is_some()
+    {
+        list.report("the gateway asks iMIS on connections without a PROXY header: a site with apps cannot have upstream.proxy_protocol");
+    }
+    match (&list, &imis) {
+        (Some(list), None) => {
+            list.report("apps need to know the iMIS behind the site: add `imis:` beside `apps:`");
+        }
+        (Some(list), Some(Some(imis))) => report_needs(list, imis, &apps),
+        (None, _) | (Some(_), Some(None)) => {}
+    }
+    let sign_on = match imis {
+        Some(imis) => Some(SignOn { imis: imis?, apps }),
+        None => None,
+    };
+    let certificate = certificate?;
+    Some(Site {
+        hosts,
+        certificate: certificate.certified_key,
+        acme: certificate.acme,
+        upstream: upstream?,
+        sign_on,
+    })
+}
+
+/// Reports what the apps need of iMIS and do not have.
+fn report_needs(list: &Value<'_>, imis: &Imis, apps: &[Arc<App>]) {
+    if imis.session_cookies.is_empty() && apps.iter().any(|app| app.single_logout.from_imis) {
+        list.report("single_logout.from_imis needs session_cookies, to know who had a session");
+    }
+    for app in apps.iter().filter(|_| imis.service_account.is_none()) {
+        for why in app.needs_service_account() {
+            list.report(format!("`{}`: {why} needs a service_account", app.name));
+        }
+    }
+}
+
+fn hosts(list: &Value<'_>, seen: &mut Vec<String>) -> Vec<String> {
+    let items = list.items();
+    if items.is_empty() {
+        list.report("at least one host is needed");
+    }
+    let mut hosts = Vec::new();
+    for item in &items {
+        let Some(host) = item.text(values::site_host) else { continue };
+        if seen.contains(&host) {
+            item.report(format!("`{host}` is listed twice; a host belongs to one site"));
+        }
+        seen.push(host.clone());
+        hosts.push(host);
+    }
+    hosts
+}

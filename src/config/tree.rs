@@ -1,0 +1,113 @@
+//! The configuration file as a tree of YAML nodes, each with its line and column.
+//!
+//! `parse` is the only function that knows which YAML library is used.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::Spanned;
+
+use crate::config::problem::Problem;
+
+/// A YAML node. Numbers and booleans keep their text so that a message can quote them.
+pub(super) enum Node {
+    Null,
+    Text(String),
+    Number(String),
+    Bool(bool),
+    List(Vec<Spanned<Node>>),
+    Map(Vec<(Spanned<String>, Spanned<Node>)>),
+}
+
+impl Node {
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "nothing",
+            Self::Text(_) => "text",
+            Self::Number(_) => "a number",
+            Self::Bool(_) => "true or false",
+            Self::List(_) => "a list",
+            Self::Map(_) => "a mapping",
+        }
+    }
+
+    pub(super) fn number<T: std::str::FromStr>(&self) -> Option<T> {
+        self.number_text()?.parse().ok()
+    }
+
+    /// The digits of a number.
+    pub(super) fn number_text(&self) -> Option<&str> {
+        if let Self::Number(text) = self { Some(text) } else { None }
+    }
+
+    pub(super) fn items(&self) -> &[Spanned<Node>] {
+        if let Self::List(items) = self { items } else { &[] }
+    }
+
+    pub(super) fn text(&self) -> Option<&str> {
+        if let Self::Text(text) = self { Some(text) } else { None }
+    }
+
+    /// The value of a key.
+    pub(super) fn get(&self, key: &str) -> Option<&Node> {
+        let Self::Map(entries) = self else { return None };
+        entries.iter().find(|(name, _)| name.value == key).map(|(_, node)| &node.value)
+    }
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NodeVisitor;
+        impl<'de> Visitor<'de> for NodeVisitor {
+            type Value = Node;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("YAML")
+            }
+            fn visit_unit<E>(self) -> Result<Node, E> {
+                Ok(Node::Null)
+            }
+            fn visit_bool<E>(self, value: bool) -> Result<Node, E> {
+                Ok(Node::Bool(value))
+            }
+            fn visit_i64<E>(self, value: i64) -> Result<Node, E> {
+                Ok(Node::Number(value.to_string()))
+            }
+            fn visit_u64<E>(self, value: u64) -> Result<Node, E> {
+                Ok(Node::Number(value.to_string()))
+            }
+            fn visit_f64<E>(self, value: f64) -> Result<Node, E> {
+                Ok(Node::Number(value.to_string()))
+            }
+            fn visit_str<E>(self, value: &str) -> Result<Node, E> {
+                Ok(Node::Text(value.to_owned()))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Node, A::Error> {
+                let mut list = Vec::new();
+                while let Some(item) = access.next_element()? {
+                    list.push(item);
+                }
+                Ok(Node::List(list))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Node, A::Error> {
+                let mut map = Vec::new();
+                while let Some(entry) = access.next_entry()? {
+                    map.push(entry);
+                }
+                Ok(Node::Map(map))
+            }
+        }
+        deserializer.deserialize_any(NodeVisitor)
+    }
+}
+
+/// Reads one YAML document.
+pub(super) fn parse(text: &str) -> Result<Spanned<Node>, Problem> {
+    serde_saphyr::from_str(text).map_err(|error| {
+        let (line, column) = error.location().map_or((1, 1), |at| (at.line(), at.column()));
+        let full = error.without_snippet().to_string();
+        // The library's advice to its programmers is of no use to an operator.
+        let reason = full.split(", set DuplicateKeyPolicy").next().unwrap_or(&full);
+        let reason = reason.split(" at line ").next().unwrap_or(reason);
+        Problem { line, column, key: String::new(), reason: format!("not valid YAML: {reason}") }
+    })
+}

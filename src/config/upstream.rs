@@ -1,0 +1,197 @@
+//! `sites[].upstream`: the iMIS web servers of a site.
+
+use std::time::Duration;
+
+use crate::base::header_rules::Rules;
+use crate::config::section::{Section, Value};
+use crate::config::values::{self, Authority, Roots, Server};
+
+/// The iMIS web servers of a site.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Upstream {
+    /// At least one.
+    pub(crate) servers: Vec<Server>,
+    pub(crate) balance: Balance,
+    /// How to keep a session on its server.
+    pub(crate) affinity: Option<Affinity>,
+    /// The PROXY header at the start of each connection to a server.
+    pub(crate) proxy_protocol: Option<ProxyHeader>,
+    pub(crate) health: Option<Health>,
+    pub(crate) roots: Roots,
+    /// The Host header for iMIS; `None` = the client's.
+    pub(crate) host: Option<Authority>,
+    /// Which request headers never reach iMIS.
+    pub(crate) headers: Rules,
+    pub(crate) limits: UpstreamLimits,
+    pub(crate) timeouts: UpstreamTimeouts,
+}
+
+impl Upstream {
+    /// The Host header for iMIS, for a request for `asked`.
+    pub(crate) fn host_for(&self, asked: &http::uri::Authority) -> String {
+        self.host.as_ref().map_or_else(|| asked.as_str().to_owned(), Authority::to_string)
+    }
+}
+
+/// How to choose one of several servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Balance {
+    /// The first healthy one.
+    Failover,
+    /// The one with the fewest requests; among equals, in turn.
+    LeastRequests,
+}
+
+/// A version of the PROXY header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ProxyHeader {
+    V1,
+    V2,
+}
+
+/// How to keep a session on its server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Affinity {
+    /// By a cookie of the gateway.
+    Cookie,
+    /// By iMIS cookies with these names.
+    Learned(Vec<String>),
+}
+
+/// The health check of a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Health {
+    pub(crate) path: String,
+    pub(crate) interval: Duration,
+    pub(crate) timeout: Duration,
+    /// Consecutive failures until it is unhealthy.
+    pub(crate) fall: u32,
+    /// Consecutive successes until it is healthy again.
+    pub(crate) rise: u32,
+}
+
+/// Limits for requests to iMIS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct UpstreamLimits {
+    /// Complete requests without an answer. Further ones queue.
+    pub(crate) concurrent_requests: usize,
+    pub(crate) queue_timeout: Duration,
+}
+
+/// Time-outs for iMIS. There is none for a request as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct UpstreamTimeouts {
+    /// TCP connection.
+    pub(crate) connect: Duration,
+    /// TLS handshake.
+    pub(crate) tls: Duration,
+    /// From the end of the request, body included, to the head of the response.
+    pub(crate) response_head: Duration,
+    /// Without progress in a body, while the gateway waits for iMIS; in a WebSocket, without data in either direction.
+    pub(crate) body_idle: Duration,
+    /// Of an unused connection.
+    pub(crate) idle: Duration,
+}
+
+pub(super) fn upstream(section: &Section<'_>) -> Upstream {
+    let servers = section.value("servers").map(|list| servers(&list)).unwrap_or_default();
+    Upstream {
+        servers,
+        balance: section
+            .word("balance", &[("failover", Balance::Failover), ("least_requests", Balance::LeastRequests)]),
+        affinity: section.value("affinity").and_then(|value| affinity(&value)),
+        proxy_protocol: section
+            .value("proxy_protocol")
+            .map(|value| value.word(&[("v1", ProxyHeader::V1), ("v2", ProxyHeader::V2)])),
+        health: section.section("health").map(|section| health(&section)),
+        roots: section.required_roots("ca_file"),
+        host: section.text("host", |text| match text {
+            "preserve" => Ok(None),
+            "keep" => Err("`keep` is not a host name; did you mean `preserve`?".to_owned()),
+            name => values::authority(name).map(Some),
+        }),
+        headers: headers(&section.with_defaults("headers")),
+        limits: limits(&section.with_defaults("limits")),
+        timeouts: timeouts(&section.with_defaults("timeouts")),
+    }
+}
+
+fn servers(list: &Value<'_>) -> Vec<Server> {
+    let servers = list.texts(values::server);
+    if list.items().is_empty() {
+        list.report("at least one server is needed");
+    }
+    if let Some(twice) = servers.iter().enumerate().find(|(index, one)| servers[..*index].contains(one)) {
+        list.report(format!("{} is listed twice", twice.1));
+    }
+    servers
+}
+
+fn affinity(value: &Value<'_>) -> Option<Affinity> {
+    if value.is_word("cookie") {
+        return Some(Affinity::Cookie);
+    }
+    if !value.is_list() {
+        value.report("use cookie, or a list of names of iMIS's own cookies, or null");
+        return None;
+    }
+    let names = value.texts(values::cookie_name);
+    (!names.is_empty()).then_some(Affinity::Learned(names))
+}
+
+fn health(section: &Section<'_>) -> Health {
+    Health {
+        path: section.text("path", values::site_path),
+        interval: section.duration("interval"),
+        timeout: section.duration("timeout"),
+        fall: section.number("fall"),
+        rise: section.number("rise"),
+    }
+}
+
+fn headers(section: &Section<'_>) -> Rules {
+    Rules {
+        remove: section.texts("remove", values::header_pattern),
+        keep: section.texts("keep", values::kept_header),
+    }
+}
+
+fn limits(section: &Section<'_>) -> UpstreamLimits {
+    UpstreamLimits {
+        concurrent_requests: section.number("concurrent_requests"),
+        queue_timeout: section.duration("queue_timeout"),
+    }
+}
+
+fn timeouts(section: &Section<'_>) -> UpstreamTimeouts {
+    UpstreamTimeouts {
+        connect: section.duration("connect"),
+        tls: section.duration("tls"),
+        response_head: section.duration("response_head"),
+        body_idle: section.duration("body_idle"),
+        idle: section.duration("idle"),
+    }
+}
+
+/// An upstream for unit tests.
+#[cfg(test)]
+pub(crate) fn test_upstream(servers: &[&str]) -> Upstream {
+    Upstream {
+        servers: servers.iter().map(|url| values::server(url).unwrap()).collect(),
+        balance: Balance::Failover,
+        affinity: None,
+        proxy_protocol: None,
+        health: None,
+        roots: Roots::default(),
+        host: None,
+        headers: Rules::default(),
+        limits: UpstreamLimits { concurrent_requests: 1, queue_timeout: Duration::ZERO },
+        timeouts: UpstreamTimeouts {
+            connect: Duration::ZERO,
+            tls: Duration::ZERO,
+            response_head: Duration::ZERO,
+            body_idle: Duration::ZERO,
+            idle: Duration::ZERO,
+        },
+    }
+}
