@@ -1,4 +1,6 @@
-//! What is written for readers is true: it is made from the program, or held to it.
+//! The documentation agrees with the program: tests generate pages from it, or compare pages with it.
+
+mod messages;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -192,124 +194,6 @@ fn the_book_has_every_page_and_every_page_that_it_has() {
         .filter_map(|path| Some(path.strip_prefix(&own).ok()?.display().to_string()))
         .collect();
     assert_eq!(listed, there);
-}
-
-/// Every text of an error, and every line of the log from `warn` on, as it stands in the source; what is filled in is an ellipsis.
-#[test]
-fn the_list_of_messages_is_what_the_source_says() {
-    let mut made = "# Every message\n\nMade of the source by a test, which holds this page to it: texts of errors (`error` in the log, or what a command says), what `check` says of a configuration, and lines of the log \\\nof the levels `WARN` and `ERROR`. `…` is filled in. What to do about those that matter: [troubleshooting](troubleshooting.md).\n".replace("\\\n", "");
-    for (file, text) in production_sources() {
-        let mut all = BTreeSet::new();
-        for (what, marks) in
-            [("", &["#[error("][..]), ("log: ", &["warn!(", "error!("][..]), ("check: ", &[".report("][..])]
-        {
-            for mark in marks {
-                for rest in text.split(mark).skip(1) {
-                    if let Some(message) = message_in(rest, mark.starts_with('#')) {
-                        all.insert(format!("{what}{message}"));
-                    }
-                }
-            }
-        }
-        if !all.is_empty() {
-            made.push_str(&format!("\n## `{file}`\n\n"));
-            for message in all {
-                let kinds = ["log: ", "check: "];
-                let kind = kinds.into_iter().find(|kind| message.starts_with(kind)).unwrap_or_default();
-                let message = &message[kind.len()..];
-                made.push_str(&format!("- {kind}`{}`\n", message.replace('`', "'")));
-            }
-        }
-    }
-    held_to("messages.md", &made);
-}
-
-/// The source of the program without its tests, by file.
-fn production_sources() -> Vec<(String, String)> {
-    fn read(folder: &Path, all: &mut Vec<(String, String)>) {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                read(&path, all);
-            } else if path.extension().is_some_and(|extension| extension == "rs")
-                && !path.ends_with("tests.rs")
-            {
-                let text = std::fs::read_to_string(&path).unwrap();
-                let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned();
-                let name = path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap().display().to_string();
-                all.push((name, text));
-            }
-        }
-    }
-    let mut all = Vec::new();
-    read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut all);
-    all.retain(|(name, _)| !name.contains("workbench"));
-    all.sort();
-    all
-}
-
-/// The text in an attribute (its first) or of a line of the log (the last that is not the value of a field).
-fn message_in(rest: &str, is_attribute: bool) -> Option<String> {
-    let mut found = None;
-    let mut before = '(';
-    let mut depth = 1;
-    let mut characters = rest.chars();
-    while let Some(c) = characters.next() {
-        match c {
-            '"' => {
-                let mut text = String::new();
-                while let Some(c) = characters.next() {
-                    match c {
-                        '"' => break,
-                        '\\' => match characters.next()? {
-                            '\n' => {
-                                let left = characters.as_str().trim_start();
-                                characters = left.chars();
-                            }
-                            other => text.push(other),
-                        },
-                        other => text.push(other),
-                    }
-                }
-                if is_attribute {
-                    return shown(&text);
-                }
-                if before != '=' {
-                    found = shown(&text);
-                }
-            }
-            '(' => depth += 1,
-            ')' => depth -= 1,
-            _ => {}
-        }
-        if depth == 0 {
-            break;
-        }
-        if !c.is_whitespace() {
-            before = c;
-        }
-    }
-    found
-}
-
-/// With an ellipsis for what is filled in; none where nothing else is left.
-fn shown(text: &str) -> Option<String> {
-    let mut shown = String::new();
-    let mut depth = 0;
-    for c in text.chars() {
-        match c {
-            '{' => {
-                if depth == 0 {
-                    shown.push('…');
-                }
-                depth += 1;
-            }
-            '}' => depth -= 1,
-            other if depth == 0 => shown.push(other),
-            _ => {}
-        }
-    }
-    shown.chars().any(char::is_alphabetic).then_some(shown)
 }
 
 #[test]
