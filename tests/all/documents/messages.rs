@@ -34,7 +34,7 @@ enum Pick {
     First,
     /// Values of fields come before the message of a log line.
     Last,
-    /// Every text of several words.
+    /// Every text of at least three words that does not continue another.
     Sentences,
 }
 
@@ -42,7 +42,12 @@ const SECTIONS: [Section; 3] = [
     Section {
         title: "At start and in `check`",
         introduction: "The configuration file, the line and column, and the key come before each problem.",
-        marks: &[(".report(", Pick::Sentences), (" Err(", Pick::Sentences), ("#[error(", Pick::First)],
+        marks: &[
+            (".report(", Pick::Sentences),
+            (" Err(", Pick::Sentences),
+            ("map_err(", Pick::Sentences),
+            ("#[error(", Pick::First),
+        ],
     },
     Section {
         title: "Log: warnings and errors",
@@ -159,7 +164,7 @@ fn picked(rest: &str, pick: Pick) -> Vec<String> {
                 let is_message = match pick {
                     Pick::First => true,
                     Pick::Last => before != '=',
-                    Pick::Sentences => text.trim().contains(' '),
+                    Pick::Sentences => text.split(' ').count() > 2 && !text.starts_with([' ', ',', ';']),
                 };
                 texts.extend(shown(&text).filter(|_| is_message));
             }
