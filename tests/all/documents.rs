@@ -97,7 +97,11 @@ fn the_reference_of_commands_is_what_the_program_says() {
             tell(&[command, &[name]].concat(), made);
         }
     }
-    let mut made = "# Every command\n\nAs `--help` shows it; a test holds this page to the program. Exit codes: 0 good, 1 run-time failure (or *no* as the answer), 2 usage, 3 requests were cut off at the end, 78 bad configuration.\n\n".to_owned();
+    let mut made = "# Commands\n\n\
+        The output of `--help` for each command. A test generates this page from the program. Exit codes: 0 success,\n\
+        1 failure at run time (or the answer *no*), 2 wrong arguments, 3 the shutdown cut off requests, 78 invalid\n\
+        configuration.\n\n"
+        .to_owned();
     tell(&[], &mut made);
     held_to("commands.md", &format!("{}\n", made.trim_end()));
 }

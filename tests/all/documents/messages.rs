@@ -105,7 +105,7 @@ fn messages_in(text: &str, marks: &[(&'static str, Pick)]) -> impl Iterator<Item
     all.collect::<Vec<_>>().into_iter()
 }
 
-/// A heading and the messages in alphabetical order, in lines of at most 120 characters.
+/// A heading and the messages in alphabetical order, in lines of at most 120 bytes.
 fn push_list(made: &mut String, title: &str, messages: BTreeSet<String>) {
     let letters = |text: &String| text.to_lowercase().replace(|c: char| !c.is_alphanumeric() && c != ' ', "");
     let mut messages = Vec::from_iter(messages);
@@ -117,7 +117,7 @@ fn push_list(made: &mut String, title: &str, messages: BTreeSet<String>) {
         let quoted = if message.contains('`') { format!("`` {message} ``") } else { format!("`{message}`") };
         let mut line = "-".to_owned();
         for word in quoted.split(' ') {
-            if line.chars().count() + 1 + word.chars().count() > 120 {
+            if line.len() + 1 + word.len() > 120 {
                 made.push_str(&format!("{line}\n"));
                 line = " ".to_owned();
             }
