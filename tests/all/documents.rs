@@ -5,7 +5,7 @@ mod messages;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// All source of the program, in one text, with the line breaks that the formatter puts into long texts taken out.
+/// All source files as one text, without the line breaks in string literals.
 fn source() -> String {
     fn read(folder: &Path, all: &mut String) {
         for entry in std::fs::read_dir(folder).unwrap() {
@@ -27,12 +27,12 @@ fn source() -> String {
 }
 
 #[test]
-fn the_messages_that_are_explained_are_messages_of_the_program() {
+fn troubleshooting_quotes_messages_of_the_program() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(root.join("docs/troubleshooting.md")).unwrap();
     let source = source();
-    let mut seen = 0;
-    // The first table has the page that a member sees, and then the message; the others begin with the message.
+    let (mut seen, mut unknown) = (0, Vec::new());
+    // The first table has the title of a page and then the message. The others begin with the message.
     let (pages, others) = text.split_once("## What the log says by itself").unwrap();
     let table = |text: &str, column: usize| -> Vec<(String, String)> {
         let rows = text.lines().filter(|line| {
@@ -49,25 +49,29 @@ fn the_messages_that_are_explained_are_messages_of_the_program() {
         .chain(table(others, 0).into_iter().map(|(_, message)| (String::new(), message)));
     for (page, messages) in all {
         for message in messages.split('`').skip(1).step_by(2) {
-            // Names of fields and of methods stand by themselves.
-            assert!(source.contains(message), "explained is `{message}`, which the program does not say");
+            if !source.contains(message) {
+                unknown.push(message.to_owned());
+            }
             seen += 1;
         }
         if page.starts_with(char::is_uppercase) {
             let title = page.split(" (").next().unwrap();
-            assert!(source.contains(title), "explained is the page \"{title}\", which there is not");
+            if !source.contains(title) {
+                unknown.push(title.to_owned());
+            }
         }
     }
+    assert!(unknown.is_empty(), "docs/troubleshooting.md quotes what is not in the source: {unknown:#?}");
     assert!(seen > 40, "{seen}");
 }
 
-/// What a document that is made from the program should say, beside what it says.
-fn held_to(document: &str, made: &str) {
+/// Compares a generated page with its file.
+fn assert_generated(document: &str, made: &str) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(document);
     if std::fs::read_to_string(&file).unwrap_or_default() != made {
         let new = Path::new(env!("CARGO_TARGET_TMPDIR")).join(document);
         std::fs::write(&new, made).unwrap();
-        panic!("docs/{document} is old: cp {} {}", new.display(), file.display());
+        panic!("docs/{document} is out of date: cp {} {}", new.display(), file.display());
     }
 }
 
@@ -81,7 +85,7 @@ fn help(command: &[&str]) -> String {
 
 #[test]
 fn the_reference_of_commands_is_what_the_program_says() {
-    fn tell(command: &[&str], made: &mut String) {
+    fn describe(command: &[&str], made: &mut String) {
         let text = help(command);
         if !command.is_empty() {
             made.push_str(&format!(
@@ -94,7 +98,7 @@ fn the_reference_of_commands_is_what_the_program_says() {
         for name in
             below.lines().filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help")
         {
-            tell(&[command, &[name]].concat(), made);
+            describe(&[command, &[name]].concat(), made);
         }
     }
     let mut made = "# Commands\n\n\
@@ -102,8 +106,8 @@ fn the_reference_of_commands_is_what_the_program_says() {
         1 failure at run time (or the answer *no*), 2 wrong arguments, 3 the shutdown cut off requests, 78 invalid\n\
         configuration.\n\n"
         .to_owned();
-    tell(&[], &mut made);
-    held_to("commands.md", &format!("{}\n", made.trim_end()));
+    describe(&[], &mut made);
+    assert_generated("commands.md", &format!("{}\n", made.trim_end()));
 }
 
 #[test]
@@ -120,7 +124,7 @@ fn every_command_in_the_documents_is_one() {
         let inline = text.split('`').skip(1).step_by(2).filter_map(|code| code.strip_prefix("imis-gateway "));
         for line in from_code.chain(inline) {
             let line = line.split([';', '#', '<', '>', '|', '&', '`']).next().unwrap();
-            // Names in capitals are for the reader; what is in brackets may be left out.
+            // Names in capitals are placeholders; brackets mark optional parts.
             let line = line
                 .replace(['[', ']', '(', ')'], " ")
                 .replace("\"Contoso Helpdesk\"", "Contoso")
@@ -150,7 +154,7 @@ fn every_command_in_the_documents_is_one() {
     assert!(seen > 30, "{seen}");
 }
 
-/// Whether the program knows these words, up to the values that they name.
+/// Checks that the program has these commands and options.
 fn help_of(words: &[&str]) -> Result<(), String> {
     let mut command: Vec<&str> = Vec::new();
     let mut known = help(&[]);
@@ -172,7 +176,7 @@ fn help_of(words: &[&str]) -> Result<(), String> {
     Ok(())
 }
 
-/// Everything that is written for readers.
+/// All pages of the documentation.
 fn documents() -> Vec<std::path::PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let pages = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
@@ -219,7 +223,7 @@ fn documents_link_to_what_is_there() {
             let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
             let target = if path.is_empty() { file.clone() } else { file.parent().unwrap().join(path) };
             assert!(target.exists(), "{}: no {link}", file.display());
-            // The book has nothing else.
+            // The book contains only the files in docs.
             let book = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
             let leaves = file.starts_with(&book) && !target.canonicalize().unwrap().starts_with(&book);
             assert!(!leaves, "{}: {link} leads out of the book", file.display());

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::held_to;
+use super::assert_generated;
 
 /// The topics of messages in the order of the page, and the source files of each. The longest prefix decides.
 const TOPICS: [(&str, &[&str]); 9] = [
@@ -80,7 +80,7 @@ fn the_list_of_messages_is_what_the_source_says() {
             push_list(&mut made, "Warnings", warnings.collect());
         }
     }
-    held_to("messages.md", &made);
+    assert_generated("messages.md", &made);
 }
 
 /// Of `check`; the gateway starts nevertheless.
