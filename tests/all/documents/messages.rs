@@ -13,7 +13,7 @@ const TOPICS: [(&str, &[&str]); 9] = [
     ("Certificates from a CA", &["src/acme"]),
     ("Requests and forwarding", &["src/codec/", "src/proxy/", "src/request/", "src/upstream/"]),
     ("Sign-in and iMIS", &["src/config/expression/", "src/imis/", "src/request/endpoint.rs", "src/sso/"]),
-    ("Zendesk", &["src/sso/signed_out.rs", "src/sso/token.rs", "src/zendesk/"]),
+    ("Zendesk", &["src/sso/logout.rs", "src/sso/token.rs", "src/zendesk/"]),
     ("Audit, logs and traces", &["src/observe/"]),
     ("Commands", &["src/doctor/"]),
 ];
@@ -114,9 +114,12 @@ fn push_list(made: &mut String, title: &str, messages: BTreeSet<String>) {
         made.push_str(&format!("\n### {title}\n\n"));
     }
     for message in messages {
-        let quoted = if message.contains('`') { format!("`` {message} ``") } else { format!("`{message}`") };
+        let mut words: Vec<String> = message.split(' ').map(str::to_owned).collect();
+        let (open, close) = if message.contains('`') { ("`` ", " ``") } else { ("`", "`") };
+        words[0].insert_str(0, open);
+        words.last_mut().unwrap().push_str(close);
         let mut line = "-".to_owned();
-        for word in quoted.split(' ') {
+        for word in words {
             if line.len() + 1 + word.len() > 120 {
                 made.push_str(&format!("{line}\n"));
                 line = " ".to_owned();
