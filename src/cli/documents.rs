@@ -80,10 +80,10 @@ fn program() -> Vec<u8> {
 
 /// docs/configuration.md.
 fn markdown() -> String {
-    let mut out = "# Every key of the configuration\n\n\
-        Made by `imis-gateway schema --format markdown`; a test holds it to the program. `config.yaml` shows the same as an operator writes it. \
-        Relative paths begin at the file's folder, unknown keys are refused, `[]` stands for each item of a list.\n\n\
-        | key | takes | default | |\n|---|---|---|---|\n"
+    let mut out = "# Configuration\n\n\
+        Every key. `imis-gateway schema --format markdown` generates this page. `config.yaml` shows the keys in context.\n\
+        Relative paths start at the directory of the file. Unknown keys are errors. `[]` stands for each item of a list.\n\n\
+        | key | type | default | description |\n|---|---|---|---|\n"
         .to_owned();
     for key in KEYS {
         let default = match key.default {

@@ -1,9 +1,11 @@
-//! What is written for readers is true: it is made from the program, or held to it.
+//! The documentation agrees with the program: tests generate pages from it, or compare pages with it.
+
+mod messages;
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// All source of the program, in one text, with the line breaks that the formatter puts into long texts taken out.
+/// All source files as one text, without the line breaks in string literals.
 fn source() -> String {
     fn read(folder: &Path, all: &mut String) {
         for entry in std::fs::read_dir(folder).unwrap() {
@@ -25,12 +27,12 @@ fn source() -> String {
 }
 
 #[test]
-fn the_messages_that_are_explained_are_messages_of_the_program() {
+fn troubleshooting_quotes_messages_of_the_program() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(root.join("docs/troubleshooting.md")).unwrap();
     let source = source();
-    let mut seen = 0;
-    // The first table has the page that a member sees, and then the message; the others begin with the message.
+    let (mut seen, mut unknown) = (0, Vec::new());
+    // The first table has the title of a page and then the message. The others begin with the message.
     let (pages, others) = text.split_once("## What the log says by itself").unwrap();
     let table = |text: &str, column: usize| -> Vec<(String, String)> {
         let rows = text.lines().filter(|line| {
@@ -47,25 +49,29 @@ fn the_messages_that_are_explained_are_messages_of_the_program() {
         .chain(table(others, 0).into_iter().map(|(_, message)| (String::new(), message)));
     for (page, messages) in all {
         for message in messages.split('`').skip(1).step_by(2) {
-            // Names of fields and of methods stand by themselves.
-            assert!(source.contains(message), "explained is `{message}`, which the program does not say");
+            if !source.contains(message) {
+                unknown.push(message.to_owned());
+            }
             seen += 1;
         }
         if page.starts_with(char::is_uppercase) {
             let title = page.split(" (").next().unwrap();
-            assert!(source.contains(title), "explained is the page \"{title}\", which there is not");
+            if !source.contains(title) {
+                unknown.push(title.to_owned());
+            }
         }
     }
+    assert!(unknown.is_empty(), "docs/troubleshooting.md quotes what is not in the source: {unknown:#?}");
     assert!(seen > 40, "{seen}");
 }
 
-/// What a document that is made from the program should say, beside what it says.
-fn held_to(document: &str, made: &str) {
+/// Compares a generated page with its file.
+fn assert_generated(document: &str, made: &str) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(document);
     if std::fs::read_to_string(&file).unwrap_or_default() != made {
         let new = Path::new(env!("CARGO_TARGET_TMPDIR")).join(document);
         std::fs::write(&new, made).unwrap();
-        panic!("docs/{document} is old: cp {} {}", new.display(), file.display());
+        panic!("docs/{document} is out of date: cp {} {}", new.display(), file.display());
     }
 }
 
@@ -79,7 +85,7 @@ fn help(command: &[&str]) -> String {
 
 #[test]
 fn the_reference_of_commands_is_what_the_program_says() {
-    fn tell(command: &[&str], made: &mut String) {
+    fn describe(command: &[&str], made: &mut String) {
         let text = help(command);
         if !command.is_empty() {
             made.push_str(&format!(
@@ -92,12 +98,16 @@ fn the_reference_of_commands_is_what_the_program_says() {
         for name in
             below.lines().filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help")
         {
-            tell(&[command, &[name]].concat(), made);
+            describe(&[command, &[name]].concat(), made);
         }
     }
-    let mut made = "# Every command\n\nAs `--help` shows it; a test holds this page to the program. Exit codes: 0 good, 1 run-time failure (or *no* as the answer), 2 usage, 3 requests were cut off at the end, 78 bad configuration.\n\n".to_owned();
-    tell(&[], &mut made);
-    held_to("commands.md", &format!("{}\n", made.trim_end()));
+    let mut made = "# Commands\n\n\
+        The output of `--help` for each command. A test generates this page from the program. Exit codes: 0 success,\n\
+        1 failure at run time (or the answer *no*), 2 wrong arguments, 3 the shutdown cut off requests, 78 invalid\n\
+        configuration.\n\n"
+        .to_owned();
+    describe(&[], &mut made);
+    assert_generated("commands.md", &format!("{}\n", made.trim_end()));
 }
 
 #[test]
@@ -114,7 +124,7 @@ fn every_command_in_the_documents_is_one() {
         let inline = text.split('`').skip(1).step_by(2).filter_map(|code| code.strip_prefix("imis-gateway "));
         for line in from_code.chain(inline) {
             let line = line.split([';', '#', '<', '>', '|', '&', '`']).next().unwrap();
-            // Names in capitals are for the reader; what is in brackets may be left out.
+            // Names in capitals are placeholders; brackets mark optional parts.
             let line = line
                 .replace(['[', ']', '(', ')'], " ")
                 .replace("\"Contoso Helpdesk\"", "Contoso")
@@ -144,7 +154,7 @@ fn every_command_in_the_documents_is_one() {
     assert!(seen > 30, "{seen}");
 }
 
-/// Whether the program knows these words, up to the values that they name.
+/// Checks that the program has these commands and options.
 fn help_of(words: &[&str]) -> Result<(), String> {
     let mut command: Vec<&str> = Vec::new();
     let mut known = help(&[]);
@@ -166,7 +176,7 @@ fn help_of(words: &[&str]) -> Result<(), String> {
     Ok(())
 }
 
-/// Everything that is written for readers.
+/// All pages of the documentation.
 fn documents() -> Vec<std::path::PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let pages = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
@@ -194,124 +204,6 @@ fn the_book_has_every_page_and_every_page_that_it_has() {
     assert_eq!(listed, there);
 }
 
-/// Every text of an error, and every line of the log from `warn` on, as it stands in the source; what is filled in is an ellipsis.
-#[test]
-fn the_list_of_messages_is_what_the_source_says() {
-    let mut made = "# Every message\n\nMade of the source by a test, which holds this page to it: texts of errors (`error` in the log, or what a command says), what `check` says of a configuration, and lines of the log \\\nof the levels `WARN` and `ERROR`. `…` is filled in. What to do about those that matter: [troubleshooting](troubleshooting.md).\n".replace("\\\n", "");
-    for (file, text) in production_sources() {
-        let mut all = BTreeSet::new();
-        for (what, marks) in
-            [("", &["#[error("][..]), ("log: ", &["warn!(", "error!("][..]), ("check: ", &[".report("][..])]
-        {
-            for mark in marks {
-                for rest in text.split(mark).skip(1) {
-                    if let Some(message) = message_in(rest, mark.starts_with('#')) {
-                        all.insert(format!("{what}{message}"));
-                    }
-                }
-            }
-        }
-        if !all.is_empty() {
-            made.push_str(&format!("\n## `{file}`\n\n"));
-            for message in all {
-                let kinds = ["log: ", "check: "];
-                let kind = kinds.into_iter().find(|kind| message.starts_with(kind)).unwrap_or_default();
-                let message = &message[kind.len()..];
-                made.push_str(&format!("- {kind}`{}`\n", message.replace('`', "'")));
-            }
-        }
-    }
-    held_to("messages.md", &made);
-}
-
-/// The source of the program without its tests, by file.
-fn production_sources() -> Vec<(String, String)> {
-    fn read(folder: &Path, all: &mut Vec<(String, String)>) {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                read(&path, all);
-            } else if path.extension().is_some_and(|extension| extension == "rs")
-                && !path.ends_with("tests.rs")
-            {
-                let text = std::fs::read_to_string(&path).unwrap();
-                let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned();
-                let name = path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap().display().to_string();
-                all.push((name, text));
-            }
-        }
-    }
-    let mut all = Vec::new();
-    read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut all);
-    all.retain(|(name, _)| !name.contains("workbench"));
-    all.sort();
-    all
-}
-
-/// The text in an attribute (its first) or of a line of the log (the last that is not the value of a field).
-fn message_in(rest: &str, is_attribute: bool) -> Option<String> {
-    let mut found = None;
-    let mut before = '(';
-    let mut depth = 1;
-    let mut characters = rest.chars();
-    while let Some(c) = characters.next() {
-        match c {
-            '"' => {
-                let mut text = String::new();
-                while let Some(c) = characters.next() {
-                    match c {
-                        '"' => break,
-                        '\\' => match characters.next()? {
-                            '\n' => {
-                                let left = characters.as_str().trim_start();
-                                characters = left.chars();
-                            }
-                            other => text.push(other),
-                        },
-                        other => text.push(other),
-                    }
-                }
-                if is_attribute {
-                    return shown(&text);
-                }
-                if before != '=' {
-                    found = shown(&text);
-                }
-            }
-            '(' => depth += 1,
-            ')' => depth -= 1,
-            _ => {}
-        }
-        if depth == 0 {
-            break;
-        }
-        if !c.is_whitespace() {
-            before = c;
-        }
-    }
-    found
-}
-
-/// With an ellipsis for what is filled in; none where nothing else is left.
-fn shown(text: &str) -> Option<String> {
-    let mut shown = String::new();
-    let mut depth = 0;
-    for c in text.chars() {
-        match c {
-            '{' => {
-                if depth == 0 {
-                    shown.push('…');
-                }
-                depth += 1;
-            }
-            '}' => depth -= 1,
-            other if depth == 0 => shown.push(other),
-            _ => {}
-        }
-    }
-    shown.chars().any(char::is_alphabetic).then_some(shown)
-}
-
 #[test]
 fn documents_link_to_what_is_there() {
     let files = documents();
@@ -331,7 +223,7 @@ fn documents_link_to_what_is_there() {
             let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
             let target = if path.is_empty() { file.clone() } else { file.parent().unwrap().join(path) };
             assert!(target.exists(), "{}: no {link}", file.display());
-            // The book has nothing else.
+            // The book contains only the files in docs.
             let book = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
             let leaves = file.starts_with(&book) && !target.canonicalize().unwrap().starts_with(&book);
             assert!(!leaves, "{}: {link} leads out of the book", file.display());
