@@ -18,9 +18,9 @@ use tracing::{error, info, warn};
 
 use crate::acme::{self, ManagedSite};
 use crate::base::clock;
+use crate::base::error_chain::Chain;
 use crate::config::{Config, Fixed, Problem, Problems, Watched};
 use crate::edge::worker::ConfigUpdate;
-use crate::observe::log::Chain;
 use crate::request::gateway::Gateway;
 use crate::server::build;
 use crate::server::build_error::BuildError;

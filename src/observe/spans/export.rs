@@ -18,10 +18,10 @@ use tokio::runtime::Handle;
 use tracing::{info, warn};
 
 use crate::base::clock;
+use crate::base::error_chain::Chain;
 use crate::base::http_client;
 use crate::base::tls_client::client_config;
 use crate::config::Otlp;
-use crate::observe::log::Chain;
 use crate::observe::spans::{Begun, ExportError, Told};
 
 const PATIENCE: Duration = Duration::from_secs(5);
