@@ -73,7 +73,10 @@ impl ForwardRequest {
         let rewritten = config.host.as_ref().map(ToString::to_string);
         let own_host = rewritten.as_deref().or_else(|| (!head.has_host).then_some(to.host));
         let trace = match access.span() {
-            Some(context) => Traceparent::Continue(context),
+            Some(span) => {
+                let starts_trace = span.parent_span_id.is_none();
+                Traceparent::Replace { traceparent: span.traceparent, starts_trace }
+            }
             None if worker.gateway.traces && head.fields.first("traceparent").is_none() => {
                 Traceparent::Create
             }
