@@ -1,4 +1,4 @@
-//! What operators see of the running gateway: metrics, log, audit file and traces.
+//! What operators observe: metrics, the log, the audit record and exported traces.
 
 pub(crate) mod metrics;
 pub(crate) mod audit;

@@ -125,7 +125,7 @@ async fn connection(stream: UnixStream, server: Arc<ServerHandle>) {
 
 async fn answer(request: &Request<Incoming>, server: &Arc<ServerHandle>) -> Response<Full<Bytes>> {
     match (request.method(), request.uri().path()) {
-        (&Method::GET, "/status") => json(StatusCode::OK, &status::of(server).await),
+        (&Method::GET, "/status") => json(StatusCode::OK, &status::read(server).await),
         (&Method::POST, "/reload") => {
             info!("reload requested on the control socket");
             let last = server.reload(Trigger::Command).await;
