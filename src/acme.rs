@@ -22,10 +22,10 @@ use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
+use crate::base::error_chain::Chain;
 use crate::base::published::Published;
 use crate::base::{clock, x509};
 use crate::config::{Acme, Site};
-use crate::observe::log::Chain;
 use crate::observe::metrics::Metrics;
 pub(crate) use client::check_directory;
 use order::{AcmeError, one_line};

@@ -9,9 +9,9 @@ use http::{Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Limited};
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
 
+use crate::base::error_chain::Chain;
 use crate::base::tls_client::client_config;
 use crate::config::Acme;
-use crate::observe::log::Chain;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(30);

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use crate::base::error_chain::Chain;
 use crate::cli::Format;
 use crate::cli::{FAILED, GOOD, USAGE, WithConfig, complain, counted, plain, report, say};
 use crate::imis::survey::Contact;
-use crate::observe::audit::{Wanted, read};
-use crate::observe::log::Chain;
+use crate::observe::audit::{Filter, read};
 use crate::server::build;
 use crate::sso::site::SignOn;
 use crate::zendesk::staff::Standing;
@@ -54,7 +54,7 @@ struct Show {
     /// About this person only
     #[arg(long, value_name = "ID")]
     imis_id: Option<String>,
-    /// With this incident number only
+    /// With this incident number (`request_id` in the log) only
     #[arg(long, value_name = "NUMBER")]
     incident: Option<String>,
     /// Of this kind only
@@ -231,14 +231,14 @@ fn show(arguments: &Show) -> i32 {
         complain(&format!("imis-gateway: there is no app `{name}`; there is {}", glance.apps.join(", ")));
         return USAGE;
     }
-    let wanted = Wanted {
+    let filter = Filter {
         app: arguments.app.clone(),
         imis_id: arguments.imis_id.clone(),
-        incident: arguments.incident.clone(),
+        request_id: arguments.incident.clone(),
         decision: arguments.decision.clone(),
         since: arguments.since.clone(),
     };
-    let (records, odd) = match read(file, *keep, &wanted) {
+    let (records, odd) = match read(file, *keep, &filter) {
         Ok(found) => found,
         Err(error) => {
             complain(&format!("imis-gateway: cannot read {}: {error}", file.display()));
@@ -276,6 +276,6 @@ fn tell(record: &Value) {
         text("signed_in_as"),
         text("client"),
         text("app"),
-        text("incident")
+        text("request_id")
     ));
 }

@@ -1,10 +1,10 @@
 //! What is allowed, and yet probably not what the operator wants.
 
-use std::path::Path;
 use std::time::Duration;
 
 use nix::unistd::{AccessFlags, access};
 
+use crate::base::paths::parent_directory;
 use crate::base::{clock, x509};
 use crate::config::app::{App, OnBehalfOf};
 use crate::config::certificate::{Acme, Challenge};
@@ -31,13 +31,12 @@ impl Config {
                 UNIT_STOP_TIMEOUT.as_secs()
             ));
         }
-        if let Some(folder) = self.audit.file.as_deref().and_then(Path::parent)
-            && !folder.as_os_str().is_empty()
-            && !folder.is_dir()
+        if let Some(file) = &self.audit.file
+            && !parent_directory(file).is_dir()
         {
             warnings.push(format!(
                 "audit.file: the folder {} does not exist; decisions would be in the log only",
-                folder.display()
+                parent_directory(file).display()
             ));
         }
         for path in self.watched.open_to_all() {

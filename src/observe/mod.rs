@@ -1,7 +1,6 @@
-//! What operators see of the running gateway: metrics, log, audit file and traces.
+//! What operators observe: metrics, the log, the audit record and exported traces.
 
 pub(crate) mod metrics;
-pub(crate) mod traffic;
 pub(crate) mod audit;
-pub(crate) mod spans;
+pub(crate) mod trace_export;
 pub mod log;

@@ -17,7 +17,7 @@ use crate::base::buffers::Buffers;
 use crate::base::corked_socket::CorkedSocket;
 use crate::base::min_rate::Limits;
 use crate::config::{Server, UpstreamTimeouts};
-use crate::observe::traffic::{Connecting, OfSite};
+use crate::observe::metrics::UpstreamCounters;
 use crate::proxy::concurrency_limit;
 use crate::proxy::concurrency_limit::{ConcurrencyLimit, HeldPermits, PermitWait};
 use crate::proxy::connection::{Connection, Stream};
@@ -42,7 +42,7 @@ pub(crate) struct Upstream {
     pools: Vec<Pool>,
     held: Rc<HeldPermits>,
     buffers: Rc<Buffers>,
-    traffic: Arc<OfSite>,
+    counters: UpstreamCounters,
 }
 
 impl Upstream {
@@ -52,7 +52,7 @@ impl Upstream {
         concurrency_limit: &Arc<ConcurrencyLimit>,
         buffers: Rc<Buffers>,
         limits: Limits,
-        traffic: Arc<OfSite>,
+        counters: UpstreamCounters,
     ) -> Self {
         let timeouts = upstream.config.timeouts;
         Self {
@@ -69,7 +69,7 @@ impl Upstream {
             servers: upstream.servers.clone(),
             upstream: upstream.clone(),
             buffers,
-            traffic,
+            counters,
         }
     }
 
@@ -106,7 +106,7 @@ impl Upstream {
         if let Some(connection) = kept {
             let mut exchange = Exchange::begin(connection, request, gate, exclusive);
             exchange.busy = Busy::new(&self.servers, exchange.connection.server);
-            self.traffic.connecting(Connecting::Reused);
+            self.counters.reused.inc();
             match exchange.response_head(upload, self.relay_timeouts).await {
                 Ok(()) => return Ok(exchange),
                 // The connection had died idle: once more, on a new one, if nothing of the request has been sent, or if
@@ -162,14 +162,14 @@ impl Upstream {
             match self.connect_to(server, self.upstream.server_name(index), client).await {
                 Ok(stream) => {
                     self.servers.worked(index);
-                    self.traffic.connecting(Connecting::Opened);
+                    self.counters.opened.inc();
                     let mut connection =
                         Connection::new(stream, index, self.buffers.clone(), self.timeouts.body_idle);
                     connection.visitor = self.upstream.config.proxy_protocol.map(|_| client.ip());
                     return Ok(connection);
                 }
                 Err(error) => {
-                    self.traffic.connecting(Connecting::Failed);
+                    self.counters.failed.inc();
                     self.servers.failed(index);
                     debug!(%server, %error, "cannot connect");
                     last = error;

@@ -11,10 +11,9 @@ use percent_encoding::percent_decode_str;
 use tracing::info;
 
 use crate::base::request_id::RequestId;
-use crate::base::trace_context;
-use crate::base::trace_context::Context;
-use crate::observe::spans::{Begun, Told};
-use crate::observe::traffic::{By, Done, End, Protocol};
+use crate::base::trace_context::TraceParent;
+use crate::observe::metrics::{CompletedRequest, Outcome, Protocol, Responder};
+use crate::observe::trace_export::{EndedSpan, StartedSpan};
 use crate::request::worker::Worker;
 
 /// What a request looks like from outside.
@@ -41,18 +40,18 @@ pub(crate) struct Access {
     worker: Rc<Worker>,
     /// None: it is for none of the sites, or nobody knows which.
     site: Option<usize>,
-    by: By,
+    responder: Responder,
     protocol: Protocol,
     started: Instant,
     status: Option<StatusCode>,
     bytes: u64,
-    end: End,
+    outcome: Outcome,
     /// Why it was answered with a page of ours.
     failure: Option<&'static str>,
     /// What its line tells beside that, if there is to be one.
     line: Option<Line>,
-    /// Its part of a trace, if that is to be told.
-    span: Option<Box<Begun>>,
+    /// Its span, if it is exported.
+    span: Option<Box<StartedSpan>>,
 }
 
 struct Line {
@@ -63,14 +62,14 @@ struct Line {
     host: String,
     path: String,
     version: &'static str,
-    trace: Option<String>,
+    trace_id: Option<u128>,
 }
 
 impl Access {
     pub(crate) fn begin(seen: &Seen<'_>, came: &Came, incident: RequestId, worker: &Rc<Worker>) -> Self {
-        worker.of_worker.begins();
-        let spans = worker.gateway.spans.as_ref();
-        let span = spans.and_then(|spans| spans.begin(seen.trace, came.is_vouched_for, incident));
+        worker.counters.requests_in_flight.inc();
+        let exporter = worker.gateway.trace_exporter.as_ref();
+        let span = exporter.and_then(|exporter| exporter.start(seen.trace, came.is_vouched_for, incident));
         let line = (worker.gateway.access_log || span.is_some()).then(|| Line {
             client: came.client,
             incident,
@@ -79,30 +78,31 @@ impl Access {
             host: loggable_host(seen.host),
             path: loggable_path(seen.path),
             version: seen.version,
-            trace: match (&span, seen.trace) {
-                (Some(span), _) => Some(format!("{:032x}", span.context.trace_id)),
-                (None, Some(traceparent)) => trace_context::id(traceparent).map(str::to_owned),
-                (None, None) => worker.gateway.traces.then(|| trace_context::id_of(incident)),
-            },
+            trace_id: match (&span, seen.trace) {
+                (Some(span), _) => Some(span.traceparent),
+                (None, Some(traceparent)) => TraceParent::parse(traceparent),
+                (None, None) => worker.gateway.traces.then(|| TraceParent::generate(incident)),
+            }
+            .map(|traceparent| traceparent.trace_id),
         });
         Self {
             worker: worker.clone(),
             site: None,
-            by: By::Gateway,
+            responder: Responder::Gateway,
             protocol: if seen.version == "HTTP/2.0" { Protocol::Http2 } else { Protocol::Http1 },
             started: Instant::now(),
             status: None,
             bytes: 0,
-            end: End::ClientGone,
+            outcome: Outcome::ClientGone,
             failure: None,
             line,
             span,
         }
     }
 
-    /// The gateway's part of the trace, if it is told.
-    pub(crate) fn span(&self) -> Option<Context> {
-        self.span.as_ref().map(|span| span.context)
+    /// The span of the request, if it is exported.
+    pub(crate) fn span(&self) -> Option<&StartedSpan> {
+        self.span.as_deref()
     }
 
     /// It is for this site.
@@ -112,7 +112,7 @@ impl Access {
 
     /// It is answered by iMIS, as far as iMIS answers.
     pub(crate) fn is_forwarded(&mut self) {
-        self.by = By::Imis;
+        self.responder = Responder::Imis;
     }
 
     /// There is a response; what becomes of its body is still to be told.
@@ -122,7 +122,7 @@ impl Access {
 
     /// The response is a page of ours instead, and why.
     pub(crate) fn failed(&mut self, why: &'static str) {
-        self.by = By::Gateway;
+        self.responder = Responder::Gateway;
         self.failure = Some(why);
     }
 
@@ -131,11 +131,11 @@ impl Access {
     }
 
     pub(crate) fn complete(&mut self) {
-        self.end = End::Complete;
+        self.outcome = Outcome::Complete;
     }
 
     pub(crate) fn upstream_broke(&mut self) {
-        self.end = End::UpstreamBroke;
+        self.outcome = Outcome::UpstreamBroke;
     }
 }
 
@@ -144,49 +144,51 @@ const CLIENT_LEFT: u16 = 499;
 
 impl Drop for Access {
     fn drop(&mut self) {
-        self.worker.of_worker.is_done();
+        self.worker.counters.requests_in_flight.dec();
         let took = self.started.elapsed();
         let status = self.status.map_or(CLIENT_LEFT, |status| status.as_u16());
-        let Self { by, protocol, bytes, end, .. } = *self;
-        self.worker.traffic_of(self.site).request(&Done { by, protocol, status, took, bytes, end });
+        let Self { responder, protocol, bytes, outcome, .. } = *self;
+        let completed =
+            CompletedRequest { responder, protocol, status, duration: took, body_bytes: bytes, outcome };
+        self.worker.counters_of(self.site).count(&completed);
         if let Some(why) = self.failure {
             let site = self.site.map_or("", |site| &self.worker.gateway.sites[site].config.hosts[0]);
             self.worker.gateway.metrics.failure(site, why);
         }
         let Some(line) = &self.line else { return };
-        if let (Some(span), Some(spans)) = (&self.span, &self.worker.gateway.spans) {
-            let told = Told {
+        if let (Some(span), Some(exporter)) = (&self.span, &self.worker.gateway.trace_exporter) {
+            let ended = EndedSpan {
                 method: &line.method,
                 scheme: line.scheme,
                 host: &line.host,
                 path: &line.path,
-                version: line.version.trim_start_matches("HTTP/").trim_end_matches(".0"),
+                protocol_version: line.version.trim_start_matches("HTTP/").trim_end_matches(".0"),
                 client: &line.client.to_string(),
-                incident: &line.incident.to_string(),
+                request_id: &line.incident.to_string(),
                 status,
-                end: end.name(),
+                outcome: outcome.name(),
                 failure: self.failure,
-                bytes,
+                body_bytes: bytes,
             };
-            spans.end(span, &told);
+            exporter.export(span, &ended);
         }
         if !self.worker.gateway.access_log {
             return;
         }
         info!(
             target: "imis_gateway::access",
-            incident = %line.incident,
+            request_id = %line.incident,
             client = %line.client,
             method = %line.method,
             host = %line.host,
             path = %line.path,
-            version = line.version,
+            protocol = line.version,
             status,
-            bytes,
-            ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            end = end.name(),
+            body_bytes_sent = bytes,
+            duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            outcome = outcome.name(),
             failure = self.failure,
-            trace = line.trace,
+            trace_id = line.trace_id.map(|id| format!("{id:032x}")),
             "request"
         );
     }

@@ -7,11 +7,11 @@ use std::task::{self, Poll};
 use http::StatusCode;
 use tracing::{debug, warn};
 
+use crate::base::error_chain::Chain;
 use crate::base::request_id::RequestId;
 use crate::codec::Length;
 use crate::codec::head::{self, slots};
 use crate::codec::request_head::{HeaderFields, RequestHead};
-use crate::observe::log::Chain;
 use crate::proxy::connection_auth;
 use crate::proxy::error::ForwardError;
 use crate::proxy::error::UpstreamError;
@@ -73,7 +73,10 @@ impl ForwardRequest {
         let rewritten = config.host.as_ref().map(ToString::to_string);
         let own_host = rewritten.as_deref().or_else(|| (!head.has_host).then_some(to.host));
         let trace = match access.span() {
-            Some(context) => Traceparent::Continue(context),
+            Some(span) => {
+                let starts_trace = span.parent_span_id.is_none();
+                Traceparent::Replace { traceparent: span.traceparent, starts_trace }
+            }
             None if worker.gateway.traces && head.fields.first("traceparent").is_none() => {
                 Traceparent::Create
             }
@@ -227,7 +230,7 @@ async fn relay_body<C: ClientStream>(
         }
         Err(RelayError::Upstream(error)) => {
             context.access.upstream_broke();
-            warn!(incident = %context.request_id, error = %Chain(&error), "the upstream broke off a response");
+            warn!(request_id = %context.request_id, error = %Chain(&error), "the upstream broke off a response");
             client.abort(Abort::UpstreamFailed);
         }
         Err(RelayError::ClientGone) => client.abort(Abort::ClientGone),
@@ -276,7 +279,7 @@ async fn relay_websocket<C: ClientStream>(
     match ended {
         Ok(()) => context.access.complete(),
         Err(error) => {
-            debug!(incident = %context.request_id, error = %Chain(&error), "a WebSocket ended early");
+            debug!(request_id = %context.request_id, error = %Chain(&error), "a WebSocket ended early");
         }
     }
 }

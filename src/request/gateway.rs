@@ -12,7 +12,7 @@ use crate::base::published::Published;
 use crate::base::x509;
 use crate::config::{self, ClientTimeouts};
 use crate::observe::metrics::Metrics;
-use crate::observe::spans::Spans;
+use crate::observe::trace_export::TraceExporter;
 use crate::pages::Pages;
 use crate::proxy::concurrency_limit::ConcurrencyLimit;
 use crate::sso::site::{Services, SignOn};
@@ -35,7 +35,7 @@ pub(crate) struct Gateway {
     /// Whether requests without a `traceparent` get one.
     pub(crate) traces: bool,
     /// Exports traces to a collector, if one is configured.
-    pub(crate) spans: Option<Arc<Spans>>,
+    pub(crate) trace_exporter: Option<Arc<TraceExporter>>,
     /// Answers to the HTTP-01 challenges of a CA, by token.
     pub(crate) challenge_answers: Arc<Published<String>>,
     /// The port that plain HTTP redirects to.

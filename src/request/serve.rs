@@ -6,9 +6,9 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use tracing::{debug, warn};
 
+use crate::base::error_chain::Chain;
 use crate::base::request_id::RequestId;
 use crate::codec::request_head::{HeaderFields, RequestHead};
-use crate::observe::log::Chain;
 use crate::pages::Pages;
 use crate::proxy::headers;
 use crate::request::access_log::{Access, Came, Seen};
@@ -83,7 +83,7 @@ fn begin_access<F: HeaderFields>(
         client,
         is_https: matches!(connection.entry, Entry::Https { .. }),
         // Checked only where it makes a difference.
-        is_vouched_for: gateway.spans.is_some() && gateway.trusts(connection.peer),
+        is_vouched_for: gateway.trace_exporter.is_some() && gateway.trusts(connection.peer),
     };
     Access::begin(&seen, &came, request_id, &connection.worker)
 }
@@ -117,9 +117,9 @@ fn plan<F: HeaderFields>(
 fn error_page(failure: &Failure, request_id: RequestId, pages: &Pages) -> Response<Bytes> {
     let error = Chain(failure);
     if failure.is_client_error() {
-        debug!(incident = %request_id, %error, "answered with an error page");
+        debug!(%request_id, %error, "answered with an error page");
     } else {
-        warn!(incident = %request_id, %error, "answered with an error page");
+        warn!(%request_id, %error, "answered with an error page");
     }
     failure.page(pages, &request_id.to_string())
 }

@@ -1,8 +1,9 @@
-//! The admin listener: liveness, readiness and metrics for whoever supervises the gateway. Loopback only.
+//! The admin listener: liveness, readiness and metrics. It listens on a loopback address only.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
@@ -13,110 +14,72 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::request::gateway::Gateway;
-use crate::server::process_state::ProcessState;
+use crate::server::gauges;
 use crate::server::reload::ServerHandle;
-use crate::upstream::servers::Condition;
 
-/// Serves as long as the program runs; once that drains, `/readyz` says so.
+const TEXT: &str = "text/plain; charset=utf-8";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+const PAUSE_AFTER_ACCEPT_ERROR: Duration = Duration::from_millis(100);
+
+/// Serves connections until the process ends. During a drain, `/readyz` answers 503.
 pub(crate) async fn serve(listener: TcpListener, server: Arc<ServerHandle>) {
     loop {
-        // An error concerns one connection, or descriptors that the workers report about.
+        // An accept error concerns one connection, or a lack of file descriptors, which the workers log.
         if let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(connection(stream, server.clone()));
+            tokio::spawn(serve_connection(stream, server.clone()));
         } else {
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            tokio::time::sleep(PAUSE_AFTER_ACCEPT_ERROR).await;
         }
     }
 }
 
-async fn connection(stream: TcpStream, server: Arc<ServerHandle>) {
+async fn serve_connection(stream: TcpStream, server: Arc<ServerHandle>) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let answer = answer(&request, &server);
-        async move { Ok::<_, Infallible>(answer) }
+        let response = respond(&request, &server);
+        async move { Ok::<_, Infallible>(response) }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(std::time::Duration::from_secs(5));
-    // A client that breaks off has nobody to tell.
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    // An aborted connection needs no log line.
     let _ = builder.serve_connection(TokioIo::new(stream), service).await;
 }
 
-fn answer(request: &Request<Incoming>, server: &ServerHandle) -> Response<Full<Bytes>> {
-    if matches!(request.method(), &Method::GET | &Method::HEAD) && request.uri().path() == "/metrics" {
-        return metrics(&server.gateway(), &server.process);
-    }
-    let verbose = request.uri().query().is_some_and(|query| query.split('&').any(|key| key == "verbose"));
-    let (status, text) = match (request.method(), request.uri().path(), server.is_draining()) {
-        (&Method::GET | &Method::HEAD, "/livez", _) => (StatusCode::OK, "ok\n"),
-        (&Method::GET | &Method::HEAD, "/readyz", true) if verbose => {
-            (StatusCode::SERVICE_UNAVAILABLE, "listeners: draining\nnot ready\n")
-        }
-        (&Method::GET | &Method::HEAD, "/readyz", true) => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
-        (&Method::GET | &Method::HEAD, "/readyz", false) if verbose => {
-            (StatusCode::OK, "listeners: accepting\nready\n")
-        }
-        (&Method::GET | &Method::HEAD, "/readyz", false) => (StatusCode::OK, "ready\n"),
-        (&Method::GET | &Method::HEAD, _, _) => {
-            (StatusCode::NOT_FOUND, "there is /livez, /readyz and /metrics\n")
-        }
-        (_, _, _) => (StatusCode::METHOD_NOT_ALLOWED, "GET only\n"),
-    };
-    let mut response = Response::new(Full::from(text));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if status == StatusCode::METHOD_NOT_ALLOWED {
+fn respond(request: &Request<Incoming>, server: &ServerHandle) -> Response<Full<Bytes>> {
+    if !matches!(request.method(), &Method::GET | &Method::HEAD) {
+        let mut response = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET only\n");
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
     }
+    let is_verbose = request.uri().query().is_some_and(|query| query.split('&').any(|key| key == "verbose"));
+    match (request.uri().path(), server.is_draining()) {
+        ("/livez", _) => response(StatusCode::OK, TEXT, "ok\n"),
+        ("/readyz", true) if is_verbose => {
+            response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "listeners: draining\nnot ready\n")
+        }
+        ("/readyz", true) => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready\n"),
+        ("/readyz", false) if is_verbose => response(StatusCode::OK, TEXT, "listeners: accepting\nready\n"),
+        ("/readyz", false) => response(StatusCode::OK, TEXT, "ready\n"),
+        ("/metrics", _) => {
+            let gateway = server.gateway();
+            match gateway.metrics.encode(&gauges::read(&gateway, &server.process)) {
+                Ok(text) => response(StatusCode::OK, OPEN_METRICS, text),
+                Err(_) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, ""),
+            }
+        }
+        _ => response(StatusCode::NOT_FOUND, TEXT, "not found; available: /livez, /readyz, /metrics\n"),
+    }
+}
+
+fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
-fn metrics(gateway: &Gateway, process: &ProcessState) -> Response<Full<Bytes>> {
-    const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    let expiries = gateway
-        .sites
-        .iter()
-        .filter_map(|site| Some((site.config.hosts[0].as_str(), site.certificate_expiry()?)));
-    gateway.metrics.now(process.admission.open(), expiries);
-    gateway.metrics.acme(gateway.sites.iter().filter_map(|site| {
-        let status = process.acme.status(&site.config.acme.as_ref()?.certificate_file);
-        Some((site.config.hosts[0].as_str(), status.last_error.is_some()))
-    }));
-    gateway.metrics.servers(gateway.sites.iter().flat_map(|site| {
-        (0..site.upstream.servers.len()).map(|index| {
-            let up = site.upstream.servers.condition(index) == Condition::Up;
-            let server = site.upstream.servers.server(index).to_string();
-            (site.config.hosts[0].as_str(), server, up, site.upstream.servers.busy(index))
-        })
-    }));
-    let apps = gateway.sites.iter().flat_map(|site| site.config.apps());
-    gateway.metrics.secrets(apps.flat_map(|app| app.secrets()).map(|secret| {
-        let age = process.age(&secret);
-        (secret, age)
-    }));
-    gateway.metrics.forget_staff();
-    for sign_on in gateway.sites.iter().flat_map(|site| &site.sign_on) {
-        for app in &sign_on.apps {
-            if let Some(staff) = sign_on.staff.get(&app.path) {
-                gateway.metrics.staff(&app.name, staff.state());
-            }
-        }
-    }
-    match gateway.metrics.text() {
-        Ok(text) => {
-            let mut response = Response::new(Full::from(text));
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(OPEN_METRICS));
-            response
-        }
-        Err(_) => {
-            let mut response = Response::new(Full::default());
-            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-            response
-        }
-    }
-}
-
-/// Opens the listener.
+/// Opens the listening socket.
 pub(crate) fn open(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
     let listener = std::net::TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;

@@ -17,6 +17,7 @@ use crate::imis::Imis;
 use crate::observe::audit::Audit;
 use crate::pages::Pages;
 use crate::proxy::concurrency_limit::ConcurrencyLimit;
+use crate::request::error_page::Failure;
 use crate::request::gateway::{Gateway, Site};
 use crate::server::build_error::BuildError;
 use crate::server::process_state::ProcessState;
@@ -24,6 +25,7 @@ use crate::sso::rate::Rates;
 use crate::sso::site::{Services, SignOn};
 use crate::sso::state::Signer;
 use crate::upstream::site::SiteUpstream;
+use crate::zendesk::Refusal;
 use crate::zendesk::api::Api;
 use crate::zendesk::staff::Staff;
 
@@ -52,9 +54,10 @@ pub(crate) fn gateway(
     }
     let apps = config.sites.iter().flat_map(|site| site.apps());
     let names = config.sites.iter().map(|site| site.hosts[0].as_str());
-    process.metrics.expect(names, apps.map(|app| app.name.as_str()));
+    let apps = apps.map(|app| app.name.as_str());
+    process.metrics.create_series(names, &Failure::NAMES, apps, &Refusal::NAMES);
     for site in config.sites.iter().filter(|site| site.acme.is_some()) {
-        process.metrics.expect_orders(&site.hosts[0]);
+        process.metrics.create_acme_series(&site.hosts[0]);
     }
     let tickets = match &config.ticket_key {
         Some(key) => session_tickets::Shared::new(key.all().map(Secret::expose)),
@@ -89,7 +92,7 @@ pub(crate) fn gateway(
         tls,
         access_log: config.log.access,
         traces: config.log.generate_traceparent,
-        spans: process.spans.clone(),
+        trace_exporter: process.trace_exporter.clone(),
         challenge_answers: process.acme.answers.clone(),
         https_port: process.https_port,
         timeouts: config.timeouts,
@@ -129,7 +132,7 @@ impl Parts<'_> {
                     &sign_on.imis,
                     config,
                     (&upstream.tls, &upstream.servers),
-                    self.process.metrics.recognitions(&config.hosts[0]),
+                    self.process.metrics.recognition(&config.hosts[0]),
                 )?,
                 states: Signer::new(self.keys, &config.hosts[0], self.process.used_states.clone()),
                 staff: staff_of(&sign_on.apps, self.previous)?,

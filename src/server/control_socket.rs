@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 use tracing::{info, warn};
 use url::form_urlencoded;
 
-use crate::observe::audit::folder_of;
+use crate::base::paths::parent_directory;
 use crate::server::reload::{ServerHandle, Trigger};
 use crate::server::status;
 
@@ -58,7 +58,7 @@ pub(crate) enum OpenError {
 
 /// Opens the socket, within a runtime. A stale socket of a gateway that crashed is replaced.
 pub(crate) fn open(path: &Path) -> Result<(UnixListener, Control), OpenError> {
-    let folder = folder_of(path);
+    let folder = parent_directory(path);
     if !folder.is_dir() {
         return Err(OpenError::NoFolder(folder.to_owned()));
     }
@@ -125,7 +125,7 @@ async fn connection(stream: UnixStream, server: Arc<ServerHandle>) {
 
 async fn answer(request: &Request<Incoming>, server: &Arc<ServerHandle>) -> Response<Full<Bytes>> {
     match (request.method(), request.uri().path()) {
-        (&Method::GET, "/status") => json(StatusCode::OK, &status::of(server).await),
+        (&Method::GET, "/status") => json(StatusCode::OK, &status::read(server).await),
         (&Method::POST, "/reload") => {
             info!("reload requested on the control socket");
             let last = server.reload(Trigger::Command).await;

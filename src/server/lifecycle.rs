@@ -13,13 +13,14 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::base::error_chain::Chain;
 use crate::config::{Config, DEFAULT_CONTROL};
 use crate::edge::balance::WorkerRegistry;
 use crate::edge::inherited_sockets;
 use crate::edge::worker::{Sockets, Start};
 use crate::edge::{listen, worker};
-use crate::observe::log::{Chain, Writing};
-use crate::observe::spans::Spans;
+use crate::observe::log::LogGuard;
+use crate::observe::trace_export::TraceExporter;
 use crate::server::admin;
 use crate::server::build;
 use crate::server::build_error::BuildError;
@@ -112,10 +113,10 @@ impl Server {
             .enable_all()
             .build()
             .map_err(StartError::Worker)?;
-        let spans = config.otlp.as_ref().map(|otlp| Spans::build(otlp, control.handle())).transpose();
-        let spans = spans.map_err(|error| StartError::Build(error.into()))?;
+        let exporter = config.otlp.as_ref().map(|otlp| TraceExporter::build(otlp, control.handle()));
+        let exporter = exporter.transpose().map_err(|error| StartError::Build(error.into()))?;
         let build_error = |error: BuildError| StartError::Build(error.into());
-        let process = ProcessState::new(config, port, spans).map_err(build_error)?;
+        let process = ProcessState::new(config, port, exporter.map(Arc::new)).map_err(build_error)?;
         let gateway = Arc::new(build::gateway(config, &process, None).map_err(build_error)?);
         let drain = CancellationToken::new();
         let (senders, mut updates): (Vec<_>, Vec<_>) =
@@ -188,8 +189,8 @@ impl Server {
     }
 
     /// Runs until SIGTERM or SIGINT, then drains. A second signal ends the drain. `true`: every request finished.
-    pub fn run_until_signal(mut self, log: &Writing) -> bool {
-        self.control.spawn(log.tell_of_lost_lines());
+    pub fn run_until_signal(mut self, log: &LogGuard) -> bool {
+        self.control.spawn(log.watch_dropped_lines());
         let mut signals = std::mem::take(&mut self.signals);
         systemd::ready(&self.reloader.summary());
         let name = self.control.block_on(signals.next_to_stop(Some(&self.reloader)));
@@ -205,7 +206,7 @@ impl Server {
         let grace = self.reloader.gateway().timeouts.drain;
         let clean = self.stop();
         if !clean {
-            warn!(seconds = grace.as_secs(), "some requests were still under way and were cut off");
+            warn!(timeout_seconds = grace.as_secs(), "some requests were still under way and were cut off");
         }
         clean
     }
@@ -219,11 +220,11 @@ impl Server {
             clean &= worker.join().unwrap_or(false);
         }
         drop(self.control_socket);
-        if let Some(spans) = &self.reloader.gateway().spans {
-            spans.finish();
+        if let Some(exporter) = &self.reloader.gateway().trace_exporter {
+            exporter.shut_down();
         }
         self.control.shutdown_background();
-        self.reloader.gateway().services.audit.finish();
+        self.reloader.gateway().services.audit.flush();
         clean
     }
 }
@@ -309,11 +310,11 @@ fn open_control(
     match control_socket::open(path) {
         Ok((listener, socket)) => {
             control.spawn(control_socket::serve(listener, reloader.clone()));
-            info!(path = %path.display(), "control socket");
+            info!(socket = %path.display(), "control socket");
             Ok(Some(socket))
         }
         Err(error) if path == Path::new(DEFAULT_CONTROL) => {
-            warn!(path = %path.display(), error = %Chain(&error), "no control socket: reload with SIGHUP");
+            warn!(socket = %path.display(), error = %Chain(&error), "no control socket: reload with SIGHUP");
             Ok(None)
         }
         Err(error) => Err(StartError::Control { path: path.clone(), source: error.into() }),

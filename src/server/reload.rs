@@ -18,9 +18,9 @@ use tracing::{error, info, warn};
 
 use crate::acme::{self, ManagedSite};
 use crate::base::clock;
+use crate::base::error_chain::Chain;
 use crate::config::{Config, Fixed, Problem, Problems, Watched};
 use crate::edge::worker::ConfigUpdate;
-use crate::observe::log::Chain;
 use crate::request::gateway::Gateway;
 use crate::server::build;
 use crate::server::build_error::BuildError;
@@ -398,12 +398,12 @@ fn log(last: &ReloadResult) {
     let by = &last.by;
     if !last.good {
         for problem in &last.problems {
-            error!(by, problem = %problem.shown(&last.file), "reload failed");
+            error!(trigger = by, problem = %problem.shown(&last.file), "reload failed");
         }
         error!(
-            by,
+            trigger = by,
             problems = last.problems.len(),
-            runs = last.hash,
+            config_hash = last.hash,
             "reload failed; keeping the previous configuration"
         );
         return;
@@ -414,5 +414,5 @@ fn log(last: &ReloadResult) {
     for key in &last.needs_restart {
         warn!(key, "this change takes effect after a restart");
     }
-    info!(by, configuration = last.hash, "reloaded: {}", last.summary);
+    info!(trigger = by, config_hash = last.hash, "reloaded: {}", last.summary);
 }

@@ -1,4 +1,4 @@
-//! What runs at this moment, for `imis-gateway status`.
+//! The state of the running gateway, as JSON for `imis-gateway status`. It contains no secrets.
 
 use serde_json::{Value, json};
 
@@ -8,8 +8,8 @@ use crate::request::gateway::Site;
 use crate::server::process_state::ProcessState;
 use crate::server::reload::ServerHandle;
 
-/// All of it. Nothing in it is secret.
-pub(crate) async fn of(server: &ServerHandle) -> Value {
+/// The state of the process and of every site.
+pub(crate) async fn read(server: &ServerHandle) -> Value {
     let gateway = server.gateway();
     let last = server.last();
     json!({
@@ -24,11 +24,11 @@ pub(crate) async fn of(server: &ServerHandle) -> Value {
         "last_reload": &*last,
         "failed_reloads": server.failed().iter().map(|failed| json!(&**failed)).collect::<Vec<_>>(),
         "connections": server.process.admission.open(),
-        "sites": gateway.sites.iter().map(|site| of_site(site, &server.process)).collect::<Vec<_>>(),
+        "sites": gateway.sites.iter().map(|site| site_status(site, &server.process)).collect::<Vec<_>>(),
     })
 }
 
-fn of_site(site: &Site, process: &ProcessState) -> Value {
+fn site_status(site: &Site, process: &ProcessState) -> Value {
     let servers: Vec<Value> = (0..site.upstream.servers.len())
         .map(|index| {
             let state = site.upstream.servers.condition(index).name();

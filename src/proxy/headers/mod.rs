@@ -11,7 +11,7 @@ use http::header::{COOKIE, HeaderMap, HeaderValue};
 use crate::base::clock;
 use crate::base::header_rules::Rules;
 use crate::base::request_id::RequestId;
-use crate::base::trace_context;
+use crate::base::trace_context::TraceParent;
 use crate::codec::fields::{Fate, decimal};
 use crate::codec::request_head::{HeaderFields, RequestHead};
 use crate::codec::{Length, Version, head};
@@ -29,15 +29,15 @@ pub(crate) struct Forwarding<'a> {
     pub(crate) trace: Traceparent,
 }
 
-/// What becomes of the `traceparent` of a request.
+/// The `traceparent` that iMIS gets.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Traceparent {
-    /// What it has, if anything.
+    /// That of the request, if it has one.
     Keep,
-    /// It is given one, having none.
+    /// The request has none, so it gets a new one.
     Create,
-    /// The gateway has a part in the trace, of which what follows is a part.
-    Continue(trace_context::Context),
+    /// That of the gateway's own span. If the span starts the trace, a `tracestate` of the request is dropped.
+    Replace { traceparent: TraceParent, starts_trace: bool },
 }
 
 impl Forwarding<'_> {
@@ -46,10 +46,9 @@ impl Forwarding<'_> {
         (self.max_forwards.is_some() && name.eq_ignore_ascii_case("max-forwards"))
             || match self.trace {
                 Traceparent::Keep | Traceparent::Create => false,
-                // What belongs to a traceparent that was none goes with it.
-                Traceparent::Continue(context) => {
+                Traceparent::Replace { starts_trace, .. } => {
                     name.eq_ignore_ascii_case("traceparent")
-                        || (context.parent_id.is_none() && name.eq_ignore_ascii_case("tracestate"))
+                        || (starts_trace && name.eq_ignore_ascii_case("tracestate"))
                 }
             }
     }
@@ -71,8 +70,8 @@ impl Forwarding<'_> {
         }
         match self.trace {
             Traceparent::Keep => {}
-            Traceparent::Create => trace_context::write(self.incident, out),
-            Traceparent::Continue(context) => context.write(out),
+            Traceparent::Create => TraceParent::generate(self.incident).write(out),
+            Traceparent::Replace { traceparent, .. } => traceparent.write(out),
         }
     }
 }
