@@ -304,7 +304,7 @@ async fn look(
             let why = Chain(&error).to_string();
             let pause = refused(&mut known, why.clone(), least);
             error!(site = host, directory = %acme.directory, challenge = acme.challenge.name(), error = why,
-                again_in_seconds = pause.as_secs(),
+                retry_in_seconds = pause.as_secs(),
                 "the CA has given no certificate"
             );
             (known, Looked::Again(pause))

@@ -294,7 +294,7 @@ async fn begin(
                     .any(|kind| is_of_type(&problem, kind)) =>
             {
                 let said = clean(&problem.to_string());
-                info!(directory = %acme.directory, said, "the CA takes no order that says what it replaces");
+                info!(directory = %acme.directory, error = said, "the CA takes no order that says what it replaces");
             }
             Err(instant_acme::Error::Unsupported(_)) => {}
             // It has answered, and does not say what the order replaces.

@@ -54,7 +54,7 @@ struct Show {
     /// About this person only
     #[arg(long, value_name = "ID")]
     imis_id: Option<String>,
-    /// With this incident number only
+    /// With this incident number (`request_id` in the log) only
     #[arg(long, value_name = "NUMBER")]
     incident: Option<String>,
     /// Of this kind only
@@ -276,6 +276,6 @@ fn tell(record: &Value) {
         text("signed_in_as"),
         text("client"),
         text("app"),
-        text("incident")
+        text("request_id")
     ));
 }

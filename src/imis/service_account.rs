@@ -114,7 +114,7 @@ impl ServiceAccount {
             Err(TokenError::Api(error)) => return Err(error),
         };
         let early = RENEW_BEFORE_END.min(granted.lifetime / 10);
-        debug!(seconds = granted.lifetime.as_secs(), "a new iMIS token");
+        debug!(lifetime_seconds = granted.lifetime.as_secs(), "a new iMIS token");
         Ok(Token { text: granted.access_token, renew_at: asked + granted.lifetime.saturating_sub(early) })
     }
 }

@@ -89,14 +89,14 @@ impl Audit {
         let email = email.and_then(|email| self.shown(email));
         info!(
             target: "imis_gateway::audit",
-            incident, app, client, decision = what, reason, rule, imis_id, signed_in_as, email, zendesk = target,
-            configuration = self.configuration, "decision"
+            request_id = incident, app, client, decision = what, reason, rule, imis_id, signed_in_as, email, zendesk = target,
+            config_hash = self.configuration, "decision"
         );
         let Some(file) = &self.file else { return };
         let mut line = Map::new();
         line.insert("time".to_owned(), clock::rfc_3339().into());
         for (name, value) in [
-            ("incident", json!(incident)),
+            ("request_id", json!(incident)),
             ("app", json!(app)),
             ("client", json!(client)),
             ("decision", json!(what)),
@@ -106,7 +106,7 @@ impl Audit {
             ("signed_in_as", json!(signed_in_as)),
             ("email", json!(email)),
             ("zendesk", json!(target)),
-            ("configuration", json!(self.configuration)),
+            ("config_hash", json!(self.configuration)),
         ] {
             if !value.is_null() {
                 line.insert(name.to_owned(), value);
@@ -115,7 +115,10 @@ impl Audit {
         match file.try_send(Line::Record(Value::from(line).to_string())) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                warn!(incident, "the audit file takes no more lines; this decision is only in the log");
+                warn!(
+                    request_id = incident,
+                    "the audit file takes no more lines; this decision is only in the log"
+                );
             }
         }
     }
@@ -299,7 +302,7 @@ impl Wanted {
             .is_none_or(|since| record["time"].as_str().is_some_and(|time| time >= since.as_str()));
         same("app", &self.app)
             && (same("imis_id", &self.imis_id) || same("signed_in_as", &self.imis_id))
-            && same("incident", &self.incident)
+            && same("request_id", &self.incident)
             && same("decision", &self.decision)
             && since
     }

@@ -39,8 +39,8 @@ impl Writing {
                 let all = dropped.dropped_lines();
                 if all > told {
                     tracing::warn!(
-                        lines = all - told,
-                        in_all = all,
+                        dropped_lines = all - told,
+                        total_dropped_lines = all,
                         "the log was not read in time; lines are missing"
                     );
                     told = all;
@@ -77,7 +77,7 @@ pub fn init(log: &Log) -> Writing {
     // A panic ends one request, and its message could quote what it stumbled on: where it was is enough to mend it.
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(place, "panic");
+        tracing::error!(location = place, "panic");
     }));
     // A second call keeps the first log, which is what an embedding program (the demo) wants.
     drop(started);

@@ -175,18 +175,18 @@ impl Drop for Access {
         }
         info!(
             target: "imis_gateway::access",
-            incident = %line.incident,
+            request_id = %line.incident,
             client = %line.client,
             method = %line.method,
             host = %line.host,
             path = %line.path,
-            version = line.version,
+            protocol = line.version,
             status,
-            bytes,
-            ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            end = end.name(),
+            body_bytes_sent = bytes,
+            duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            outcome = end.name(),
             failure = self.failure,
-            trace = line.trace,
+            trace_id = line.trace,
             "request"
         );
     }

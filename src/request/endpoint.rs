@@ -84,7 +84,7 @@ pub(crate) async fn serve<C: ClientStream>(
     let response = while_connected(client, AbortOnDropHandle::new(task)).await;
     response.ok_or(Failure::ClientGone)?.map_err(|error| {
         // Only whether it panicked: the text of a panic could quote a value.
-        error!(incident = %context.request_id, panicked = error.is_panic(), "a sign-in ended abnormally");
+        error!(request_id = %context.request_id, panicked = error.is_panic(), "a sign-in ended abnormally");
         Failure::Internal
     })
 }

@@ -222,7 +222,7 @@ async fn relay_body<C: ClientStream>(
         }
         Err(RelayError::Upstream(error)) => {
             context.access.upstream_broke();
-            warn!(incident = %context.request_id, error = %Chain(&error), "the upstream broke off a response");
+            warn!(request_id = %context.request_id, error = %Chain(&error), "the upstream broke off a response");
             client.abort(Abort::UpstreamFailed);
         }
         Err(RelayError::ClientGone) => client.abort(Abort::ClientGone),
@@ -271,7 +271,7 @@ async fn relay_websocket<C: ClientStream>(
     match ended {
         Ok(()) => context.access.complete(),
         Err(error) => {
-            debug!(incident = %context.request_id, error = %Chain(&error), "a WebSocket ended early");
+            debug!(request_id = %context.request_id, error = %Chain(&error), "a WebSocket ended early");
         }
     }
 }

@@ -123,9 +123,9 @@ fn plan<F: HeaderFields>(
 fn error_page(failure: &Failure, request_id: Incident, pages: &Pages) -> Response<Bytes> {
     let error = Chain(failure);
     if failure.is_client_error() {
-        debug!(incident = %request_id, %error, "answered with an error page");
+        debug!(%request_id, %error, "answered with an error page");
     } else {
-        warn!(incident = %request_id, %error, "answered with an error page");
+        warn!(%request_id, %error, "answered with an error page");
     }
     failure.page(pages, &request_id.to_string())
 }

@@ -202,7 +202,7 @@ impl Server {
         let grace = self.reloader.gateway().timeouts.drain;
         let clean = self.stop();
         if !clean {
-            warn!(seconds = grace.as_secs(), "some requests were still under way and were cut off");
+            warn!(timeout_seconds = grace.as_secs(), "some requests were still under way and were cut off");
         }
         clean
     }
@@ -306,11 +306,11 @@ fn open_control(
     match control_socket::open(path) {
         Ok((listener, socket)) => {
             control.spawn(control_socket::serve(listener, reloader.clone()));
-            info!(path = %path.display(), "control socket");
+            info!(socket = %path.display(), "control socket");
             Ok(Some(socket))
         }
         Err(error) if path == Path::new(DEFAULT_CONTROL) => {
-            warn!(path = %path.display(), error = %Chain(&error), "no control socket: reload with SIGHUP");
+            warn!(socket = %path.display(), error = %Chain(&error), "no control socket: reload with SIGHUP");
             Ok(None)
         }
         Err(error) => Err(StartError::Control { path: path.clone(), source: error.into() }),

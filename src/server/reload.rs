@@ -367,9 +367,14 @@ fn tell(last: &Last) {
     let by = &last.by;
     if !last.good {
         for problem in &last.problems {
-            error!(by, problem = %problem.shown(&last.file), "not reloaded");
+            error!(trigger = by, problem = %problem.shown(&last.file), "not reloaded");
         }
-        error!(by, problems = last.problems.len(), runs = last.hash, "not reloaded: what ran before goes on");
+        error!(
+            trigger = by,
+            problems = last.problems.len(),
+            config_hash = last.hash,
+            "not reloaded: what ran before goes on"
+        );
         return;
     }
     for warning in &last.warnings {
@@ -378,5 +383,5 @@ fn tell(last: &Last) {
     for key in &last.needs_restart {
         warn!(key, "this change waits for a restart");
     }
-    info!(by, configuration = last.hash, "reloaded: {}", last.summary);
+    info!(trigger = by, config_hash = last.hash, "reloaded: {}", last.summary);
 }

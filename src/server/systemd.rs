@@ -37,7 +37,7 @@ pub(crate) async fn feed_watchdog(heartbeats: Vec<Heartbeat>) {
     let Some(within) = sd_notify::watchdog_enabled() else { return };
     // sd_watchdog_enabled(3): half of the time at most. They come once a second, so that two seconds show one of each worker.
     let every = (within / 3).max(Duration::from_secs(2)).min(within / 2);
-    info!(seconds = within.as_secs_f64(), "systemd watches this service");
+    info!(watchdog_seconds = within.as_secs_f64(), "systemd watches this service");
     let mut before: Vec<u64> = vec![0; heartbeats.len()];
     loop {
         tokio::time::sleep(every).await;

@@ -44,7 +44,7 @@ pub(super) fn to_page(
         add_cookie(&mut response, &dead);
     }
     add_cookie(&mut response, &cookie);
-    debug!(incident = %visit.incident, app = %visit.app.name, "to the Single Sign-On page of iMIS");
+    debug!(request_id = %visit.incident, app = %visit.app.name, "to the Single Sign-On page of iMIS");
     Ok(response)
 }
 
@@ -81,7 +81,7 @@ pub(crate) async fn posted(mut visit: Visit, body: Bytes) -> Response<Bytes> {
     let arrival = Arrival::of_target(&state.target, &visit.app);
     if !visit.sign_on.states.consume(state, now) {
         // Too late, or a second time: the way is still known.
-        info!(incident = %visit.incident, app = %visit.app.name, "a sign-in by the Single Sign-On page begins anew: its state was used or too old");
+        info!(request_id = %visit.incident, app = %visit.app.name, "a sign-in by the Single Sign-On page begins anew: its state was used or too old");
         let mut response = pages::redirect(StatusCode::SEE_OTHER, &arrival.sso_target(&visit.app));
         add_cookie(&mut response, &state.deletion());
         return response;
@@ -154,7 +154,7 @@ fn token(body: &[u8]) -> Option<String> {
 
 fn refused(visit: &Visit, why: &str) -> Response<Bytes> {
     let seen = Seen::of(&visit.headers);
-    warn!(incident = %visit.incident, app = %visit.app.name, why, %seen, "a post of the Single Sign-On page was refused");
+    warn!(request_id = %visit.incident, app = %visit.app.name, reason = why, observed = %seen, "a post of the Single Sign-On page was refused");
     let message = Message::new(StatusCode::FORBIDDEN, "This sign-in could not be completed")
         .text("It did not begin in this browser, or was left open for too long. Please start again.")
         .text("If this happens again, check that your browser accepts cookies of this site.")

@@ -110,7 +110,7 @@ async fn guard_email(
     let shared = match sign_on.imis.is_shared(identity, permit.id(), (permit.email(), among)).await {
         Ok(shared) => shared,
         Err(error) if app.guards.duplicate_email == OnDuplicate::Warn => {
-            warn!(incident, app = %app.name, error = %Chain(&error), "iMIS did not say who else has this e-mail address");
+            warn!(request_id = incident, app = %app.name, error = %Chain(&error), "iMIS did not say who else has this e-mail address");
             steps.note("guard: duplicate_email", || Chain(&error).to_string());
             return Ok(());
         }
@@ -125,7 +125,7 @@ async fn guard_email(
         (true, OnDuplicate::Refuse) => Err(Denied::DuplicateEmail.into()),
         (true, OnDuplicate::Warn | OnDuplicate::Off) => {
             let imis_id = permit.id().as_str();
-            warn!(incident, app = %app.name, imis_id, "somebody else has the same primary e-mail address");
+            warn!(request_id = incident, app = %app.name, imis_id, "somebody else has the same primary e-mail address");
             Ok(())
         }
         (false, _) => Ok(()),

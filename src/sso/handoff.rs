@@ -42,7 +42,7 @@ pub(super) fn to_sign_in_page(visit: &Visit, arrival: &Arrival) -> Response<Byte
     let full = encoded(&arrival.sso_target(&visit.app));
     // IIS answers a longer query with a bare 404.15: rather arrive at the front page than not at all.
     let return_url = if full.len() > MOST_RETURN_URL {
-        warn!(incident = %visit.incident, app = %visit.app.name, "a return_to too long for iMIS's sign-in page was dropped");
+        warn!(request_id = %visit.incident, app = %visit.app.name, "a return_to too long for iMIS's sign-in page was dropped");
         encoded(&visit.app.path)
     } else {
         full

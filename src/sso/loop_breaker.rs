@@ -66,7 +66,7 @@ pub(super) fn round(visit: &Visit, arrival: &Arrival, way: Way) -> Round {
     };
     let (incident, app) = (&visit.incident, &visit.app.name);
     let seen = Seen::of(&visit.headers);
-    warn!(incident, app, verdict, %seen, "a browser was going round in circles and has been stopped");
+    warn!(request_id = incident, app, reason = verdict, observed = %seen, "a browser was going round in circles and has been stopped");
     visit.services.metrics.decision(app, "refused", "loop");
     if visit.learned.signed_in.get().is_some() {
         visit.services.audit.record(&Decision { reason: Some("loop"), ..visit.decision("refused") });

@@ -27,7 +27,7 @@ pub(crate) async fn messaging_token(visit: Visit) -> Response<Bytes> {
         return failed(&visit, StatusCode::NOT_FOUND, "not-configured");
     };
     if !is_own_script(&visit.headers, &format!("https://{}", visit.authority)) {
-        warn!(incident = %visit.incident, app = %visit.app.name, "refused: a messaging token was not asked for by a script of this site");
+        warn!(request_id = %visit.incident, app = %visit.app.name, "refused: a messaging token was not asked for by a script of this site");
         return failed(&visit, StatusCode::FORBIDDEN, "not-same-origin");
     }
     let minted = timeout(DEADLINE, token_for(&visit, messaging)).await;
@@ -62,7 +62,7 @@ async fn token_for(visit: &Visit, messaging: &Messaging) -> Result<Option<token:
     let permit = visit.permit(&visit.services.messaging_rates, (&identity, &Arrival::default())).await?;
     let token = token::mint_for_messaging(messaging, &permit, clock::unix_now())?;
     info!(
-        incident = %visit.incident,
+        request_id = %visit.incident,
         client = %visit.forwarded.client,
         app = %visit.app.name,
         imis_id = permit.id().as_str(),

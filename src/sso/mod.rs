@@ -99,7 +99,7 @@ pub(crate) struct Learned {
 pub(crate) async fn sign_in(visit: Visit) -> Response<Bytes> {
     let arrival = Arrival::parse(&visit.query, &visit.app.zendesk);
     if arrival.return_to_dropped {
-        warn!(incident = %visit.incident, app = %visit.app.name, "a return_to that leads elsewhere was dropped");
+        warn!(request_id = %visit.incident, app = %visit.app.name, "a return_to that leads elsewhere was dropped");
     }
     match within_deadline(mint_for(&visit, &arrival)).await {
         Ok(response) => response,
@@ -159,14 +159,14 @@ async fn admit(
     let chosen = rotation::choose(visit, arrival);
     let token = token::mint(chosen.secret, &permit, clock::unix_now(), &jti)?;
     info!(
-        incident = %visit.incident,
+        request_id = %visit.incident,
         client = %visit.forwarded.client,
         app = %app.name,
         imis_id = permit.id().as_str(),
         signed_in_as = identity.id.as_str(),
         on_behalf_of = identity.on_behalf_of.as_ref().map(PartyId::as_str),
         rule = permit.rule(),
-        member = permit.is_member(),
+        is_member = permit.is_member(),
         customer_type = permit.customer_type(),
         secret = chosen.name,
         "signed in"
@@ -194,7 +194,7 @@ fn nobody_signed_in(visit: &Visit, arrival: &Arrival) -> Response<Bytes> {
     match loop_breaker::round(visit, arrival, Way::SignInPage) {
         Round::Stops(page) => *page,
         Round::Goes(cookie) => {
-            info!(incident, app, "nobody is signed in to iMIS; to its sign-in page");
+            info!(request_id = incident, app, "nobody is signed in to iMIS; to its sign-in page");
             let mut response = handoff::to_sign_in_page(visit, arrival);
             add_cookie(&mut response, &cookie);
             response
@@ -262,19 +262,19 @@ fn note(visit: &Visit, error: &SignInError) {
     let (incident, app) = (&visit.incident, &visit.app.name);
     let (decision, reason, rule) = match error.failed() {
         Failed::NotNavigation => {
-            warn!(incident, app, "refused: not a top-level navigation");
+            warn!(request_id = incident, app, "refused: not a top-level navigation");
             return;
         }
         Failed::Denied(denied) => {
-            info!(incident, app, reason = denied.name(), rule = denied.rule(), error = %Chain(denied), "refused");
+            info!(request_id = incident, app, reason = denied.name(), rule = denied.rule(), error = %Chain(denied), "refused");
             ("refused", Some(denied.name()), denied.rule())
         }
         Failed::Enough(enough) => {
-            warn!(incident, app, limit = enough.name(), "a sign-in was turned away");
+            warn!(request_id = incident, app, limit = enough.name(), "a sign-in was turned away");
             ("refused", Some("rate"), None)
         }
         Failed::Broken => {
-            warn!(incident, app, error = %Chain(error), "cannot sign in");
+            warn!(request_id = incident, app, error = %Chain(error), "cannot sign in");
             ("broken", None, None)
         }
     };

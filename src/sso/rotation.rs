@@ -85,7 +85,7 @@ pub(super) fn refused(visit: &Visit) -> Refused {
     trials.tries += 1;
     match trials.untried(app).map(|(name, _)| name) {
         Some(name) if trials.tries <= MOST_TRIES => {
-            info!(incident = %visit.incident, app = %app.name, secret = name, "Zendesk refused one secret; once more with the other");
+            info!(request_id = %visit.incident, app = %app.name, secret = name, "Zendesk refused one secret; once more with the other");
             let mut response = pages::redirect(StatusCode::FOUND, &target);
             add_cookie(&mut response, &trials.cookie(app));
             // How often this goes on is counted here.

@@ -33,13 +33,13 @@ pub(crate) async fn signed_out(visit: Visit) -> Response<Bytes> {
         return led_on(&visit, onward);
     }
     let (app, incident) = (&visit.app.name, &visit.incident);
-    info!(incident, app, "signed out of Zendesk");
+    info!(request_id = incident, app, "signed out of Zendesk");
     let policy = visit.app.single_logout.from_zendesk;
     let has_session = visit.sign_on.imis.session(&visit.as_visitor()).is_some();
     if policy == FromZendesk::SignOut && navigates && has_session {
         let named = parameter("external_id").unwrap_or_default();
         if is_signed_in_as(&visit, &named).await {
-            info!(incident, app, "the person whom Zendesk names is signed out of iMIS, too");
+            info!(request_id = incident, app, "the person whom Zendesk names is signed out of iMIS, too");
             return pages::redirect(StatusCode::FOUND, &visit.sign_on.imis.sign_out);
         }
     }
@@ -70,7 +70,7 @@ fn refused(visit: &Visit, message: &str) -> Response<Bytes> {
     let refusal = Refusal::of(&raw);
     let (app, incident) = (&visit.app.name, &visit.incident);
     // The text itself may name an e-mail address and may come from anybody; its kind says enough.
-    warn!(incident, app, kind = refusal.name(), "Zendesk refused a sign-in");
+    warn!(request_id = incident, app, kind = refusal.name(), "Zendesk refused a sign-in");
     visit.services.metrics.refusal(app, refusal.name());
     let mut again = Arrival::parse(&visit.query, &visit.app.zendesk).sso_target(&visit.app);
     let mut cookies = vec![loop_breaker::DELETION.to_owned()];
@@ -99,7 +99,7 @@ fn refused(visit: &Visit, message: &str) -> Response<Bytes> {
 
 /// A sign-out of iMIS has been through one Zendesk account.
 fn led_on(visit: &Visit, onward: Onward) -> Response<Bytes> {
-    info!(incident = %visit.incident, app = %visit.app.name, "signed out of Zendesk after iMIS");
+    info!(request_id = %visit.incident, app = %visit.app.name, "signed out of Zendesk after iMIS");
     let (location, cookie) = match onward {
         Onward::Next(detour) => (detour.location, detour.set_cookie),
         Onward::Home { location, deletion } => (location, deletion),

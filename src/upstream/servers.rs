@@ -243,7 +243,7 @@ impl Servers {
         let ill = !healthy;
         if state.ill.swap(ill, Ordering::Relaxed) != ill {
             if ill {
-                warn!(server = %state.server, why, "the health check of a server of iMIS fails");
+                warn!(server = %state.server, error = why, "the health check of a server of iMIS fails");
             } else {
                 info!(server = %state.server, "the health check of a server of iMIS succeeds again");
             }

@@ -146,13 +146,13 @@ impl Staff {
         loop {
             let pause = match self.refresh().await {
                 Ok(people) => {
-                    info!(app = %self.app, people, "the staff of Zendesk is known");
+                    info!(app = %self.app, staff_count = people, "the staff of Zendesk is known");
                     wait = RETRY;
                     REFRESH
                 }
                 Err(error) => {
                     let known = self.state().map(|(_, age)| age.as_secs());
-                    warn!(app = %self.app, error = %Chain(&error), age_of_the_last = known, "the staff of Zendesk cannot be fetched");
+                    warn!(app = %self.app, error = %Chain(&error), list_age_seconds = known, "the staff of Zendesk cannot be fetched");
                     let asked_for = if let ApiError::Later(time) = error { time } else { Duration::ZERO };
                     let pause = wait.max(asked_for);
                     wait = (wait * 2).min(REFRESH);

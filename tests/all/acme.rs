@@ -326,7 +326,7 @@ async fn a_ca_that_does_not_find_us_is_quoted_and_the_other_sites_go_on() {
     let line = gateway.logged(|line| line["message"] == "the CA has given no certificate").await;
     let error = line["error"].as_str().unwrap();
     assert!(error.contains(SITE) && error.contains("127.0.0.77") && error.contains("connect"), "{error}");
-    assert_eq!(line["again_in_seconds"], 60);
+    assert_eq!(line["retry_in_seconds"], 60);
     Client::new(&ca.authority, ca.https).connect_as("http/1.1", OTHER).await.unwrap();
     ca.client().await.connect_as("http/1.1", SITE).await.unwrap_err();
     let shown = status(ca.folder.path());
@@ -424,7 +424,7 @@ async fn a_ca_that_lies_is_one_failure_like_any_other() {
         let gateway = ca.gateway(&directory, "");
         let line = gateway.logged(|line| line["message"] == "the CA has given no certificate").await;
         assert!(line["error"].as_str().unwrap().contains(says), "{line}");
-        assert_eq!(line["again_in_seconds"], if head.contains("429") { 3600 } else { 60 });
+        assert_eq!(line["retry_in_seconds"], if head.contains("429") { 3600 } else { 60 });
         assert!(!gateway.log().contains("panic") && !gateway.log().contains('\u{1b}'), "{}", gateway.log());
     }
     // What is no directory is called that.

@@ -122,7 +122,7 @@ async fn a_body_that_breaks_off_is_never_shown_as_whole_over_either_protocol() {
     assert!(broken_over_h2(&proxy).await);
     let (text, properly) = raw(&proxy, &GET.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")).await;
     assert!(!properly || text.starts_with("HTTP/1.1 502"), "{text}");
-    proxy.gateway.logged(|line| line["end"] == "upstream_broke").await;
+    proxy.gateway.logged(|line| line["outcome"] == "upstream_broke").await;
 }
 
 /// Whether the body, if there is one at all, ends in an error.

@@ -127,7 +127,7 @@ async fn requests_that_are_reset_at_once_are_hung_up_on() {
         proxy
             .gateway
             .logged(|line| {
-                line["why"] == "it costs and brings nothing" || line["message"] == "connection ended"
+                line["reason"] == "it costs and brings nothing" || line["message"] == "connection ended"
             })
             .await;
         assert_eq!(proxy.client.send_h2(Method::GET, "/", &[], "").await.status, 200);

@@ -59,13 +59,12 @@ async fn who_entered_who_did_not_and_what_broke_is_recorded() {
     assert_eq!(first["client"], "127.0.0.1");
     assert_eq!(first["email"].as_str().unwrap().len(), 16, "a hash");
     assert!(
-        first["time"].as_str().unwrap().ends_with('Z')
-            && first["configuration"].as_str().unwrap().len() == 16
+        first["time"].as_str().unwrap().ends_with('Z') && first["config_hash"].as_str().unwrap().len() == 16
     );
     let text = std::fs::read_to_string(stage.folder().join("audit.jsonl")).unwrap();
     assert!(!text.contains("example.org\"") && !text.contains("ann.mueller"), "{text}");
     let logged = stage.gateway.logged(|line| line["target"] == "imis_gateway::audit").await;
-    assert_eq!((&logged["incident"], &logged["email"]), (&first["incident"], &first["email"]));
+    assert_eq!((&logged["request_id"], &logged["email"]), (&first["request_id"], &first["email"]));
 
     let config = stage.folder().join("config.yaml");
     let show = |arguments: &[&str]| {
@@ -89,7 +88,7 @@ async fn who_entered_who_did_not_and_what_broke_is_recorded() {
     );
     let (_, text) = show(&["--since", "2999-01-01"]);
     assert!(text.contains("0 decisions"), "{text}");
-    let (_, text) = show(&["--incident", first["incident"].as_str().unwrap()]);
+    let (_, text) = show(&["--incident", first["request_id"].as_str().unwrap()]);
     assert!(text.contains("1 decision\n"), "{text}");
 }
 

@@ -32,7 +32,7 @@ async fn the_third_round_ends_on_a_page_that_says_what_was_seen() {
         .gateway
         .logged(|line| line["message"].as_str().is_some_and(|text| text.contains("in circles")))
         .await;
-    assert!(line["seen"].as_str().unwrap().contains("login"));
+    assert!(line["observed"].as_str().unwrap().contains("login"));
     assert!(jar.get(DEEP).await.token().is_some(), "whoever tries again may");
 }
 

@@ -180,7 +180,7 @@ async fn an_unreachable_imis_is_a_502_with_a_page_of_ours() {
         .gateway
         .logged(|line| line["error"].as_str().is_some_and(|text| text.contains("no upstream server")))
         .await;
-    assert!(line["incident"].is_string());
+    assert!(line["request_id"].is_string());
 }
 
 #[tokio::test]
@@ -245,7 +245,7 @@ async fn a_cut_off_body_is_never_shown_as_whole() {
     let request = http::Request::get("/").header("host", SITE).body(String::new()).unwrap();
     let response = sender.send_request(request).await.unwrap();
     assert!(response.into_body().collect().await.is_err());
-    proxy.gateway.logged(|line| line["end"] == "upstream_broke").await;
+    proxy.gateway.logged(|line| line["outcome"] == "upstream_broke").await;
 }
 
 #[tokio::test]

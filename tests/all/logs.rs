@@ -64,23 +64,24 @@ async fn every_request_has_one_line_with_the_number_that_imis_and_the_page_show(
     let refused = stage.sso("", &stage.cookie_of("nomail")).await.text();
     let incident = refused.split("<code>").nth(1).unwrap().split("</code>").next().unwrap().to_owned();
     let line =
-        stage.gateway.logged(|line| line["incident"] == *incident && line["message"] == "request").await;
+        stage.gateway.logged(|line| line["request_id"] == *incident && line["message"] == "request").await;
     assert_eq!(
         (line["method"].as_str(), line["path"].as_str(), line["status"].as_u64()),
         (Some("GET"), Some(SSO), Some(403))
     );
-    assert_eq!(line["end"], "complete");
+    assert_eq!(line["outcome"], "complete");
     assert!(line["timestamp"].is_string() && line["level"] == "INFO");
     let why =
-        stage.gateway.logged(|line| line["incident"] == *incident && line["message"] == "refused").await;
+        stage.gateway.logged(|line| line["request_id"] == *incident && line["message"] == "refused").await;
     assert_eq!(why["reason"], "no-email");
 
     stage.client().get("/Default.aspx?x=1", &[]).await;
     let at_imis = stage.imis.requests().pop().unwrap();
     let number = at_imis.header("x-request-id").unwrap().to_owned();
-    let line = stage.gateway.logged(|line| line["incident"] == *number && line["message"] == "request").await;
+    let line =
+        stage.gateway.logged(|line| line["request_id"] == *number && line["message"] == "request").await;
     assert_eq!(line["path"], "/Default.aspx", "without the query");
-    assert!(line["bytes"].as_u64().unwrap() > 100);
+    assert!(line["body_bytes_sent"].as_u64().unwrap() > 100);
 }
 
 #[tokio::test]
@@ -91,7 +92,7 @@ async fn a_host_that_could_be_an_address_is_not_logged_and_head_is_complete() {
     assert_eq!((line["host"].as_str(), line["status"].as_u64()), (Some("*"), Some(400)));
     stage.client().send(Method::HEAD, "/SSO/zendesk", &[], "").await;
     let line = stage.gateway.logged(|line| line["method"] == "HEAD").await;
-    assert_eq!(line["end"], "complete");
+    assert_eq!(line["outcome"], "complete");
 }
 
 #[tokio::test]

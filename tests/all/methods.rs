@@ -115,7 +115,7 @@ async fn a_probe_extends_no_session_and_names_no_member_in_the_log() {
         assert_eq!(who(&stage.sso("", &cookie).await), "104019", "{name}");
         assert_eq!(stage.imis.renewals(&value), 0, "{name}");
         let seen = stage.gateway.logged(|line| line["message"] == "recognition").await;
-        let text = seen["seen"].as_str().unwrap();
+        let text = seen["observed"].as_str().unwrap();
         assert!(text.starts_with("cookies: ") && text.to_lowercase().contains("login"), "{name}: {text}");
         let log = stage.gateway.log();
         for secret in [value.as_str(), "ann.mueller", "Müller"] {
@@ -302,11 +302,12 @@ async fn what_was_wrong_is_told_apart_in_the_log() {
     ] {
         stage.imis.set_faults(Faults { pages: fault, ..Faults::default() });
         assert_eq!(stage.sso("", &cookie).await.status, 503);
-        let told = |line: &serde_json::Value| line["seen"].as_str().is_some_and(|seen| seen.contains(says));
+        let told =
+            |line: &serde_json::Value| line["observed"].as_str().is_some_and(|seen| seen.contains(says));
         let line = stage.gateway.logged(told).await;
-        assert_eq!(line["method"], "client_context");
+        assert_eq!(line["recognition_method"], "client_context");
         assert!(
-            line["seen"].as_str().unwrap().starts_with("cookies: ASP.NET_SessionId, login, ARRAffinity"),
+            line["observed"].as_str().unwrap().starts_with("cookies: ASP.NET_SessionId, login, ARRAffinity"),
             "{line}"
         );
     }

@@ -100,7 +100,7 @@ async fn traces_pass_and_are_made_where_that_is_wanted() {
         "{}",
         seen()
     );
-    proxy.gateway.logged(|line| line["trace"] == "4bf92f3577b34da6a3ce929d0e0e4736").await;
+    proxy.gateway.logged(|line| line["trace_id"] == "4bf92f3577b34da6a3ce929d0e0e4736").await;
     proxy.client.get("/", &[]).await;
     assert!(!seen().contains("traceparent"), "not unless it is wanted");
     proxy.reload("log: {level: debug}", "log: {level: debug, trace: true}").await;
@@ -114,7 +114,7 @@ async fn traces_pass_and_are_made_where_that_is_wanted() {
         let head = seen();
         let made = head.lines().find_map(|line| line.strip_prefix("traceparent: ")).unwrap();
         let id = made.split('-').nth(1).unwrap().to_owned();
-        proxy.gateway.logged(|line| line["path"] == "/made" && line["trace"] == id.as_str()).await;
+        proxy.gateway.logged(|line| line["path"] == "/made" && line["trace_id"] == id.as_str()).await;
     }
     proxy.client.get("/", &[("traceparent", own)]).await;
     assert_eq!(seen().matches("traceparent").count(), 1, "one that is there is the one");
@@ -406,5 +406,5 @@ async fn traces_go_to_a_collector_as_whoever_began_them_wants_it() {
     assert!(other.gateway.wait().success());
     assert_eq!(all_taken.lock().unwrap().len(), taken.len());
     assert!(!proxy.gateway.log().contains("of-no-account-and-long-enough-for-one"));
-    assert!(proxy.gateway.log().contains("\"trace\":\"4bf92f3577b34da6a3ce929d0e0e4731\""));
+    assert!(proxy.gateway.log().contains("\"trace_id\":\"4bf92f3577b34da6a3ce929d0e0e4731\""));
 }

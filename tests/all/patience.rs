@@ -114,7 +114,7 @@ async fn a_browser_that_stops_reading_is_let_go() {
     let started = Instant::now();
     browser.write_all(format!("GET / HTTP/1.1\r\nHost: {SITE}\r\n\r\n").as_bytes()).await.unwrap();
     let line = proxy.gateway.logged(|line| line["message"] == "request").await;
-    assert_eq!(line["end"], "client_gone");
+    assert_eq!(line["outcome"], "client_gone");
     within(started, 0.8, 15.0);
 }
 
@@ -142,7 +142,7 @@ async fn a_response_may_take_its_time_between_bytes_but_not_for_ever() {
     let text = read_to_end(&mut browser).await;
     assert!(text.ends_with("hell"), "{text}");
     within(started, 4.0, 18.0);
-    proxy.gateway.logged(|line| line["end"] == "upstream_broke").await;
+    proxy.gateway.logged(|line| line["outcome"] == "upstream_broke").await;
 }
 
 #[tokio::test]
@@ -257,7 +257,7 @@ async fn the_last_answer_has_as_long_as_any_other() {
     browser.read_to_end(&mut bytes).await.unwrap();
     assert_eq!(bytes.iter().filter(|byte| **byte == b'x').count(), LENGTH);
     let line = proxy.gateway.logged(|line| line["message"] == "request").await;
-    assert_eq!(line["end"], "complete");
+    assert_eq!(line["outcome"], "complete");
 }
 
 #[tokio::test]
@@ -390,7 +390,7 @@ async fn an_answer_that_the_system_has_and_that_is_read_is_no_idleness() {
     let told = proxy.gateway.logged_times(2, |line| line["message"] == "request");
     let reading = async { while browser.read(&mut bytes).await.is_ok_and(|count| count > 0) {} };
     tokio::select! {
-        line = told => assert_eq!((&line["status"], &line["end"]), (&200.into(), &"complete".into())),
+        line = told => assert_eq!((&line["status"], &line["outcome"]), (&200.into(), &"complete".into())),
         () = reading => panic!("it has been closed: {}", proxy.gateway.log()),
     }
 }
@@ -413,7 +413,7 @@ async fn windows_that_are_opened_by_whoever_reads_nothing_keep_no_answer() {
     };
     tokio::select! {
         () = opening => panic!("it goes on: {}", proxy.gateway.log()),
-        line = proxy.gateway.logged(|line| line["message"] == "request") => assert_eq!(line["end"], "client_gone"),
+        line = proxy.gateway.logged(|line| line["message"] == "request") => assert_eq!(line["outcome"], "client_gone"),
     }
 }
 
@@ -435,7 +435,7 @@ async fn an_answer_that_is_not_read_ends_whatever_is_sent_beside_it() {
         tokio::select! {
             () = dripping => panic!("it goes on: {beside}"),
             line = proxy.gateway.logged_times(times, |line| line["message"] == "request") => {
-                assert_eq!(line["end"], "client_gone");
+                assert_eq!(line["outcome"], "client_gone");
             }
         }
         within(started, 0.5, 9.0);

@@ -197,7 +197,7 @@ async fn rules_and_claims_are_taken_up_by_command_and_by_signal() {
     stage
         .gateway
         .logged(|line| {
-            line["by"] == "signal"
+            line["trigger"] == "signal"
                 && line["message"].as_str().is_some_and(|text| text.starts_with("reloaded"))
         })
         .await;
@@ -314,7 +314,7 @@ async fn the_text_that_runs_is_the_one_whose_files_are_watched() {
     let secret = "another-secret-of-the-account-long-enough";
     std::fs::write(stage.folder().join("zendesk-jwt"), secret).unwrap();
     stage.zendesk.reset_secret(secret);
-    stage.gateway.logged(|line| line["by"] == "files").await;
+    stage.gateway.logged(|line| line["trigger"] == "files").await;
     let reply = stage.sso("", &cookie).await;
     let token = reply.token().unwrap();
     assert!(is_signed_with(&token, secret));
@@ -323,7 +323,8 @@ async fn the_text_that_runs_is_the_one_whose_files_are_watched() {
     stage
         .gateway
         .logged(|line| {
-            line["by"] == "files" && line["problem"].as_str().is_some_and(|text| text.contains("cannot read"))
+            line["trigger"] == "files"
+                && line["problem"].as_str().is_some_and(|text| text.contains("cannot read"))
         })
         .await;
     assert!(stage.sso("", &cookie).await.token().is_some());

@@ -123,7 +123,8 @@ async fn a_failure_lasts_as_long_as_what_failed() {
     stage
         .gateway
         .logged(|line| {
-            line["by"] == "files" && line["message"].as_str().is_some_and(|text| text.starts_with("reloaded"))
+            line["trigger"] == "files"
+                && line["message"].as_str().is_some_and(|text| text.starts_with("reloaded"))
         })
         .await;
     metric(&stage, "imis_gateway_last_reload_successful 0").await;
@@ -186,7 +187,7 @@ async fn how_often_files_are_looked_at_changes_at_once() {
     stage.edit("watch: 1h", "watch: 100ms");
     assert_eq!(stage.run(&["reload"], "").await.0, 0);
     std::fs::write(stage.folder().join("zendesk-jwt"), "another-secret-of-the-account-long-enough").unwrap();
-    stage.gateway.logged(|line| line["by"] == "files").await;
+    stage.gateway.logged(|line| line["trigger"] == "files").await;
 }
 
 #[tokio::test]

@@ -151,7 +151,7 @@ async fn a_list_is_kept_when_zendesk_fails_afterwards() {
 async fn more_staff_than_a_page_holds_is_fetched_whole() {
     let stage = Stage::with(with_address(setup(""), "agent199@association.example")).await;
     let first = stage.gateway.logged(|line| line["message"] == "the staff of Zendesk is known").await;
-    assert_eq!(first["people"], 2);
+    assert_eq!(first["staff_count"], 2);
     stage.zendesk.edit_users(|users| {
         let sam = users.iter().find(|user| user.email.starts_with("sam@")).unwrap().clone();
         for number in 0..200 {
@@ -163,7 +163,7 @@ async fn more_staff_than_a_page_holds_is_fetched_whole() {
     let config = std::fs::read_to_string(stage.folder().join("config.yaml")).unwrap();
     let again = crate::support::Gateway::start(stage.folder(), &config);
     let line = again.logged(|line: &Value| line["message"] == "the staff of Zendesk is known").await;
-    assert_eq!(line["people"], 202);
+    assert_eq!(line["staff_count"], 202);
     let client = crate::support::Client::new(&stage.authority, again.https);
     let cookie = stage.cookie_of("AMUELLER");
     assert_eq!(client.get("/sso/zendesk", &[("cookie", &cookie)]).await.status, 403);

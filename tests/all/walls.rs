@@ -250,7 +250,7 @@ async fn nobody_waits_for_whoever_does_not_read_the_log() {
         .gateway
         .logged(|line| line["message"] == "the log was not read in time; lines are missing")
         .await;
-    assert!(line["lines"].as_u64().unwrap() > 0);
+    assert!(line["dropped_lines"].as_u64().unwrap() > 0);
     ask(&proxy, 10).await;
 }
 

@@ -61,7 +61,7 @@ pub(crate) async fn serve(stream: Box<TlsStream<Wire>>, connection: Connection) 
     match poll_fn(|cx| kept.poll(cx)).await {
         End::Closed => kept.linger().await,
         End::Failed(error) => debug!(client = %peer, %error, "connection ended"),
-        End::GivenUp(why) => debug!(client = %peer, why, "connection given up"),
+        End::GivenUp(why) => debug!(client = %peer, reason = why, "connection given up"),
     }
 }
 

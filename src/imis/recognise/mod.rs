@@ -178,11 +178,11 @@ impl Recogniser {
             self.counts.recognition(name, &answer);
             match answer {
                 Ok(identity) => {
-                    debug!(%incident, method = name, somebody = identity.is_some(), %seen, "recognition");
+                    debug!(request_id = %incident, recognition_method = name, recognised = identity.is_some(), observed = %seen, "recognition");
                     return Ok(identity);
                 }
                 Err(error) => {
-                    warn!(%incident, method = name, error = %Chain(&error), %seen, "a method of recognition cannot say who it is");
+                    warn!(request_id = %incident, recognition_method = name, error = %Chain(&error), observed = %seen, "a method of recognition cannot say who it is");
                     if method.if_broken == IfBroken::Stop {
                         return Err(RecogniseError::Stop(Box::new(error)));
                     }

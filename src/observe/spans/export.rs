@@ -91,8 +91,8 @@ impl Export {
             KeyValue::new("network.protocol.version", told.version.to_owned()),
             KeyValue::new("http.response.status_code", i64::from(told.status)),
             KeyValue::new("http.response.body.size", i64::try_from(told.bytes).unwrap_or(i64::MAX)),
-            KeyValue::new("imis_gateway.incident", told.incident.to_owned()),
-            KeyValue::new("imis_gateway.end", told.end),
+            KeyValue::new("imis_gateway.request_id", told.incident.to_owned()),
+            KeyValue::new("imis_gateway.outcome", told.end),
         ];
         let failed = told.status >= 500;
         if let Some(failure) = told.failure {
