@@ -291,7 +291,7 @@ impl Collector for Traffic {
             },
         )?;
         counter(
-            "connections_turned_away",
+            "connections_rejected",
             "Connections for which there was no place (limits)",
             None,
             &|metric| one(metric, &Vec::new(), all.workers.values().map(|of| of.turned_away.get()).sum()),
@@ -310,7 +310,7 @@ impl Collector for Traffic {
             all.workers.values().map(|of| of.begun.get().saturating_sub(of.done.get())).sum();
         let gauge = ConstGauge::new(under_way);
         let help = "Requests that are not answered to their end yet";
-        gauge.encode(encoder.encode_descriptor("requests_under_way", help, None, gauge.metric_type())?)?;
+        gauge.encode(encoder.encode_descriptor("requests_in_flight", help, None, gauge.metric_type())?)?;
         let mut histogram = encoder.encode_descriptor(
             "request_duration",
             "From the head of a request to the end of its answer",

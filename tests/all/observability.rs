@@ -58,7 +58,7 @@ async fn every_request_is_counted_once_with_how_it_ended() {
     // A request is counted when it is over, which may be a moment after its answer.
     let mut metrics = proxy.gateway.metrics().await;
     for _ in 0..200 {
-        if metrics.contains("code=\"400\"") && metrics.contains("imis_gateway_requests_under_way 0") {
+        if metrics.contains("code=\"400\"") && metrics.contains("imis_gateway_requests_in_flight 0") {
             break;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -84,7 +84,13 @@ async fn every_request_is_counted_once_with_how_it_ended() {
     let days =
         (count(&format!("certificate_expiry_timestamp_seconds{{{site}}}")) - 1_790_000_000.0) / 86_400.0;
     assert!(days > 0.0, "{days}");
-    assert!(count("process_cpu_seconds_total") > 0.0 && count("process_resident_memory_bytes") > 1e6);
+    let process = |name: &str| number(&metrics, &format!("process_{name}"));
+    assert!(process("cpu_seconds_total") > 0.0 && process("resident_memory_bytes") > 1e6);
+    assert!(process("open_fds") > 3.0 && process("max_fds") >= process("open_fds"));
+    assert!(process("start_time_seconds") > 1_790_000_000.0);
+    let version = env!("CARGO_PKG_VERSION");
+    let build = format!("imis_gateway_build_info{{version=\"{version}\",revision=\"");
+    assert!(metrics.lines().any(|line| line.starts_with(&build) && line.contains("rustc=\"1.")), "{metrics}");
     let line = proxy.gateway.logged(|line| line["failure"] == "unknown_host").await;
     assert_eq!(line["status"], 421);
 }
@@ -124,15 +130,14 @@ fn monitoring() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("monitoring")
 }
 
-/// Every name of ours that rules and dashboard ask about.
+/// Every metric that the rules and the dashboard query.
 fn asked_for() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for file in ["alerts.yaml", "dashboard.json"] {
         let text = std::fs::read_to_string(monitoring().join(file)).unwrap();
-        for rest in text.split("imis_gateway_").skip(1) {
-            let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
-            names.insert(format!("imis_gateway_{}", &rest[..end]));
-        }
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let metrics = words.filter(|word| word.starts_with("imis_gateway_") || word.starts_with("process_"));
+        names.extend(metrics.map(str::to_owned));
     }
     names
 }
@@ -166,18 +171,28 @@ async fn prometheus_reads_the_numbers_and_the_rules_and_finds_every_name() {
         assert!(described || is_of_a_ca, "{name} is asked for, and not there");
     }
 
-    // And docs/metrics.md has them all, and no other.
-    let families: BTreeSet<&str> =
-        body.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    // And docs/metrics.md has them all, and no other, by the names of their samples.
+    let families: BTreeSet<String> = body
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        .map(|(family, kind)| match kind {
+            "counter" => format!("{family}_total"),
+            "info" => format!("{family}_info"),
+            _ => family.to_owned(),
+        })
+        .collect();
     let docs =
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md")).unwrap();
-    let documented: BTreeSet<&str> =
-        docs.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    let documented: BTreeSet<String> = docs
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("| `")?.split('`').next()?.to_owned()))
+        .collect();
     let missing: Vec<_> = families.difference(&documented).collect();
     assert!(missing.is_empty(), "not in docs/metrics.md: {missing:?}");
     // Families without a series are not shown: nobody has signed out of iMIS here, and no CA is asked.
     let gone: Vec<_> = documented.difference(&families).copied().collect();
-    let expected = ["imis_gateway_acme_failing", "imis_gateway_acme_orders", "imis_gateway_sign_outs_seen"];
+    let expected =
+        ["imis_gateway_acme_failing", "imis_gateway_acme_orders_total", "imis_gateway_sign_outs_seen_total"];
     assert_eq!(gone, expected, "in docs/metrics.md, and not there");
 
     let folder = tempfile::tempdir().unwrap();
@@ -254,7 +269,9 @@ fn the_dashboard_is_one_that_grafana_reads() {
         assert!(panel["gridPos"]["w"].as_u64().is_some_and(|width| width <= 24));
         for target in panel["targets"].as_array().unwrap() {
             let expression = target["expr"].as_str().unwrap();
-            assert!(expression.contains("imis_gateway_") && expression.contains("$instance"), "{expression}");
+            // Every program exports process metrics; only the job tells ours.
+            let ours = expression.contains("imis_gateway_") || expression.contains("{job=\"imis-gateway\",");
+            assert!(ours && expression.contains("$instance"), "{expression}");
         }
     }
 }

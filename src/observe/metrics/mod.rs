@@ -11,6 +11,7 @@ use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::base::clock;
@@ -23,7 +24,14 @@ use labels::{
     CacheUse, Decision, FailureOf, OfApp, OfServer, OfSite, OrderOf, Recognition, RefusalOf, Reload,
     SecretOf, TokenOf,
 };
-use process::Process;
+use process::ProcessCollector;
+
+/// Labels of `imis_gateway_build_info`.
+const BUILD: &[(&str, &str)] = &[
+    ("version", env!("CARGO_PKG_VERSION")),
+    ("revision", env!("IMIS_GATEWAY_REVISION")),
+    ("rustc", env!("IMIS_GATEWAY_RUSTC")),
+];
 
 /// Every number there is; clones count together.
 #[derive(Clone)]
@@ -55,7 +63,10 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(crate) fn new() -> Self {
-        let mut registry = Registry::with_prefix("imis_gateway");
+        let mut root = Registry::default();
+        root.register_collector(Box::new(ProcessCollector { start_time: clock::unix_now() }));
+        let registry = root.sub_registry_with_prefix("imis_gateway");
+        registry.register("build", "Version, commit and compiler of the running program", Info::new(BUILD));
         let mut metrics = Self {
             registry: Arc::default(),
             recognitions: Family::default(),
@@ -192,7 +203,6 @@ impl Metrics {
             "1 when a CA gave no certificate when it was last asked, or what it gave is not used; of sites with acme",
             acme_failing.clone(),
         );
-        registry.register_collector(Box::new(Process { started: clock::unix_now() }));
         registry.register("reloads", "Reloads, by who asked for them and how they went", reloads.clone());
         registry.register(
             "last_reload_successful",
@@ -205,7 +215,7 @@ impl Metrics {
             Unit::Seconds,
             last_good_reload.clone(),
         );
-        metrics.registry = Arc::new(registry);
+        metrics.registry = Arc::new(root);
         metrics
     }
 
