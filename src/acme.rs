@@ -22,9 +22,9 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use crate::base::clock;
+use crate::base::error_chain::Chain;
 use crate::base::x509;
 use crate::config::{Acme, Site};
-use crate::observe::log::Chain;
 use crate::request::gateway::Gateway;
 use crate::server::reload::{By, Reloader};
 use challenges::Challenges;

@@ -18,9 +18,9 @@ use crate::acme::account::unknown_account;
 use crate::acme::challenges::{Challenges, Stand};
 use crate::acme::client;
 use crate::base::clock;
+use crate::base::error_chain::Chain;
 use crate::base::x509;
 use crate::config::{Acme, Challenge};
-use crate::observe::log::Chain;
 
 /// How long the CA may take to look at the hosts, and then to sign.
 const PATIENCE: RetryPolicy = RetryPolicy::new()

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use crate::base::error_chain::Chain;
 use crate::cli::Format;
 use crate::cli::{FAILED, GOOD, USAGE, WithConfig, complain, counted, plain, report, say};
 use crate::imis::survey::Contact;
 use crate::observe::audit::{Wanted, read};
-use crate::observe::log::Chain;
 use crate::server::build;
 use crate::sso::site::SignOn;
 use crate::zendesk::staff::Standing;

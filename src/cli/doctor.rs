@@ -4,9 +4,9 @@ use std::io::Read;
 
 use serde_json::json;
 
+use crate::base::error_chain::Chain;
 use crate::cli::{FAILED, Format, GOOD, WithConfig, complain, counted, plain, report, say};
 use crate::doctor::{Finding, Severity, examine};
-use crate::observe::log::Chain;
 use crate::server::{build, control_socket};
 
 /// More is no Cookie header.

@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
+use crate::base::error_chain::Chain;
 use crate::cli::Format;
 use crate::cli::doctor::cookies;
 use crate::cli::{FAILED, GOOD, USAGE, WithConfig, complain, plain, report, say};
 use crate::doctor::explain::{Explanation, Question, Who, explain};
 use crate::doctor::pasted_cookies;
-use crate::observe::log::Chain;
 use crate::server::build;
 
 #[derive(clap::Args)]

@@ -1,7 +1,7 @@
 //! `imis-gateway healthcheck`: whether the gateway that runs takes requests, for containers and monitors.
 
+use crate::base::error_chain::Chain;
 use crate::cli::{FAILED, GOOD, WithConfig, complain, say};
-use crate::observe::log::Chain;
 use crate::server::control_socket;
 
 pub(super) fn healthcheck(with_config: &WithConfig) -> i32 {

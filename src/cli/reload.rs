@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use http::Method;
 
+use crate::base::error_chain::Chain;
 use crate::cli::{BAD_CONFIGURATION, FAILED, Format, GOOD, WithConfig, complain, counted, say};
-use crate::observe::log::Chain;
 use crate::server::control_socket;
 use crate::server::reload::Last;
 

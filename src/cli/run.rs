@@ -1,8 +1,8 @@
 //! `imis-gateway run`
 
+use crate::base::error_chain::Chain;
 use crate::cli::{BAD_CONFIGURATION, FAILED, GOOD, WithConfig, report};
 use crate::observe::log;
-use crate::observe::log::Chain;
 use crate::server::lifecycle::{Server, StartError, UNCLEAN, survive_signals};
 
 pub(super) fn run(with_config: &WithConfig) -> i32 {

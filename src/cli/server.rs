@@ -2,10 +2,10 @@
 
 use http::Method;
 
+use crate::base::error_chain::Chain;
 use crate::base::query::encoded;
 use crate::cli::reload::Socket;
 use crate::cli::{FAILED, Format, GOOD, USAGE, complain, say};
-use crate::observe::log::Chain;
 use crate::server::control_socket;
 
 #[derive(clap::Args)]

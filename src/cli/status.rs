@@ -5,10 +5,10 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::base::error_chain::Chain;
 use crate::cli::reload::Socket;
 use crate::cli::{FAILED, Format, GOOD, complain, counted, plain, say};
 use crate::config::Problem;
-use crate::observe::log::Chain;
 use crate::server::control_socket;
 
 #[derive(clap::Args)]

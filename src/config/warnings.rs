@@ -5,9 +5,9 @@ use std::time::Duration;
 use nix::unistd::{AccessFlags, access};
 
 use crate::base::clock;
+use crate::base::paths::parent_directory;
 use crate::base::x509;
 use crate::config::{Challenge, Config, How, OnBehalfOf, Secret, SignOn, ZendeskApi, ZendeskCredentials};
-use crate::observe::audit::folder_of;
 
 /// `TimeoutStopSec=` of the unit that comes with the gateway.
 const UNIT_STOPS_AFTER: Duration = Duration::from_secs(40);
@@ -24,11 +24,11 @@ impl Config {
             ));
         }
         if let Some(file) = &self.audit.file
-            && !folder_of(file).is_dir()
+            && !parent_directory(file).is_dir()
         {
             warnings.push(format!(
                 "audit.file: there is no folder {}; decisions would be in the log only",
-                folder_of(file).display()
+                parent_directory(file).display()
             ));
         }
         for path in self.watched.open_to_all() {

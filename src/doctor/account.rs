@@ -9,11 +9,11 @@ use reqwest::{Client, Response};
 use url::Url;
 
 use crate::base::clock;
+use crate::base::error_chain::Chain;
 use crate::base::x509;
 use crate::config::App;
 use crate::doctor::{DoctorError, Finding, Severity};
 use crate::imis::DOCTOR_AGENT;
-use crate::observe::log::Chain;
 use crate::request::gateway::Site;
 use crate::zendesk::api::{Api, ApiError};
 use crate::zendesk::fields;

@@ -4,11 +4,11 @@ use http::header::{COOKIE, HeaderMap, HeaderValue};
 use http::uri::Authority;
 use serde_json::{Map, Value};
 
+use crate::base::error_chain::Chain;
 use crate::base::query::encoded;
 use crate::config::App;
 use crate::imis::recognise::{Answer, Identity, RecogniseError, Seen};
 use crate::imis::{PartyId, Visitor, visitor_headers};
-use crate::observe::log::Chain;
 use crate::request::gateway::{Gateway, Site};
 use crate::sso::Learned;
 use crate::sso::decide::{Deciding, Step, Steps, decide};

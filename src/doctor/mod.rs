@@ -17,11 +17,11 @@ use http::uri::Authority;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
+use crate::base::error_chain::Chain;
 use crate::config::{App, Config};
 use crate::imis::Visitor;
 use crate::imis::recognise::{Examined, Generation, RecogniseError};
 use crate::imis::visitor_headers;
-use crate::observe::log::Chain;
 use crate::request::gateway::{Gateway, Site};
 use crate::upstream::forwarded::Forwarded;
 use crate::zendesk::api::ApiBuildError;

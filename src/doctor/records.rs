@@ -1,11 +1,11 @@
 //! The records of iMIS: whether the service account gets a token and may read what it has to, and what becomes of a member.
 
+use crate::base::error_chain::Chain;
 use crate::config::{App, How};
 use crate::doctor::explain::{Question, Who, explain};
 use crate::doctor::{Finding, Severity};
 use crate::imis::api::ProfileError;
 use crate::imis::client::ApiError;
-use crate::observe::log::Chain;
 use crate::request::gateway::{Gateway, Site};
 
 pub(super) async fn examine(site: &Site, findings: &mut Vec<Finding>) {

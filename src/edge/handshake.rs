@@ -12,10 +12,10 @@ use tracing::{debug, info, warn};
 
 use crate::base::corked_socket::Wire;
 use crate::base::drain::Watching;
+use crate::base::error_chain::Chain;
 use crate::edge::admission::{Admitted, Full};
 use crate::edge::proxy_protocol::{self, HeaderError};
 use crate::edge::serve;
-use crate::observe::log::Chain;
 use crate::observe::traffic::Handshake;
 use crate::request::worker::Worker;
 

@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use tracing::{info, warn};
 
 use crate::base::clock;
+use crate::base::paths::parent_directory;
 use crate::config::{AuditConfig, Config, Emails, Secret};
 
 /// Lines that wait to be written. More are lost, and their number is told.
@@ -256,11 +257,6 @@ fn numbered(path: &Path, number: usize) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Where the file is to be.
-pub(crate) fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
 /// What `audit show` looks for.
 pub(crate) struct Wanted {
     pub(crate) app: Option<String>,
@@ -277,7 +273,7 @@ pub(crate) fn read(path: &Path, keep: usize, wanted: &Wanted) -> std::io::Result
     let mut odd = 0;
     let older = (1..=keep).rev().map(|number| numbered(path, number)).filter(|file| file.exists());
     // Before the first decision there is no file.
-    let newest = (path.exists() || !folder_of(path).is_dir()).then(|| path.to_owned());
+    let newest = (path.exists() || !parent_directory(path).is_dir()).then(|| path.to_owned());
     for file in older.chain(newest) {
         let bytes = std::fs::read(file)?;
         for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {

@@ -3,8 +3,6 @@
 //! The level of the configuration is for our own lines. Libraries are held at `info`, whatever it says: at `trace` some
 //! of them write headers, and with them cookies and tokens.
 
-use std::error::Error;
-use std::fmt;
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -82,19 +80,4 @@ pub fn init(log: &Log) -> Writing {
     // A second call keeps the first log, which is what an embedding program (the demo) wants.
     drop(started);
     writing
-}
-
-/// An error with its causes: `outer: cause: root`.
-pub(crate) struct Chain<'a>(pub(crate) &'a dyn Error);
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
 }

@@ -7,11 +7,11 @@ use std::task::{self, Poll};
 use http::StatusCode;
 use tracing::{debug, warn};
 
+use crate::base::error_chain::Chain;
 use crate::base::request_id::Incident;
 use crate::codec::Length;
 use crate::codec::head::{self, slots};
 use crate::codec::request_head::{HeaderFields, RequestHead};
-use crate::observe::log::Chain;
 use crate::proxy::exchange::{Exchange, ForwardError, Impatience, Patience, Sending, Turn};
 use crate::proxy::headers::{self, Forwarding, HeadChanges, NamesEssential, Trace};
 use crate::proxy::upgrade;

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use tracing::{debug, warn};
 
+use crate::base::error_chain::Chain;
 use crate::base::request_id::Incident;
 use crate::codec::request_head::{HeaderFields, RequestHead};
-use crate::observe::log::Chain;
 use crate::pages::Pages;
 use crate::proxy::headers;
 use crate::request::access_log::{Access, Came, Seen};

@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 use tracing::{info, warn};
 use url::form_urlencoded;
 
-use crate::observe::audit::folder_of;
+use crate::base::paths::parent_directory;
 use crate::server::reload::{By, Reloader};
 use crate::server::status;
 
@@ -58,7 +58,7 @@ pub(crate) enum OpenError {
 
 /// Opens the socket; needs to be called within a runtime. A socket that a gateway has left behind is replaced.
 pub(crate) fn open(path: &Path) -> Result<(UnixListener, Control), OpenError> {
-    let folder = folder_of(path);
+    let folder = parent_directory(path);
     if !folder.is_dir() {
         return Err(OpenError::NoFolder(folder.to_owned()));
     }

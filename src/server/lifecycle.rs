@@ -13,12 +13,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::acme;
+use crate::base::error_chain::Chain;
 use crate::config::{Config, DEFAULT_CONTROL};
 use crate::edge::balance::WorkerRegistry;
 use crate::edge::inherited_sockets;
 use crate::edge::worker::{Sockets, Start};
 use crate::edge::{listen, worker};
-use crate::observe::log::{Chain, Writing};
+use crate::observe::log::Writing;
 use crate::observe::spans::Spans;
 use crate::server::admin;
 use crate::server::build::{self, BuildError};

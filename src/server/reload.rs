@@ -17,9 +17,9 @@ use tokio::sync::{Mutex, oneshot};
 use tracing::{error, info, warn};
 
 use crate::base::clock;
+use crate::base::error_chain::Chain;
 use crate::config::{Config, Fixed, Problem, Problems, Watched};
 use crate::edge::worker::ConfigUpdate;
-use crate::observe::log::Chain;
 use crate::request::gateway::Gateway;
 use crate::server::build::{self, BuildError};
 use crate::server::process_state::ProcessState;

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use crate::base::clock;
+use crate::base::error_chain::Chain;
 use crate::config::expression::{Facts, Language};
 use crate::config::{App, OnDuplicate};
 use crate::imis::party::Among;
 use crate::imis::recognise::Identity;
-use crate::observe::log::Chain;
 use crate::sso::denied::Denied;
 use crate::sso::policy;
 use crate::sso::policy::Permit;

@@ -38,11 +38,11 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::base::clock;
+use crate::base::error_chain::Chain;
 use crate::config::App;
 use crate::imis::recognise::{Answer, Identity};
 use crate::imis::{PartyId, Visitor};
 use crate::observe::audit::Decision;
-use crate::observe::log::Chain;
 use crate::pages::{Link, Message};
 use crate::sso::site::{Services, SignOn};
 use crate::upstream::forwarded::Forwarded;

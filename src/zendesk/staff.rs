@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::observe::log::Chain;
+use crate::base::error_chain::Chain;
 use crate::zendesk::api::{Api, ApiError, text};
 
 const REFRESH: Duration = Duration::from_secs(300);

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use crate::base::error_chain::Chain;
 use crate::config::expression::{Expression, Language};
 use crate::config::raw::{Section, Value};
 use crate::config::{Claims, Effect, Guards, OnDuplicate, Reason, Rule, Source, values};
-use crate::observe::log::Chain;
 use crate::sso::REASONS;
 use crate::sso::claims::{self, OVERWRITING, RESERVED, kind_of};
 

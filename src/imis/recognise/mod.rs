@@ -24,12 +24,12 @@ use serde_json::Value;
 use tracing::{debug, warn};
 
 use crate::base::clock;
+use crate::base::error_chain::Chain;
 use crate::config::{self, How, IfBroken};
 use crate::imis::api::Api;
 use crate::imis::client;
 use crate::imis::client::ApiError;
 use crate::imis::{PartyId, Visitor};
-use crate::observe::log::Chain;
 use crate::observe::metrics::Recognitions;
 use crate::upstream::servers::Servers;
 use cache::{Identities, Source};

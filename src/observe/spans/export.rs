@@ -18,9 +18,9 @@ use tokio::runtime::Handle;
 use tracing::{info, warn};
 
 use crate::base::clock;
+use crate::base::error_chain::Chain;
 use crate::base::tls_client::client_config;
 use crate::config::Otlp;
-use crate::observe::log::Chain;
 use crate::observe::spans::{Begun, ExportError, Told};
 
 const PATIENCE: Duration = Duration::from_secs(5);
