@@ -64,7 +64,7 @@ pub(crate) async fn accept(
             Ok((stream, peer)) => {
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 let Some(admitted) = acceptor.admit(peer, &worker) else { continue };
-                worker.of_worker.accepted();
+                worker.counters.connections_accepted.inc();
                 match acceptor.handle.elsewhere() {
                     None => acceptor.serve(
                         Accepted { stream, peer, tls, admitted },
@@ -134,7 +134,7 @@ impl Acceptor {
 
     fn reject(self: &Rc<Self>, peer: SocketAddr, full: Full, worker: &Worker) {
         debug!(client = %peer.ip(), limit = full.name(), "a connection was turned away");
-        worker.of_worker.turned_away();
+        worker.counters.connections_rejected.inc();
         let before = self.rejected.replace(self.rejected.get() + 1);
         if before == 0 {
             tokio::task::spawn_local(self.clone().log_rejected(full));

@@ -16,7 +16,6 @@ use crate::base::error_chain::Chain;
 use crate::edge::admission::{Admitted, Full};
 use crate::edge::proxy_protocol::{self, HeaderError};
 use crate::edge::serve;
-use crate::observe::traffic::Handshake;
 use crate::request::worker::Worker;
 
 /// How long a handshake may go on once the worker drains.
@@ -70,14 +69,18 @@ pub(crate) async fn serve(connection: Accepted, worker: &Rc<Worker>) -> Result<(
     match outcome {
         Ok(Ok(Ready { stream: Stream::Tls(stream), client, _admitted })) => {
             let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
-            worker.of_worker.handshake(if resumed { Handshake::Resumed } else { Handshake::Full });
+            if resumed {
+                worker.counters.resumed_handshakes.inc();
+            } else {
+                worker.counters.full_handshakes.inc();
+            }
             serve::https(stream, client, worker.clone()).await;
         }
         Ok(Ok(Ready { stream: Stream::Plain(stream), client, _admitted })) => {
             serve::plain_http(stream, client, worker.clone()).await;
         }
         Ok(Err(HandshakeError::Tls(error))) => {
-            worker.of_worker.handshake(Handshake::Failed);
+            worker.counters.failed_handshakes.inc();
             info!(client = %peer, %error, "TLS handshake failed");
         }
         Ok(Err(HandshakeError::ProxyHeader(error))) => {
@@ -85,7 +88,7 @@ pub(crate) async fn serve(connection: Accepted, worker: &Rc<Worker>) -> Result<(
         }
         Ok(Err(HandshakeError::Full(full))) => return Err(full),
         Err(_) => {
-            worker.of_worker.handshake(Handshake::TimedOut);
+            worker.counters.timed_out_handshakes.inc();
             debug!(client = %peer, "TLS handshake timed out");
         }
     }

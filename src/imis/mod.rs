@@ -21,7 +21,7 @@ use http::uri::Authority;
 use rustls::ClientConfig;
 
 use crate::config;
-use crate::observe::metrics::Recognitions;
+use crate::observe::metrics::RecognitionMetrics;
 use crate::upstream::forwarded::Forwarded;
 use crate::upstream::servers::Servers;
 use api::Api;
@@ -94,13 +94,13 @@ impl Imis {
         imis: &config::Imis,
         site: &config::Site,
         (tls, servers): (&Arc<ClientConfig>, &Arc<Servers>),
-        counts: Recognitions,
+        metrics: RecognitionMetrics,
     ) -> Result<Self, BuildError> {
         let api = Arc::new(Api::new(client::for_api(tls)?, imis));
         let queries = imis.recognise.iter().filter_map(|method| method.how.query());
         let applications = imis.recognise.iter().filter_map(|method| method.how.application());
         Ok(Self {
-            recogniser: Recogniser::build(imis, site, (tls, servers, api.clone()), counts)?,
+            recogniser: Recogniser::build(imis, site, (tls, servers, api.clone()), metrics)?,
             api,
             phones: phone::Preference { order: imis.phone_order.clone(), region: imis.phone_region },
             columns: queries.clone().find_map(|query| query.columns.profile.clone()),

@@ -1,7 +1,6 @@
 //! What operators see of the running gateway: metrics, log, audit file and traces.
 
 pub(crate) mod metrics;
-pub(crate) mod traffic;
 pub(crate) mod audit;
 pub(crate) mod spans;
 pub mod log;

@@ -20,7 +20,7 @@ use crate::base::min_rate::Limits;
 use crate::codec::head::HeadError;
 use crate::codec::transfer::ReceiveError;
 use crate::config::{Server, Timeouts};
-use crate::observe::traffic::{Connecting, OfSite};
+use crate::observe::metrics::UpstreamCounters;
 use crate::proxy::Outgoing;
 use crate::proxy::connection::{Connection, Stream};
 use crate::proxy::exchange::{Exchange, ForwardError, Patience, Upload, while_connected};
@@ -86,7 +86,7 @@ pub(crate) struct Upstream {
     pools: Vec<Pool>,
     held: Rc<Held>,
     buffers: Rc<Buffers>,
-    traffic: Arc<OfSite>,
+    counters: UpstreamCounters,
 }
 
 impl Upstream {
@@ -96,7 +96,7 @@ impl Upstream {
         places: &Arc<Places>,
         buffers: Rc<Buffers>,
         limits: Limits,
-        traffic: Arc<OfSite>,
+        counters: UpstreamCounters,
     ) -> Self {
         let timeouts = upstream.config.timeouts;
         Self {
@@ -113,7 +113,7 @@ impl Upstream {
             servers: upstream.servers.clone(),
             upstream: upstream.clone(),
             buffers,
-            traffic,
+            counters,
         }
     }
 
@@ -150,7 +150,7 @@ impl Upstream {
         if let Some(connection) = kept {
             let mut exchange = Exchange::begin(connection, request, gate, exclusive);
             exchange.busy = Busy::new(&self.servers, exchange.connection.server);
-            self.traffic.connecting(Connecting::Reused);
+            self.counters.reused.inc();
             match exchange.response_head(upload, self.patience).await {
                 Ok(()) => return Ok(exchange),
                 // The connection had died idle: once more, on a new one, if nothing of the request has been sent, or if
@@ -206,14 +206,14 @@ impl Upstream {
             match self.connect_to(server, self.upstream.server_name(index), client).await {
                 Ok(stream) => {
                     self.servers.worked(index);
-                    self.traffic.connecting(Connecting::Opened);
+                    self.counters.opened.inc();
                     let mut connection =
                         Connection::new(stream, index, self.buffers.clone(), self.timeouts.gap);
                     connection.visitor = self.upstream.config.proxy_protocol.map(|_| client.ip());
                     return Ok(connection);
                 }
                 Err(error) => {
-                    self.traffic.connecting(Connecting::Failed);
+                    self.counters.failed.inc();
                     self.servers.failed(index);
                     debug!(%server, %error, "cannot connect");
                     last = error;

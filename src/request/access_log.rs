@@ -13,8 +13,8 @@ use tracing::info;
 use crate::base::request_id::Incident;
 use crate::base::trace_context;
 use crate::base::trace_context::Context;
+use crate::observe::metrics::{CompletedRequest, Outcome, Protocol, Responder};
 use crate::observe::spans::{Begun, Told};
-use crate::observe::traffic::{By, Done, End, Protocol};
 use crate::request::worker::Worker;
 
 /// What a request looks like from outside.
@@ -41,12 +41,12 @@ pub(crate) struct Access {
     worker: Rc<Worker>,
     /// None: it is for none of the sites, or nobody knows which.
     site: Option<usize>,
-    by: By,
+    responder: Responder,
     protocol: Protocol,
     started: Instant,
     status: Option<StatusCode>,
     bytes: u64,
-    end: End,
+    outcome: Outcome,
     /// Why it was answered with a page of ours.
     failure: Option<&'static str>,
     /// What its line tells beside that, if there is to be one.
@@ -68,7 +68,7 @@ struct Line {
 
 impl Access {
     pub(crate) fn begin(seen: &Seen<'_>, came: &Came, incident: Incident, worker: &Rc<Worker>) -> Self {
-        worker.of_worker.begins();
+        worker.counters.requests_in_flight.inc();
         let spans = worker.gateway.spans.as_ref();
         let span = spans.and_then(|spans| spans.begin(seen.trace, came.is_vouched_for, incident));
         let line = (worker.gateway.access_log || span.is_some()).then(|| Line {
@@ -88,12 +88,12 @@ impl Access {
         Self {
             worker: worker.clone(),
             site: None,
-            by: By::Gateway,
+            responder: Responder::Gateway,
             protocol: if seen.version == "HTTP/2.0" { Protocol::Http2 } else { Protocol::Http1 },
             started: Instant::now(),
             status: None,
             bytes: 0,
-            end: End::ClientGone,
+            outcome: Outcome::ClientGone,
             failure: None,
             line,
             span,
@@ -112,7 +112,7 @@ impl Access {
 
     /// It is answered by iMIS, as far as iMIS answers.
     pub(crate) fn is_forwarded(&mut self) {
-        self.by = By::Imis;
+        self.responder = Responder::Imis;
     }
 
     /// There is a response; what becomes of its body is still to be told.
@@ -122,7 +122,7 @@ impl Access {
 
     /// The response is a page of ours instead, and why.
     pub(crate) fn failed(&mut self, why: &'static str) {
-        self.by = By::Gateway;
+        self.responder = Responder::Gateway;
         self.failure = Some(why);
     }
 
@@ -131,11 +131,11 @@ impl Access {
     }
 
     pub(crate) fn complete(&mut self) {
-        self.end = End::Complete;
+        self.outcome = Outcome::Complete;
     }
 
     pub(crate) fn upstream_broke(&mut self) {
-        self.end = End::UpstreamBroke;
+        self.outcome = Outcome::UpstreamBroke;
     }
 }
 
@@ -144,11 +144,13 @@ const CLIENT_LEFT: u16 = 499;
 
 impl Drop for Access {
     fn drop(&mut self) {
-        self.worker.of_worker.is_done();
+        self.worker.counters.requests_in_flight.dec();
         let took = self.started.elapsed();
         let status = self.status.map_or(CLIENT_LEFT, |status| status.as_u16());
-        let Self { by, protocol, bytes, end, .. } = *self;
-        self.worker.traffic_of(self.site).request(&Done { by, protocol, status, took, bytes, end });
+        let Self { responder, protocol, bytes, outcome, .. } = *self;
+        let completed =
+            CompletedRequest { responder, protocol, status, duration: took, body_bytes: bytes, outcome };
+        self.worker.counters_of(self.site).count(&completed);
         if let Some(why) = self.failure {
             let site = self.site.map_or("", |site| &self.worker.gateway.sites[site].config.hosts[0]);
             self.worker.gateway.metrics.failure(site, why);
@@ -164,7 +166,7 @@ impl Drop for Access {
                 client: &line.client.to_string(),
                 incident: &line.incident.to_string(),
                 status,
-                end: end.name(),
+                end: outcome.name(),
                 failure: self.failure,
                 bytes,
             };
@@ -184,7 +186,7 @@ impl Drop for Access {
             status,
             body_bytes_sent = bytes,
             duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            outcome = end.name(),
+            outcome = outcome.name(),
             failure = self.failure,
             trace_id = line.trace,
             "request"

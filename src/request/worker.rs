@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use crate::base::buffers::Buffers;
 use crate::base::drain::Drain;
 use crate::base::request_id::Incident;
-use crate::observe::traffic::{OfSite, OfWorker};
+use crate::observe::metrics::{SiteCounters, WorkerCounters};
 use crate::proxy::upstream::Upstream;
 use crate::request::gateway::{Gateway, Site};
 
@@ -27,10 +27,11 @@ pub(crate) struct Worker {
     pub(crate) drain: Rc<Drain>,
     /// The index of the worker thread.
     index: usize,
-    /// Counters: one per site, in the order of the sites, and one for requests that belong to no site.
-    traffic: Vec<Arc<OfSite>>,
-    of_no_site: Arc<OfSite>,
-    pub(crate) of_worker: Arc<OfWorker>,
+    /// One per site, in the order of the sites.
+    site_counters: Vec<Rc<SiteCounters>>,
+    /// For requests that belong to no site.
+    no_site_counters: Rc<SiteCounters>,
+    pub(crate) counters: Rc<WorkerCounters>,
     request_id_prefix: u64,
     request_id_counter: Rc<Cell<u64>>,
     current: Rc<CurrentWorker>,
@@ -62,9 +63,9 @@ impl Worker {
         Self {
             upstreams,
             index,
-            traffic: traffic(&gateway, index),
-            of_no_site: gateway.metrics.traffic.of_site("", index),
-            of_worker: gateway.metrics.traffic.of_worker(index),
+            site_counters: site_counters(&gateway, index),
+            no_site_counters: Rc::new(gateway.metrics.traffic.of_site("", index)),
+            counters: Rc::new(gateway.metrics.traffic.of_worker(index)),
             buffers,
             control,
             drain: Rc::default(),
@@ -83,8 +84,8 @@ impl Worker {
     }
 
     /// The counters of a site, or of requests that belong to none.
-    pub(crate) fn traffic_of(&self, site: Option<usize>) -> &OfSite {
-        site.map_or(&self.of_no_site, |site| &self.traffic[site])
+    pub(crate) fn counters_of(&self, site: Option<usize>) -> &SiteCounters {
+        site.map_or(&self.no_site_counters, |site| &self.site_counters[site])
     }
 
     /// The worker under the newest configuration, if that is another one.
@@ -107,8 +108,8 @@ impl Worker {
             let kept = self.upstreams.iter().find(same).cloned();
             kept.unwrap_or_else(|| Rc::new(upstream(site, &gateway, self.index, &self.buffers)))
         });
-        let traffic = traffic(&gateway, self.index);
-        Self { upstreams: upstreams.collect(), traffic, gateway: gateway.clone(), ..self.clone() }
+        let site_counters = site_counters(&gateway, self.index);
+        Self { upstreams: upstreams.collect(), site_counters, gateway: gateway.clone(), ..self.clone() }
     }
 }
 
@@ -151,10 +152,11 @@ impl CurrentWorker {
 }
 
 fn upstream(site: &Site, gateway: &Gateway, index: usize, buffers: &Rc<Buffers>) -> Upstream {
-    let traffic = gateway.metrics.traffic.of_site(site.name(), index);
-    Upstream::new(&site.upstream, &site.places, buffers.clone(), gateway.limits, traffic)
+    let counters = gateway.metrics.traffic.of_upstream(site.name(), index);
+    Upstream::new(&site.upstream, &site.places, buffers.clone(), gateway.limits, counters)
 }
 
-fn traffic(gateway: &Gateway, index: usize) -> Vec<Arc<OfSite>> {
-    gateway.sites.iter().map(|site| gateway.metrics.traffic.of_site(site.name(), index)).collect()
+fn site_counters(gateway: &Gateway, index: usize) -> Vec<Rc<SiteCounters>> {
+    let traffic = &gateway.metrics.traffic;
+    gateway.sites.iter().map(|site| Rc::new(traffic.of_site(site.name(), index))).collect()
 }

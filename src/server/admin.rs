@@ -14,9 +14,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::request::gateway::Gateway;
+use crate::server::gauges;
 use crate::server::process_state::ProcessState;
 use crate::server::reload::Reloader;
-use crate::upstream::servers::Condition;
 
 /// Serves as long as the program runs; once that drains, `/readyz` says so.
 pub(crate) async fn serve(listener: TcpListener, reloader: Arc<Reloader>) {
@@ -73,36 +73,7 @@ fn answer(request: &Request<Incoming>, reloader: &Reloader) -> Response<Full<Byt
 
 fn metrics(gateway: &Gateway, process: &ProcessState) -> Response<Full<Bytes>> {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    let expiries = gateway
-        .sites
-        .iter()
-        .filter_map(|site| Some((site.config.hosts[0].as_str(), site.certificate_expiry()?)));
-    gateway.metrics.now(process.admission.open(), expiries);
-    gateway.metrics.acme(gateway.sites.iter().filter_map(|site| {
-        let standing = process.acme.standing(&site.config.acme.as_ref()?.certificate_file);
-        Some((site.config.hosts[0].as_str(), standing.failed.is_some()))
-    }));
-    gateway.metrics.servers(gateway.sites.iter().flat_map(|site| {
-        (0..site.upstream.servers.len()).map(|index| {
-            let up = site.upstream.servers.condition(index) == Condition::Up;
-            let server = site.upstream.servers.server(index).to_string();
-            (site.config.hosts[0].as_str(), server, up, site.upstream.servers.busy(index))
-        })
-    }));
-    let apps = gateway.sites.iter().flat_map(|site| site.config.apps());
-    gateway.metrics.secrets(apps.flat_map(|app| app.secrets()).map(|secret| {
-        let age = process.age(&secret);
-        (secret, age)
-    }));
-    gateway.metrics.forget_staff();
-    for sign_on in gateway.sites.iter().flat_map(|site| &site.sign_on) {
-        for app in &sign_on.apps {
-            if let Some(staff) = sign_on.staff.get(&app.path) {
-                gateway.metrics.staff(&app.name, staff.state());
-            }
-        }
-    }
-    match gateway.metrics.text() {
+    match gateway.metrics.encode(&gauges::read(gateway, process)) {
         Ok(text) => {
             let mut response = Response::new(Full::from(text));
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(OPEN_METRICS));

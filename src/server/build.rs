@@ -16,12 +16,14 @@ use crate::imis::{self, Imis};
 use crate::observe::audit::Audit;
 use crate::pages::Pages;
 use crate::proxy::places::Places;
+use crate::request::error_page::Failure;
 use crate::request::gateway::{Gateway, Site};
 use crate::server::process_state::ProcessState;
 use crate::sso::rate::Rates;
 use crate::sso::site::{Services, SignOn};
 use crate::sso::state::Signer;
 use crate::upstream::site::{SiteUpstream, UpstreamBuildError};
+use crate::zendesk::Refusal;
 use crate::zendesk::api::{Api, ApiBuildError};
 use crate::zendesk::staff::Staff;
 
@@ -65,9 +67,10 @@ pub(crate) fn gateway(
     }
     let apps = config.sites.iter().flat_map(|site| site.apps());
     let names = config.sites.iter().map(|site| site.hosts[0].as_str());
-    process.metrics.expect(names, apps.map(|app| app.name.as_str()));
+    let apps = apps.map(|app| app.name.as_str());
+    process.metrics.create_series(names, &Failure::NAMES, apps, &Refusal::NAMES);
     for site in config.sites.iter().filter(|site| site.acme.is_some()) {
-        process.metrics.expect_orders(&site.hosts[0]);
+        process.metrics.create_acme_series(&site.hosts[0]);
     }
     let challenges = process.acme.challenges.clone();
     let certificates = sites.iter().map(|site| SiteCertificates {
@@ -140,7 +143,7 @@ impl Parts<'_> {
                     &sign_on.imis,
                     config,
                     (&upstream.tls, &upstream.servers),
-                    self.process.metrics.recognitions(&config.hosts[0]),
+                    self.process.metrics.recognition(&config.hosts[0]),
                 )?,
                 states: Signer::new(self.keys, &config.hosts[0], self.process.used_states.clone()),
                 staff: staff_of(&sign_on.apps, self.previous)?,

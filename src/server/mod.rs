@@ -2,6 +2,7 @@
 
 pub mod lifecycle;
 pub(crate) mod admin;
+mod gauges;
 pub(crate) mod control_socket;
 pub(crate) mod reload;
 pub(crate) mod file_watch;

@@ -71,7 +71,7 @@ fn refused(visit: &Visit, message: &str) -> Response<Bytes> {
     let (app, incident) = (&visit.app.name, &visit.incident);
     // The text itself may name an e-mail address and may come from anybody; its kind says enough.
     warn!(request_id = incident, app, kind = refusal.name(), "Zendesk refused a sign-in");
-    visit.services.metrics.refusal(app, refusal.name());
+    visit.services.metrics.zendesk_refusal(app, refusal.name());
     let mut again = Arrival::parse(&visit.query, &visit.app.zendesk).sso_target(&visit.app);
     let mut cookies = vec![loop_breaker::DELETION.to_owned()];
     if refusal == Refusal::Signature && navigates(visit) {

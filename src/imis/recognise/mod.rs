@@ -30,7 +30,7 @@ use crate::imis::api::Api;
 use crate::imis::client;
 use crate::imis::client::ApiError;
 use crate::imis::{PartyId, Visitor};
-use crate::observe::metrics::Recognitions;
+use crate::observe::metrics::RecognitionMetrics;
 use crate::upstream::servers::Servers;
 use cache::{Identities, Source};
 pub(crate) use error::RecogniseError;
@@ -110,7 +110,7 @@ pub(super) struct Recogniser {
     sign_in: String,
     api: Arc<Api>,
     identities: Identities,
-    counts: Recognitions,
+    metrics: RecognitionMetrics,
 }
 
 impl Recogniser {
@@ -118,7 +118,7 @@ impl Recogniser {
         imis: &config::Imis,
         site: &config::Site,
         (tls, servers, api): (&Arc<ClientConfig>, &Arc<Servers>, Arc<Api>),
-        counts: Recognitions,
+        metrics: RecognitionMetrics,
     ) -> Result<Self, crate::imis::BuildError> {
         let application = |method: &config::Method| method.how.application().cloned();
         Ok(Self {
@@ -129,7 +129,7 @@ impl Recogniser {
             sign_in: imis.sign_in.clone(),
             api,
             identities: Identities::new(imis.identity_cache)?,
-            counts,
+            metrics,
         })
     }
 
@@ -160,7 +160,7 @@ impl Recogniser {
         let asked = self.identities.identity(&session.cookies, || self.ask_all(session)).await;
         match asked {
             Ok((identity, source)) => {
-                self.counts.cache(source == Source::Remembered, self.identities.entries());
+                self.metrics.cache(source == Source::Remembered, self.identities.entries());
                 Ok(identity.map_or(Answer::Nobody, Answer::Person))
             }
             Err(error) if self.application.is_some() && !error.stops() => Ok(Answer::AskSite),
@@ -175,7 +175,12 @@ impl Recogniser {
             let mut seen = Seen::of(session.visitor.headers);
             let answer = self.ask(method, session, &mut seen).await;
             let (name, incident) = (method.how.name(), &session.visitor.forwarded.incident);
-            self.counts.recognition(name, &answer);
+            let result = match &answer {
+                Ok(Some(_)) => "person",
+                Ok(None) => "nobody",
+                Err(_) => "broken",
+            };
+            self.metrics.recognition(name, result);
             match answer {
                 Ok(identity) => {
                     debug!(request_id = %incident, recognition_method = name, recognised = identity.is_some(), observed = %seen, "recognition");
@@ -315,7 +320,7 @@ impl Recogniser {
     /// A sign-out has passed.
     pub(super) async fn forget(&self, cookies: &SessionCookies) {
         self.identities.forget(cookies).await;
-        self.counts.sign_out();
+        self.metrics.sign_out();
     }
 
     /// The session cookies among those of a request.
