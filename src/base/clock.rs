@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The clock of the wall.
 #[expect(clippy::disallowed_methods, reason = "the one home of the clock")]
+#[cfg(feature = "otel")]
 pub(crate) fn now() -> SystemTime {
     SystemTime::now()
 }

@@ -1,106 +1,56 @@
-//! W3C Trace Context (level 1): a request that has a `traceparent` keeps it, for iMIS and in the log; one that has none is given one where
-//! that is configured.
+//! W3C Trace Context (level 1): the header `traceparent`, parsed and generated.
 
 use crate::base::request_id::Incident;
 
-/// `00-` trace id `-` parent id `-` flags: 55 characters.
+/// `00-` trace ID `-` span ID `-` flags: 55 characters.
 const LENGTH: usize = 55;
 
-/// Of a `traceparent`.
+/// The value of a `traceparent` header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Parent {
-    trace_id: u128,
-    span_id: u64,
-    /// Whoever began the trace wants it told.
+pub(crate) struct TraceParent {
+    pub(crate) trace_id: u128,
+    pub(crate) span_id: u64,
     pub(crate) is_sampled: bool,
 }
 
-/// The trace id of a `traceparent`, if it is one.
-pub(crate) fn id(traceparent: &[u8]) -> Option<&str> {
-    parts(traceparent).map(|[id, _, _]| id)
-}
-
-/// What a `traceparent` says, if it is one.
-pub(crate) fn parent(traceparent: &[u8]) -> Option<Parent> {
-    let [trace_id, span_id, flags] = parts(traceparent)?;
-    Some(Parent {
-        trace_id: u128::from_str_radix(trace_id, 16).ok()?,
-        span_id: u64::from_str_radix(span_id, 16).ok()?,
-        is_sampled: u8::from_str_radix(flags, 16).ok()? & 1 == 1,
-    })
-}
-
-/// Trace id, parent id, flags.
-fn parts(traceparent: &[u8]) -> Option<[&str; 3]> {
-    let text = std::str::from_utf8(traceparent).ok()?;
-    let hex = |part: &str, length: usize| {
-        part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    };
-    let mut parts = text.split('-');
-    let (version, id, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    // A later version may have more behind; `ff` is none (section 3.2.2.1).
-    let ends = if version == "00" { text.len() == LENGTH } else { version != "ff" };
-    let good = hex(version, 2) && hex(id, 32) && hex(parent, 16) && hex(flags, 2) && ends;
-    (good && id.bytes().any(|b| b != b'0') && parent.bytes().any(|b| b != b'0'))
-        .then_some([id, parent, flags])
-}
-
-/// The gateway's own part of a trace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Context {
-    pub(crate) trace_id: u128,
-    pub(crate) span_id: u64,
-    /// Of whom the request came from.
-    pub(crate) parent_id: Option<u64>,
-}
-
-impl Context {
-    /// Of a request that brings none.
-    pub(crate) fn of(incident: Incident) -> Self {
-        Self { trace_id: trace_of(incident), span_id: span_of(incident), parent_id: None }
+impl TraceParent {
+    pub(crate) fn parse(value: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(value).ok()?;
+        let hex = |part: &str, length: usize| {
+            part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        };
+        let mut parts = text.split('-');
+        let (version, trace_id, span_id, flags) =
+            (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        // A later version may append fields; `ff` is invalid (section 3.2.2.1).
+        let ends = if version == "00" { text.len() == LENGTH } else { version != "ff" };
+        if !(ends && hex(version, 2) && hex(trace_id, 32) && hex(span_id, 16) && hex(flags, 2)) {
+            return None;
+        }
+        let trace_id = u128::from_str_radix(trace_id, 16).ok().filter(|id| *id != 0)?;
+        let span_id = u64::from_str_radix(span_id, 16).ok().filter(|id| *id != 0)?;
+        Some(Self { trace_id, span_id, is_sampled: u8::from_str_radix(flags, 16).ok()? & 1 == 1 })
     }
 
-    /// Of one that does.
-    pub(crate) fn within(parent: Parent, incident: Incident) -> Self {
-        Self { trace_id: parent.trace_id, span_id: span_of(incident), parent_id: Some(parent.span_id) }
+    /// Derives a new one from the request ID, evenly distributed. It is not sampled.
+    pub(crate) fn generate(request_id: Incident) -> Self {
+        let (worker, count) = request_id.parts();
+        let high = u128::from(split_mix(worker ^ 0x5bd1_e995)) << 64;
+        let low = u128::from(split_mix(worker.rotate_left(24) ^ count));
+        let span_id = split_mix(count.wrapping_add(1) ^ worker).max(1);
+        Self { trace_id: high | low, span_id, is_sampled: false }
     }
 
-    /// Itself, if it is one of so many in a hundred.
-    pub(crate) fn is_among(self, percent: u64) -> Option<Self> {
-        let low = self.trace_id & u128::from(u64::MAX);
-        (low * 100 < u128::from(percent) << 64).then_some(self)
-    }
-
-    /// The `traceparent` of what this leads to.
-    pub(crate) fn write(self, out: &mut Vec<u8>) {
-        let line = format!("traceparent: 00-{:032x}-{:016x}-01\r\n", self.trace_id, self.span_id);
+    /// Writes the header line.
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+        let Self { trace_id, span_id, is_sampled } = *self;
+        let line = format!("traceparent: 00-{trace_id:032x}-{span_id:016x}-{:02x}\r\n", u8::from(is_sampled));
         out.extend_from_slice(line.as_bytes());
     }
 }
 
-/// The trace id of a request that brings none: its incident number, spread so that whoever samples by it samples evenly.
-pub(crate) fn id_of(incident: Incident) -> String {
-    format!("{:032x}", trace_of(incident))
-}
-
-fn trace_of(incident: Incident) -> u128 {
-    let (worker, count) = incident.parts();
-    u128::from(spread(worker ^ 0x5bd1_e995)) << 64 | u128::from(spread(worker.rotate_left(24) ^ count))
-}
-
-fn span_of(incident: Incident) -> u64 {
-    let (worker, count) = incident.parts();
-    spread(count.wrapping_add(1) ^ worker).max(1)
-}
-
-/// The `traceparent` that such a request is sent on with. Not sampled: whether it is, is for others to say.
-pub(crate) fn write(incident: Incident, out: &mut Vec<u8>) {
-    let line = format!("traceparent: 00-{}-{:016x}-00\r\n", id_of(incident), span_of(incident));
-    out.extend_from_slice(line.as_bytes());
-}
-
-/// SplitMix64's last step: a bijection.
-fn spread(number: u64) -> u64 {
+/// The output function of SplitMix64, a bijection.
+fn split_mix(number: u64) -> u64 {
     let mut mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -111,12 +61,20 @@ fn spread(number: u64) -> u64 {
 mod tests {
     use super::*;
 
+    const TRACE_ID: u128 = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736;
+
+    fn parse(value: &str) -> Option<TraceParent> {
+        TraceParent::parse(value.as_bytes())
+    }
+
     #[test]
-    fn a_traceparent_is_told_from_what_is_none() {
+    fn only_a_valid_traceparent_is_parsed() {
         let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        assert_eq!(id(good.as_bytes()), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
-        assert_eq!(id(format!("01{}-more", &good[2..]).as_bytes()), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
-        for odd in [
+        let parsed = TraceParent { trace_id: TRACE_ID, span_id: 0x00f0_67aa_0ba9_02b7, is_sampled: true };
+        assert_eq!(parse(good), Some(parsed));
+        assert_eq!(parse(&format!("01{}-more", &good[2..])), Some(parsed));
+        assert!(!parse(&good.replace("-01", "-02")).unwrap().is_sampled);
+        for invalid in [
             "",
             "00",
             "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
@@ -124,43 +82,27 @@ mod tests {
             "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-011",
             "00-4bf92f3577b34da6a3ce929d0e0e473-00f067aa0ba902b7-011",
         ] {
-            assert_eq!(id(odd.as_bytes()), None, "{odd}");
+            assert_eq!(parse(invalid), None, "{invalid}");
         }
     }
 
     #[test]
-    fn a_part_of_a_trace_stays_in_it_and_chance_is_even() {
-        let of = |text: &str| parent(text.as_bytes()).unwrap();
-        let told = of("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
-        assert!(told.is_sampled && !of("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-02").is_sampled);
-        let mut out = Vec::new();
-        let own = Context::within(told, Incident::new(1, 1));
-        own.write(&mut out);
-        let line = String::from_utf8(out).unwrap();
-        let again = of(line.strip_prefix("traceparent: ").unwrap().trim_end());
-        assert!(again.is_sampled && again.trace_id == told.trace_id && again.span_id == own.span_id);
-        assert_eq!(own.parent_id, Some(0x00f0_67aa_0ba9_02b7));
-        let among = |percent| {
-            (0..10_000)
-                .filter(|count| Context::of(Incident::new(3, *count)).is_among(percent).is_some())
-                .count()
-        };
-        assert_eq!((among(0), among(100)), (0, 10_000));
-        assert!((900..1100).contains(&among(10)), "{}", among(10));
-    }
-
-    #[test]
-    fn what_is_made_is_one_and_each_request_has_its_own() {
+    fn generated_values_are_valid_and_differ() {
         let mut seen = std::collections::HashSet::new();
         for count in 0..1000 {
-            let mut out = Vec::new();
-            write(Incident::new(7, count), &mut out);
-            let line = std::str::from_utf8(&out).unwrap().trim_end();
-            let value = line.strip_prefix("traceparent: ").unwrap();
-            assert_eq!(id(value.as_bytes()), Some(id_of(Incident::new(7, count)).as_str()), "{value}");
-            assert!(seen.insert(value.to_owned()));
+            let generated = TraceParent::generate(Incident::new(7, count));
+            for is_sampled in [false, true] {
+                let traceparent = TraceParent { is_sampled, ..generated };
+                let mut out = Vec::new();
+                traceparent.write(&mut out);
+                let line = std::str::from_utf8(&out).unwrap();
+                let value = line.strip_prefix("traceparent: ").unwrap().strip_suffix("\r\n").unwrap();
+                assert_eq!(parse(value), Some(traceparent), "{value}");
+            }
+            assert!(seen.insert(generated.trace_id) && seen.insert(generated.span_id.into()));
         }
     }
 }

@@ -35,7 +35,7 @@ pub fn rewrite_request(head: &[u8], out: &mut Vec<u8>) -> bool {
         host,
         incident: Incident::new(1, 1),
         max_forwards: None,
-        trace: headers::Trace::Kept,
+        trace: headers::Trace::Unchanged,
     };
     let own_host = (!request.has_host).then_some(host);
     let head = RequestHead::of(&request, false);

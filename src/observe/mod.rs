@@ -2,5 +2,5 @@
 
 pub(crate) mod metrics;
 pub(crate) mod audit;
-pub(crate) mod spans;
+pub(crate) mod trace_export;
 pub mod log;

@@ -11,10 +11,9 @@ use percent_encoding::percent_decode_str;
 use tracing::info;
 
 use crate::base::request_id::Incident;
-use crate::base::trace_context;
-use crate::base::trace_context::Context;
+use crate::base::trace_context::TraceParent;
 use crate::observe::metrics::{CompletedRequest, Outcome, Protocol, Responder};
-use crate::observe::spans::{Begun, Told};
+use crate::observe::trace_export::{EndedSpan, StartedSpan};
 use crate::request::worker::Worker;
 
 /// What a request looks like from outside.
@@ -51,8 +50,8 @@ pub(crate) struct Access {
     failure: Option<&'static str>,
     /// What its line tells beside that, if there is to be one.
     line: Option<Line>,
-    /// Its part of a trace, if that is to be told.
-    span: Option<Box<Begun>>,
+    /// Its span, if it is exported.
+    span: Option<Box<StartedSpan>>,
 }
 
 struct Line {
@@ -63,14 +62,14 @@ struct Line {
     host: String,
     path: String,
     version: &'static str,
-    trace: Option<String>,
+    trace_id: Option<u128>,
 }
 
 impl Access {
     pub(crate) fn begin(seen: &Seen<'_>, came: &Came, incident: Incident, worker: &Rc<Worker>) -> Self {
         worker.counters.requests_in_flight.inc();
-        let spans = worker.gateway.spans.as_ref();
-        let span = spans.and_then(|spans| spans.begin(seen.trace, came.is_vouched_for, incident));
+        let exporter = worker.gateway.trace_exporter.as_ref();
+        let span = exporter.and_then(|exporter| exporter.start(seen.trace, came.is_vouched_for, incident));
         let line = (worker.gateway.access_log || span.is_some()).then(|| Line {
             client: came.client,
             incident,
@@ -79,11 +78,12 @@ impl Access {
             host: loggable_host(seen.host),
             path: loggable_path(seen.path),
             version: seen.version,
-            trace: match (&span, seen.trace) {
-                (Some(span), _) => Some(format!("{:032x}", span.context.trace_id)),
-                (None, Some(traceparent)) => trace_context::id(traceparent).map(str::to_owned),
-                (None, None) => worker.gateway.traces.then(|| trace_context::id_of(incident)),
-            },
+            trace_id: match (&span, seen.trace) {
+                (Some(span), _) => Some(span.traceparent),
+                (None, Some(traceparent)) => TraceParent::parse(traceparent),
+                (None, None) => worker.gateway.traces.then(|| TraceParent::generate(incident)),
+            }
+            .map(|traceparent| traceparent.trace_id),
         });
         Self {
             worker: worker.clone(),
@@ -100,9 +100,9 @@ impl Access {
         }
     }
 
-    /// The gateway's part of the trace, if it is told.
-    pub(crate) fn span(&self) -> Option<Context> {
-        self.span.as_ref().map(|span| span.context)
+    /// The span of the request, if it is exported.
+    pub(crate) fn span(&self) -> Option<&StartedSpan> {
+        self.span.as_deref()
     }
 
     /// It is for this site.
@@ -156,21 +156,21 @@ impl Drop for Access {
             self.worker.gateway.metrics.failure(site, why);
         }
         let Some(line) = &self.line else { return };
-        if let (Some(span), Some(spans)) = (&self.span, &self.worker.gateway.spans) {
-            let told = Told {
+        if let (Some(span), Some(exporter)) = (&self.span, &self.worker.gateway.trace_exporter) {
+            let ended = EndedSpan {
                 method: &line.method,
                 scheme: line.scheme,
                 host: &line.host,
                 path: &line.path,
-                version: line.version.trim_start_matches("HTTP/").trim_end_matches(".0"),
+                protocol_version: line.version.trim_start_matches("HTTP/").trim_end_matches(".0"),
                 client: &line.client.to_string(),
-                incident: &line.incident.to_string(),
+                request_id: &line.incident.to_string(),
                 status,
-                end: outcome.name(),
+                outcome: outcome.name(),
                 failure: self.failure,
-                bytes,
+                body_bytes: bytes,
             };
-            spans.end(span, &told);
+            exporter.export(span, &ended);
         }
         if !self.worker.gateway.access_log {
             return;
@@ -188,7 +188,7 @@ impl Drop for Access {
             duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             outcome = outcome.name(),
             failure = self.failure,
-            trace_id = line.trace,
+            trace_id = line.trace_id.map(|id| format!("{id:032x}")),
             "request"
         );
     }

@@ -70,9 +70,11 @@ impl ForwardRequest {
         let rewritten = config.host.as_ref().map(ToString::to_string);
         let own_host = rewritten.as_deref().or_else(|| (!head.has_host).then_some(to.host));
         let trace = match access.span() {
-            Some(context) => Trace::Within(context),
-            None if worker.gateway.traces && head.fields.first("traceparent").is_none() => Trace::Made,
-            None => Trace::Kept,
+            Some(span) => {
+                Trace::Span { traceparent: span.traceparent, starts_trace: span.parent_span_id.is_none() }
+            }
+            None if worker.gateway.traces && head.fields.first("traceparent").is_none() => Trace::Generated,
+            None => Trace::Unchanged,
         };
         let forwarding = Forwarding {
             chain: &connection.forwarded_for(&head.fields),

@@ -12,7 +12,7 @@ use crate::base::min_rate::Limits;
 use crate::base::x509;
 use crate::config::{self, BrowserTimeouts};
 use crate::observe::metrics::Metrics;
-use crate::observe::spans::Spans;
+use crate::observe::trace_export::TraceExporter;
 use crate::pages::Pages;
 use crate::proxy::places::Places;
 use crate::sso::site::{Services, SignOn};
@@ -35,7 +35,7 @@ pub(crate) struct Gateway {
     /// Whether requests without a `traceparent` get one.
     pub(crate) traces: bool,
     /// Exports traces to a collector, if one is configured.
-    pub(crate) spans: Option<Arc<Spans>>,
+    pub(crate) trace_exporter: Option<Arc<TraceExporter>>,
     /// Answers to the challenges of a CA.
     pub(crate) challenges: Arc<Challenges>,
     /// The port that plain HTTP redirects to.

@@ -89,7 +89,7 @@ fn begin_access<F: HeaderFields>(
         client,
         is_https: matches!(connection.entry, Entry::Https { .. }),
         // Checked only where it makes a difference.
-        is_vouched_for: gateway.spans.is_some() && gateway.trusts(connection.peer),
+        is_vouched_for: gateway.trace_exporter.is_some() && gateway.trusts(connection.peer),
     };
     Access::begin(&seen, &came, request_id, &connection.worker)
 }

@@ -103,7 +103,7 @@ pub(crate) fn gateway(
         tls,
         access_log: config.log.access,
         traces: config.log.trace,
-        spans: process.spans.clone(),
+        trace_exporter: process.trace_exporter.clone(),
         challenges,
         https_port: process.https_port,
         timeouts: config.timeouts,

@@ -20,7 +20,7 @@ use crate::edge::inherited_sockets;
 use crate::edge::worker::{Sockets, Start};
 use crate::edge::{listen, worker};
 use crate::observe::log::Writing;
-use crate::observe::spans::Spans;
+use crate::observe::trace_export::TraceExporter;
 use crate::server::admin;
 use crate::server::build::{self, BuildError};
 use crate::server::control_socket;
@@ -111,10 +111,10 @@ impl Server {
             .enable_all()
             .build()
             .map_err(StartError::Worker)?;
-        let spans = config.otlp.as_ref().map(|otlp| Spans::build(otlp, control.handle())).transpose();
-        let spans = spans.map_err(|error| StartError::Build(error.into()))?;
+        let exporter = config.otlp.as_ref().map(|otlp| TraceExporter::build(otlp, control.handle()));
+        let exporter = exporter.transpose().map_err(|error| StartError::Build(error.into()))?;
         let build_error = |error: BuildError| StartError::Build(error.into());
-        let process = ProcessState::new(config, port, spans).map_err(build_error)?;
+        let process = ProcessState::new(config, port, exporter.map(Arc::new)).map_err(build_error)?;
         let gateway = Arc::new(build::gateway(config, &process, None).map_err(build_error)?);
         let drain = CancellationToken::new();
         let (senders, mut updates): (Vec<_>, Vec<_>) =
@@ -217,8 +217,8 @@ impl Server {
             clean &= worker.join().unwrap_or(false);
         }
         drop(self.control_socket);
-        if let Some(spans) = &self.reloader.gateway().spans {
-            spans.finish();
+        if let Some(exporter) = &self.reloader.gateway().trace_exporter {
+            exporter.shut_down();
         }
         self.control.shutdown_background();
         self.reloader.gateway().services.audit.finish();

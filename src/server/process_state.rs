@@ -11,7 +11,7 @@ use crate::config::{Config, Secret, ShownSecret};
 use crate::edge::admission::Admission;
 use crate::edge::session_tickets;
 use crate::observe::metrics::Metrics;
-use crate::observe::spans::Spans;
+use crate::observe::trace_export::TraceExporter;
 use crate::server::build::BuildError;
 use crate::sso::state::UsedStates;
 
@@ -26,7 +26,7 @@ pub(crate) struct ProcessState {
     pub(crate) own_key: Secret,
     pub(crate) used_states: Arc<UsedStates>,
     /// Exports traces to a collector, if one is configured.
-    pub(crate) spans: Option<Arc<Spans>>,
+    pub(crate) trace_exporter: Option<Arc<TraceExporter>>,
     /// Orders for certificates, and how the last ones went.
     pub(crate) acme: Progress,
     /// When each secret was first seen, by its fingerprint; seconds since 1970.
@@ -37,7 +37,7 @@ impl ProcessState {
     pub(crate) fn new(
         config: &Config,
         https_port: u16,
-        spans: Option<Arc<Spans>>,
+        trace_exporter: Option<Arc<TraceExporter>>,
     ) -> Result<Arc<Self>, BuildError> {
         let own_key = clock::random_hex().and_then(|half| Ok(half + &clock::random_hex()?));
         Ok(Arc::new(Self {
@@ -47,7 +47,7 @@ impl ProcessState {
             tickets: session_tickets::own()?,
             own_key: Secret::new(&own_key.map_err(BuildError::Random)?),
             used_states: Arc::default(),
-            spans,
+            trace_exporter,
             acme: Progress::default(),
             secrets: Mutex::default(),
         }))

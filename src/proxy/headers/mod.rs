@@ -12,7 +12,7 @@ use http::header::{COOKIE, HeaderMap, HeaderValue};
 
 use crate::base::clock;
 use crate::base::request_id::Incident;
-use crate::base::trace_context;
+use crate::base::trace_context::TraceParent;
 use crate::codec::fields::{Fate, decimal};
 use crate::codec::request_head::{HeaderFields, RequestHead};
 use crate::codec::{Length, Version, head};
@@ -31,15 +31,15 @@ pub(crate) struct Forwarding<'a> {
     pub(crate) trace: Trace,
 }
 
-/// What becomes of the `traceparent` of a request.
+/// The `traceparent` that iMIS gets.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Trace {
-    /// What it has, if anything.
-    Kept,
-    /// It is given one, having none.
-    Made,
-    /// The gateway has a part in the trace, of which what follows is a part.
-    Within(trace_context::Context),
+    /// That of the request, if it has one.
+    Unchanged,
+    /// The request has none, so it gets a new one.
+    Generated,
+    /// That of the gateway's own span. If the span starts the trace, a `tracestate` of the request is dropped.
+    Span { traceparent: TraceParent, starts_trace: bool },
 }
 
 impl Forwarding<'_> {
@@ -47,11 +47,10 @@ impl Forwarding<'_> {
     pub(crate) fn replaces(&self, name: &str) -> bool {
         (self.max_forwards.is_some() && name.eq_ignore_ascii_case("max-forwards"))
             || match self.trace {
-                Trace::Kept | Trace::Made => false,
-                // What belongs to a traceparent that was none goes with it.
-                Trace::Within(context) => {
+                Trace::Unchanged | Trace::Generated => false,
+                Trace::Span { starts_trace, .. } => {
                     name.eq_ignore_ascii_case("traceparent")
-                        || (context.parent_id.is_none() && name.eq_ignore_ascii_case("tracestate"))
+                        || (starts_trace && name.eq_ignore_ascii_case("tracestate"))
                 }
             }
     }
@@ -72,9 +71,9 @@ impl Forwarding<'_> {
             out.extend_from_slice(format!("Max-Forwards: {}\r\n", hops.saturating_sub(1)).as_bytes());
         }
         match self.trace {
-            Trace::Kept => {}
-            Trace::Made => trace_context::write(self.incident, out),
-            Trace::Within(context) => context.write(out),
+            Trace::Unchanged => {}
+            Trace::Generated => TraceParent::generate(self.incident).write(out),
+            Trace::Span { traceparent, .. } => traceparent.write(out),
         }
     }
 }
@@ -415,7 +414,7 @@ mod tests {
             host: "h",
             incident: Incident::new(1, 2),
             max_forwards: None,
-            trace: Trace::Kept,
+            trace: Trace::Unchanged,
         };
         write_request(&mut out, &RequestHead::of(&request, false), None, &Rules::default(), &forwarding);
         assert_eq!(
