@@ -8,7 +8,7 @@ use crate::base::error_chain::Chain;
 use crate::cli::Format;
 use crate::cli::{FAILED, GOOD, USAGE, WithConfig, complain, counted, plain, report, say};
 use crate::imis::survey::Contact;
-use crate::observe::audit::{Wanted, read};
+use crate::observe::audit::{Filter, read};
 use crate::server::build;
 use crate::sso::site::SignOn;
 use crate::zendesk::staff::Standing;
@@ -231,14 +231,14 @@ fn show(arguments: &Show) -> i32 {
         complain(&format!("imis-gateway: there is no app `{name}`; there is {}", glance.apps.join(", ")));
         return USAGE;
     }
-    let wanted = Wanted {
+    let filter = Filter {
         app: arguments.app.clone(),
         imis_id: arguments.imis_id.clone(),
-        incident: arguments.incident.clone(),
+        request_id: arguments.incident.clone(),
         decision: arguments.decision.clone(),
         since: arguments.since.clone(),
     };
-    let (records, odd) = match read(file, *keep, &wanted) {
+    let (records, odd) = match read(file, *keep, &filter) {
         Ok(found) => found,
         Err(error) => {
             complain(&format!("imis-gateway: cannot read {}: {error}", file.display()));

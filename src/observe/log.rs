@@ -1,7 +1,7 @@
-//! The log: what is written, how, and what never is.
+//! The log: its level, its format and where it goes.
 //!
-//! The level of the configuration is for our own lines. Libraries are held at `info`, whatever it says: at `trace` some
-//! of them write headers, and with them cookies and tokens.
+//! The configured level applies to our own lines. Libraries log at `info` at most: at `trace` some of them log headers, and with them
+//! cookies and tokens.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -14,50 +14,48 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Log, LogFormat};
 
-/// Lines that wait for whoever reads the log. More are dropped: a reader that stands still must not stop requests.
-const MOST_WAITING: usize = 8192;
-/// How often lines that were dropped are told of.
-const TELL_EVERY: Duration = Duration::from_secs(5);
+/// Lines that wait for the reader of the log. Further ones are dropped, so that a stuck reader does not block requests.
+const MAX_QUEUED: usize = 8192;
+const DROPPED_LINES_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The log while it is written; what still waits is written when this is dropped.
+/// Keeps the log open. Dropping it writes the queued lines.
 #[derive(Debug)]
-pub struct Writing {
+pub struct LogGuard {
     _worker: WorkerGuard,
-    dropped: ErrorCounter,
+    errors: ErrorCounter,
 }
 
-impl Writing {
-    /// Tells now and then how many lines nobody took, for ever.
-    pub(crate) fn tell_of_lost_lines(&self) -> impl Future<Output = ()> + use<> {
-        let dropped = self.dropped.clone();
+impl LogGuard {
+    /// Warns about dropped lines at intervals. Never ends.
+    pub(crate) fn watch_dropped_lines(&self) -> impl Future<Output = ()> + use<> {
+        let errors = self.errors.clone();
         async move {
-            let mut told = 0;
+            let mut reported = 0;
             loop {
-                tokio::time::sleep(TELL_EVERY).await;
-                let all = dropped.dropped_lines();
-                if all > told {
+                tokio::time::sleep(DROPPED_LINES_INTERVAL).await;
+                let total = errors.dropped_lines();
+                if total > reported {
                     tracing::warn!(
-                        dropped_lines = all - told,
-                        total_dropped_lines = all,
+                        dropped_lines = total - reported,
+                        total_dropped_lines = total,
                         "the log was not read in time; lines are missing"
                     );
-                    told = all;
+                    reported = total;
                 }
             }
         }
     }
 }
 
-/// Sends the log to standard error, by a thread of its own. Called once, by the program and not by the library.
-pub fn init(log: &Log) -> Writing {
+/// Sends the log to standard error, from a thread of its own. The program calls it once; the library never does.
+pub fn init(log: &Log) -> LogGuard {
     let (writer, worker) = NonBlockingBuilder::default()
-        .buffered_lines_limit(MOST_WAITING)
+        .buffered_lines_limit(MAX_QUEUED)
         .thread_name("log")
         .finish(std::io::stderr());
-    let writing = Writing { _worker: worker, dropped: writer.error_counter() };
-    let own = log.level;
-    let others = own.min(Level::INFO);
-    let filter = Targets::new().with_default(others).with_target("imis_gateway", own);
+    let guard = LogGuard { _worker: worker, errors: writer.error_counter() };
+    let filter =
+        Targets::new().with_default(log.level.min(Level::INFO)).with_target("imis_gateway", log.level);
     let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).log_internal_errors(false);
     let started = match log.format {
@@ -72,12 +70,12 @@ pub fn init(log: &Log) -> Writing {
             registry.with(layer.with_ansi(std::io::stderr().is_terminal()).with_target(false)).try_init()
         }
     };
-    // A panic ends one request, and its message could quote what it stumbled on: where it was is enough to mend it.
+    // The message of a panic could quote user data, so only its location is logged.
     std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(location = place, "panic");
+        let location = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(location, "panic");
     }));
-    // A second call keeps the first log, which is what an embedding program (the demo) wants.
+    // A second call keeps the first log; a program that embeds the library (the demo) relies on that.
     drop(started);
-    writing
+    guard
 }

@@ -19,7 +19,7 @@ use crate::edge::balance::WorkerRegistry;
 use crate::edge::inherited_sockets;
 use crate::edge::worker::{Sockets, Start};
 use crate::edge::{listen, worker};
-use crate::observe::log::Writing;
+use crate::observe::log::LogGuard;
 use crate::observe::trace_export::TraceExporter;
 use crate::server::admin;
 use crate::server::build::{self, BuildError};
@@ -186,8 +186,8 @@ impl Server {
     }
 
     /// Runs until SIGTERM or SIGINT, then drains; a second signal ends the drain. `true`: nothing was cut off.
-    pub fn run_until_signal(mut self, log: &Writing) -> bool {
-        self.control.spawn(log.tell_of_lost_lines());
+    pub fn run_until_signal(mut self, log: &LogGuard) -> bool {
+        self.control.spawn(log.watch_dropped_lines());
         let mut signals = std::mem::take(&mut self.signals);
         systemd::ready(&self.reloader.state());
         let name = self.control.block_on(signals.next_to_stop(Some(&self.reloader)));
@@ -221,7 +221,7 @@ impl Server {
             exporter.shut_down();
         }
         self.control.shutdown_background();
-        self.reloader.gateway().services.audit.finish();
+        self.reloader.gateway().services.audit.flush();
         clean
     }
 }

@@ -231,7 +231,7 @@ impl Visit {
     /// A record of what was decided about it, to be filled in.
     fn decision(&self, decision: &'static str) -> Decision<'_> {
         Decision {
-            incident: &self.incident,
+            request_id: &self.incident,
             app: &self.app.name,
             client: self.forwarded.client.to_string(),
             decision,
@@ -240,7 +240,7 @@ impl Visit {
             imis_id: self.learned.subject.get().map(PartyId::as_str),
             signed_in_as: self.learned.signed_in.get().map(PartyId::as_str),
             email: self.learned.email.get().map(String::as_str),
-            target: self.app.zendesk.origin.to_string(),
+            zendesk: self.app.zendesk.origin.to_string(),
         }
     }
 

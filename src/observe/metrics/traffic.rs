@@ -41,36 +41,15 @@ pub(crate) enum Outcome {
     UpstreamBroke,
 }
 
-impl Responder {
-    const ALL: [Self; 2] = [Self::Imis, Self::Gateway];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Imis => "imis",
-            Self::Gateway => "gateway",
-        }
-    }
-}
-
-impl Protocol {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Http1 => "h1",
-            Self::Http2 => "h2",
-        }
-    }
-}
+/// Values of labels, in the order of the variants.
+const RESPONDERS: [&str; 2] = ["imis", "gateway"];
+const PROTOCOLS: [&str; 2] = ["h1", "h2"];
+const OUTCOMES: [&str; 3] = ["complete", "client_gone", "upstream_broke"];
 
 impl Outcome {
-    const ALL: [Self; 3] = [Self::Complete, Self::ClientGone, Self::UpstreamBroke];
-
-    /// For the log and for labels.
+    /// For the log.
     pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Complete => "complete",
-            Self::ClientGone => "client_gone",
-            Self::UpstreamBroke => "upstream_broke",
-        }
+        OUTCOMES[self as usize]
     }
 }
 
@@ -153,12 +132,12 @@ impl Traffic {
 
     /// The series of a site that one worker counts in.
     pub(crate) fn of_site(&self, site: &str, worker: usize) -> SiteCounters {
-        let duration = |by: Responder| {
-            let labels = labels([("site", site), ("by", by.name())]);
+        let duration = |by| {
+            let labels = labels([("site", site), ("by", by)]);
             self.durations.get_or_create(&labels).of(worker)
         };
-        let end = |outcome: Outcome| {
-            let labels = labels([("site", site), ("end", outcome.name())]);
+        let end = |outcome| {
+            let labels = labels([("site", site), ("end", outcome)]);
             self.request_ends.get_or_create(&labels).of(worker)
         };
         SiteCounters {
@@ -166,9 +145,9 @@ impl Traffic {
             requests: self.requests.clone(),
             site: site.to_owned(),
             worker,
-            durations: Responder::ALL.map(duration),
+            durations: RESPONDERS.map(duration),
             body_bytes: self.response_bytes.get_or_create(&labels([("site", site)])).of(worker),
-            outcomes: Outcome::ALL.map(end),
+            outcomes: OUTCOMES.map(end),
         }
     }
 
@@ -227,8 +206,8 @@ impl SiteCounters {
             let code = (usize::from(MIN_STATUS) + status).to_string();
             let labels = labels([
                 ("site", self.site.as_str()),
-                ("by", responder.name()),
-                ("protocol", protocol.name()),
+                ("by", RESPONDERS[responder as usize]),
+                ("protocol", PROTOCOLS[protocol as usize]),
                 ("code", &code),
             ]);
             self.requests.get_or_create(&labels).of(self.worker)

@@ -1,0 +1,82 @@
+//! Reads the audit file for `imis-gateway audit show`.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::base::paths::parent_directory;
+use crate::observe::audit::file::rotated;
+
+/// Which records to show; all of the fields that are set must match.
+#[derive(Default)]
+pub(crate) struct Filter {
+    pub(crate) app: Option<String>,
+    pub(crate) imis_id: Option<String>,
+    pub(crate) request_id: Option<String>,
+    pub(crate) decision: Option<String>,
+    /// The start of a time as in the records: `2026-11-27`, or more of it.
+    pub(crate) since: Option<String>,
+}
+
+impl Filter {
+    fn matches(&self, record: &Value) -> bool {
+        let same = |name: &str, wanted: &Option<String>| {
+            wanted.as_ref().is_none_or(|wanted| record[name] == **wanted)
+        };
+        let is_recent = self
+            .since
+            .as_ref()
+            .is_none_or(|since| record["time"].as_str().is_some_and(|time| time >= since.as_str()));
+        same("app", &self.app)
+            && (same("imis_id", &self.imis_id) || same("signed_in_as", &self.imis_id))
+            && same("request_id", &self.request_id)
+            && same("decision", &self.decision)
+            && is_recent
+    }
+}
+
+/// The matching records of the file and its rotated predecessors, oldest first, and the number of invalid lines.
+pub(crate) fn read(path: &Path, keep: usize, filter: &Filter) -> std::io::Result<(Vec<Value>, usize)> {
+    let mut found = Vec::new();
+    let mut invalid = 0;
+    let older = (1..=keep).rev().map(|number| rotated(path, number)).filter(|file| file.exists());
+    // Before the first decision there is no file.
+    let newest = (path.exists() || !parent_directory(path).is_dir()).then(|| path.to_owned());
+    for file in older.chain(newest) {
+        let bytes = std::fs::read(file)?;
+        for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            match serde_json::from_slice::<Value>(line) {
+                Ok(record) if filter.matches(&record) => found.push(record),
+                Ok(_) => {}
+                Err(_) => invalid += 1,
+            }
+        }
+    }
+    Ok((found, invalid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_filter_matches_records_by_their_fields() {
+        let record = json!({"time": "2026-11-27T10:00:00Z", "app": "A", "imis_id": "7", "decision": "refused", "signed_in_as": "8"});
+        let matches = |set: &dyn Fn(&mut Filter)| {
+            let mut filter = Filter::default();
+            set(&mut filter);
+            filter.matches(&record)
+        };
+        let text = |text: &str| Some(text.to_owned());
+        assert!(matches(&|_| {}));
+        assert!(matches(&|filter| filter.app = text("A")) && !matches(&|filter| filter.app = text("B")));
+        assert!(
+            matches(&|filter| filter.imis_id = text("7")) && matches(&|filter| filter.imis_id = text("8"))
+        );
+        assert!(matches(&|filter| filter.since = text("2026-11-27")));
+        assert!(!matches(&|filter| filter.since = text("2026-11-28")));
+        assert!(!matches(&|filter| filter.decision = text("signed-in")));
+        assert!(!matches(&|filter| filter.request_id = text("i")));
+    }
+}
