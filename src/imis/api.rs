@@ -2,18 +2,18 @@
 
 use bytes::Bytes;
 use reqwest::{Client, StatusCode};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use url::Url;
 
 use crate::base::query::encoded;
 use crate::config;
-use crate::imis::PartyId;
 use crate::imis::client;
 use crate::imis::client::ApiError;
 use crate::imis::groups;
 use crate::imis::groups::{GroupsError, Membership};
 use crate::imis::json::Rows;
 use crate::imis::party::{Among, Party, PartyError};
+use crate::imis::party_id::PartyId;
 use crate::imis::service_account::ServiceAccount;
 use crate::imis::token;
 use crate::imis::token::{Granted, TokenError};
@@ -149,7 +149,7 @@ impl Api {
     async fn get(&self, url: Url, own: Option<&SecretString>) -> Result<Bytes, ApiError> {
         let response = match (&self.account, own) {
             (Some(account), _) => account.get(&self.client, url).await?,
-            (None, Some(own)) => get(&self.client, url, own).await?,
+            (None, Some(own)) => client::get(&self.client, url, own).await?,
             (None, None) => return Err(ApiError::NoAccount),
         };
         match response.status() {
@@ -157,13 +157,4 @@ impl Api {
             other => Err(ApiError::Status(other)),
         }
     }
-}
-
-pub(super) async fn get(
-    client: &Client,
-    url: Url,
-    token: &SecretString,
-) -> Result<reqwest::Response, ApiError> {
-    let request = client.get(url).bearer_auth(token.expose_secret());
-    Ok(request.header(http::header::ACCEPT, "application/json").send().await?)
 }

@@ -8,6 +8,8 @@ use bytes::{Bytes, BytesMut};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, ClientBuilder, Response, StatusCode};
 use rustls::ClientConfig;
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
 /// ASP.NET answers requests of one session one after the other, so a probe may wait behind a long postback; a member
@@ -90,6 +92,12 @@ impl Resolve for Pinned {
             Ok(Box::new(addresses.into_iter()) as Addrs)
         })
     }
+}
+
+/// GETs JSON with a bearer token.
+pub(super) async fn get(client: &Client, url: Url, token: &SecretString) -> Result<Response, ApiError> {
+    let request = client.get(url).bearer_auth(token.expose_secret());
+    Ok(request.header(http::header::ACCEPT, "application/json").send().await?)
 }
 
 /// Reads a body of at most `most` bytes.

@@ -4,9 +4,9 @@ use serde_json::Value;
 use url::Url;
 
 use crate::base::query::encoded;
-use crate::imis::PartyId;
 use crate::imis::client::ApiError;
-use crate::imis::json::{Rows, filled, list, unwrapped};
+use crate::imis::json::{Rows, date, filled, list, unwrapped};
+use crate::imis::party_id::PartyId;
 
 /// Nobody belongs to more groups than fit on so many pages.
 pub(super) const MOST_PAGES: usize = 10;
@@ -97,16 +97,6 @@ fn memberships(row: &Value, group: &str, today: &str) -> Result<Vec<Membership>,
         [] => Ok(vec![of(&Value::Null)?]),
         details => details.iter().map(of).collect(),
     }
-}
-
-/// The day of a date and time without a zone, as iMIS writes them.
-pub(super) fn date(value: &Value) -> Option<String> {
-    let text = unwrapped(value).as_str()?.get(..10)?;
-    let shaped = text
-        .bytes()
-        .enumerate()
-        .all(|(at, byte)| if matches!(at, 4 | 7) { byte == b'-' } else { byte.is_ascii_digit() });
-    shaped.then(|| text.to_owned())
 }
 
 #[cfg(test)]

@@ -106,3 +106,13 @@ pub(super) fn filled(value: &Value) -> Option<String> {
 pub(super) fn is_true(value: &Value) -> bool {
     value.as_bool().unwrap_or_else(|| value.as_str().is_some_and(|text| text.eq_ignore_ascii_case("true")))
 }
+
+/// The day of a date and time without a zone, as iMIS writes them.
+pub(super) fn date(value: &Value) -> Option<String> {
+    let text = unwrapped(value).as_str()?.get(..10)?;
+    let shaped = text
+        .bytes()
+        .enumerate()
+        .all(|(at, byte)| if matches!(at, 4 | 7) { byte == b'-' } else { byte.is_ascii_digit() });
+    shaped.then(|| text.to_owned())
+}

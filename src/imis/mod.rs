@@ -4,56 +4,37 @@
 
 pub(crate) mod api;
 pub(crate) mod client;
+mod error;
 pub(crate) mod groups;
+mod identity;
 mod json;
 pub(crate) mod party;
+mod party_id;
 pub(crate) mod phone;
 pub(crate) mod recognise;
 mod service_account;
 pub(crate) mod survey;
 mod token;
 mod users;
+mod visitor;
 
 use std::sync::Arc;
 
-use http::header::{HeaderMap, HeaderValue, USER_AGENT};
-use http::uri::Authority;
 use rustls::ClientConfig;
 
 use crate::config;
-use crate::observe::metrics::RecognitionMetrics;
-use crate::upstream::forwarded::Forwarded;
 use crate::upstream::servers::Servers;
 use api::Api;
 pub(crate) use api::ProfileError;
+pub(crate) use error::{ApplicationError, BuildError};
 use groups::{GroupsError, Membership};
 use party::{Among, Profile};
-use recognise::{Answer, Examined, Identity, RecogniseError, Recogniser, Session, SessionCookies};
+pub(crate) use party_id::PartyId;
+use recognise::{
+    Answer, Examined, Identity, RecogniseError, Recogniser, RecognitionCounter, Session, SessionCookies,
+};
 pub(crate) use token::TokenError;
-pub(crate) use users::UserError;
-
-/// The iMIS ID of a contact: what `PartyId` holds. Letters, digits and hyphens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct PartyId(String);
-
-impl PartyId {
-    /// `None` when the text cannot be an iMIS ID.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-        (plain && !text.is_empty() && text.len() <= 64).then(|| Self(text.to_owned()))
-    }
-
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-/// A visitor's request, as far as recognition needs it.
-pub(crate) struct Visitor<'a> {
-    pub(crate) headers: &'a HeaderMap,
-    pub(crate) forwarded: &'a Forwarded,
-    pub(crate) authority: &'a Authority,
-}
+pub(crate) use visitor::{DOCTOR_AGENT, Visitor, visitor_headers};
 
 /// The clients of one site's iMIS.
 pub(crate) struct Imis {
@@ -69,32 +50,12 @@ pub(crate) struct Imis {
     pub(crate) sign_out: String,
 }
 
-/// Why the clients of a site's iMIS cannot be set up.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum BuildError {
-    #[error("the HTTP client")]
-    Client(#[from] reqwest::Error),
-    #[error("the system has no randomness to give")]
-    Random(#[from] getrandom::Error),
-}
-
-/// Why a refresh token that the site's Single Sign-On page has posted signs nobody in.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ApplicationError {
-    #[error("the refresh token")]
-    Token(#[from] TokenError),
-    #[error("the token endpoint does not tell whose token it is")]
-    NoUserName,
-    #[error("the user name")]
-    User(#[from] UserError),
-}
-
 impl Imis {
     pub(crate) fn build(
         imis: &config::Imis,
         site: &config::Site,
         (tls, servers): (&Arc<ClientConfig>, &Arc<Servers>),
-        metrics: RecognitionMetrics,
+        counts: Box<dyn RecognitionCounter>,
     ) -> Result<Self, BuildError> {
         let api = Arc::new(Api::new(client::for_api(tls)?, imis));
         let queries = imis.recognise.iter().filter_map(|method| method.how.query());
@@ -206,13 +167,4 @@ impl Imis {
     pub(crate) fn deletes_session(&self, set_cookie: &[u8]) -> bool {
         self.recogniser.deletes_session(set_cookie)
     }
-}
-
-/// The User-Agent of requests that commands make, not visitors.
-pub(crate) const DOCTOR_AGENT: &str =
-    concat!("Mozilla/5.0 (compatible; imis-gateway doctor ", env!("CARGO_PKG_VERSION"), ")");
-
-/// The headers of a request that the gateway makes by itself, without a visitor.
-pub(crate) fn visitor_headers() -> HeaderMap {
-    HeaderMap::from_iter([(USER_AGENT, HeaderValue::from_static(DOCTOR_AGENT))])
 }

@@ -9,12 +9,11 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::config::ProfileColumns;
-use crate::imis::PartyId;
-use crate::imis::groups::date;
-use crate::imis::json::{entries, filled, is_true, list, unwrapped, without_mark};
+use crate::imis::identity::Row;
+use crate::imis::json::{date, entries, filled, is_true, list, unwrapped, without_mark};
+use crate::imis::party_id::PartyId;
 use crate::imis::phone;
 use crate::imis::phone::Preference;
-use crate::imis::recognise::Row;
 
 /// What the gateway knows of a person at the moment of signing in. It has no Debug: it is personal.
 pub(crate) struct Profile {

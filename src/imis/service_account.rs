@@ -11,8 +11,7 @@ use tracing::{debug, warn};
 use url::Url;
 
 use crate::config;
-use crate::imis::api;
-use crate::imis::client::ApiError;
+use crate::imis::client::{self, ApiError};
 use crate::imis::token;
 use crate::imis::token::TokenError;
 
@@ -50,13 +49,13 @@ impl ServiceAccount {
     /// GETs `url` with the account's token, once more with a new one when the first is refused.
     pub(super) async fn get(&self, client: &Client, url: Url) -> Result<Response, ApiError> {
         let token = self.token(None).await?;
-        let response = api::get(client, url.clone(), &token.text).await?;
+        let response = client::get(client, url.clone(), &token.text).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
         debug!("iMIS refused a token before its end; asking for another");
         let token = self.token(Some(&token)).await?;
-        api::get(client, url, &token.text).await
+        client::get(client, url, &token.text).await
     }
 
     /// The current token, or a new one when it is old or the one that was `refused`. Whoever comes while a token is

@@ -4,9 +4,9 @@ use serde_json::Value;
 use url::Url;
 
 use crate::base::query::encoded;
-use crate::imis::PartyId;
 use crate::imis::client::ApiError;
 use crate::imis::json::Rows;
+use crate::imis::party_id::PartyId;
 
 /// Why a user name leads to nobody.
 #[derive(Debug, thiserror::Error)]

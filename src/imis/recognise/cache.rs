@@ -13,8 +13,9 @@ use moka::future::Cache;
 use moka::policy::EvictionPolicy;
 
 use crate::base::clock;
+use crate::imis::identity::Identity;
+use crate::imis::recognise::error::RecogniseError;
 use crate::imis::recognise::session_cookie::SessionCookies;
-use crate::imis::recognise::{Identity, RecogniseError};
 
 /// No more sessions than these are remembered.
 const MOST_ENTRIES: u64 = 10_000;

@@ -6,7 +6,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::imis::PartyId;
+use crate::imis::party_id::PartyId;
 use crate::imis::recognise::page::Page;
 
 /// Why a page does not tell who is signed in.
@@ -24,10 +24,10 @@ pub(crate) enum ContextError {
 
 /// Who a page was made for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct SignedIn {
-    pub(super) id: PartyId,
+pub(crate) struct SignedIn {
+    pub(crate) id: PartyId,
     /// The contact that is being looked at, when that is another.
-    pub(super) on_behalf_of: Option<PartyId>,
+    pub(crate) on_behalf_of: Option<PartyId>,
 }
 
 #[derive(Deserialize)]
@@ -39,7 +39,7 @@ struct Context {
 }
 
 /// Who the page was made for; `None` is an anonymous visitor.
-pub(super) fn read(page: &Page) -> Result<Option<SignedIn>, ContextError> {
+pub(crate) fn read(page: &Page) -> Result<Option<SignedIn>, ContextError> {
     let json = match page.client_contexts.as_slice() {
         [] => return Err(ContextError::NoField),
         [None] => return Err(ContextError::NotContext),

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::imis::UserError;
 use crate::imis::client::ApiError;
 use crate::imis::recognise::client_context::ContextError;
 use crate::imis::recognise::forms_ticket::TicketError;
-use crate::imis::recognise::whoami_query::QueryError;
+use crate::imis::recognise::query_row::QueryError;
+use crate::imis::users::UserError;
 
 /// Why iMIS did not say who the visitor is.
 #[derive(Debug, thiserror::Error)]

@@ -9,10 +9,12 @@ use url::Url;
 use crate::base::clock;
 use crate::base::query::encoded;
 use crate::imis::client::ApiError;
+use crate::imis::identity::Identity;
+use crate::imis::party_id::PartyId;
+use crate::imis::recognise::error::RecogniseError;
 use crate::imis::recognise::probe::{Probe, Question};
 use crate::imis::recognise::seen::Seen;
-use crate::imis::recognise::{Identity, RecogniseError};
-use crate::imis::{PartyId, Visitor};
+use crate::imis::visitor::Visitor;
 
 /// A path that nothing has: where the redirect would lead if anybody followed it.
 const NOWHERE: &str = "/imis-gateway-login-status";

@@ -8,17 +8,17 @@ const ANTI_FORGERY: &[u8] = b"__RequestVerificationToken";
 
 /// What recognition needs of a page.
 #[derive(Default)]
-pub(super) struct Page {
+pub(crate) struct Page {
     /// Values of the elements with the id of the client context; none is an element without a value.
-    pub(super) client_contexts: Vec<Option<Vec<u8>>>,
+    pub(crate) client_contexts: Vec<Option<Vec<u8>>>,
     /// Values of the hidden fields that carry the anti-forgery token.
-    pub(super) anti_forgery: Vec<Vec<u8>>,
+    pub(crate) anti_forgery: Vec<Vec<u8>>,
     /// By what the page can be told to be iMIS's, for whoever looks for a fault.
-    pub(super) markup: Vec<&'static str>,
+    pub(crate) markup: Vec<&'static str>,
 }
 
 impl Page {
-    pub(super) fn parse(html: &[u8]) -> Self {
+    pub(crate) fn parse(html: &[u8]) -> Self {
         let mut emitter = DefaultEmitter::default();
         // Scripts, styles, titles and text areas hold text, not elements.
         emitter.naively_switch_states(true);

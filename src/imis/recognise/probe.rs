@@ -13,11 +13,11 @@ use rustls::ClientConfig;
 use url::Url;
 
 use crate::config;
-use crate::imis::Visitor;
 use crate::imis::client::{self, ApiError};
-use crate::imis::recognise::RecogniseError;
+use crate::imis::recognise::error::RecogniseError;
 use crate::imis::recognise::page::Page;
 use crate::imis::recognise::seen::{Generation, Seen};
+use crate::imis::visitor::Visitor;
 use crate::upstream::servers::Servers;
 
 const NO_REFRESH_SESSION: HeaderName = HeaderName::from_static("x-norefreshsession");
@@ -257,7 +257,9 @@ pub(super) fn with_cookies(own: &HeaderMap, set: &[HeaderValue]) -> Option<Heade
     let set =
         new.iter().enumerate().filter(|(at, (name, _))| new[at + 1..].iter().all(|(later, _)| later != name));
     let pairs: Vec<&[u8]> = kept.chain(set.map(|(_, (_, pair))| *pair)).collect();
-    HeaderValue::from_bytes(&pairs.join(&b"; "[..])).ok()
+    let mut value = HeaderValue::from_bytes(&pairs.join(&b"; "[..])).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ pub(crate) struct SessionCookies(Vec<(String, String)>);
 
 /// Why a request is nobody's.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum NoSession {
+pub(crate) enum NoSession {
     /// There is no session cookie.
     None,
     /// One name with two different values: somebody may have planted one of them. Holds the configured name.
@@ -24,7 +24,7 @@ pub(super) enum NoSession {
 impl SessionCookies {
     /// Looks for cookies named as configured. A name may stand twice in one header; that is fine if the values agree. With no
     /// names at all, every request may be a member's.
-    pub(super) fn find(headers: &HeaderMap, names: &[String]) -> Result<Self, NoSession> {
+    pub(crate) fn find(headers: &HeaderMap, names: &[String]) -> Result<Self, NoSession> {
         Self::among(headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes), names)
     }
 

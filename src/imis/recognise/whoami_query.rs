@@ -4,49 +4,26 @@
 //! before. A query that is not filtered would answer with everybody, the same first row for each visitor: more than one row is
 //! nobody's identity, and so is a row that contradicts the page.
 
-use std::collections::BTreeMap;
-
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderName, HeaderValue};
 use reqwest::StatusCode;
-use serde_json::Value;
 
 use crate::base::query::encoded;
 use crate::config::WhoamiQuery;
 use crate::imis::client::{self, ApiError};
-use crate::imis::json::{Rows, entries, filled, unwrapped};
+use crate::imis::identity::Identity;
+use crate::imis::json::filled;
+use crate::imis::party_id::PartyId;
+use crate::imis::recognise::client_context;
+use crate::imis::recognise::error::RecogniseError;
 use crate::imis::recognise::page::Page;
 use crate::imis::recognise::probe::{Asked, Probe, Question, with_cookies};
+use crate::imis::recognise::query_row::{QueryError, only_row};
 use crate::imis::recognise::seen::Seen;
-use crate::imis::recognise::{Identity, RecogniseError, client_context};
-use crate::imis::{PartyId, Visitor};
+use crate::imis::visitor::Visitor;
 
 const VERIFICATION_TOKEN: HeaderName = HeaderName::from_static("requestverificationtoken");
 const MOST_ROW_BYTES: usize = 1024 * 1024;
 const MOST_TOKEN_BYTES: usize = 4096;
-
-/// Why a query does not tell who is signed in.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub(crate) enum QueryError {
-    #[error("the page carries no anti-forgery token, or several")]
-    NoToken,
-    #[error("the query's answer is not a page of rows")]
-    NotRows,
-    #[error("the query answers with more than one row: it is not filtered on the person who is signed in")]
-    SeveralRows,
-    #[error(
-        "the query answers with no row for somebody who is signed in: does it select every contact, with \"LoggedIn User Key\"?"
-    )]
-    NoRow,
-    #[error("the query has no column `{0}`, or nothing usable in it")]
-    Column(String),
-    #[error(
-        "the query's row is of another person than the page: it is not filtered on the person who is signed in"
-    )]
-    AnotherPerson,
-}
-
-/// One row, by the names of its columns.
-pub(crate) type Row = BTreeMap<String, Value>;
 
 pub(super) async fn ask(
     probe: &Probe,
@@ -65,7 +42,7 @@ pub(super) async fn ask(
     let question = Question {
         what: "query",
         accept: "application/json",
-        cookie: cookies(visitor.headers, &set_cookies),
+        cookie: with_cookies(visitor.headers, &set_cookies),
         more: Some((VERIFICATION_TOKEN, token)),
         ..Question::page(&target)
     };
@@ -95,117 +72,14 @@ fn anti_forgery_token(page: &Page) -> Result<HeaderValue, QueryError> {
     let [token] = page.anti_forgery.as_slice() else { return Err(QueryError::NoToken) };
     let plain =
         token.iter().all(u8::is_ascii_graphic) && !token.is_empty() && token.len() <= MOST_TOKEN_BYTES;
-    let value = HeaderValue::from_bytes(token).ok().filter(|_| plain);
-    value.map(sensitive).ok_or(QueryError::NoToken)
-}
-
-fn cookies(own: &HeaderMap, set: &[HeaderValue]) -> Option<HeaderValue> {
-    with_cookies(own, set).map(sensitive)
-}
-
-fn sensitive(mut value: HeaderValue) -> HeaderValue {
+    let mut value = HeaderValue::from_bytes(token).ok().filter(|_| plain).ok_or(QueryError::NoToken)?;
     value.set_sensitive(true);
-    value
-}
-
-/// The one row of an answer; none when there is none.
-///
-/// `api/query` gives rows as plain objects, the older `api/iqa` as a list of named properties.
-fn only_row(json: &[u8]) -> Result<Option<Row>, QueryError> {
-    let rows = Rows::parse(json).ok_or(QueryError::NotRows)?;
-    match rows.items() {
-        [] => Ok(None),
-        [row] => {
-            let more = rows.total().is_some_and(|count| count > 1);
-            if more { Err(QueryError::SeveralRows) } else { columns(row).map(Some) }
-        }
-        [_, _, ..] => Err(QueryError::SeveralRows),
-    }
-}
-
-fn columns(row: &Value) -> Result<Row, QueryError> {
-    let Value::Object(object) = row else { return Err(QueryError::NotRows) };
-    let pairs: Vec<(String, Value)> = match object.get("Properties") {
-        Some(properties) => {
-            let named = |property: &Value| {
-                Some((property["Name"].as_str()?.to_owned(), unwrapped(&property["Value"]).clone()))
-            };
-            entries(properties).iter().map(named).collect::<Option<_>>().ok_or(QueryError::NotRows)?
-        }
-        None => object.iter().map(|(name, value)| (name.clone(), unwrapped(value).clone())).collect(),
-    };
-    let count = pairs.len();
-    let row: Row = pairs.into_iter().filter(|(name, _)| !name.starts_with('$')).collect();
-    let meta =
-        object.keys().filter(|name| name.starts_with('$') && !object.contains_key("Properties")).count();
-    // A column that stands twice could say two things.
-    if row.len() + meta == count { Ok(row) } else { Err(QueryError::NotRows) }
-}
-
-/// Reads an answer, for fuzz targets and benchmarks: how many columns its row has.
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) fn read_rows(json: &[u8]) -> Option<usize> {
-    only_row(json).ok().flatten().map(|row| row.len())
+    Ok(value)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
-
-    fn row(answer: &Value) -> Result<Option<Row>, QueryError> {
-        only_row(answer.to_string().as_bytes())
-    }
-
-    fn page(rows: Value) -> Value {
-        json!({"$type": "PagedResult", "Items": {"$type": "List", "$values": rows}, "Count": 1, "TotalCount": 1})
-    }
-
-    #[test]
-    fn both_forms_of_a_row_are_read() {
-        let plain = page(
-            json!([{"$type": "x", "ID": "104019", "Email": "ann@example.org", "Member": {"$type": "System.Boolean", "$value": true}}]),
-        );
-        let named = page(
-            json!([{"$type": "GenericEntityData", "EntityTypeName": "x", "Properties": {"$type": "y", "$values": [
-            {"$type": "z", "Name": "ID", "Value": "104019"}, {"Name": "Email", "Value": "ann@example.org"},
-            {"Name": "Member", "Value": {"$type": "System.Boolean", "$value": true}}]}}]),
-        );
-        for answer in [plain, named] {
-            let row = row(&answer).unwrap().unwrap();
-            assert_eq!(
-                (row.len(), &row["ID"], &row["Email"]),
-                (3, &json!("104019"), &json!("ann@example.org"))
-            );
-            assert_eq!(row["Member"], json!(true));
-        }
-        assert_eq!(row(&page(json!([]))), Ok(None));
-        let marked = [b"\xef\xbb\xbf", page(json!([{"ID": 7}])).to_string().as_bytes()].concat();
-        assert_eq!(only_row(&marked).unwrap().unwrap()["ID"], json!(7));
-    }
-
-    #[test]
-    fn a_query_that_is_not_filtered_is_nobodys() {
-        assert_eq!(row(&page(json!([{"ID": "1"}, {"ID": "2"}]))), Err(QueryError::SeveralRows));
-        let mut counted = page(json!([{"ID": "1"}]));
-        counted["TotalCount"] = json!(5000);
-        assert_eq!(row(&counted), Err(QueryError::SeveralRows));
-    }
-
-    #[test]
-    fn what_is_no_answer_is_an_error() {
-        for json in
-            ["", "[]", "null", "{}", r#"{"Items":null}"#, r#"{"Items":{}}"#, r#"{"Items":["x"]}"#, "<html>"]
-        {
-            assert_eq!(only_row(json.as_bytes()), Err(QueryError::NotRows), "{json}");
-        }
-        let twice = r#"{"Items":[{"ID":"1"}],"Items":[{"ID":"2"}]}"#;
-        assert_eq!(only_row(twice.as_bytes()), Err(QueryError::NotRows));
-        let named = page(
-            json!([{"Properties": {"$values": [{"Name": "ID", "Value": "1"}, {"Name": "ID", "Value": "2"}]}}]),
-        );
-        assert_eq!(row(&named), Err(QueryError::NotRows));
-    }
 
     #[test]
     fn there_is_one_token_or_none() {

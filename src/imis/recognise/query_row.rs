@@ -1,0 +1,121 @@
+//! The answer of a stored query: exactly one row, by the names of its columns.
+
+use serde_json::Value;
+
+use crate::imis::identity::Row;
+use crate::imis::json::{Rows, entries, unwrapped};
+
+/// Why a query does not tell who is signed in.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum QueryError {
+    #[error("the page carries no anti-forgery token, or several")]
+    NoToken,
+    #[error("the query's answer is not a page of rows")]
+    NotRows,
+    #[error("the query answers with more than one row: it is not filtered on the person who is signed in")]
+    SeveralRows,
+    #[error(
+        "the query answers with no row for somebody who is signed in: does it select every contact, with \"LoggedIn User Key\"?"
+    )]
+    NoRow,
+    #[error("the query has no column `{0}`, or nothing usable in it")]
+    Column(String),
+    #[error(
+        "the query's row is of another person than the page: it is not filtered on the person who is signed in"
+    )]
+    AnotherPerson,
+}
+
+/// The one row of an answer; none when there is none.
+///
+/// `api/query` gives rows as plain objects, the older `api/iqa` as a list of named properties.
+pub(crate) fn only_row(json: &[u8]) -> Result<Option<Row>, QueryError> {
+    let rows = Rows::parse(json).ok_or(QueryError::NotRows)?;
+    match rows.items() {
+        [] => Ok(None),
+        [row] => {
+            let more = rows.total().is_some_and(|count| count > 1);
+            if more { Err(QueryError::SeveralRows) } else { columns(row).map(Some) }
+        }
+        [_, _, ..] => Err(QueryError::SeveralRows),
+    }
+}
+
+fn columns(row: &Value) -> Result<Row, QueryError> {
+    let Value::Object(object) = row else { return Err(QueryError::NotRows) };
+    let pairs: Vec<(String, Value)> = match object.get("Properties") {
+        Some(properties) => {
+            let named = |property: &Value| {
+                Some((property["Name"].as_str()?.to_owned(), unwrapped(&property["Value"]).clone()))
+            };
+            entries(properties).iter().map(named).collect::<Option<_>>().ok_or(QueryError::NotRows)?
+        }
+        None => object.iter().map(|(name, value)| (name.clone(), unwrapped(value).clone())).collect(),
+    };
+    let count = pairs.len();
+    let row: Row = pairs.into_iter().filter(|(name, _)| !name.starts_with('$')).collect();
+    let meta =
+        object.keys().filter(|name| name.starts_with('$') && !object.contains_key("Properties")).count();
+    // A column that stands twice could say two things.
+    if row.len() + meta == count { Ok(row) } else { Err(QueryError::NotRows) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn row(answer: &Value) -> Result<Option<Row>, QueryError> {
+        only_row(answer.to_string().as_bytes())
+    }
+
+    fn page(rows: Value) -> Value {
+        json!({"$type": "PagedResult", "Items": {"$type": "List", "$values": rows}, "Count": 1, "TotalCount": 1})
+    }
+
+    #[test]
+    fn both_forms_of_a_row_are_read() {
+        let plain = page(
+            json!([{"$type": "x", "ID": "104019", "Email": "ann@example.org", "Member": {"$type": "System.Boolean", "$value": true}}]),
+        );
+        let named = page(
+            json!([{"$type": "GenericEntityData", "EntityTypeName": "x", "Properties": {"$type": "y", "$values": [
+            {"$type": "z", "Name": "ID", "Value": "104019"}, {"Name": "Email", "Value": "ann@example.org"},
+            {"Name": "Member", "Value": {"$type": "System.Boolean", "$value": true}}]}}]),
+        );
+        for answer in [plain, named] {
+            let row = row(&answer).unwrap().unwrap();
+            assert_eq!(
+                (row.len(), &row["ID"], &row["Email"]),
+                (3, &json!("104019"), &json!("ann@example.org"))
+            );
+            assert_eq!(row["Member"], json!(true));
+        }
+        assert_eq!(row(&page(json!([]))), Ok(None));
+        let marked = [b"\xef\xbb\xbf", page(json!([{"ID": 7}])).to_string().as_bytes()].concat();
+        assert_eq!(only_row(&marked).unwrap().unwrap()["ID"], json!(7));
+    }
+
+    #[test]
+    fn a_query_that_is_not_filtered_is_nobodys() {
+        assert_eq!(row(&page(json!([{"ID": "1"}, {"ID": "2"}]))), Err(QueryError::SeveralRows));
+        let mut counted = page(json!([{"ID": "1"}]));
+        counted["TotalCount"] = json!(5000);
+        assert_eq!(row(&counted), Err(QueryError::SeveralRows));
+    }
+
+    #[test]
+    fn what_is_no_answer_is_an_error() {
+        for json in
+            ["", "[]", "null", "{}", r#"{"Items":null}"#, r#"{"Items":{}}"#, r#"{"Items":["x"]}"#, "<html>"]
+        {
+            assert_eq!(only_row(json.as_bytes()), Err(QueryError::NotRows), "{json}");
+        }
+        let twice = r#"{"Items":[{"ID":"1"}],"Items":[{"ID":"2"}]}"#;
+        assert_eq!(only_row(twice.as_bytes()), Err(QueryError::NotRows));
+        let named = page(
+            json!([{"Properties": {"$values": [{"Name": "ID", "Value": "1"}, {"Name": "ID", "Value": "2"}]}}]),
+        );
+        assert_eq!(row(&named), Err(QueryError::NotRows));
+    }
+}
