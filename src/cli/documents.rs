@@ -2,9 +2,9 @@
 
 use std::io::Write;
 
-use clap::CommandFactory;
+use clap::Command;
 
-use crate::cli::{Arguments, FAILED, GOOD, complain, say};
+use crate::cli::output::{SUCCESS, fail, print};
 use crate::config::reference::{KEYS, Preset, schema as of_configuration};
 
 /// A manual page.
@@ -25,39 +25,34 @@ pub(super) enum Schema {
     Markdown,
 }
 
-pub(super) fn schema(format: Schema) -> i32 {
-    if format == Schema::Markdown {
-        return print(markdown().as_bytes());
-    }
-    match serde_json::to_string_pretty(&of_configuration()) {
-        Ok(text) => {
-            say(&text);
-            GOOD
-        }
-        Err(error) => {
-            complain(&format!("imis-gateway: {error}"));
-            FAILED
+pub(super) fn schema(format: Schema) -> Result<i32, i32> {
+    match format {
+        Schema::Markdown => write(markdown().as_bytes()),
+        Schema::Json => {
+            print(serde_json::to_string_pretty(&of_configuration()).map_err(|error| fail(&error))?);
         }
     }
+    Ok(SUCCESS)
 }
 
-pub(super) fn completions(shell: clap_complete::Shell) -> i32 {
+pub(super) fn completions(mut program: Command, shell: clap_complete::Shell) -> i32 {
     let mut out = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "imis-gateway", &mut out);
-    print(&out)
+    clap_complete::generate(shell, &mut program, "imis-gateway", &mut out);
+    write(&out);
+    SUCCESS
 }
 
-pub(super) fn man(page: Page) -> i32 {
+pub(super) fn man(program: Command, page: Page) -> i32 {
     match page {
-        Page::Program => print(&program()),
-        Page::Configuration => print(configuration().as_bytes()),
+        Page::Program => write(&program_page(program)),
+        Page::Configuration => write(configuration_page().as_bytes()),
     }
+    SUCCESS
 }
 
 /// imis-gateway(1), with every command.
-fn program() -> Vec<u8> {
+fn program_page(mut command: Command) -> Vec<u8> {
     let mut out = Vec::new();
-    let mut command = Arguments::command();
     command.build();
     // A vector takes everything.
     let _ = clap_mangen::Man::new(command.clone()).render(&mut out);
@@ -97,7 +92,7 @@ fn markdown() -> String {
 }
 
 /// imis-gateway.yaml(5): each key with what it takes, and its default.
-fn configuration() -> String {
+fn configuration_page() -> String {
     let mut out = format!(
         ".TH imis-gateway.yaml 5 \"\" \"imis-gateway {}\"\n.SH NAME\nimis-gateway.yaml \\- configuration of imis-gateway(1)\n.SH DESCRIPTION\n\
          YAML, by default in /etc/imis\\-gateway/config.yaml. Relative paths begin at its folder. Unknown keys are refused. Secrets are references: \
@@ -139,8 +134,7 @@ fn escaped(text: &str) -> String {
     text.replace('-', "\\-").replace("\n'", "\n\\&'")
 }
 
-fn print(bytes: &[u8]) -> i32 {
-    // A reader that has gone away is not an error.
+fn write(bytes: &[u8]) {
+    // A reader that has closed the pipe is not an error.
     let _ = std::io::stdout().write_all(bytes);
-    GOOD
 }
