@@ -9,7 +9,7 @@ use crate::base::error_chain::Chain;
 use crate::cli::arguments::ConfigFile;
 use crate::cli::offline::Offline;
 use crate::cli::output::{FAILURE, SUCCESS, eprint, escaped, exit_with, print};
-use crate::imis::survey::Contact;
+use crate::imis::contacts::Contact;
 use crate::sso::site::SignOn;
 use crate::zendesk::staff::Standing;
 
@@ -102,7 +102,7 @@ fn findings_of(host: &str, contacts: &[Contact], sign_on: &SignOn) -> Vec<Findin
     for (email, mut contacts) in by_email {
         contacts.retain(|contact| {
             let mut standings = sign_on.staff.values().map(|staff| staff.standing(email, &contact.id));
-            standings.any(|standing| matches!(standing, Standing::SomebodyOfStaff | Standing::HasTheirId))
+            standings.any(|standing| matches!(standing, Standing::OtherStaffMember | Standing::StaffImisId))
         });
         if !contacts.is_empty() {
             add("staff-address", email, &contacts);

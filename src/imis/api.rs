@@ -12,15 +12,15 @@ use crate::imis::client::ApiError;
 use crate::imis::groups;
 use crate::imis::groups::{GroupsError, Membership};
 use crate::imis::json::Rows;
-use crate::imis::party::{Among, Party, PartyError};
+use crate::imis::party::{AccountScope, Party, PartyError};
 use crate::imis::party_id::PartyId;
 use crate::imis::service_account::ServiceAccount;
 use crate::imis::token;
-use crate::imis::token::{Granted, TokenError};
+use crate::imis::token::{GrantedToken, TokenError};
 use crate::imis::users;
 use crate::imis::users::UserError;
 
-const MOST_RECORD_BYTES: usize = 2 * 1024 * 1024;
+const MAX_RECORD_BYTES: usize = 2 * 1024 * 1024;
 
 /// See the module.
 pub(crate) struct Api {
@@ -78,7 +78,7 @@ impl Api {
         for group in which {
             let mut offset = 0;
             for page in 0.. {
-                if page == groups::MOST_PAGES {
+                if page == groups::MAX_PAGES {
                     return Err(GroupsError::TooMany);
                 }
                 let url = groups::url(&self.url, id, group, offset)?;
@@ -97,7 +97,7 @@ impl Api {
     pub(super) async fn is_shared(
         &self,
         id: &PartyId,
-        (email, among): (&str, Among),
+        (email, scope): (&str, AccountScope),
         own: Option<&SecretString>,
     ) -> Result<bool, ProfileError> {
         let url = self
@@ -112,7 +112,7 @@ impl Api {
             if party.id().as_ref() == Some(id) {
                 listed = true;
             } else {
-                shared |= party.is_one_with(email, among);
+                shared |= party.may_have_account(email, scope);
             }
         }
         // A search that does not find the very person finds nobody else either.
@@ -135,14 +135,14 @@ impl Api {
         &self,
         application: &config::ClientApplication,
         refresh_token: &str,
-    ) -> Result<Granted, TokenError> {
+    ) -> Result<GrantedToken, TokenError> {
         let form = [
             ("grant_type", "refresh_token"),
             ("client_id", application.client_id.as_str()),
             ("client_secret", application.client_secret.expose()),
             ("refresh_token", refresh_token),
         ];
-        token::ask(&self.client, token::url(&self.url), &form).await
+        token::request(&self.client, token::url(&self.url), &form).await
     }
 
     /// By the service account, which may see everybody; without one by the member's `own` token.
@@ -153,7 +153,7 @@ impl Api {
             (None, None) => return Err(ApiError::NoAccount),
         };
         match response.status() {
-            StatusCode::OK => client::json_body(response, MOST_RECORD_BYTES).await,
+            StatusCode::OK => client::json_body(response, MAX_RECORD_BYTES).await,
             other => Err(ApiError::Status(other)),
         }
     }

@@ -1,15 +1,15 @@
-//! The groups that a contact belongs to: committees, chapters, staff. Asked for only when a rule or a claim wants to know.
+//! The groups that a contact belongs to: committees, chapters, staff. PageResponse for only when a rule or a claim wants to know.
 
 use serde_json::Value;
 use url::Url;
 
 use crate::base::query::encoded;
 use crate::imis::client::ApiError;
-use crate::imis::json::{Rows, date, filled, list, unwrapped};
+use crate::imis::json::{Rows, date, list, non_blank, unwrapped};
 use crate::imis::party_id::PartyId;
 
 /// Nobody belongs to more groups than fit on so many pages.
-pub(super) const MOST_PAGES: usize = 10;
+pub(super) const MAX_PAGES: usize = 10;
 const PAGE: usize = 500;
 
 /// One membership in one group. Dates are `YYYY-MM-DD`.
@@ -56,8 +56,8 @@ pub(super) fn read(
     let mut all = Vec::new();
     for row in rows.items() {
         let party = &row["Party"]["PartyId"];
-        let group = filled(&row["Group"]["GroupId"]).ok_or(GroupsError::AnotherParty)?;
-        if !party.is_null() && filled(party).as_deref() != Some(id.as_str()) {
+        let group = non_blank(&row["Group"]["GroupId"]).ok_or(GroupsError::AnotherParty)?;
+        if !party.is_null() && non_blank(party).as_deref() != Some(id.as_str()) {
             return Err(GroupsError::AnotherParty);
         }
         all.extend(memberships(row, &group, today)?);
@@ -83,7 +83,8 @@ fn memberships(row: &Value, group: &str, today: &str) -> Result<Vec<Membership>,
         let begun = effective.as_deref().is_none_or(|date| date <= today);
         let over = expires.as_deref().is_some_and(|date| date < today);
         let role = &detail["Role"];
-        let role = filled(role).or_else(|| filled(&role["Name"])).or_else(|| filled(&role["RoleId"]));
+        let role =
+            non_blank(role).or_else(|| non_blank(&role["Name"])).or_else(|| non_blank(&role["RoleId"]));
         Ok(Membership {
             group: group.to_owned(),
             role,

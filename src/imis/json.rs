@@ -6,7 +6,7 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::Value;
 
 /// The bytes without a byte order mark, which some IIS set-ups put before JSON.
-pub(super) fn without_mark(json: &[u8]) -> &[u8] {
+pub(super) fn without_bom(json: &[u8]) -> &[u8] {
     json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json)
 }
 
@@ -43,7 +43,7 @@ impl<'de> Deserialize<'de> for Object {
 }
 
 /// The entries of a collection, `{"$values": [..]}`, or of a bare list; none where it is something else.
-pub(super) fn entries(collection: &Value) -> &[Value] {
+pub(super) fn list_or_empty(collection: &Value) -> &[Value] {
     list(collection).unwrap_or_default()
 }
 
@@ -59,14 +59,14 @@ pub(super) struct Rows(Object);
 impl Rows {
     /// None when it is something else.
     pub(super) fn parse(json: &[u8]) -> Option<Self> {
-        let rows = Self(serde_json::from_slice(without_mark(json)).ok()?);
+        let rows = Self(serde_json::from_slice(without_bom(json)).ok()?);
         let items = rows.0.get("Items")?;
         let is_list = items.is_array() || items["$values"].is_array();
         is_list.then_some(rows)
     }
 
     pub(super) fn items(&self) -> &[Value] {
-        self.0.get("Items").map(entries).unwrap_or_default()
+        self.0.get("Items").map(list_or_empty).unwrap_or_default()
     }
 
     pub(super) fn total(&self) -> Option<u64> {
@@ -93,7 +93,7 @@ pub(super) fn unwrapped(value: &Value) -> &Value {
 }
 
 /// Text that is there and not blank, trimmed; a number as its text.
-pub(super) fn filled(value: &Value) -> Option<String> {
+pub(super) fn non_blank(value: &Value) -> Option<String> {
     let text = match value {
         Value::String(text) => text.trim().to_owned(),
         Value::Number(number) => number.to_string(),

@@ -13,7 +13,7 @@ mod party_id;
 pub(crate) mod phone;
 pub(crate) mod recognise;
 mod service_account;
-pub(crate) mod survey;
+pub(crate) mod contacts;
 mod token;
 mod users;
 mod visitor;
@@ -28,7 +28,7 @@ use api::Api;
 pub(crate) use api::ProfileError;
 pub(crate) use error::{ApplicationError, BuildError};
 use groups::{GroupsError, Membership};
-use party::{Among, Profile};
+use party::{AccountScope, Profile};
 pub(crate) use party_id::PartyId;
 use recognise::{
     Answer, Examined, Identity, RecogniseError, Recogniser, RecognitionCounter, Session, SessionCookies,
@@ -55,7 +55,7 @@ impl Imis {
         imis: &config::Imis,
         site: &config::Site,
         (tls, servers): (&Arc<ClientConfig>, &Arc<Servers>),
-        counts: Box<dyn RecognitionCounter>,
+        metrics: Box<dyn RecognitionCounter>,
     ) -> Result<Self, BuildError> {
         let api = Arc::new(Api::new(client::for_api(tls)?, imis));
         let queries = imis.recognise.iter().filter_map(|method| method.how.query());
@@ -130,7 +130,7 @@ impl Imis {
         &self,
         identity: &Identity,
         id: &PartyId,
-        email: (&str, Among),
+        email: (&str, AccountScope),
     ) -> Result<bool, ProfileError> {
         self.api.is_shared(id, email, identity.token.as_deref()).await
     }
@@ -146,8 +146,8 @@ impl Imis {
     pub(crate) async fn contacts(
         &self,
         progress: impl FnMut(usize, Option<u64>),
-    ) -> Result<Vec<survey::Contact>, ProfileError> {
-        survey::contacts(&self.api, progress).await
+    ) -> Result<Vec<contacts::Contact>, ProfileError> {
+        contacts::read_all(&self.api, progress).await
     }
 
     /// A request with these Cookie headers has signed out, or its session has been taken away.

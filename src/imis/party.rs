@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::config::ProfileColumns;
 use crate::imis::identity::Row;
-use crate::imis::json::{date, entries, filled, is_true, list, unwrapped, without_mark};
+use crate::imis::json::{date, is_true, list, list_or_empty, non_blank, unwrapped, without_bom};
 use crate::imis::party_id::PartyId;
 use crate::imis::phone;
 use crate::imis::phone::Preference;
@@ -74,20 +74,20 @@ impl Profile {
         id: &PartyId,
         phones: &Preference,
     ) -> Result<Self, PartyError> {
-        let text = |column: &Option<String>| column.as_ref().and_then(|column| filled(row.get(column)?));
+        let text = |column: &Option<String>| column.as_ref().and_then(|column| non_blank(row.get(column)?));
         // A column that has gone must not turn a company into a person, or make somebody active.
         let there = |column: &Option<String>| match column {
             None => Ok(None),
             Some(column) => row.get(column).map(Some).ok_or_else(|| PartyError::NoColumn(column.clone())),
         };
-        let kind = match there(&columns.company)?.map(said) {
+        let kind = match there(&columns.company)?.map(parse_bool) {
             None | Some(Some(false)) => Kind::Person,
             Some(Some(true)) => Kind::Company,
             Some(None) => return Err(PartyError::UnknownKind),
         };
         let status = match there(&columns.status)? {
             None | Some(Value::Null) => None,
-            Some(value @ (Value::String(_) | Value::Number(_))) => filled(value),
+            Some(value @ (Value::String(_) | Value::Number(_))) => non_blank(value),
             Some(Value::Bool(_) | Value::Array(_) | Value::Object(_)) => {
                 return Err(PartyError::UnknownStatus);
             }
@@ -95,7 +95,7 @@ impl Profile {
         Ok(Self {
             id: id.clone(),
             kind,
-            name: row.get(&columns.name).and_then(filled),
+            name: row.get(&columns.name).and_then(non_blank),
             // As it is: whether it is an address is for the policy to say.
             email: row
                 .get(&columns.email)
@@ -118,7 +118,7 @@ pub(crate) fn is_inactive(status: &str) -> bool {
 }
 
 /// A truth as queries write it; none when it is neither.
-fn said(value: &Value) -> Option<bool> {
+fn parse_bool(value: &Value) -> Option<bool> {
     match value {
         Value::Bool(truth) => Some(*truth),
         Value::Null => Some(false),
@@ -145,7 +145,7 @@ pub(crate) enum Kind {
 
 /// Who may have an account beside active persons.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Among {
+pub(crate) struct AccountScope {
     pub(crate) companies: bool,
     pub(crate) inactive: bool,
 }
@@ -199,7 +199,7 @@ pub(crate) struct Party {
 
 impl Party {
     pub(crate) fn parse(json: &[u8]) -> Result<Self, PartyError> {
-        let json = without_mark(json);
+        let json = without_bom(json);
         // An object only: a list could otherwise pass for a record by position.
         if json.trim_ascii_start().first() != Some(&b'{') {
             return Err(PartyError::NotAParty);
@@ -219,7 +219,7 @@ impl Party {
             email: self.primary_email().map(str::to_owned),
             phone: self.primary_phone(&phones.order).and_then(|number| phone::e164(&number, phones.region)),
             status: self.status()?,
-            organization: filled(&self.primary_organization["Name"]),
+            organization: non_blank(&self.primary_organization["Name"]),
             attributes: self.attributes()?,
         })
     }
@@ -239,9 +239,9 @@ impl Party {
     }
 
     /// Whether it is of those who may have an account, with this primary e-mail address. What cannot be told counts as one.
-    pub(crate) fn is_one_with(&self, email: &str, among: Among) -> bool {
-        let kind = among.companies || !matches!(self.kind(), Ok(Kind::Company));
-        let status = among.inactive || self.is_active();
+    pub(crate) fn may_have_account(&self, email: &str, scope: AccountScope) -> bool {
+        let kind = scope.companies || !matches!(self.kind(), Ok(Kind::Company));
+        let status = scope.inactive || self.is_active();
         let same = self.primary_email().is_none_or(|own| own.trim().eq_ignore_ascii_case(email));
         kind && status && same
     }
@@ -266,23 +266,23 @@ impl Party {
         };
         match unwrapped(code) {
             Value::Null => Ok(None),
-            text @ (Value::String(_) | Value::Number(_)) => Ok(filled(text)),
+            text @ (Value::String(_) | Value::Number(_)) => Ok(non_blank(text)),
             Value::Bool(_) | Value::Array(_) | Value::Object(_) => Err(PartyError::UnknownStatus),
         }
     }
 
     fn full_name(&self) -> Option<String> {
         let parts = &self.person_name;
-        filled(&parts["FullName"]).or_else(|| filled(&self.name)).or_else(|| {
-            let both = ["FirstName", "LastName"].map(|part| filled(&parts[part]).unwrap_or_default());
-            filled(&Value::String(both.join(" ")))
+        non_blank(&parts["FullName"]).or_else(|| non_blank(&self.name)).or_else(|| {
+            let both = ["FirstName", "LastName"].map(|part| non_blank(&parts[part]).unwrap_or_default());
+            non_blank(&Value::String(both.join(" ")))
         })
     }
 
     /// `IsPrimary`, else type `_Primary`; two different ones are none. As it is, to the last blank: whether it is an
     /// address is for the policy to say.
     pub(super) fn primary_email(&self) -> Option<&str> {
-        let emails = || entries(&self.emails).iter();
+        let emails = || list_or_empty(&self.emails).iter();
         let only = |chosen: &dyn Fn(&Value) -> bool| {
             let mut addresses = emails().filter(|email| chosen(email)).filter_map(|email| {
                 let address = email["Address"].as_str()?;
@@ -302,14 +302,14 @@ impl Party {
     fn primary_phone(&self, order: &[String]) -> Option<String> {
         let kind = |phone: &Value| phone["PhoneType"].as_str().unwrap_or_default().to_owned();
         let usable = || {
-            let phones = entries(&self.phones).iter();
+            let phones = list_or_empty(&self.phones).iter();
             phones.filter(|phone| {
-                filled(&phone["Number"]).is_some() && !kind(phone).eq_ignore_ascii_case("_Fax")
+                non_blank(&phone["Number"]).is_some() && !kind(phone).eq_ignore_ascii_case("_Fax")
             })
         };
         let primary = usable().find(|phone| is_true(&phone["IsPrimary"]));
         let by_type = |wanted: &String| usable().find(|phone| kind(phone) == *wanted);
-        filled(&primary.or_else(|| order.iter().find_map(by_type))?["Number"])
+        non_blank(&primary.or_else(|| order.iter().find_map(by_type))?["Number"])
     }
 
     /// Rules ask about them, so what cannot be told is not left out.

@@ -101,7 +101,7 @@ impl ServiceAccount {
             ("password", self.credentials.password.expose()),
         ];
         let asked = Instant::now();
-        let granted = match token::ask(&self.client, self.token_url.clone(), &form).await {
+        let granted = match token::request(&self.client, self.token_url.clone(), &form).await {
             Ok(granted) => granted,
             Err(TokenError::Grant(status) | TokenError::Client(status)) => {
                 warn!(

@@ -10,12 +10,12 @@ use url::Url;
 use crate::imis::client;
 use crate::imis::client::ApiError;
 
-const MOST_TOKEN_BYTES: usize = 64 * 1024;
+const MAX_TOKEN_BYTES: usize = 64 * 1024;
 /// Whatever the answer says, a token is asked for anew after a day.
-const LONGEST_LIFE: Duration = Duration::from_secs(86_400);
+const MAX_LIFETIME: Duration = Duration::from_secs(86_400);
 
 /// What the endpoint gives.
-pub(super) struct Granted {
+pub(super) struct GrantedToken {
     pub(super) access_token: SecretString,
     pub(super) lifetime: Duration,
     /// Whose token it is.
@@ -67,12 +67,16 @@ pub(super) fn url(api_url: &Url) -> Url {
     url
 }
 
-pub(super) async fn ask(client: &Client, url: Url, form: &[(&str, &str)]) -> Result<Granted, TokenError> {
+pub(super) async fn request(
+    client: &Client,
+    url: Url,
+    form: &[(&str, &str)],
+) -> Result<GrantedToken, TokenError> {
     let response = client.post(url).form(form).send().await.map_err(ApiError::from)?;
     match response.status() {
         StatusCode::OK => {}
         refused @ (StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-            let body = client::json_body(response, MOST_TOKEN_BYTES).await;
+            let body = client::json_body(response, MAX_TOKEN_BYTES).await;
             let refusal = body.ok().and_then(|body| serde_json::from_slice::<Refusal>(&body).ok());
             return Err(match refusal {
                 Some(refusal) if refusal.error == "invalid_grant" => TokenError::Grant(refused),
@@ -81,14 +85,14 @@ pub(super) async fn ask(client: &Client, url: Url, form: &[(&str, &str)]) -> Res
         }
         other => return Err(ApiError::Status(other).into()),
     }
-    let body = client::json_body(response, MOST_TOKEN_BYTES).await?;
+    let body = client::json_body(response, MAX_TOKEN_BYTES).await?;
     let answer: Answer = serde_json::from_slice(&body).map_err(|_| ApiError::NoToken)?;
     if answer.access_token.is_empty() || answer.access_token.contains(|c: char| !c.is_ascii_graphic()) {
         return Err(ApiError::NoToken.into());
     }
-    Ok(Granted {
+    Ok(GrantedToken {
         access_token: answer.access_token.into(),
-        lifetime: Duration::from_secs(answer.expires_in).min(LONGEST_LIFE),
+        lifetime: Duration::from_secs(answer.expires_in).min(MAX_LIFETIME),
         user_name: answer.user_name.filter(|name| !name.trim().is_empty()),
     })
 }

@@ -13,18 +13,18 @@ use crate::base::query::encoded;
 use crate::base::tls_client;
 use crate::config::{ZendeskApi, ZendeskCredentials};
 
-const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-const TOTAL_DEADLINE: Duration = Duration::from_secs(20);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// A page of 100 users is some 200 KiB.
-const MOST_BYTES: usize = 8 * 1024 * 1024;
+const MAX_BYTES: usize = 8 * 1024 * 1024;
 /// A hundred things a page.
-const MOST_PAGES: usize = 100;
+const MAX_PAGES: usize = 100;
 /// A token is asked for anew this long before its end.
 const RENEW_BEFORE_END: Duration = Duration::from_secs(60);
 /// What is asked for; Zendesk gives 300 s to 172,800 s.
-const LIFE_SECONDS: u64 = 3600;
-/// A longer wait is not sat out within one question.
-const MOST_WAIT: Duration = Duration::from_secs(90);
+const TOKEN_LIFETIME_SECONDS: u64 = 3600;
+/// A longer wait is not sat out within one request.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(90);
 
 /// Why the API gives nothing. No variant holds text that came from the other side.
 #[derive(Debug, thiserror::Error)]
@@ -38,12 +38,12 @@ pub(crate) enum ApiError {
     #[error("status {0}")]
     Status(StatusCode),
     #[error("Zendesk wants to be left alone for {} s", .0.as_secs())]
-    Later(Duration),
+    RateLimited(Duration),
     #[error("the answer is not what the API's documentation says")]
     Answer,
     #[error("there is no admin on the list: may the owner of the OAuth client see all users?")]
     NoAdmin,
-    #[error("more than {MOST_BYTES} bytes, or {MOST_PAGES} pages")]
+    #[error("more than {MAX_BYTES} bytes, or {MAX_PAGES} pages")]
     TooLong,
 }
 
@@ -69,7 +69,7 @@ struct Token {
 }
 
 #[derive(Deserialize)]
-struct Granted {
+struct GrantedToken {
     access_token: String,
     #[serde(default)]
     expires_in: Option<u64>,
@@ -95,8 +95,8 @@ impl Api {
             .no_proxy()
             .referer(false)
             .user_agent(concat!("imis-gateway/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_DEADLINE)
-            .timeout(TOTAL_DEADLINE)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(REQUEST_TIMEOUT)
             .build()?;
         Ok(Self {
             client,
@@ -117,8 +117,8 @@ impl Api {
                 StatusCode::UNAUTHORIZED if attempt == 0 => renew = true,
                 StatusCode::TOO_MANY_REQUESTS => {
                     let wait = retry_after(&response);
-                    if wait > MOST_WAIT || attempt == 2 {
-                        return Err(ApiError::Later(wait));
+                    if wait > MAX_RETRY_AFTER || attempt == 2 {
+                        return Err(ApiError::RateLimited(wait));
                     }
                     tokio::time::sleep(wait).await;
                     renew = false;
@@ -143,7 +143,7 @@ impl Api {
         let first = format!("{path}{}page[size]=100", if path.contains('?') { '&' } else { '?' });
         let mut all = Vec::new();
         let mut next = first.clone();
-        for _ in 0..MOST_PAGES {
+        for _ in 0..MAX_PAGES {
             let mut answer = self.get(&next).await?;
             let Value::Array(page) = answer[name].take() else { return Err(ApiError::Answer) };
             all.extend(page);
@@ -153,7 +153,7 @@ impl Api {
                 // Another kind of page than was asked for: there may be more.
                 (None, _) => return Err(ApiError::Answer),
             }
-            let cursor = text(&answer["meta"]["after_cursor"]).ok_or(ApiError::Answer)?;
+            let cursor = non_blank(&answer["meta"]["after_cursor"]).ok_or(ApiError::Answer)?;
             next = format!("{first}&page[after]={}", encoded(&cursor));
         }
         Err(ApiError::TooLong)
@@ -182,7 +182,7 @@ impl Api {
         };
         let url = self.base.join("oauth/tokens").map_err(|_| ApiError::Answer)?;
         let body = json!({"grant_type": "client_credentials", "client_id": id, "client_secret": secret.expose(),
-            "expires_in": LIFE_SECONDS});
+            "expires_in": TOKEN_LIFETIME_SECONDS});
         let request = self.client.post(url).header(http::header::CONTENT_TYPE, "application/json");
         let asked = Instant::now();
         let response = request.body(body.to_string()).send().await?;
@@ -191,15 +191,15 @@ impl Api {
             refused @ (StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
                 return Err(ApiError::Client(refused));
             }
-            StatusCode::TOO_MANY_REQUESTS => return Err(ApiError::Later(retry_after(&response))),
+            StatusCode::TOO_MANY_REQUESTS => return Err(ApiError::RateLimited(retry_after(&response))),
             other => return Err(ApiError::Status(other)),
         }
-        let granted: Granted =
+        let granted: GrantedToken =
             serde_json::from_value(json_of(response).await?).map_err(|_| ApiError::Answer)?;
         if granted.access_token.is_empty() || granted.access_token.contains(|c: char| !c.is_ascii_graphic()) {
             return Err(ApiError::Answer);
         }
-        let life = Duration::from_secs(granted.expires_in.unwrap_or(LIFE_SECONDS).min(172_800));
+        let life = Duration::from_secs(granted.expires_in.unwrap_or(TOKEN_LIFETIME_SECONDS).min(172_800));
         let text = SecretString::from(granted.access_token);
         *current = Some(Token {
             text: text.clone(),
@@ -219,7 +219,7 @@ fn retry_after(response: &reqwest::Response) -> Duration {
 async fn json_of(mut response: reqwest::Response) -> Result<Value, ApiError> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
-        if body.len() + chunk.len() > MOST_BYTES {
+        if body.len() + chunk.len() > MAX_BYTES {
             return Err(ApiError::TooLong);
         }
         body.extend_from_slice(&chunk);
@@ -228,6 +228,6 @@ async fn json_of(mut response: reqwest::Response) -> Result<Value, ApiError> {
 }
 
 /// A text of an answer, without white space around it; none when there is none or nothing in it.
-pub(crate) fn text(value: &Value) -> Option<String> {
+pub(crate) fn non_blank(value: &Value) -> Option<String> {
     value.as_str().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned)
 }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::config::Source;
-use crate::zendesk::api::{Api, ApiError, text};
+use crate::zendesk::api::{Api, ApiError, non_blank};
 
 /// A field that users of an account can have.
 pub(crate) struct UserField {
@@ -40,10 +40,10 @@ impl UserField {
     fn read(value: &Value) -> Option<Self> {
         let options = value["custom_field_options"].as_array().into_iter().flatten();
         Some(Self {
-            key: text(&value["key"])?,
-            kind: text(&value["type"])?,
+            key: non_blank(&value["key"])?,
+            kind: non_blank(&value["type"])?,
             is_active: value["active"] != false,
-            options: options.filter_map(|option| text(&option["value"])).collect(),
+            options: options.filter_map(|option| non_blank(&option["value"])).collect(),
         })
     }
 

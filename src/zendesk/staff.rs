@@ -17,15 +17,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::base::error_chain::Chain;
-use crate::zendesk::api::{Api, ApiError, text};
+use crate::zendesk::api::{Api, ApiError, non_blank};
 
-const REFRESH: Duration = Duration::from_secs(300);
+const REFRESH_INTERVAL: Duration = Duration::from_secs(300);
 /// All addresses of everybody, whether Zendesk says that they have changed or not.
-const READ_ANEW: Duration = Duration::from_secs(3600);
+const ADDRESS_MAX_AGE: Duration = Duration::from_secs(3600);
 /// A list that is older does not know who has come since.
-const TOO_OLD: Duration = Duration::from_secs(3600);
-/// After a failure, doubled up to `REFRESH`.
-const RETRY: Duration = Duration::from_secs(15);
+const MAX_AGE: Duration = Duration::from_secs(3600);
+/// After a failure, doubled up to `REFRESH_INTERVAL`.
+const RETRY_INTERVAL: Duration = Duration::from_secs(15);
 
 /// See the module.
 pub(crate) struct Staff {
@@ -33,9 +33,9 @@ pub(crate) struct Staff {
     app: String,
     known: ArcSwapOption<Roster>,
     /// Nobody needs the list any more.
-    unneeded: CancellationToken,
+    stopped: CancellationToken,
     /// It is being kept fresh.
-    begun: AtomicBool,
+    is_started: AtomicBool,
     addresses: Mutex<Addresses>,
 }
 
@@ -70,11 +70,11 @@ pub(crate) enum Standing {
     /// It is the staff member's whom Zendesk knows by this very iMIS ID.
     SamePerson,
     /// It is a staff member's, and nothing says that this is the same person.
-    SomebodyOfStaff,
+    OtherStaffMember,
     /// Nobody of the staff has it, but Zendesk holds this iMIS ID for one of them.
-    HasTheirId,
+    StaffImisId,
     /// Nobody of the staff had it a while ago; the list is old.
-    NotStaffLongAgo,
+    NotStaffStale,
     /// There is no list yet.
     Unknown,
 }
@@ -86,8 +86,8 @@ impl Staff {
             api,
             app: app.to_owned(),
             known: ArcSwapOption::new(before.and_then(|before| before.known.load_full())),
-            unneeded: CancellationToken::new(),
-            begun: AtomicBool::new(false),
+            stopped: CancellationToken::new(),
+            is_started: AtomicBool::new(false),
             addresses: Mutex::new(Addresses::none()),
         })
     }
@@ -97,8 +97,8 @@ impl Staff {
             None => Standing::Unknown,
             Some(roster) => match roster.by_email.get(&email.to_lowercase()) {
                 // Zendesk tells no external IDs apart by case.
-                None if roster.imis_ids.contains(&imis_id.to_lowercase()) => Standing::HasTheirId,
-                None if roster.fetched.elapsed() > TOO_OLD => Standing::NotStaffLongAgo,
+                None if roster.imis_ids.contains(&imis_id.to_lowercase()) => Standing::StaffImisId,
+                None if roster.fetched.elapsed() > MAX_AGE => Standing::NotStaffStale,
                 None => Standing::NotStaff,
                 Some(people)
                     if people
@@ -107,7 +107,7 @@ impl Staff {
                 {
                     Standing::SamePerson
                 }
-                Some(_) => Standing::SomebodyOfStaff,
+                Some(_) => Standing::OtherStaffMember,
             },
         }
     }
@@ -124,38 +124,39 @@ impl Staff {
 
     /// Fetches the list again and again, as long as anybody needs it. Once is enough for all who share it.
     pub(crate) fn keep_fresh(self: &Arc<Self>, control: &Handle) {
-        if self.begun.swap(true, Ordering::Relaxed) {
+        if self.is_started.swap(true, Ordering::Relaxed) {
             return;
         }
-        let (staff, unneeded) = (self.clone(), self.unneeded.clone());
+        let (staff, stopped) = (self.clone(), self.stopped.clone());
         control.spawn(async move {
             tokio::select! {
-                () = staff.fetch_for_ever() => {}
-                () = unneeded.cancelled() => {}
+                () = staff.refresh_repeatedly() => {}
+                () = stopped.cancelled() => {}
             }
         });
     }
 
     /// Nobody needs the list any more: whatever is being fetched is given up.
-    pub(crate) fn is_unneeded(&self) {
-        self.unneeded.cancel();
+    pub(crate) fn stop_refresh(&self) {
+        self.stopped.cancel();
     }
 
-    async fn fetch_for_ever(&self) {
-        let mut wait = RETRY;
+    async fn refresh_repeatedly(&self) {
+        let mut wait = RETRY_INTERVAL;
         loop {
             let pause = match self.refresh().await {
                 Ok(people) => {
                     info!(app = %self.app, staff_count = people, "the staff of Zendesk is known");
-                    wait = RETRY;
-                    REFRESH
+                    wait = RETRY_INTERVAL;
+                    REFRESH_INTERVAL
                 }
                 Err(error) => {
                     let known = self.state().map(|(_, age)| age.as_secs());
                     warn!(app = %self.app, error = %Chain(&error), list_age_seconds = known, "the staff of Zendesk cannot be fetched");
-                    let asked_for = if let ApiError::Later(time) = error { time } else { Duration::ZERO };
+                    let asked_for =
+                        if let ApiError::RateLimited(time) = error { time } else { Duration::ZERO };
                     let pause = wait.max(asked_for);
-                    wait = (wait * 2).min(REFRESH);
+                    wait = (wait * 2).min(REFRESH_INTERVAL);
                     pause
                 }
             };
@@ -167,14 +168,14 @@ impl Staff {
     pub(crate) async fn refresh(&self) -> Result<usize, ApiError> {
         let mut by_email: HashMap<String, Vec<Option<String>>> = HashMap::new();
         let mut addresses = HashMap::new();
-        if self.addresses.lock().await.since.elapsed() > READ_ANEW {
+        if self.addresses.lock().await.since.elapsed() > ADDRESS_MAX_AGE {
             *self.addresses.lock().await = Addresses::none();
         }
         let users = self.api.list("users?role[]=agent&role[]=admin", "users").await?;
         for user in &users {
             let id = user["id"].as_u64().ok_or(ApiError::Answer)?;
-            let external_id = text(&user["external_id"]);
-            let key = (id, text(&user["updated_at"]).unwrap_or_default());
+            let external_id = non_blank(&user["external_id"]);
+            let key = (id, non_blank(&user["updated_at"]).unwrap_or_default());
             let own = self.addresses_of(user, &key).await?;
             for email in &own {
                 by_email.entry(email.clone()).or_default().push(external_id.clone());
@@ -186,9 +187,12 @@ impl Staff {
             return Err(ApiError::NoAdmin);
         }
         let people = users.len();
-        let imis_ids =
-            users.iter().filter_map(|user| text(&user["external_id"])).map(|id| id.to_lowercase()).collect();
-        let without_imis_id = users.iter().filter(|user| text(&user["external_id"]).is_none()).count();
+        let imis_ids = users
+            .iter()
+            .filter_map(|user| non_blank(&user["external_id"]))
+            .map(|id| id.to_lowercase())
+            .collect();
+        let without_imis_id = users.iter().filter(|user| non_blank(&user["external_id"]).is_none()).count();
         self.addresses.lock().await.known = addresses;
         self.known.store(Some(Arc::new(Roster {
             by_email,
@@ -203,7 +207,7 @@ impl Staff {
     /// Which account a person would come into, in words: by the iMIS ID, else by the address, else a new one.
     pub(crate) async fn account_of(&self, imis_id: &str, email: &str) -> Result<String, ApiError> {
         let described = |user: &Value, by: &str| {
-            let role = text(&user["role"]).unwrap_or_else(|| "?".to_owned());
+            let role = non_blank(&user["role"]).unwrap_or_else(|| "?".to_owned());
             format!("user {}, {role}, found by {by}", user["id"])
         };
         let by_id = self
@@ -219,7 +223,8 @@ impl Staff {
             .await?;
         let mut users = found["users"].as_array().ok_or(ApiError::Answer)?.iter();
         // The search is a loose one.
-        let same = users.find(|user| text(&user["email"]).is_some_and(|own| own.eq_ignore_ascii_case(email)));
+        let same =
+            users.find(|user| non_blank(&user["email"]).is_some_and(|own| own.eq_ignore_ascii_case(email)));
         Ok(same.map_or_else(
             || "a new one (or one of the last minutes, which the search does not find yet)".to_owned(),
             |user| described(user, "e-mail address"),
@@ -237,10 +242,10 @@ impl Staff {
         // Whatever kind they are of: a Google identity is an address, too.
         let emails = identities
             .iter()
-            .filter_map(|identity| text(&identity["value"]))
+            .filter_map(|identity| non_blank(&identity["value"]))
             .filter(|value| value.contains('@'));
         let mut all: Vec<String> =
-            emails.chain(text(&user["email"])).map(|email| email.to_lowercase()).collect();
+            emails.chain(non_blank(&user["email"])).map(|email| email.to_lowercase()).collect();
         all.sort();
         all.dedup();
         Ok(all)

@@ -18,7 +18,7 @@ pub(crate) enum RecogniseError {
     #[error("the recognition page does not exist (404)")]
     Missing,
     #[error("the recognition page redirects elsewhere")]
-    Elsewhere,
+    UnexpectedRedirect,
     #[error("the recognition page is not HTML")]
     NotHtml,
     #[error("the recognition page")]
@@ -47,7 +47,7 @@ pub(crate) enum RecogniseError {
 
 impl RecogniseError {
     /// Whether it is about what the visitor sent, and not about iMIS.
-    pub(super) fn is_the_visitors(&self) -> bool {
+    pub(super) fn is_visitor_error(&self) -> bool {
         matches!(self, Self::Ticket(_))
     }
 
@@ -62,7 +62,7 @@ impl RecogniseError {
             Self::Missing => {
                 "the path is wrong: it is the whole path as on the site, with /iMIS in front on 2017"
             }
-            Self::Elsewhere => {
+            Self::UnexpectedRedirect => {
                 "open the page in a browser: it has to be public, and sign_in has to be the site's own sign-in page"
             }
             Self::NotHtml => "name a RiSE page, not a file or a service",
@@ -98,14 +98,14 @@ impl RecogniseError {
         }
     }
 
-    pub(super) fn stops(&self) -> bool {
+    pub(super) fn is_final(&self) -> bool {
         match self {
             Self::Stop(_) => true,
-            Self::Shared(error) => error.stops(),
+            Self::Shared(error) => error.is_final(),
             Self::Page(_)
             | Self::ErrorPage
             | Self::Missing
-            | Self::Elsewhere
+            | Self::UnexpectedRedirect
             | Self::NotHtml
             | Self::Context(_)
             | Self::Query(_)

@@ -15,7 +15,7 @@ use aws_lc_rs::{hmac, iv, kdf};
 use base64::Engine;
 
 /// As ASP.NET: a longer text is no ticket.
-const MOST_CHARACTERS: usize = 4096;
+const MAX_CHARACTERS: usize = 4096;
 const BLOCK: usize = 16;
 /// What Framework45 derives its keys for.
 const PURPOSE: &[u8] = b"FormsAuthentication.Ticket";
@@ -68,7 +68,7 @@ pub(crate) enum KeyError {
 /// Why a cookie is no ticket. Says nothing of what is in it.
 #[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum TicketError {
-    #[error("is longer than {MOST_CHARACTERS} characters")]
+    #[error("is longer than {MAX_CHARACTERS} characters")]
     TooLong,
     #[error("is neither hexadecimal nor ASP.NET's base64")]
     NotEncoded,
@@ -188,7 +188,7 @@ fn derived(master: &[u8]) -> Result<Vec<u8>, KeyError> {
 
 /// Hexadecimal if it can be, else ASP.NET's UrlToken: URL-safe base64 whose last character counts the padding.
 fn decoded(text: &str) -> Result<Vec<u8>, TicketError> {
-    if text.len() > MOST_CHARACTERS {
+    if text.len() > MAX_CHARACTERS {
         return Err(TicketError::TooLong);
     }
     if let Some(bytes) = hexadecimal(text) {

@@ -12,25 +12,25 @@ use crate::imis::client::ApiError;
 use crate::imis::identity::Identity;
 use crate::imis::party_id::PartyId;
 use crate::imis::recognise::error::RecogniseError;
-use crate::imis::recognise::probe::{Probe, Question};
-use crate::imis::recognise::seen::Seen;
+use crate::imis::recognise::report::RecognitionReport;
+use crate::imis::recognise::visitor_client::{VisitorClient, VisitorRequest};
 use crate::imis::visitor::Visitor;
 
 /// A path that nothing has: where the redirect would lead if anybody followed it.
 const NOWHERE: &str = "/imis-gateway-login-status";
 
 pub(super) async fn ask(
-    probe: &Probe,
+    visitor_client: &VisitorClient,
     (page, sign_in): (&str, &str),
     visitor: &Visitor<'_>,
-    seen: &mut Seen,
+    report: &mut RecognitionReport,
 ) -> Result<Option<Identity>, RecogniseError> {
     let key = clock::random_hex().map_err(RecogniseError::Random)?;
     let separator = if page.contains('?') { '&' } else { '?' };
     let nowhere = format!("https://{}{NOWHERE}", visitor.authority);
     let target =
         format!("{page}{separator}LURL={}&RETURL={}&QKEY={key}", encoded(sign_in), encoded(&nowhere));
-    let response = probe.ask(&Question::page(&target), visitor, seen).await?;
+    let response = visitor_client.ask(&VisitorRequest::page(&target), visitor, report).await?;
     if !response.status().is_redirection() {
         return Err(match response.status() {
             reqwest::StatusCode::NOT_FOUND => RecogniseError::Missing,
@@ -38,13 +38,14 @@ pub(super) async fn ask(
             other => ApiError::Status(other).into(),
         });
     }
-    let location = probe.location(&response, visitor.authority).ok_or(RecogniseError::Elsewhere)?;
+    let location =
+        visitor_client.location(&response, visitor.authority).ok_or(RecogniseError::UnexpectedRedirect)?;
     if location.path() == NOWHERE {
-        seen.redirects_to("where it was asked to");
+        report.redirects_to("where it was asked to");
         let id = read(&location, &key, visitor.authority).ok_or(RecogniseError::WrongKey)?;
         return Ok(Some(Identity::of(id)));
     }
-    probe.leads_to_sign_in(&response, visitor.authority, seen).map(|()| None)
+    visitor_client.require_sign_in_redirect(&response, visitor.authority, report).map(|()| None)
 }
 
 /// The ID that a redirect to where we asked for carries, together with our key; each exactly once.

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::imis::identity::Row;
-use crate::imis::json::{Rows, entries, unwrapped};
+use crate::imis::json::{Rows, list_or_empty, unwrapped};
 
 /// Why a query does not tell who is signed in.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -48,7 +48,7 @@ fn columns(row: &Value) -> Result<Row, QueryError> {
             let named = |property: &Value| {
                 Some((property["Name"].as_str()?.to_owned(), unwrapped(&property["Value"]).clone()))
             };
-            entries(properties).iter().map(named).collect::<Option<_>>().ok_or(QueryError::NotRows)?
+            list_or_empty(properties).iter().map(named).collect::<Option<_>>().ok_or(QueryError::NotRows)?
         }
         None => object.iter().map(|(name, value)| (name.clone(), unwrapped(value).clone())).collect(),
     };

@@ -15,33 +15,33 @@ use crate::imis::api::Api;
 use crate::imis::client::{self, ApiError};
 use crate::imis::error::BuildError;
 use crate::imis::identity::Identity;
-use crate::imis::json::without_mark;
-use crate::imis::recognise::cache::{Identities, Source};
+use crate::imis::json::without_bom;
 use crate::imis::recognise::client_context;
 use crate::imis::recognise::counter::RecognitionCounter;
 use crate::imis::recognise::error::RecogniseError;
 use crate::imis::recognise::forms_ticket::TicketError;
+use crate::imis::recognise::identity_cache::{CacheResult, IdentityCache};
 use crate::imis::recognise::login_status;
-use crate::imis::recognise::probe::{Asked, Probe, Question};
-use crate::imis::recognise::seen::Seen;
+use crate::imis::recognise::report::RecognitionReport;
 use crate::imis::recognise::session_cookie::{self, NoSession, SessionCookies};
+use crate::imis::recognise::visitor_client::{PageResponse, VisitorClient, VisitorRequest};
 use crate::imis::recognise::whoami_query;
 use crate::imis::visitor::Visitor;
 use crate::upstream::servers::Servers;
 
-const MOST_LIVENESS_BYTES: usize = 16 * 1024;
+const MAX_LIVENESS_BYTES: usize = 16 * 1024;
 const REQUESTED_WITH: HeaderName = HeaderName::from_static("x-requested-with");
 
 /// What a method saw and said.
 pub(crate) struct Examined {
     pub(crate) method: &'static str,
-    pub(crate) seen: Seen,
+    pub(crate) report: RecognitionReport,
     pub(crate) answer: Result<Option<Identity>, RecogniseError>,
 }
 
 /// What is known about a visitor.
 pub(crate) enum Answer {
-    Nobody,
+    Anonymous,
     Person(Identity),
     /// The site itself has to be asked, by way of the browser: its Single Sign-On page.
     AskSite,
@@ -59,11 +59,11 @@ pub(crate) struct Recogniser {
     methods: Vec<config::Method>,
     /// Whose answer comes by way of the browser.
     application: Option<Arc<config::ClientApplication>>,
-    probe: Probe,
+    visitor_client: VisitorClient,
     sign_in: String,
     api: Arc<Api>,
-    identities: Identities,
-    counts: Box<dyn RecognitionCounter>,
+    identity_cache: IdentityCache,
+    metrics: Box<dyn RecognitionCounter>,
 }
 
 impl Recogniser {
@@ -71,18 +71,18 @@ impl Recogniser {
         imis: &config::Imis,
         site: &config::Site,
         (tls, servers, api): (&Arc<ClientConfig>, &Arc<Servers>, Arc<Api>),
-        counts: Box<dyn RecognitionCounter>,
+        metrics: Box<dyn RecognitionCounter>,
     ) -> Result<Self, BuildError> {
         let application = |method: &config::Method| method.how.application().cloned();
         Ok(Self {
             session_cookies: imis.session_cookies.clone(),
             application: imis.recognise.iter().find_map(application),
             methods: imis.recognise.iter().filter(|method| application(method).is_none()).cloned().collect(),
-            probe: Probe::build(imis, site, (tls, servers))?,
+            visitor_client: VisitorClient::build(imis, site, (tls, servers))?,
             sign_in: imis.sign_in.clone(),
             api,
-            identities: Identities::new(imis.identity_cache)?,
-            counts,
+            identity_cache: IdentityCache::new(imis.identity_cache)?,
+            metrics,
         })
     }
 
@@ -110,13 +110,13 @@ impl Recogniser {
         if self.methods.is_empty() {
             return Ok(Answer::AskSite);
         }
-        let asked = self.identities.identity(&session.cookies, || self.ask_all(session)).await;
+        let asked = self.identity_cache.identity(&session.cookies, || self.ask_all(session)).await;
         match asked {
-            Ok((identity, source)) => {
-                self.counts.cache(source == Source::Remembered, self.identities.entries());
-                Ok(identity.map_or(Answer::Nobody, Answer::Person))
+            Ok((identity, result)) => {
+                self.metrics.cache(result == CacheResult::Hit, self.identity_cache.entries());
+                Ok(identity.map_or(Answer::Anonymous, Answer::Person))
             }
-            Err(error) if self.application.is_some() && !error.stops() => Ok(Answer::AskSite),
+            Err(error) if self.application.is_some() && !error.is_final() => Ok(Answer::AskSite),
             Err(error) => Err(error),
         }
     }
@@ -125,10 +125,10 @@ impl Recogniser {
     async fn ask_all(&self, session: &Session<'_>) -> Result<Option<Identity>, RecogniseError> {
         let mut last = None;
         for method in &self.methods {
-            let mut seen = Seen::of(session.visitor.headers);
-            let answer = self.ask(method, session, &mut seen).await;
+            let mut report = RecognitionReport::of(session.visitor.headers);
+            let answer = self.ask(method, session, &mut report).await;
             let (name, incident) = (method.how.name(), &session.visitor.forwarded.incident);
-            self.counts.recognition(
+            self.metrics.recognition(
                 name,
                 match &answer {
                     Ok(Some(_)) => "person",
@@ -138,16 +138,16 @@ impl Recogniser {
             );
             match answer {
                 Ok(identity) => {
-                    debug!(request_id = %incident, recognition_method = name, recognised = identity.is_some(), observed = %seen, "recognition");
+                    debug!(request_id = %incident, recognition_method = name, recognised = identity.is_some(), observed = %report, "recognition");
                     return Ok(identity);
                 }
                 Err(error) => {
-                    warn!(request_id = %incident, recognition_method = name, error = %Chain(&error), observed = %seen, "a method of recognition cannot say who it is");
+                    warn!(request_id = %incident, recognition_method = name, error = %Chain(&error), observed = %report, "a method of recognition cannot say who it is");
                     if method.if_broken == IfBroken::Stop {
                         return Err(RecogniseError::Stop(Box::new(error)));
                     }
                     // What is wrong with iMIS is worth more than a cookie that cannot be read.
-                    if last.is_none() || !error.is_the_visitors() {
+                    if last.is_none() || !error.is_visitor_error() {
                         last = Some(error);
                     }
                 }
@@ -155,7 +155,7 @@ impl Recogniser {
         }
         match last {
             // An old ticket, or somebody's own: the sign-in page is the way on.
-            Some(error) if error.is_the_visitors() && self.application.is_none() => Ok(None),
+            Some(error) if error.is_visitor_error() && self.application.is_none() => Ok(None),
             Some(error) => Err(error),
             None => Ok(None),
         }
@@ -167,14 +167,14 @@ impl Recogniser {
         let session = Session { visitor, cookies: cookies.unwrap_or_default() };
         let mut found = Vec::new();
         for method in &self.methods {
-            let mut seen = Seen::of(visitor.headers);
-            let answer = self.ask(method, &session, &mut seen).await;
-            found.push(Examined { method: method.how.name(), seen, answer });
+            let mut report = RecognitionReport::of(visitor.headers);
+            let answer = self.ask(method, &session, &mut report).await;
+            found.push(Examined { method: method.how.name(), report, answer });
         }
         if let Some(application) = &self.application {
-            let mut seen = Seen::of(visitor.headers);
-            let answer = self.single_sign_on_page(application, visitor, &mut seen).await;
-            found.push(Examined { method: "client_application", seen, answer: answer.map(|()| None) });
+            let mut report = RecognitionReport::of(visitor.headers);
+            let answer = self.single_sign_on_page(application, visitor, &mut report).await;
+            found.push(Examined { method: "client_application", report, answer: answer.map(|()| None) });
         }
         found
     }
@@ -184,14 +184,15 @@ impl Recogniser {
         &self,
         application: &config::ClientApplication,
         visitor: &Visitor<'_>,
-        seen: &mut Seen,
+        report: &mut RecognitionReport,
     ) -> Result<(), RecogniseError> {
-        let response = self.probe.ask(&Question::page(&application.page), visitor, seen).await?;
+        let response =
+            self.visitor_client.ask(&VisitorRequest::page(&application.page), visitor, report).await?;
         match response.status() {
             StatusCode::OK => Ok(()),
             StatusCode::NOT_FOUND => Err(RecogniseError::Missing),
             status if status.is_redirection() => {
-                self.probe.leads_to_sign_in(&response, visitor.authority, seen)
+                self.visitor_client.require_sign_in_redirect(&response, visitor.authority, report)
             }
             other => Err(ApiError::Status(other).into()),
         }
@@ -201,23 +202,23 @@ impl Recogniser {
         &self,
         method: &config::Method,
         session: &Session<'_>,
-        seen: &mut Seen,
+        report: &mut RecognitionReport,
     ) -> Result<Option<Identity>, RecogniseError> {
         let Session { visitor, cookies } = session;
         match &method.how {
-            How::ClientContext { page } => match self.probe.page(page, visitor, seen).await? {
-                Asked::SignIn => Ok(None),
-                Asked::Page { page, .. } => Ok(client_context::read(&page)?.map(|person| Identity {
+            How::ClientContext { page } => match self.visitor_client.page(page, visitor, report).await? {
+                PageResponse::SignIn => Ok(None),
+                PageResponse::Page { page, .. } => Ok(client_context::read(&page)?.map(|person| Identity {
                     on_behalf_of: person.on_behalf_of,
                     sees_on_behalf: true,
                     ..Identity::of(person.id)
                 })),
             },
-            How::WhoamiQuery(query) => whoami_query::ask(&self.probe, query, visitor, seen).await,
+            How::WhoamiQuery(query) => whoami_query::ask(&self.visitor_client, query, visitor, report).await,
             How::LoginStatusRedirect { page } => {
-                login_status::ask(&self.probe, (page, &self.sign_in), visitor, seen).await
+                login_status::ask(&self.visitor_client, (page, &self.sign_in), visitor, report).await
             }
-            How::FormsTicket(ticket) => self.forms_ticket(ticket, visitor, cookies, seen).await,
+            How::FormsTicket(ticket) => self.forms_ticket(ticket, visitor, cookies, report).await,
             // Answered by way of the browser.
             How::ClientApplication(_) => Ok(None),
         }
@@ -228,7 +229,7 @@ impl Recogniser {
         config: &config::FormsTicket,
         visitor: &Visitor<'_>,
         cookies: &SessionCookies,
-        seen: &mut Seen,
+        report: &mut RecognitionReport,
     ) -> Result<Option<Identity>, RecogniseError> {
         // Exactly one (the configuration sees to it): the ticket of one cookie and the life of another's session would be nobody's.
         let mut cookies = cookies.iter();
@@ -240,7 +241,7 @@ impl Recogniser {
             return Ok(None);
         }
         if let Some(target) = &config.session_info
-            && !self.is_alive(target, visitor, seen).await?
+            && !self.is_alive(target, visitor, report).await?
         {
             return Ok(None);
         }
@@ -253,29 +254,29 @@ impl Recogniser {
         &self,
         target: &str,
         visitor: &Visitor<'_>,
-        seen: &mut Seen,
+        report: &mut RecognitionReport,
     ) -> Result<bool, RecogniseError> {
-        let question = Question {
+        let request = VisitorRequest {
             what: "session",
             method: Verb::POST,
             accept: "application/json",
             more: Some((REQUESTED_WITH, http::HeaderValue::from_static("XMLHttpRequest"))),
-            ..Question::page(target)
+            ..VisitorRequest::page(target)
         };
-        let response = self.probe.ask(&question, visitor, seen).await?;
+        let response = self.visitor_client.ask(&request, visitor, report).await?;
         match response.status() {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => return Err(RecogniseError::Missing),
             other => return Err(ApiError::Status(other).into()),
         }
-        let json = client::json_body(response, MOST_LIVENESS_BYTES).await?;
+        let json = client::json_body(response, MAX_LIVENESS_BYTES).await?;
         is_good_session(&json).ok_or(RecogniseError::Liveness)
     }
 
     /// A sign-out has passed.
     pub(crate) async fn forget(&self, cookies: &SessionCookies) {
-        self.identities.forget(cookies).await;
-        self.counts.sign_out();
+        self.identity_cache.forget(cookies).await;
+        self.metrics.sign_out();
     }
 
     /// The session cookies among those of a request.
@@ -293,7 +294,7 @@ impl Recogniser {
 
 /// What `GetSessionInfoFromCookie` says: `null` is a session that is over. None: something else was said.
 fn is_good_session(json: &[u8]) -> Option<bool> {
-    match serde_json::from_slice(without_mark(json)).ok()? {
+    match serde_json::from_slice(without_bom(json)).ok()? {
         Value::Null => Some(false),
         Value::Object(info) => info.get("StillGoodSeconds")?.as_f64().map(|seconds| seconds > 0.0),
         Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => None,

@@ -77,7 +77,7 @@ pub(super) fn deletes_session(set_cookie: &[u8], names: &[String]) -> bool {
     if !names.iter().any(|own| own.eq_ignore_ascii_case(name.trim())) {
         return false;
     }
-    // What cannot be read deletes nothing in a browser; here it only costs one question to iMIS.
+    // What cannot be read deletes nothing in a browser; here it only costs one request to iMIS.
     let Ok(cookie) = Cookie::parse(text.as_ref()) else { return true };
     let now = clock::unix_now_signed();
     value.trim().is_empty()

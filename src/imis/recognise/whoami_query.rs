@@ -11,49 +11,49 @@ use crate::base::query::encoded;
 use crate::config::WhoamiQuery;
 use crate::imis::client::{self, ApiError};
 use crate::imis::identity::Identity;
-use crate::imis::json::filled;
+use crate::imis::json::non_blank;
 use crate::imis::party_id::PartyId;
 use crate::imis::recognise::client_context;
 use crate::imis::recognise::error::RecogniseError;
 use crate::imis::recognise::page::Page;
-use crate::imis::recognise::probe::{Asked, Probe, Question, with_cookies};
 use crate::imis::recognise::query_row::{QueryError, only_row};
-use crate::imis::recognise::seen::Seen;
+use crate::imis::recognise::report::RecognitionReport;
+use crate::imis::recognise::visitor_client::{PageResponse, VisitorClient, VisitorRequest, with_cookies};
 use crate::imis::visitor::Visitor;
 
 const VERIFICATION_TOKEN: HeaderName = HeaderName::from_static("requestverificationtoken");
-const MOST_ROW_BYTES: usize = 1024 * 1024;
-const MOST_TOKEN_BYTES: usize = 4096;
+const MAX_ROW_BYTES: usize = 1024 * 1024;
+const MAX_TOKEN_BYTES: usize = 4096;
 
 pub(super) async fn ask(
-    probe: &Probe,
+    visitor_client: &VisitorClient,
     query: &WhoamiQuery,
     visitor: &Visitor<'_>,
-    seen: &mut Seen,
+    report: &mut RecognitionReport,
 ) -> Result<Option<Identity>, RecogniseError> {
-    let (page, set_cookies) = match probe.page(&query.page, visitor, seen).await? {
-        Asked::SignIn => return Ok(None),
-        Asked::Page { page, set_cookies } => (page, set_cookies),
+    let (page, set_cookies) = match visitor_client.page(&query.page, visitor, report).await? {
+        PageResponse::SignIn => return Ok(None),
+        PageResponse::Page { page, set_cookies } => (page, set_cookies),
     };
     // Anonymous visitors run as a user of their own in iMIS, for whom a query may have a row: the page has the first word.
     let Some(signed_in) = client_context::read(&page)? else { return Ok(None) };
     let token = anti_forgery_token(&page)?;
     let target = target(query);
-    let question = Question {
+    let request = VisitorRequest {
         what: "query",
         accept: "application/json",
         cookie: with_cookies(visitor.headers, &set_cookies),
         more: Some((VERIFICATION_TOKEN, token)),
-        ..Question::page(&target)
+        ..VisitorRequest::page(&target)
     };
-    let response = probe.ask(&question, visitor, seen).await?;
+    let response = visitor_client.ask(&request, visitor, report).await?;
     if response.status() != StatusCode::OK {
         return Err(ApiError::Status(response.status()).into());
     }
-    let json = client::json_body(response, MOST_ROW_BYTES).await?;
+    let json = client::json_body(response, MAX_ROW_BYTES).await?;
     let row = only_row(&json)?.ok_or(QueryError::NoRow)?;
-    seen.columns(row.keys().map(String::as_str));
-    let id = row.get(&query.columns.id).and_then(filled).and_then(|text| PartyId::parse(&text));
+    report.columns(row.keys().map(String::as_str));
+    let id = row.get(&query.columns.id).and_then(non_blank).and_then(|text| PartyId::parse(&text));
     let id = id.ok_or_else(|| QueryError::Column(query.columns.id.clone()))?;
     if signed_in.id != id {
         return Err(QueryError::AnotherPerson.into());
@@ -70,8 +70,7 @@ fn target(query: &WhoamiQuery) -> String {
 
 fn anti_forgery_token(page: &Page) -> Result<HeaderValue, QueryError> {
     let [token] = page.anti_forgery.as_slice() else { return Err(QueryError::NoToken) };
-    let plain =
-        token.iter().all(u8::is_ascii_graphic) && !token.is_empty() && token.len() <= MOST_TOKEN_BYTES;
+    let plain = token.iter().all(u8::is_ascii_graphic) && !token.is_empty() && token.len() <= MAX_TOKEN_BYTES;
     let mut value = HeaderValue::from_bytes(token).ok().filter(|_| plain).ok_or(QueryError::NoToken)?;
     value.set_sensitive(true);
     Ok(value)

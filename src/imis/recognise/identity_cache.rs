@@ -18,20 +18,20 @@ use crate::imis::recognise::error::RecogniseError;
 use crate::imis::recognise::session_cookie::SessionCookies;
 
 /// No more sessions than these are remembered.
-const MOST_ENTRIES: u64 = 10_000;
+const MAX_ENTRIES: u64 = 10_000;
 /// No more cookies of sign-outs than these.
-const MOST_SIGNED_OUT: u64 = 100_000;
+const MAX_SIGNED_OUT: u64 = 100_000;
 /// How long it is remembered that a session is nobody's.
-const NOBODY: Duration = Duration::from_secs(5);
+const ANONYMOUS_TTL: Duration = Duration::from_secs(5);
 /// How long somebody is remembered who could begin to act for another contact at any moment.
-const SEEN_FOR_ITSELF: Duration = Duration::from_secs(5);
+const ON_BEHALF_TTL: Duration = Duration::from_secs(5);
 /// Longer than an answer can be on its way and then be remembered.
-const SIGN_OUT: Duration = Duration::from_secs(120);
+const SIGN_OUT_TTL: Duration = Duration::from_secs(120);
 
 type Key = [u8; 32];
 
 /// See the module.
-pub(super) struct Identities {
+pub(super) struct IdentityCache {
     key: hmac::Key,
     known: Cache<Key, Option<Arc<Identity>>>,
     /// By single cookies.
@@ -40,11 +40,11 @@ pub(super) struct Identities {
 
 /// How an answer was come by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Source {
+pub(crate) enum CacheResult {
     /// iMIS was asked.
-    Asked,
+    Miss,
     /// It had been asked before, or somebody else was asking.
-    Remembered,
+    Hit,
 }
 
 /// How long each answer is remembered.
@@ -55,29 +55,29 @@ struct Lifetimes {
 impl Expiry<Key, Option<Arc<Identity>>> for Lifetimes {
     fn expire_after_create(&self, _: &Key, known: &Option<Arc<Identity>>, _: Instant) -> Option<Duration> {
         Some(match known {
-            None => NOBODY.min(self.somebody),
+            None => ANONYMOUS_TTL.min(self.somebody),
             // A profile is read anew for each token, and who acts for another may stop at any moment.
             Some(identity) if identity.row.is_some() || identity.on_behalf_of.is_some() => Duration::ZERO,
-            Some(identity) if identity.sees_on_behalf => SEEN_FOR_ITSELF.min(self.somebody),
+            Some(identity) if identity.sees_on_behalf => ON_BEHALF_TTL.min(self.somebody),
             Some(_) => self.somebody,
         })
     }
 }
 
-impl Identities {
+impl IdentityCache {
     /// `lifetime`: how long somebody's identity is remembered; zero is not at all.
     pub(super) fn new(lifetime: Duration) -> Result<Self, getrandom::Error> {
         let key = clock::random_hex()? + &clock::random_hex()?;
         Ok(Self {
             key: hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes()),
             known: Cache::builder()
-                .max_capacity(MOST_ENTRIES)
+                .max_capacity(MAX_ENTRIES)
                 .expire_after(Lifetimes { somebody: lifetime })
                 .build(),
             // The newest are those that matter.
             signed_out: Cache::builder()
-                .max_capacity(MOST_SIGNED_OUT)
-                .time_to_live(SIGN_OUT)
+                .max_capacity(MAX_SIGNED_OUT)
+                .time_to_live(SIGN_OUT_TTL)
                 .eviction_policy(EvictionPolicy::lru())
                 .build(),
         })
@@ -107,25 +107,25 @@ impl Identities {
         &self,
         cookies: &SessionCookies,
         ask: impl Fn() -> F,
-    ) -> Result<(Option<Identity>, Source), RecogniseError>
+    ) -> Result<(Option<Identity>, CacheResult), RecogniseError>
     where
         F: Future<Output = Result<Option<Identity>, RecogniseError>>,
     {
         if cookies.is_empty() || self.is_signed_out(cookies) {
             // Nothing that tells one visitor from another, or nothing that could be relied upon.
-            return Ok((ask().await?, Source::Asked));
+            return Ok((ask().await?, CacheResult::Miss));
         }
-        let mut source = Source::Remembered;
+        let mut result = CacheResult::Hit;
         let known = self.known.try_get_with(self.key_of(cookies.iter()), async {
-            source = Source::Asked;
+            result = CacheResult::Miss;
             Ok::<_, RecogniseError>(ask().await?.map(Arc::new))
         });
         let known = known.await.map_err(RecogniseError::Shared)?;
-        if source == Source::Remembered && self.is_signed_out(cookies) {
+        if result == CacheResult::Hit && self.is_signed_out(cookies) {
             // It has passed while we waited for somebody else's answer.
-            return Ok((ask().await?, Source::Asked));
+            return Ok((ask().await?, CacheResult::Miss));
         }
-        Ok((known.map(|identity| Identity::clone(&identity)), source))
+        Ok((known.map(|identity| Identity::clone(&identity)), result))
     }
 
     /// A sign-out of the sessions of these cookies has passed, each of them for itself: which one iMIS goes by is its own affair.

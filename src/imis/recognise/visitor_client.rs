@@ -16,16 +16,16 @@ use crate::config;
 use crate::imis::client::{self, ApiError};
 use crate::imis::recognise::error::RecogniseError;
 use crate::imis::recognise::page::Page;
-use crate::imis::recognise::seen::{Generation, Seen};
+use crate::imis::recognise::report::{Generation, RecognitionReport};
 use crate::imis::visitor::Visitor;
 use crate::upstream::servers::Servers;
 
 const NO_REFRESH_SESSION: HeaderName = HeaderName::from_static("x-norefreshsession");
 /// Pages with a large view state stay below this.
-const MOST_PAGE_BYTES: usize = 4 * 1024 * 1024;
+const MAX_PAGE_BYTES: usize = 4 * 1024 * 1024;
 
 /// See the module.
-pub(super) struct Probe {
+pub(super) struct VisitorClient {
     /// One per upstream server, tried in order when there is no connection.
     servers: Arc<Servers>,
     /// One for each of them.
@@ -35,7 +35,7 @@ pub(super) struct Probe {
 }
 
 /// What to ask for.
-pub(super) struct Question<'a> {
+pub(super) struct VisitorRequest<'a> {
     /// For the log: `page`, `query` ...
     pub(super) what: &'static str,
     pub(super) method: Method,
@@ -47,7 +47,7 @@ pub(super) struct Question<'a> {
     pub(super) more: Option<(HeaderName, HeaderValue)>,
 }
 
-impl<'a> Question<'a> {
+impl<'a> VisitorRequest<'a> {
     /// A page, as a browser asks for one.
     pub(super) fn page(target: &'a str) -> Self {
         Self { what: "page", method: Method::GET, target, accept: "text/html", cookie: None, more: None }
@@ -55,7 +55,7 @@ impl<'a> Question<'a> {
 }
 
 /// What a RiSE page turned out to be.
-pub(super) enum Asked {
+pub(super) enum PageResponse {
     Page {
         page: Page,
         /// Cookies that came with it.
@@ -65,7 +65,7 @@ pub(super) enum Asked {
     SignIn,
 }
 
-impl Probe {
+impl VisitorClient {
     pub(super) fn build(
         imis: &config::Imis,
         site: &config::Site,
@@ -88,12 +88,12 @@ impl Probe {
         &self,
         target: &str,
         visitor: &Visitor<'_>,
-        seen: &mut Seen,
-    ) -> Result<Asked, RecogniseError> {
-        let response = self.ask(&Question::page(target), visitor, seen).await?;
+        report: &mut RecognitionReport,
+    ) -> Result<PageResponse, RecogniseError> {
+        let response = self.ask(&VisitorRequest::page(target), visitor, report).await?;
         if response.status().is_redirection() {
-            self.leads_to_sign_in(&response, visitor.authority, seen)?;
-            return Ok(Asked::SignIn);
+            self.require_sign_in_redirect(&response, visitor.authority, report)?;
+            return Ok(PageResponse::SignIn);
         }
         match response.status() {
             StatusCode::OK => {}
@@ -104,36 +104,36 @@ impl Probe {
             return Err(RecogniseError::NotHtml);
         }
         let set_cookies = response.headers().get_all(http::header::SET_COOKIE).iter().cloned().collect();
-        let page = Page::parse(&client::body(response, MOST_PAGE_BYTES).await?);
-        seen.markup.clone_from(&page.markup);
-        seen.generation = page.client_contexts.iter().flatten().find_map(|context| Generation::of(context));
-        Ok(Asked::Page { page, set_cookies })
+        let page = Page::parse(&client::body(response, MAX_PAGE_BYTES).await?);
+        report.markup.clone_from(&page.markup);
+        report.generation = page.client_contexts.iter().flatten().find_map(|context| Generation::of(context));
+        Ok(PageResponse::Page { page, set_cookies })
     }
 
     /// `Ok` when the redirect goes to the site's sign-in page.
-    pub(super) fn leads_to_sign_in(
+    pub(super) fn require_sign_in_redirect(
         &self,
         response: &Response,
         authority: &Authority,
-        seen: &mut Seen,
+        report: &mut RecognitionReport,
     ) -> Result<(), RecogniseError> {
-        let target = self.location(response, authority).ok_or(RecogniseError::Elsewhere)?;
+        let target = self.location(response, authority).ok_or(RecogniseError::UnexpectedRedirect)?;
         let path = target.path().trim_end_matches('/').to_ascii_lowercase();
         let page = path.rsplit('/').next().unwrap_or_default();
         if path == self.sign_in_path || matches!(page, "login.aspx" | "signin" | "signin.aspx") {
-            seen.redirects_to("the sign-in page");
+            report.redirects_to("the sign-in page");
             return Ok(());
         }
         match page {
             "error.aspx" => {
-                seen.redirects_to("the error page");
+                report.redirects_to("the error page");
                 Err(RecogniseError::ErrorPage)
             }
             "404.aspx" => {
-                seen.redirects_to("the page for what is missing");
+                report.redirects_to("the page for what is missing");
                 Err(RecogniseError::Missing)
             }
-            _ => Err(RecogniseError::Elsewhere),
+            _ => Err(RecogniseError::UnexpectedRedirect),
         }
     }
 
@@ -151,9 +151,9 @@ impl Probe {
 
     pub(super) async fn ask(
         &self,
-        question: &Question<'_>,
+        request: &VisitorRequest<'_>,
         visitor: &Visitor<'_>,
-        seen: &mut Seen,
+        report: &mut RecognitionReport,
     ) -> Result<Response, ApiError> {
         let mut last = ApiError::Url;
         let fields = visitor.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
@@ -161,14 +161,14 @@ impl Probe {
         let session = self.servers.session(fields);
         for index in self.servers.order(session.as_ref()) {
             let server = self.servers.server(index);
-            match self.ask_server(server, &self.clients[index], question, visitor).await {
+            match self.ask_server(server, &self.clients[index], request, visitor).await {
                 Err(ApiError::Unreachable(error)) => {
                     self.servers.failed(index);
                     last = ApiError::Unreachable(error);
                 }
                 answered => {
                     self.servers.worked(index);
-                    return answered.inspect(|response| seen.answered(question.what, response));
+                    return answered.inspect(|response| report.answered(request.what, response));
                 }
             }
         }
@@ -179,13 +179,13 @@ impl Probe {
         &self,
         server: &config::Server,
         client: &Client,
-        question: &Question<'_>,
+        request: &VisitorRequest<'_>,
         visitor: &Visitor<'_>,
     ) -> Result<Response, ApiError> {
         let host = self.upstream.host_for(visitor.authority);
-        let url = url(server, &host, question.target).ok_or(ApiError::Url)?;
-        let headers = headers(question, visitor, &host)?;
-        Ok(client.request(question.method.clone(), url).headers(headers).send().await?)
+        let url = url(server, &host, request.target).ok_or(ApiError::Url)?;
+        let headers = headers(request, visitor, &host)?;
+        Ok(client.request(request.method.clone(), url).headers(headers).send().await?)
     }
 }
 
@@ -205,26 +205,26 @@ fn is_address(host: &str) -> bool {
 }
 
 /// The visitor's own Cookie (byte for byte), User-Agent and Accept-Language, and the forwarding headers.
-fn headers(question: &Question<'_>, visitor: &Visitor<'_>, host: &str) -> Result<HeaderMap, ApiError> {
+fn headers(request: &VisitorRequest<'_>, visitor: &Visitor<'_>, host: &str) -> Result<HeaderMap, ApiError> {
     let mut headers = HeaderMap::new();
     for name in [COOKIE, USER_AGENT, ACCEPT_LANGUAGE] {
         for value in visitor.headers.get_all(&name) {
             headers.append(&name, value.clone());
         }
     }
-    if let Some(cookie) = &question.cookie {
+    if let Some(cookie) = &request.cookie {
         headers.insert(COOKIE, cookie.clone());
     }
-    headers.insert(ACCEPT, HeaderValue::from_static(question.accept));
+    headers.insert(ACCEPT, HeaderValue::from_static(request.accept));
     // A copy that something between us and iMIS has kept would be somebody else's page.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     // Keeps the probe from extending the visitor's sliding session.
     headers.insert(NO_REFRESH_SESSION, HeaderValue::from_static("true"));
-    if question.method == Method::POST {
+    if request.method == Method::POST {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
         headers.insert(http::header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
-    if let Some((name, value)) = &question.more {
+    if let Some((name, value)) = &request.more {
         headers.insert(name, value.clone());
     }
     headers.insert(HOST, HeaderValue::try_from(host).map_err(|_| ApiError::Url)?);

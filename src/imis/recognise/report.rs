@@ -6,12 +6,12 @@ use std::fmt;
 use http::header::{CONTENT_TYPE, COOKIE, HeaderMap, HeaderValue, LOCATION};
 
 /// No more names of cookies than these are told.
-const MOST_NAMES: usize = 32;
-const MOST_NAME_CHARACTERS: usize = 64;
+const MAX_NAMES: usize = 32;
+const MAX_NAME_CHARACTERS: usize = 64;
 
 /// See the module.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Seen {
+pub(crate) struct RecognitionReport {
     /// Names of the cookies that the visitor sent.
     pub(crate) cookies: Vec<String>,
     /// What iMIS answered, one after the other.
@@ -61,7 +61,7 @@ pub(crate) struct Answered {
     redirect: Option<&'static str>,
 }
 
-impl Seen {
+impl RecognitionReport {
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let lines = headers.get_all(COOKIE).iter();
         // A cookie without a name is all value.
@@ -69,7 +69,7 @@ impl Seen {
             let at = pair.iter().position(|byte| *byte == b'=')?;
             Some(plain(&String::from_utf8_lossy(pair[..at].trim_ascii())))
         });
-        let mut cookies: Vec<String> = names.filter(|name| !name.is_empty()).take(MOST_NAMES).collect();
+        let mut cookies: Vec<String> = names.filter(|name| !name.is_empty()).take(MAX_NAMES).collect();
         cookies.dedup();
         Self { cookies, ..Self::default() }
     }
@@ -93,14 +93,14 @@ impl Seen {
     }
 
     pub(super) fn columns<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
-        self.columns = names.take(MOST_NAMES).map(plain).collect();
+        self.columns = names.take(MAX_NAMES).map(plain).collect();
     }
 }
 
 /// A name that may stand in a log: what is odd in it is a `?`.
 fn plain(name: &str) -> String {
     let shown = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
-    name.chars().take(MOST_NAME_CHARACTERS).map(shown).collect()
+    name.chars().take(MAX_NAME_CHARACTERS).map(shown).collect()
 }
 
 impl fmt::Display for Answered {
@@ -110,7 +110,7 @@ impl fmt::Display for Answered {
     }
 }
 
-impl fmt::Display for Seen {
+impl fmt::Display for RecognitionReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let or_none = |list: String| if list.is_empty() { "none".to_owned() } else { list };
         write!(f, "cookies: {}", or_none(self.cookies.join(", ")))?;
@@ -157,8 +157,8 @@ mod tests {
             HeaderValue::from_static("Login=secret; a=b=c;; =x; a-secret-alone; ASP.NET_SessionId="),
         );
         headers.append(COOKIE, HeaderValue::from_bytes(b"\xe4=\xff").unwrap());
-        let seen = Seen::of(&headers).to_string();
-        assert_eq!(seen, "cookies: Login, a, ASP.NET_SessionId, ?");
-        assert_eq!(Seen::of(&HeaderMap::new()).to_string(), "cookies: none");
+        let report = RecognitionReport::of(&headers).to_string();
+        assert_eq!(report, "cookies: Login, a, ASP.NET_SessionId, ?");
+        assert_eq!(RecognitionReport::of(&HeaderMap::new()).to_string(), "cookies: none");
     }
 }

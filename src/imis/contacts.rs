@@ -6,12 +6,12 @@ use serde_json::Value;
 
 use crate::imis::api::{Api, ProfileError};
 use crate::imis::client::ApiError;
-use crate::imis::json::{Rows, filled};
+use crate::imis::json::{Rows, non_blank};
 use crate::imis::party::{Kind, Party, PartyError};
 
 const PAGE: u64 = 500;
 /// Five million contacts.
-const MOST_PAGES: usize = 10_000;
+const MAX_PAGES: usize = 10_000;
 
 /// A contact, as far as addresses go.
 pub(crate) struct Contact {
@@ -25,13 +25,13 @@ pub(crate) struct Contact {
 }
 
 /// Reads all contacts. `progress` is told how many have been read, and how many there are if iMIS says.
-pub(super) async fn contacts(
+pub(super) async fn read_all(
     api: &Api,
     mut progress: impl FnMut(usize, Option<u64>),
 ) -> Result<Vec<Contact>, ProfileError> {
     let mut with_credentials = HashSet::new();
     each_page(api, "api/User", |rows, _| {
-        with_credentials.extend(rows.iter().filter_map(|user| filled(&user["UserId"])));
+        with_credentials.extend(rows.iter().filter_map(|user| non_blank(&user["UserId"])));
         Ok(())
     })
     .await?;
@@ -62,12 +62,12 @@ async fn each_page(
     mut take: impl FnMut(&[Value], Option<u64>) -> Result<(), PartyError>,
 ) -> Result<(), ProfileError> {
     let mut offset = 0;
-    for _ in 0..MOST_PAGES {
+    for _ in 0..MAX_PAGES {
         let json = api.page(&format!("{what}?limit={PAGE}&offset={offset}")).await?;
         let rows = Rows::parse(&json).ok_or(PartyError::NotRows)?;
         take(rows.items(), rows.total())?;
         let Some(next) = rows.next(offset).ok_or(PartyError::NotRows)? else { return Ok(()) };
         offset = next;
     }
-    Err(ApiError::TooLong(MOST_PAGES).into())
+    Err(ApiError::TooLong(MAX_PAGES).into())
 }
