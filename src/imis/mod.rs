@@ -54,14 +54,15 @@ impl Imis {
     pub(crate) fn build(
         imis: &config::Imis,
         site: &config::Site,
-        (tls, servers): (&Arc<ClientConfig>, &Arc<Servers>),
+        tls: &Arc<ClientConfig>,
+        servers: &Arc<Servers>,
         metrics: Box<dyn RecognitionCounter>,
     ) -> Result<Self, BuildError> {
         let api = Arc::new(Api::new(client::for_api(tls)?, imis));
         let queries = imis.recognise.iter().filter_map(|method| method.how.query());
         let applications = imis.recognise.iter().filter_map(|method| method.how.application());
         Ok(Self {
-            recogniser: Recogniser::build(imis, site, (tls, servers, api.clone()), metrics)?,
+            recogniser: Recogniser::build(imis, site, tls, servers, api.clone(), metrics)?,
             api,
             phones: phone::Preference { order: imis.phone_order.clone(), region: imis.phone_region },
             columns: queries.clone().find_map(|query| query.columns.profile.clone()),

@@ -158,7 +158,8 @@ impl Parts<'_> {
                 imis: Imis::build(
                     &sign_on.imis,
                     config,
-                    (&upstream.tls, &upstream.servers),
+                    &upstream.tls,
+                    &upstream.servers,
                     Box::new(self.process.metrics.recognition(&config.hosts[0])),
                 )?,
                 states: Signer::new(self.keys, &config.hosts[0], self.process.used_states.clone()),

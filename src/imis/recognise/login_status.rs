@@ -8,44 +8,37 @@ use url::Url;
 
 use crate::base::clock;
 use crate::base::query::encoded;
-use crate::imis::client::ApiError;
 use crate::imis::identity::Identity;
 use crate::imis::party_id::PartyId;
 use crate::imis::recognise::error::RecogniseError;
-use crate::imis::recognise::report::RecognitionReport;
-use crate::imis::recognise::visitor_client::{VisitorClient, VisitorRequest};
-use crate::imis::visitor::Visitor;
+use crate::imis::recognise::visitor_client::{VisitorRequest, VisitorSession, require_ok};
 
-/// A path that nothing has: where the redirect would lead if anybody followed it.
-const NOWHERE: &str = "/imis-gateway-login-status";
+/// The target of the redirect, which is never followed. No page has this path.
+const RETURN_PATH: &str = "/imis-gateway-login-status";
 
-pub(super) async fn ask(
-    visitor_client: &VisitorClient,
-    (page, sign_in): (&str, &str),
-    visitor: &Visitor<'_>,
-    report: &mut RecognitionReport,
+pub(super) async fn identify(
+    session: &mut VisitorSession<'_>,
+    page: &str,
+    sign_in: &str,
 ) -> Result<Option<Identity>, RecogniseError> {
+    let authority = session.visitor.authority;
     let key = clock::random_hex().map_err(RecogniseError::Random)?;
     let separator = if page.contains('?') { '&' } else { '?' };
-    let nowhere = format!("https://{}{NOWHERE}", visitor.authority);
-    let target =
-        format!("{page}{separator}LURL={}&RETURL={}&QKEY={key}", encoded(sign_in), encoded(&nowhere));
-    let response = visitor_client.ask(&VisitorRequest::page(&target), visitor, report).await?;
+    let return_url = format!("https://{authority}{RETURN_PATH}");
+    let (sign_in, return_url) = (encoded(sign_in), encoded(&return_url));
+    let target = format!("{page}{separator}LURL={sign_in}&RETURL={return_url}&QKEY={key}");
+    let response = session.send(&VisitorRequest::page(&target)).await?;
     if !response.status().is_redirection() {
-        return Err(match response.status() {
-            reqwest::StatusCode::NOT_FOUND => RecogniseError::Missing,
-            reqwest::StatusCode::OK => RecogniseError::NoRedirect,
-            other => ApiError::Status(other).into(),
-        });
+        require_ok(&response)?;
+        return Err(RecogniseError::NoRedirect);
     }
-    let location =
-        visitor_client.location(&response, visitor.authority).ok_or(RecogniseError::UnexpectedRedirect)?;
-    if location.path() == NOWHERE {
-        report.redirects_to("where it was asked to");
-        let id = read(&location, &key, visitor.authority).ok_or(RecogniseError::WrongKey)?;
+    let location = session.location(&response).ok_or(RecogniseError::UnexpectedRedirect)?;
+    if location.path() == RETURN_PATH {
+        session.report.redirects_to("where it was asked to");
+        let id = read(&location, &key, authority).ok_or(RecogniseError::WrongKey)?;
         return Ok(Some(Identity::of(id)));
     }
-    visitor_client.require_sign_in_redirect(&response, visitor.authority, report).map(|()| None)
+    session.require_sign_in_redirect(&response).map(|()| None)
 }
 
 /// The ID that a redirect to where we asked for carries, together with our key; each exactly once.

@@ -10,6 +10,7 @@ mod error;
 pub(crate) mod forms_ticket;
 mod login_status;
 pub(crate) mod page;
+mod session_info;
 mod visitor_client;
 pub(crate) mod query_row;
 mod recogniser;

@@ -2,20 +2,15 @@
 
 use std::sync::Arc;
 
-use http::{HeaderName, Method as Verb};
-use reqwest::StatusCode;
 use rustls::ClientConfig;
-use serde_json::Value;
 use tracing::{debug, warn};
 
 use crate::base::clock;
 use crate::base::error_chain::Chain;
 use crate::config::{self, How, IfBroken};
 use crate::imis::api::Api;
-use crate::imis::client::{self, ApiError};
 use crate::imis::error::BuildError;
 use crate::imis::identity::Identity;
-use crate::imis::json::without_bom;
 use crate::imis::recognise::client_context;
 use crate::imis::recognise::counter::RecognitionCounter;
 use crate::imis::recognise::error::RecogniseError;
@@ -24,40 +19,40 @@ use crate::imis::recognise::identity_cache::{CacheResult, IdentityCache};
 use crate::imis::recognise::login_status;
 use crate::imis::recognise::report::RecognitionReport;
 use crate::imis::recognise::session_cookie::{self, NoSession, SessionCookies};
-use crate::imis::recognise::visitor_client::{PageResponse, VisitorClient, VisitorRequest};
+use crate::imis::recognise::session_info;
+use crate::imis::recognise::visitor_client::{
+    PageResponse, VisitorClient, VisitorRequest, VisitorSession, require_ok,
+};
 use crate::imis::recognise::whoami_query;
 use crate::imis::visitor::Visitor;
 use crate::upstream::servers::Servers;
 
-const MAX_LIVENESS_BYTES: usize = 16 * 1024;
-const REQUESTED_WITH: HeaderName = HeaderName::from_static("x-requested-with");
-
-/// What a method saw and said.
+/// The result of one method, for diagnosis.
 pub(crate) struct Examined {
     pub(crate) method: &'static str,
     pub(crate) report: RecognitionReport,
     pub(crate) answer: Result<Option<Identity>, RecogniseError>,
 }
 
-/// What is known about a visitor.
+/// Who a visitor is.
 pub(crate) enum Answer {
     Anonymous,
     Person(Identity),
-    /// The site itself has to be asked, by way of the browser: its Single Sign-On page.
+    /// Only the site's Single Sign-On page can tell, so the visitor has to be redirected there.
     AskSite,
 }
 
-/// A visitor who has a session cookie, or may have one.
+/// A visitor with a session cookie, or with any cookie if no names are configured.
 pub(crate) struct Session<'a> {
     visitor: &'a Visitor<'a>,
     cookies: SessionCookies,
 }
 
-/// The methods of one site.
+/// The recognition methods of one site, in order.
 pub(crate) struct Recogniser {
     session_cookies: Vec<String>,
     methods: Vec<config::Method>,
-    /// Whose answer comes by way of the browser.
+    /// Its answer comes through the visitor's browser.
     application: Option<Arc<config::ClientApplication>>,
     visitor_client: VisitorClient,
     sign_in: String,
@@ -70,7 +65,9 @@ impl Recogniser {
     pub(crate) fn build(
         imis: &config::Imis,
         site: &config::Site,
-        (tls, servers, api): (&Arc<ClientConfig>, &Arc<Servers>, Arc<Api>),
+        tls: &Arc<ClientConfig>,
+        servers: &Arc<Servers>,
+        api: Arc<Api>,
         metrics: Box<dyn RecognitionCounter>,
     ) -> Result<Self, BuildError> {
         let application = |method: &config::Method| method.how.application().cloned();
@@ -78,7 +75,7 @@ impl Recogniser {
             session_cookies: imis.session_cookies.clone(),
             application: imis.recognise.iter().find_map(application),
             methods: imis.recognise.iter().filter(|method| application(method).is_none()).cloned().collect(),
-            visitor_client: VisitorClient::build(imis, site, (tls, servers))?,
+            visitor_client: VisitorClient::build(imis, site, tls, servers)?,
             sign_in: imis.sign_in.clone(),
             api,
             identity_cache: IdentityCache::new(imis.identity_cache)?,
@@ -86,26 +83,23 @@ impl Recogniser {
         })
     }
 
-    /// The visitor's session, if there is a cookie of one; only iMIS can say whether it is good.
+    /// The visitor's session if there is a session cookie. Only iMIS can tell whether it is valid.
     pub(crate) fn session<'a>(&self, visitor: &'a Visitor<'a>) -> Option<Session<'a>> {
         match SessionCookies::find(visitor.headers, &self.session_cookies) {
             Ok(cookies) => Some(Session { visitor, cookies }),
             Err(NoSession::None) => None,
-            Err(NoSession::Contradictory(name)) => {
-                warn!(cookie = name, "a session cookie came with two different values; taken as nobody");
+            Err(NoSession::Contradictory(cookie)) => {
+                warn!(cookie, "a session cookie came with two different values; taken as nobody");
                 None
             }
-            Err(NoSession::Odd(name)) => {
-                warn!(
-                    cookie = name,
-                    "a session cookie came with a value that is no plain text; taken as nobody"
-                );
+            Err(NoSession::Odd(cookie)) => {
+                warn!(cookie, "a session cookie came with a value that is no plain text; taken as nobody");
                 None
             }
         }
     }
 
-    /// Who the session belongs to.
+    /// The person whose session it is.
     pub(crate) async fn recognise(&self, session: &Session<'_>) -> Result<Answer, RecogniseError> {
         if self.methods.is_empty() {
             return Ok(Answer::AskSite);
@@ -121,92 +115,72 @@ impl Recogniser {
         }
     }
 
-    /// One method after the other, as long as they cannot say.
+    /// Tries one method after the other until one succeeds.
     async fn ask_all(&self, session: &Session<'_>) -> Result<Option<Identity>, RecogniseError> {
         let mut last = None;
         for method in &self.methods {
-            let mut report = RecognitionReport::of(session.visitor.headers);
-            let answer = self.ask(method, session, &mut report).await;
-            let (name, incident) = (method.how.name(), &session.visitor.forwarded.incident);
-            self.metrics.recognition(
-                name,
-                match &answer {
-                    Ok(Some(_)) => "person",
-                    Ok(None) => "nobody",
-                    Err(_) => "broken",
-                },
-            );
-            match answer {
+            let Examined { method: name, report, answer } = self.ask(method, session).await;
+            let request_id = &session.visitor.forwarded.incident;
+            let result = match &answer {
+                Ok(Some(_)) => "person",
+                Ok(None) => "nobody",
+                Err(_) => "broken",
+            };
+            self.metrics.recognition(name, result);
+            let error = match answer {
                 Ok(identity) => {
-                    debug!(request_id = %incident, recognition_method = name, recognised = identity.is_some(), observed = %report, "recognition");
+                    debug!(%request_id, recognition_method = name, recognised = identity.is_some(), observed = %report, "recognition");
                     return Ok(identity);
                 }
-                Err(error) => {
-                    warn!(request_id = %incident, recognition_method = name, error = %Chain(&error), observed = %report, "a method of recognition cannot say who it is");
-                    if method.if_broken == IfBroken::Stop {
-                        return Err(RecogniseError::Stop(Box::new(error)));
-                    }
-                    // What is wrong with iMIS is worth more than a cookie that cannot be read.
-                    if last.is_none() || !error.is_visitor_error() {
-                        last = Some(error);
-                    }
-                }
+                Err(error) => error,
+            };
+            warn!(%request_id, recognition_method = name, error = %Chain(&error), observed = %report, "a method of recognition cannot say who it is");
+            if method.if_broken == IfBroken::Stop {
+                return Err(RecogniseError::Stop(Box::new(error)));
+            }
+            // An error of iMIS is more important than a cookie that cannot be read.
+            if last.is_none() || !error.is_visitor_error() {
+                last = Some(error);
             }
         }
         match last {
-            // An old ticket, or somebody's own: the sign-in page is the way on.
+            // An expired or forged ticket: the visitor has to sign in again.
             Some(error) if error.is_visitor_error() && self.application.is_none() => Ok(None),
             Some(error) => Err(error),
             None => Ok(None),
         }
     }
 
-    /// Asks by every method, also without a session cookie, for whoever looks for a fault.
+    /// Tries every method, even without a session cookie, for diagnosis.
     pub(crate) async fn examine(&self, visitor: &Visitor<'_>) -> Vec<Examined> {
         let cookies = SessionCookies::find(visitor.headers, &self.session_cookies);
         let session = Session { visitor, cookies: cookies.unwrap_or_default() };
-        let mut found = Vec::new();
+        let mut all = Vec::new();
         for method in &self.methods {
-            let mut report = RecognitionReport::of(visitor.headers);
-            let answer = self.ask(method, &session, &mut report).await;
-            found.push(Examined { method: method.how.name(), report, answer });
+            all.push(self.ask(method, &session).await);
         }
         if let Some(application) = &self.application {
-            let mut report = RecognitionReport::of(visitor.headers);
-            let answer = self.single_sign_on_page(application, visitor, &mut report).await;
-            found.push(Examined { method: "client_application", report, answer: answer.map(|()| None) });
+            let mut session = self.visitor_client.session(visitor);
+            let answer = check_single_sign_on_page(application, &mut session).await.map(|()| None);
+            all.push(Examined { method: "client_application", report: session.report, answer });
         }
-        found
+        all
     }
 
-    /// Whether the page is there: for whoever is not signed in it leads to the sign-in page, for others it holds a form.
-    async fn single_sign_on_page(
-        &self,
-        application: &config::ClientApplication,
-        visitor: &Visitor<'_>,
-        report: &mut RecognitionReport,
-    ) -> Result<(), RecogniseError> {
-        let response =
-            self.visitor_client.ask(&VisitorRequest::page(&application.page), visitor, report).await?;
-        match response.status() {
-            StatusCode::OK => Ok(()),
-            StatusCode::NOT_FOUND => Err(RecogniseError::Missing),
-            status if status.is_redirection() => {
-                self.visitor_client.require_sign_in_redirect(&response, visitor.authority, report)
-            }
-            other => Err(ApiError::Status(other).into()),
-        }
+    async fn ask(&self, method: &config::Method, session: &Session<'_>) -> Examined {
+        let mut visitor_session = self.visitor_client.session(session.visitor);
+        let answer = self.identify(method, &session.cookies, &mut visitor_session).await;
+        Examined { method: method.how.name(), report: visitor_session.report, answer }
     }
 
-    async fn ask(
+    async fn identify(
         &self,
         method: &config::Method,
-        session: &Session<'_>,
-        report: &mut RecognitionReport,
+        cookies: &SessionCookies,
+        session: &mut VisitorSession<'_>,
     ) -> Result<Option<Identity>, RecogniseError> {
-        let Session { visitor, cookies } = session;
         match &method.how {
-            How::ClientContext { page } => match self.visitor_client.page(page, visitor, report).await? {
+            How::ClientContext { page } => match session.page(page).await? {
                 PageResponse::SignIn => Ok(None),
                 PageResponse::Page { page, .. } => Ok(client_context::read(&page)?.map(|person| Identity {
                     on_behalf_of: person.on_behalf_of,
@@ -214,24 +188,21 @@ impl Recogniser {
                     ..Identity::of(person.id)
                 })),
             },
-            How::WhoamiQuery(query) => whoami_query::ask(&self.visitor_client, query, visitor, report).await,
-            How::LoginStatusRedirect { page } => {
-                login_status::ask(&self.visitor_client, (page, &self.sign_in), visitor, report).await
-            }
-            How::FormsTicket(ticket) => self.forms_ticket(ticket, visitor, cookies, report).await,
-            // Answered by way of the browser.
+            How::WhoamiQuery(query) => whoami_query::identify(session, query).await,
+            How::LoginStatusRedirect { page } => login_status::identify(session, page, &self.sign_in).await,
+            How::FormsTicket(ticket) => self.identify_by_ticket(ticket, cookies, session).await,
+            // Answered through the visitor's browser.
             How::ClientApplication(_) => Ok(None),
         }
     }
 
-    async fn forms_ticket(
+    async fn identify_by_ticket(
         &self,
         config: &config::FormsTicket,
-        visitor: &Visitor<'_>,
         cookies: &SessionCookies,
-        report: &mut RecognitionReport,
+        session: &mut VisitorSession<'_>,
     ) -> Result<Option<Identity>, RecogniseError> {
-        // Exactly one (the configuration sees to it): the ticket of one cookie and the life of another's session would be nobody's.
+        // The configuration allows one name only: a ticket and a session of two cookies could belong to two people.
         let mut cookies = cookies.iter();
         let (Some((_, cookie)), None) = (cookies.next(), cookies.next()) else {
             return Err(TicketError::NotEncoded.into());
@@ -241,7 +212,7 @@ impl Recogniser {
             return Ok(None);
         }
         if let Some(target) = &config.session_info
-            && !self.is_alive(target, visitor, report).await?
+            && !session_info::is_alive(session, target).await?
         {
             return Ok(None);
         }
@@ -249,37 +220,13 @@ impl Recogniser {
         Ok(Some(Identity::of(id)))
     }
 
-    /// Whether iMIS still knows the session: sign-out revokes no ticket.
-    async fn is_alive(
-        &self,
-        target: &str,
-        visitor: &Visitor<'_>,
-        report: &mut RecognitionReport,
-    ) -> Result<bool, RecogniseError> {
-        let request = VisitorRequest {
-            what: "session",
-            method: Verb::POST,
-            accept: "application/json",
-            more: Some((REQUESTED_WITH, http::HeaderValue::from_static("XMLHttpRequest"))),
-            ..VisitorRequest::page(target)
-        };
-        let response = self.visitor_client.ask(&request, visitor, report).await?;
-        match response.status() {
-            StatusCode::OK => {}
-            StatusCode::NOT_FOUND => return Err(RecogniseError::Missing),
-            other => return Err(ApiError::Status(other).into()),
-        }
-        let json = client::json_body(response, MAX_LIVENESS_BYTES).await?;
-        is_good_session(&json).ok_or(RecogniseError::Liveness)
-    }
-
-    /// A sign-out has passed.
+    /// Removes sessions that have been signed out.
     pub(crate) async fn forget(&self, cookies: &SessionCookies) {
         self.identity_cache.forget(cookies).await;
         self.metrics.sign_out();
     }
 
-    /// The session cookies among those of a request.
+    /// The session cookies in the values of Cookie headers.
     pub(crate) fn session_cookies<'a>(
         &self,
         lines: impl Iterator<Item = &'a [u8]>,
@@ -292,28 +239,14 @@ impl Recogniser {
     }
 }
 
-/// What `GetSessionInfoFromCookie` says: `null` is a session that is over. None: something else was said.
-fn is_good_session(json: &[u8]) -> Option<bool> {
-    match serde_json::from_slice(without_bom(json)).ok()? {
-        Value::Null => Some(false),
-        Value::Object(info) => info.get("StillGoodSeconds")?.as_f64().map(|seconds| seconds > 0.0),
-        Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => None,
+/// Whether the Single Sign-On page exists. It redirects anonymous visitors to the sign-in page and shows others a form.
+async fn check_single_sign_on_page(
+    application: &config::ClientApplication,
+    session: &mut VisitorSession<'_>,
+) -> Result<(), RecogniseError> {
+    let response = session.send(&VisitorRequest::page(&application.page)).await?;
+    if response.status().is_redirection() {
+        return session.require_sign_in_redirect(&response);
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_session_is_alive_dead_or_not_told() {
-        let good = |json: &str| is_good_session(json.as_bytes());
-        assert_eq!(good(r#"{"StillGoodSeconds":1187.2,"ExpireMinutes":20,"IsDesktop":false}"#), Some(true));
-        assert_eq!(good("null"), Some(false));
-        assert_eq!(good("\u{feff}null"), Some(false));
-        assert_eq!(good(r#"{"StillGoodSeconds":0,"ExpireMinutes":20}"#), Some(false));
-        for odd in ["", "{}", "true", "[]", r#"{"StillGoodSeconds":"1"}"#, r#"{"d":null}"#, "<html>"] {
-            assert_eq!(good(odd), None, "{odd}");
-        }
-    }
+    require_ok(&response)
 }

@@ -53,8 +53,8 @@ impl Generation {
 /// One answer of iMIS.
 #[derive(Debug, Clone)]
 pub(crate) struct Answered {
-    /// What was asked for: `page`, `query` ...
-    what: &'static str,
+    /// `page`, `query` ...
+    request: &'static str,
     status: u16,
     media_type: String,
     /// Where a redirect leads, as far as that is known.
@@ -74,11 +74,11 @@ impl RecognitionReport {
         Self { cookies, ..Self::default() }
     }
 
-    pub(super) fn answered(&mut self, what: &'static str, response: &reqwest::Response) {
+    pub(super) fn add_response(&mut self, request: &'static str, response: &reqwest::Response) {
         let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         let declared = response.headers().get(CONTENT_TYPE).map(text).unwrap_or_default();
         self.answers.push(Answered {
-            what,
+            request,
             status: response.status().as_u16(),
             media_type: plain(declared.split(';').next().unwrap_or_default().trim()),
             redirect: response.headers().contains_key(LOCATION).then_some("elsewhere"),
@@ -92,7 +92,7 @@ impl RecognitionReport {
         }
     }
 
-    pub(super) fn columns<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
+    pub(super) fn set_columns<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
         self.columns = names.take(MAX_NAMES).map(plain).collect();
     }
 }
@@ -105,7 +105,7 @@ fn plain(name: &str) -> String {
 
 impl fmt::Display for Answered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.what, self.status, self.media_type)?;
+        write!(f, "{} {} {}", self.request, self.status, self.media_type)?;
         self.redirect.map_or(Ok(()), |place| write!(f, " to {place}"))
     }
 }

@@ -1,11 +1,11 @@
-//! A way to ask the site for something as the visitor would: with the visitor's own cookies, following nothing.
+//! Requests to the site as the visitor would send them: with the visitor's cookies. Redirects are never followed.
 
 use std::sync::Arc;
 
 use http::Method;
 use http::header::{
-    ACCEPT, ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue,
-    LOCATION, USER_AGENT,
+    ACCEPT, ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderMap,
+    HeaderName, HeaderValue, LOCATION, SET_COOKIE, USER_AGENT,
 };
 use http::uri::Authority;
 use reqwest::{Client, Response, StatusCode};
@@ -24,44 +24,52 @@ const NO_REFRESH_SESSION: HeaderName = HeaderName::from_static("x-norefreshsessi
 /// Pages with a large view state stay below this.
 const MAX_PAGE_BYTES: usize = 4 * 1024 * 1024;
 
-/// See the module.
+/// Sends requests to the iMIS of one site as a visitor would.
 pub(super) struct VisitorClient {
-    /// One per upstream server, tried in order when there is no connection.
+    /// Tried in order when there is no connection.
     servers: Arc<Servers>,
-    /// One for each of them.
+    /// One for each server.
     clients: Vec<Client>,
     upstream: config::Upstream,
     sign_in_path: String,
 }
 
-/// What to ask for.
+/// Requests for one visitor, with a report of what iMIS answered.
+pub(super) struct VisitorSession<'a> {
+    client: &'a VisitorClient,
+    pub(super) visitor: &'a Visitor<'a>,
+    pub(super) report: RecognitionReport,
+}
+
+/// A request that is sent on behalf of a visitor.
 pub(super) struct VisitorRequest<'a> {
-    /// For the log: `page`, `query` ...
-    pub(super) what: &'static str,
+    /// Its name in the report: `page`, `query` ...
+    pub(super) name: &'static str,
     pub(super) method: Method,
     /// Path and query.
     pub(super) target: &'a str,
     pub(super) accept: &'static str,
-    /// Instead of the visitor's own.
+    /// Replaces the visitor's own Cookie header.
     pub(super) cookie: Option<HeaderValue>,
-    pub(super) more: Option<(HeaderName, HeaderValue)>,
+    pub(super) extra_header: Option<(HeaderName, HeaderValue)>,
 }
 
 impl<'a> VisitorRequest<'a> {
-    /// A page, as a browser asks for one.
+    /// A GET for a page.
     pub(super) fn page(target: &'a str) -> Self {
-        Self { what: "page", method: Method::GET, target, accept: "text/html", cookie: None, more: None }
+        let (method, accept) = (Method::GET, "text/html");
+        Self { name: "page", method, target, accept, cookie: None, extra_header: None }
     }
 }
 
-/// What a RiSE page turned out to be.
+/// A RiSE page, or the sign-in page.
 pub(super) enum PageResponse {
     Page {
         page: Page,
-        /// Cookies that came with it.
+        /// `Set-Cookie` headers of the response.
         set_cookies: Vec<HeaderValue>,
     },
-    /// The sign-in page is iMIS's way to say: nobody.
+    /// A redirect to the sign-in page, which is how iMIS answers anonymous visitors.
     SignIn,
 }
 
@@ -69,123 +77,105 @@ impl VisitorClient {
     pub(super) fn build(
         imis: &config::Imis,
         site: &config::Site,
-        (tls, servers): (&Arc<ClientConfig>, &Arc<Servers>),
+        tls: &Arc<ClientConfig>,
+        servers: &Arc<Servers>,
     ) -> Result<Self, reqwest::Error> {
-        let mut clients = Vec::new();
-        for server in &site.upstream.servers {
-            clients.push(client::for_probes(tls, &server.host)?);
-        }
+        let clients = site.upstream.servers.iter().map(|server| client::for_probes(tls, &server.host));
+        let sign_in_path = imis.sign_in.split('?').next().unwrap_or_default();
         Ok(Self {
             servers: servers.clone(),
-            clients,
+            clients: clients.collect::<Result<_, _>>()?,
             upstream: site.upstream.clone(),
-            sign_in_path: path_only(&imis.sign_in).trim_end_matches('/').to_ascii_lowercase(),
+            sign_in_path: sign_in_path.trim_end_matches('/').to_ascii_lowercase(),
         })
     }
 
-    /// A RiSE page, taken apart.
-    pub(super) async fn page(
-        &self,
-        target: &str,
-        visitor: &Visitor<'_>,
-        report: &mut RecognitionReport,
-    ) -> Result<PageResponse, RecogniseError> {
-        let response = self.ask(&VisitorRequest::page(target), visitor, report).await?;
+    pub(super) fn session<'a>(&'a self, visitor: &'a Visitor<'a>) -> VisitorSession<'a> {
+        VisitorSession { client: self, visitor, report: RecognitionReport::of(visitor.headers) }
+    }
+}
+
+impl VisitorSession<'_> {
+    /// Fetches and parses a RiSE page.
+    pub(super) async fn page(&mut self, target: &str) -> Result<PageResponse, RecogniseError> {
+        let response = self.send(&VisitorRequest::page(target)).await?;
         if response.status().is_redirection() {
-            self.require_sign_in_redirect(&response, visitor.authority, report)?;
+            self.require_sign_in_redirect(&response)?;
             return Ok(PageResponse::SignIn);
         }
-        match response.status() {
-            StatusCode::OK => {}
-            StatusCode::NOT_FOUND => return Err(RecogniseError::Missing),
-            other => return Err(ApiError::Status(other).into()),
-        }
+        require_ok(&response)?;
         if !client::is_type(&response, &["text/html"]) {
             return Err(RecogniseError::NotHtml);
         }
-        let set_cookies = response.headers().get_all(http::header::SET_COOKIE).iter().cloned().collect();
+        let set_cookies = response.headers().get_all(SET_COOKIE).iter().cloned().collect();
         let page = Page::parse(&client::body(response, MAX_PAGE_BYTES).await?);
-        report.markup.clone_from(&page.markup);
-        report.generation = page.client_contexts.iter().flatten().find_map(|context| Generation::of(context));
+        self.report.markup.clone_from(&page.markup);
+        self.report.generation =
+            page.client_contexts.iter().flatten().find_map(|context| Generation::of(context));
         Ok(PageResponse::Page { page, set_cookies })
     }
 
     /// `Ok` when the redirect goes to the site's sign-in page.
-    pub(super) fn require_sign_in_redirect(
-        &self,
-        response: &Response,
-        authority: &Authority,
-        report: &mut RecognitionReport,
-    ) -> Result<(), RecogniseError> {
-        let target = self.location(response, authority).ok_or(RecogniseError::UnexpectedRedirect)?;
+    pub(super) fn require_sign_in_redirect(&mut self, response: &Response) -> Result<(), RecogniseError> {
+        let target = self.location(response).ok_or(RecogniseError::UnexpectedRedirect)?;
         let path = target.path().trim_end_matches('/').to_ascii_lowercase();
         let page = path.rsplit('/').next().unwrap_or_default();
-        if path == self.sign_in_path || matches!(page, "login.aspx" | "signin" | "signin.aspx") {
-            report.redirects_to("the sign-in page");
-            return Ok(());
-        }
-        match page {
-            "error.aspx" => {
-                report.redirects_to("the error page");
-                Err(RecogniseError::ErrorPage)
-            }
-            "404.aspx" => {
-                report.redirects_to("the page for what is missing");
-                Err(RecogniseError::Missing)
-            }
-            _ => Err(RecogniseError::UnexpectedRedirect),
-        }
+        let (place, result) = match page {
+            _ if path == self.client.sign_in_path => ("the sign-in page", Ok(())),
+            "login.aspx" | "signin" | "signin.aspx" => ("the sign-in page", Ok(())),
+            "error.aspx" => ("the error page", Err(RecogniseError::ErrorPage)),
+            "404.aspx" => ("the page for what is missing", Err(RecogniseError::Missing)),
+            _ => return Err(RecogniseError::UnexpectedRedirect),
+        };
+        self.report.redirects_to(place);
+        result
     }
 
-    /// Where a redirect leads, if that is on the site. It is only read, never followed.
-    pub(super) fn location(&self, response: &Response, authority: &Authority) -> Option<Url> {
+    /// The target of a redirect if it is on the site. It is never followed.
+    pub(super) fn location(&self, response: &Response) -> Option<Url> {
         let location = response.headers().get(LOCATION)?.to_str().ok()?;
+        let own_host = self.visitor.authority.host();
         // Absolute ones name the host that iMIS was asked for.
-        let rewritten = self.upstream.host.as_ref();
-        let host = rewritten.map_or(authority.host(), |rewritten| rewritten.host.as_str());
+        let host = self.client.upstream.host.as_ref().map_or(own_host, |rewritten| rewritten.host.as_str());
         let base = Url::parse(&format!("https://{host}/")).ok()?;
         let target = base.join(location).ok()?;
-        let ours = target.host_str().is_some_and(|target| target.eq_ignore_ascii_case(authority.host()));
-        (target.host_str() == base.host_str() || ours).then_some(target)
+        let is_own = target.host_str().is_some_and(|target| target.eq_ignore_ascii_case(own_host));
+        (target.host_str() == base.host_str() || is_own).then_some(target)
     }
 
-    pub(super) async fn ask(
-        &self,
-        request: &VisitorRequest<'_>,
-        visitor: &Visitor<'_>,
-        report: &mut RecognitionReport,
-    ) -> Result<Response, ApiError> {
+    /// Sends a request to the first server that accepts a connection.
+    pub(super) async fn send(&mut self, request: &VisitorRequest<'_>) -> Result<Response, ApiError> {
+        let VisitorClient { servers, clients, upstream, .. } = self.client;
         let mut last = ApiError::Url;
-        let fields = visitor.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-        // Where the visitor's pages come from, and where the session may live.
-        let session = self.servers.session(fields);
-        for index in self.servers.order(session.as_ref()) {
-            let server = self.servers.server(index);
-            match self.ask_server(server, &self.clients[index], request, visitor).await {
+        let fields = self.visitor.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        // The server that has the visitor's session comes first.
+        let session = servers.session(fields);
+        for index in servers.order(session.as_ref()) {
+            let host = upstream.host_for(self.visitor.authority);
+            let url = url(servers.server(index), &host, request.target).ok_or(ApiError::Url)?;
+            let headers = headers(request, self.visitor, &host)?;
+            let sent = clients[index].request(request.method.clone(), url).headers(headers).send().await;
+            match sent.map_err(ApiError::from) {
                 Err(ApiError::Unreachable(error)) => {
-                    self.servers.failed(index);
+                    servers.failed(index);
                     last = ApiError::Unreachable(error);
                 }
-                answered => {
-                    self.servers.worked(index);
-                    return answered.inspect(|response| report.answered(request.what, response));
+                result => {
+                    servers.worked(index);
+                    return result.inspect(|response| self.report.add_response(request.name, response));
                 }
             }
         }
         Err(last)
     }
+}
 
-    async fn ask_server(
-        &self,
-        server: &config::Server,
-        client: &Client,
-        request: &VisitorRequest<'_>,
-        visitor: &Visitor<'_>,
-    ) -> Result<Response, ApiError> {
-        let host = self.upstream.host_for(visitor.authority);
-        let url = url(server, &host, request.target).ok_or(ApiError::Url)?;
-        let headers = headers(request, visitor, &host)?;
-        Ok(client.request(request.method.clone(), url).headers(headers).send().await?)
+/// `Ok` for status 200.
+pub(super) fn require_ok(response: &Response) -> Result<(), RecogniseError> {
+    match response.status() {
+        StatusCode::OK => Ok(()),
+        StatusCode::NOT_FOUND => Err(RecogniseError::Missing),
+        other => Err(ApiError::Status(other).into()),
     }
 }
 
@@ -222,18 +212,14 @@ fn headers(request: &VisitorRequest<'_>, visitor: &Visitor<'_>, host: &str) -> R
     headers.insert(NO_REFRESH_SESSION, HeaderValue::from_static("true"));
     if request.method == Method::POST {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
-        headers.insert(http::header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
-    if let Some((name, value)) = &request.more {
+    if let Some((name, value)) = &request.extra_header {
         headers.insert(name, value.clone());
     }
     headers.insert(HOST, HeaderValue::try_from(host).map_err(|_| ApiError::Url)?);
     visitor.forwarded.apply(&mut headers).map_err(|_| ApiError::Url)?;
     Ok(headers)
-}
-
-fn path_only(path_and_query: &str) -> &str {
-    path_and_query.split('?').next().unwrap_or_default()
 }
 
 /// The visitor's cookies as a browser would send them once `set` has been obeyed; everything else of them stays as it is.

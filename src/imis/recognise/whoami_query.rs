@@ -17,42 +17,34 @@ use crate::imis::recognise::client_context;
 use crate::imis::recognise::error::RecogniseError;
 use crate::imis::recognise::page::Page;
 use crate::imis::recognise::query_row::{QueryError, only_row};
-use crate::imis::recognise::report::RecognitionReport;
-use crate::imis::recognise::visitor_client::{PageResponse, VisitorClient, VisitorRequest, with_cookies};
-use crate::imis::visitor::Visitor;
+use crate::imis::recognise::visitor_client::{PageResponse, VisitorRequest, VisitorSession, with_cookies};
 
 const VERIFICATION_TOKEN: HeaderName = HeaderName::from_static("requestverificationtoken");
 const MAX_ROW_BYTES: usize = 1024 * 1024;
 const MAX_TOKEN_BYTES: usize = 4096;
 
-pub(super) async fn ask(
-    visitor_client: &VisitorClient,
+pub(super) async fn identify(
+    session: &mut VisitorSession<'_>,
     query: &WhoamiQuery,
-    visitor: &Visitor<'_>,
-    report: &mut RecognitionReport,
 ) -> Result<Option<Identity>, RecogniseError> {
-    let (page, set_cookies) = match visitor_client.page(&query.page, visitor, report).await? {
-        PageResponse::SignIn => return Ok(None),
-        PageResponse::Page { page, set_cookies } => (page, set_cookies),
-    };
-    // Anonymous visitors run as a user of their own in iMIS, for whom a query may have a row: the page has the first word.
+    let PageResponse::Page { page, set_cookies } = session.page(&query.page).await? else { return Ok(None) };
+    // iMIS runs queries of anonymous visitors as a user of its own, who may have a row, so the page decides.
     let Some(signed_in) = client_context::read(&page)? else { return Ok(None) };
-    let token = anti_forgery_token(&page)?;
     let target = target(query);
     let request = VisitorRequest {
-        what: "query",
+        name: "query",
         accept: "application/json",
-        cookie: with_cookies(visitor.headers, &set_cookies),
-        more: Some((VERIFICATION_TOKEN, token)),
+        cookie: with_cookies(session.visitor.headers, &set_cookies),
+        extra_header: Some((VERIFICATION_TOKEN, anti_forgery_token(&page)?)),
         ..VisitorRequest::page(&target)
     };
-    let response = visitor_client.ask(&request, visitor, report).await?;
+    let response = session.send(&request).await?;
     if response.status() != StatusCode::OK {
         return Err(ApiError::Status(response.status()).into());
     }
     let json = client::json_body(response, MAX_ROW_BYTES).await?;
     let row = only_row(&json)?.ok_or(QueryError::NoRow)?;
-    report.columns(row.keys().map(String::as_str));
+    session.report.set_columns(row.keys().map(String::as_str));
     let id = row.get(&query.columns.id).and_then(non_blank).and_then(|text| PartyId::parse(&text));
     let id = id.ok_or_else(|| QueryError::Column(query.columns.id.clone()))?;
     if signed_in.id != id {
