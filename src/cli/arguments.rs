@@ -72,15 +72,18 @@ impl ControlSocket {
         if !glance.is_read {
             let socket = glance.control.as_deref().unwrap_or(Path::new("-"));
             let why = std::fs::metadata(file)
-                .map_or_else(|error| error.to_string(), |_| "it is no YAML".to_owned());
+                .map_or_else(|error| error.to_string(), |_| "it is not YAML".to_owned());
             eprint(format_args!(
-                "imis-gateway: {} cannot be read ({why}); asking on the default socket {}, --socket names another",
+                "imis-gateway: cannot read {} ({why}); using the default socket {} (--socket PATH for another)",
                 file.display(),
                 socket.display()
             ));
         }
         glance.control.ok_or_else(|| {
-            exit_with(FAILURE, "listen.control is null, or no path, in the configuration: there is no control socket to ask on")
+            exit_with(
+                FAILURE,
+                "there is no control socket: listen.control is null or not a path in the configuration",
+            )
         })
     }
 
@@ -108,7 +111,7 @@ impl ControlSocket {
         Err(exit_with(
             FAILURE,
             format_args!(
-                "the gateway on {} runs {}, not {}",
+                "the gateway on {} uses the configuration {}, not {}",
                 self.path()?.display(),
                 running.display(),
                 named.display()

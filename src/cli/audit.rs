@@ -1,4 +1,4 @@
-//! `imis-gateway audit`: what was decided about sign-ins, and what would get in the way of future ones.
+//! `imis-gateway audit`: recorded decisions about sign-ins, and e-mail addresses that will cause problems.
 
 use serde_json::Value;
 
@@ -18,8 +18,8 @@ pub(super) struct Audit {
 enum Command {
     /// Print recorded decisions
     Show(Show),
-    /// List e-mail addresses that several active people of iMIS have, companies that somebody can sign in as, and addresses of
-    /// Zendesk's staff
+    /// List e-mail addresses that several active persons in iMIS share, companies with a user account, and addresses of Zendesk
+    /// staff
     Emails(Emails),
 }
 
@@ -101,7 +101,7 @@ fn show(arguments: &Show) -> Result<i32, i32> {
         }
     }
     if unreadable > 0 {
-        eprint(format_args!("left out, because they are no records: {}", plural(unreadable, "line")));
+        eprint(format_args!("skipped lines that are not records: {}", plural(unreadable, "line")));
     }
     if arguments.format == Format::Text {
         print(plural(records.len(), "decision"));

@@ -1,4 +1,4 @@
-//! `imis-gateway audit emails`: contacts that could not sign in, or would sign in as somebody else.
+//! `imis-gateway audit emails`: contacts that could not sign in, or that would sign in to another person's account.
 
 use std::collections::BTreeMap;
 
@@ -56,7 +56,7 @@ pub(super) fn run(arguments: &Emails) -> Result<i32, i32> {
             if let Err(error) = runtime.block_on(staff.refresh()) {
                 is_complete = false;
                 eprint(format_args!(
-                    "imis-gateway: {host}: the staff of Zendesk is not known, so clashes with it are not listed: {}",
+                    "imis-gateway: {host}: cannot fetch the Zendesk staff list, so addresses of staff are not listed: {}",
                     Chain(&error)
                 ));
             }

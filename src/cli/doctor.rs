@@ -12,10 +12,10 @@ use crate::server::control_socket;
 pub(super) struct Doctor {
     #[command(flatten)]
     config_file: ConfigFile,
-    /// Read a Cookie header from standard input and say who it belongs to
+    /// Read a Cookie header from standard input and print whose session it is
     #[arg(long)]
     cookies: bool,
-    /// Say what would become of this contact, for each app
+    /// Print the decision about this contact for each app
     #[arg(long, value_name = "ID")]
     imis_id: Option<String>,
     /// Output format

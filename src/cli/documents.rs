@@ -1,4 +1,4 @@
-//! `imis-gateway schema`, `man`, `completions`: what is written down about the program, by the program.
+//! `imis-gateway schema`, `man`, `completions`: documents that the program generates.
 
 use std::io::Write;
 
@@ -18,7 +18,7 @@ pub(super) enum Page {
     Configuration,
 }
 
-/// How `schema` prints.
+/// The format of `schema`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Schema {
     Json,
@@ -54,7 +54,7 @@ pub(super) fn man(program: Command, page: Page) -> i32 {
 fn program_page(mut command: Command) -> Vec<u8> {
     let mut out = Vec::new();
     command.build();
-    // A vector takes everything.
+    // Writing to a vector cannot fail.
     let _ = clap_mangen::Man::new(command.clone()).render(&mut out);
     for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
         let man = clap_mangen::Man::new(sub.clone());
@@ -66,7 +66,7 @@ fn program_page(mut command: Command) -> Vec<u8> {
     let more = ".SH FILES\n.TP\n/etc/imis-gateway/config.yaml\nThe configuration, imis-gateway.yaml(5).\n.TP\n/run/imis-gateway/control.sock\n\
                 The control socket.\n.SH \"SEE ALSO\"\nimis-gateway.yaml(5), systemd.service(5)\n";
     out.extend_from_slice(more.as_bytes());
-    // There is one page for all commands, and what stands behind them is how they end.
+    // There is one page for all commands; the text after the help is the exit codes.
     let text = String::from_utf8_lossy(&out).replace(".SH EXTRA", ".SH \"EXIT STATUS\"");
     text.replace("imis\\-gateway\\-", "imis\\-gateway ").replace("\\fR(1)", "\\fR").into_bytes()
 }
@@ -129,7 +129,7 @@ fn capital(text: &str) -> String {
     rest.next().map_or_else(String::new, |first| first.to_uppercase().chain(rest).collect())
 }
 
-/// As roff takes it: a hyphen is one, and no line of text begins with a dot or an apostrophe.
+/// Escapes text for roff: hyphens, and an apostrophe at the start of a line.
 fn escaped(text: &str) -> String {
     text.replace('-', "\\-").replace("\n'", "\n\\&'")
 }

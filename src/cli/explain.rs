@@ -17,10 +17,10 @@ pub(super) struct Explain {
     app: String,
     #[command(flatten)]
     person: Person,
-    /// Where Zendesk would have the member sent back to
+    /// The return_to URL that Zendesk would send
     #[arg(long, value_name = "URL")]
     return_to: Option<String>,
-    /// The brand that Zendesk would name
+    /// The brand_id that Zendesk would send
     #[arg(long, value_name = "NUMBER")]
     brand_id: Option<u64>,
     /// Output format
@@ -31,7 +31,7 @@ pub(super) struct Explain {
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
 struct Person {
-    /// A contact, as if signed in
+    /// A contact, as if it had signed in
     #[arg(long, value_name = "ID")]
     imis_id: Option<String>,
     /// The person whose Cookie header is on standard input
@@ -85,7 +85,7 @@ fn explained(arguments: &Explain) -> Result<Explanation, i32> {
         Some(id) => Who::ImisId(id.clone()),
         None => Who::Cookies(
             pasted_cookies(&read_cookies()?)
-                .ok_or_else(|| exit_with(FAILURE, "what was given is not a Cookie header"))?,
+                .ok_or_else(|| exit_with(FAILURE, "the input is not a Cookie header"))?,
         ),
     };
     let question = Question {

@@ -7,7 +7,7 @@ use crate::server::control_socket;
 
 pub(super) fn run(config_file: &ConfigFile) -> Result<i32, i32> {
     let admin = config::glance(config_file.path()).admin.ok_or_else(|| {
-        exit_with(FAILURE, "listen.admin is null in the configuration: there is nobody to ask")
+        exit_with(FAILURE, "there is no admin listener: listen.admin is null in the configuration")
     })?;
     if !control_socket::is_ready(admin).map_err(|error| fail(&error))? {
         return Err(exit_with(FAILURE, "not ready"));

@@ -1,6 +1,6 @@
-//! The command line: arguments to a command to an exit code.
+//! The command line, one file a command.
 //!
-//! Exit codes: 0 good, 1 run-time failure, 2 usage, 3 unclean drain, 78 bad configuration (`EX_CONFIG`).
+//! Exit codes: 0 success, 1 run-time failure, 2 usage, 3 unclean drain, 78 bad configuration (`EX_CONFIG`).
 
 mod arguments;
 mod audit;
@@ -31,45 +31,45 @@ struct Arguments {
     command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 good, 1 run-time failure, 2 usage, 3 requests were cut off at the end, 78 bad configuration";
+const EXIT_CODES: &str = "Exit codes: 0 success, 1 failure, 2 wrong arguments, 3 requests were cut off by the shutdown, 78 bad configuration";
 
 #[derive(Subcommand)]
 enum Command {
     /// Run the gateway until SIGTERM or SIGINT
     Run(ConfigFile),
-    /// Check the configuration, the files and the secrets it names; opens no socket
+    /// Check the configuration and the files and secrets that it refers to, without opening a socket
     Check(check::Check),
-    /// Have the gateway that runs take its configuration up; says what `check` says, and waits until it is done
+    /// Reload the running gateway's configuration, wait for the result and print what `check` would print
     Reload(reload::Reload),
-    /// Say what runs at this moment: configuration, certificates, connections
+    /// Show the status of the running gateway: configuration, certificates, connections
     Status(status::Status),
     /// Take one of several iMIS servers out of service, or put it back, until the gateway ends
     Upstream(upstream::Upstream),
-    /// Ask the gateway that runs whether it takes requests
+    /// Check whether the running gateway is ready for requests
     Healthcheck(ConfigFile),
-    /// Look at both ends as they are now: this machine, DNS, the CA, iMIS, how members are recognised, Zendesk
+    /// Check this machine, DNS, the CA, iMIS, recognition of members, and Zendesk
     Doctor(doctor::Doctor),
-    /// Say whether somebody may enter an app, and why: each step of the decision, and what Zendesk would be told
+    /// Explain whether a person may sign in to an app: each step of the decision, and the claims
     Explain(explain::Explain),
-    /// Print the claims that a token would carry for somebody
+    /// Print the claims that a person's token would have
     Claims(explain::Explain),
-    /// What was decided about sign-ins
+    /// Show recorded decisions about sign-ins, and find e-mail addresses that cause problems
     Audit(audit::Audit),
-    /// Print every key of the configuration: as a JSON Schema for editors, or as text
+    /// Print all configuration keys, as a JSON Schema or as Markdown
     Schema {
-        /// How to print it: for editors, or as docs/configuration.md
+        /// Output format: JSON Schema for editors, or Markdown as in docs/configuration.md
         #[arg(long, value_enum, default_value_t = documents::Schema::Json)]
         format: documents::Schema,
     },
     /// Print a manual page: imis-gateway(1), or imis-gateway.yaml(5)
     Man {
-        /// Which one
+        /// The page
         #[arg(value_enum, default_value_t = documents::Page::Program)]
         page: documents::Page,
     },
-    /// Print completions for a shell
+    /// Print shell completions
     Completions {
-        /// Which one
+        /// The shell
         shell: clap_complete::Shell,
     },
     /// Print the version

@@ -16,8 +16,9 @@ pub(super) struct Reload {
 pub(super) fn run(arguments: &Reload) -> Result<i32, i32> {
     arguments.socket.require_same_file()?;
     let answer = arguments.socket.post("/reload")?;
-    let last: Last = serde_json::from_value(answer.clone())
-        .map_err(|_| exit_with(FAILURE, "the gateway's answer makes no sense; is it of another version?"))?;
+    let last: Last = serde_json::from_value(answer.clone()).map_err(|_| {
+        exit_with(FAILURE, "the response of the gateway is invalid; it may be another version")
+    })?;
     match arguments.format {
         Format::Json => print(&answer),
         Format::Text => report(&last),
@@ -32,14 +33,17 @@ fn report(last: &Last) {
     }
     if !last.good {
         let problems = plural(last.problems.len(), "problem");
-        eprint(format_args!("{problems} in {file}; what ran before goes on (configuration {})", last.hash));
+        eprint(format_args!(
+            "{problems} in {file}; reload failed, keeping the previous configuration ({})",
+            last.hash
+        ));
         return;
     }
     for warning in &last.warnings {
         print(format_args!("warning: {warning}"));
     }
     for key in &last.needs_restart {
-        print(format_args!("warning: {key}: this change waits for a restart"));
+        print(format_args!("warning: {key}: this change needs a restart"));
     }
     print(format_args!("{file}: reloaded, {} (configuration {})", last.summary, last.hash));
 }

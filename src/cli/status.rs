@@ -42,15 +42,15 @@ fn report(status: &Value) {
     print(format_args!("configuration  {} ({})", text(&last["hash"]), text(&last["file"])));
     if status["configuration"]["differs_from_file"] == true {
         let refused = status["failed_reloads"].as_array().is_some_and(|failed| !failed.is_empty());
-        let what = if refused { "see below" } else { "`imis-gateway reload` takes it up" };
-        print(format_args!("               the file says something else by now, or cannot be read; {what}"));
+        let what = if refused { "see below" } else { "apply it with `imis-gateway reload`" };
+        print(format_args!("               the file has changed since, or cannot be read; {what}"));
     }
     if last["good"] == true {
-        print(format_args!("taken up       {} by {}", text(&last["at"]), text(&last["by"])));
+        print(format_args!("loaded         {} by {}", text(&last["at"]), text(&last["by"])));
     }
     for last in status["failed_reloads"].as_array().into_iter().flatten() {
         print(format_args!(
-            "last reload    FAILED at {} (by {}); what ran before goes on",
+            "last reload    FAILED at {} (by {}); keeping the previous configuration",
             text(&last["at"]),
             text(&last["by"])
         ));
@@ -61,7 +61,7 @@ fn report(status: &Value) {
         }
     }
     for key in last["needs_restart"].as_array().into_iter().flatten() {
-        print(format_args!("restart        {}: its change waits for one", text(key)));
+        print(format_args!("restart        needed for the change of {}", text(key)));
     }
     print(format_args!("connections    {}", status["connections"]));
     for site in status["sites"].as_array().into_iter().flatten() {
@@ -70,7 +70,7 @@ fn report(status: &Value) {
         match site["certificate"]["word"].as_str() {
             Some(word) => print(format_args!("  certificate  {word}")),
             None => {
-                print(format_args!("  certificate  good until {}", text(&site["certificate"]["expires"])))
+                print(format_args!("  certificate  valid until {}", text(&site["certificate"]["expires"])))
             }
         }
         for host in site["certificate"]["uncovered"].as_array().into_iter().flatten() {
@@ -85,14 +85,14 @@ fn report(status: &Value) {
             ));
             match (moment("failed"), moment("next"), moment("renewed")) {
                 (Some(why), next, _) => {
-                    let next = next.map(|next| format!("; asked again at {next}")).unwrap_or_default();
+                    let next = next.map(|next| format!("; next attempt at {next}")).unwrap_or_default();
                     print(format_args!("               FAILED: {why}{next}"));
                 }
                 (None, Some(next), Some(renewed)) => {
-                    print(format_args!("               renewed at {renewed}; looked at again by {next}"));
+                    print(format_args!("               renewed at {renewed}; next check by {next}"));
                 }
-                (None, Some(next), None) => print(format_args!("               looked at again by {next}")),
-                (None, None, _) => print("               not looked at yet"),
+                (None, Some(next), None) => print(format_args!("               next check by {next}")),
+                (None, None, _) => print("               not checked yet"),
             }
         }
         for server in site["upstream"].as_array().into_iter().flatten() {

@@ -38,7 +38,10 @@ pub(super) fn run(arguments: &Upstream) -> Result<i32, i32> {
         all.collect::<Vec<_>>().join(", ")
     };
     if answer["sites"].is_null() {
-        return Err(exit_with(USAGE, format_args!("`{server}` is none of the servers: {}", list("servers"))));
+        return Err(exit_with(
+            USAGE,
+            format_args!("`{server}` is not one of the servers: {}", list("servers")),
+        ));
     }
     match arguments.format {
         Format::Json => print(&answer),

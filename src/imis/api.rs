@@ -1,4 +1,4 @@
-//! The REST API: contacts and users, asked for by the service account, or by a member with the member's own token.
+//! The REST API, used as the service account or with a member's own token.
 
 use bytes::Bytes;
 use reqwest::{Client, StatusCode};
@@ -22,24 +22,24 @@ use crate::imis::users::UserError;
 
 const MAX_RECORD_BYTES: usize = 2 * 1024 * 1024;
 
-/// See the module.
+/// The REST API of one site.
 pub(crate) struct Api {
     client: Client,
     url: Url,
     account: Option<ServiceAccount>,
 }
 
-/// Why a record could not be read.
+/// A record could not be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProfileError {
     #[error("the iMIS API")]
     Api(#[from] ApiError),
-    #[error("the answer of the iMIS API")]
+    #[error("the response of the iMIS API")]
     Party(#[from] PartyError),
 }
 
 impl ProfileError {
-    /// Whether there is no such record.
+    /// Whether the record does not exist.
     pub(crate) fn is_missing(&self) -> bool {
         matches!(self, Self::Api(ApiError::Status(StatusCode::NOT_FOUND)))
     }
@@ -62,7 +62,7 @@ impl Api {
         Ok(Party::parse(&self.get(url, own).await?)?)
     }
 
-    /// What a contact belongs to: in all groups, or in those that are named.
+    /// The memberships of a contact in all groups, or in the given ones.
     pub(super) async fn memberships(
         &self,
         id: &PartyId,
@@ -93,7 +93,7 @@ impl Api {
         Ok(all)
     }
 
-    /// Whether anybody of `among` other than this one has the same primary e-mail address.
+    /// Whether another contact within `scope` has the same primary e-mail address.
     pub(super) async fn is_shared(
         &self,
         id: &PartyId,
@@ -115,11 +115,11 @@ impl Api {
                 shared |= party.may_have_account(email, scope);
             }
         }
-        // A search that does not find the very person finds nobody else either.
+        // A search that does not find the person cannot be relied upon to find others.
         if shared || listed { Ok(shared) } else { Err(PartyError::NotListed.into()) }
     }
 
-    /// A page of records, by its path below the API's base.
+    /// A page of records. `path` is relative to the base URL of the API.
     pub(super) async fn page(&self, path: &str) -> Result<Bytes, ApiError> {
         self.get(self.url.join(path).map_err(|_| ApiError::Url)?, None).await
     }
@@ -130,7 +130,7 @@ impl Api {
         users::id_of(name, &self.get(url, own).await?)
     }
 
-    /// What a member's refresh token is good for.
+    /// Exchanges a member's refresh token for an access token.
     pub(super) async fn exchange(
         &self,
         application: &config::ClientApplication,
@@ -145,7 +145,7 @@ impl Api {
         token::request(&self.client, token::url(&self.url), &form).await
     }
 
-    /// By the service account, which may see everybody; without one by the member's `own` token.
+    /// GETs as the service account, which may read all contacts. Without one, uses the member's `own` token.
     async fn get(&self, url: Url, own: Option<&SecretString>) -> Result<Bytes, ApiError> {
         let response = match (&self.account, own) {
             (Some(account), _) => account.get(&self.client, url).await?,

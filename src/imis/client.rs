@@ -21,23 +21,23 @@ const TOTAL_DEADLINE: Duration = Duration::from_secs(10);
 pub(crate) enum ApiError {
     #[error("no connection")]
     Unreachable(#[source] reqwest::Error),
-    #[error("the connection was lost on the way")]
+    #[error("the connection was closed before the response was complete")]
     Lost(#[source] reqwest::Error),
-    #[error("no answer in time")]
+    #[error("timed out")]
     TimedOut,
     #[error("status {0}")]
     Status(StatusCode),
-    #[error("an answer of more than {0} bytes")]
+    #[error("the response is longer than {0} bytes")]
     TooLong(usize),
-    #[error("the answer is not JSON (a firewall's or sign-in page?)")]
+    #[error("the response is not JSON (the page of a firewall, or a sign-in page?)")]
     NotJson,
-    #[error("the token endpoint refuses the service account with status {0}: wrong user name or password?")]
+    #[error("the token endpoint rejected the service account with status {0}; check user name and password")]
     SignInRefused(StatusCode),
-    #[error("the token endpoint's answer holds no token")]
+    #[error("the response of the token endpoint has no token")]
     NoToken,
-    #[error("there is no service account to ask with")]
+    #[error("no service account is configured")]
     NoAccount,
-    #[error("the URL of the API cannot be formed")]
+    #[error("the URL of the API is invalid")]
     Url,
     /// Another caller's attempt, which this one had waited for.
     #[error(transparent)]

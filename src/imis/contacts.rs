@@ -1,4 +1,4 @@
-//! Every contact with an e-mail address, page by page: to find addresses that several have, before anybody is refused for it.
+//! Reads all contacts page by page, to find duplicate e-mail addresses.
 
 use std::collections::HashSet;
 
@@ -13,18 +13,18 @@ const PAGE: u64 = 500;
 /// Five million contacts.
 const MAX_PAGES: usize = 10_000;
 
-/// A contact, as far as addresses go.
+/// A contact with what matters for e-mail addresses.
 pub(crate) struct Contact {
     pub(crate) id: String,
     pub(crate) is_person: bool,
     pub(crate) is_active: bool,
     /// In lower case.
     pub(crate) email: Option<String>,
-    /// Somebody can sign in as this contact.
+    /// There is a user account for this contact.
     pub(crate) has_credentials: bool,
 }
 
-/// Reads all contacts. `progress` is told how many have been read, and how many there are if iMIS says.
+/// Reads all contacts. Calls `progress` with the number read so far and the total, if iMIS reports it.
 pub(super) async fn read_all(
     api: &Api,
     mut progress: impl FnMut(usize, Option<u64>),

@@ -1,23 +1,23 @@
-//! Errors of the client for one site's iMIS as a whole.
+//! Errors of the entry point.
 
 use crate::imis::token::TokenError;
 use crate::imis::users::UserError;
 
-/// Why the clients of a site's iMIS cannot be set up.
+/// Setting up the client for a site's iMIS failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BuildError {
-    #[error("the HTTP client")]
+    #[error("cannot set up the HTTP client")]
     Client(#[from] reqwest::Error),
-    #[error("the system has no randomness to give")]
+    #[error("the system cannot provide random bytes")]
     Random(#[from] getrandom::Error),
 }
 
-/// Why a refresh token that the site's Single Sign-On page has posted signs nobody in.
+/// A refresh token that the site's Single Sign-On page posted is not accepted.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApplicationError {
     #[error("the refresh token")]
     Token(#[from] TokenError),
-    #[error("the token endpoint does not tell whose token it is")]
+    #[error("the response of the token endpoint has no user name")]
     NoUserName,
     #[error("the user name")]
     User(#[from] UserError),

@@ -1,4 +1,4 @@
-//! The groups that a contact belongs to: committees, chapters, staff. PageResponse for only when a rule or a claim wants to know.
+//! Group memberships of a contact: committees, chapters, staff. They are read only if a rule or a claim uses them.
 
 use serde_json::Value;
 use url::Url;
@@ -8,7 +8,7 @@ use crate::imis::client::ApiError;
 use crate::imis::json::{Rows, date, list, non_blank, unwrapped};
 use crate::imis::party_id::PartyId;
 
-/// Nobody belongs to more groups than fit on so many pages.
+/// More pages are an error.
 pub(super) const MAX_PAGES: usize = 10;
 const PAGE: usize = 500;
 
@@ -20,33 +20,33 @@ pub(crate) struct Membership {
     pub(crate) joined: Option<String>,
     pub(crate) effective: Option<String>,
     pub(crate) expires: Option<String>,
-    /// It counts today.
+    /// It is valid today.
     pub(crate) is_current: bool,
 }
 
-/// Why memberships could not be read.
+/// Memberships could not be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum GroupsError {
     #[error("the iMIS API")]
     Api(#[from] ApiError),
-    #[error("the answer about groups is not a page of rows")]
+    #[error("the response to the search for groups is not a page of rows")]
     NotRows,
-    #[error("a row about groups is of another contact, or of no group")]
+    #[error("a group membership belongs to another contact, or has no group")]
     AnotherParty,
-    #[error("the period of a membership cannot be read")]
+    #[error("a group membership has an invalid date")]
     Period,
-    #[error("there are too many pages of groups")]
+    #[error("the contact has too many group memberships")]
     TooMany,
 }
 
-/// Where memberships are asked for: all of a contact's, or those in one group.
+/// The URL of a contact's memberships in all groups, or in one.
 pub(super) fn url(api_url: &Url, id: &PartyId, group: Option<&str>, offset: u64) -> Result<Url, ApiError> {
     let group = group.map(|group| format!("GroupId=eq:{}&", encoded(group))).unwrap_or_default();
     let target = format!("api/GroupMember?{group}PartyId=eq:{}&limit={PAGE}&offset={offset}", id.as_str());
     api_url.join(&target).map_err(|_| ApiError::Url)
 }
 
-/// A page of them, and where the next one begins.
+/// Reads a page. Returns its memberships and the offset of the next page.
 pub(super) fn read(
     json: &[u8],
     (id, offset): (&PartyId, u64),
@@ -65,7 +65,7 @@ pub(super) fn read(
     Ok((all, rows.next(offset).ok_or(GroupsError::NotRows)?))
 }
 
-/// One for each period that a row tells of, or one without dates.
+/// One membership for each period in a row, or one without dates.
 fn memberships(row: &Value, group: &str, today: &str) -> Result<Vec<Membership>, GroupsError> {
     let active = match row.get("IsActive").map(unwrapped) {
         None => true,
@@ -73,7 +73,7 @@ fn memberships(row: &Value, group: &str, today: &str) -> Result<Vec<Membership>,
         Some(_) => return Err(GroupsError::Period),
     };
     let joined = date(&row["JoinDate"]);
-    // A period that cannot be read is not one without an end.
+    // An unreadable date must not become a membership without an end.
     let day = |value: &Value| {
         let is_there = !unwrapped(value).is_null();
         is_there.then(|| date(value).ok_or(GroupsError::Period)).transpose()

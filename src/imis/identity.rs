@@ -1,4 +1,4 @@
-//! Who is signed in, as a method of recognition has found out.
+//! Who is signed in.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,20 +8,20 @@ use serde_json::Value;
 
 use crate::imis::party_id::PartyId;
 
-/// One row of a query, by the names of its columns.
+/// A row of a query: column names and values.
 pub(crate) type Row = BTreeMap<String, Value>;
 
-/// Who is signed in. No Debug: a row is personal.
+/// Who is signed in. It has no Debug because rows are personal data.
 #[derive(Clone)]
 pub(crate) struct Identity {
     pub(crate) id: PartyId,
-    /// The contact for whom the person is acting, where the method can tell.
+    /// The contact on whose behalf the person acts, if the method can tell.
     pub(crate) on_behalf_of: Option<PartyId>,
-    /// What a query says of the person, when the profile is to be made of that.
+    /// The row of a query that supplies the profile, too.
     pub(crate) row: Option<Row>,
-    /// The person's own access token, when there is one.
+    /// The person's own access token for the iMIS API.
     pub(crate) token: Option<Arc<SecretString>>,
-    /// Whether the method would have told if the person acted for another.
+    /// Whether the method can tell that a person acts on behalf of another.
     pub(crate) sees_on_behalf: bool,
 }
 

@@ -1,6 +1,6 @@
-//! iMIS as the gateway sees it: whose session a request carries, and what iMIS says about that person.
+//! The client for the iMIS of one site: who a visitor is, and the profile of that person.
 //!
-//! Three answers are kept apart everywhere: nobody is signed in, this person is, or iMIS could not say.
+//! A recognition has three results, which are never mixed: not signed in, signed in as a person, or an error.
 
 pub(crate) mod api;
 pub(crate) mod client;
@@ -36,7 +36,7 @@ use recognise::{
 pub(crate) use token::TokenError;
 pub(crate) use visitor::{DOCTOR_AGENT, Visitor, visitor_headers};
 
-/// The clients of one site's iMIS.
+/// The iMIS of one site.
 pub(crate) struct Imis {
     recogniser: Recogniser,
     api: Arc<Api>,
@@ -44,9 +44,9 @@ pub(crate) struct Imis {
     columns: Option<config::ProfileColumns>,
     groups: Option<Vec<String>>,
     application: Option<Arc<config::ClientApplication>>,
-    /// Path of the sign-in page as the browser sees it.
+    /// Path of the sign-in page on the site.
     pub(crate) sign_in: String,
-    /// Path of the sign-out page as the browser sees it.
+    /// Path of the sign-out page on the site.
     pub(crate) sign_out: String,
 }
 
@@ -73,27 +73,27 @@ impl Imis {
         })
     }
 
-    /// The visitor's session; without one there is nobody to ask iMIS about.
+    /// The visitor's session, if there is a session cookie.
     pub(crate) fn session<'a>(&self, visitor: &'a Visitor<'a>) -> Option<Session<'a>> {
         self.recogniser.session(visitor)
     }
 
-    /// Who a session belongs to.
+    /// The person whose session it is.
     pub(crate) async fn recognise(&self, session: &Session<'_>) -> Result<Answer, RecogniseError> {
         self.recogniser.recognise(session).await
     }
 
-    /// Asks by every method, and tells what each saw.
+    /// Tries every method, for diagnosis.
     pub(crate) async fn examine(&self, visitor: &Visitor<'_>) -> Vec<Examined> {
         self.recogniser.examine(visitor).await
     }
 
-    /// The site's Single Sign-On page, when that is a way to know who somebody is.
+    /// The client application of the site's Single Sign-On page, if that is a configured method.
     pub(crate) fn application(&self) -> Option<&Arc<config::ClientApplication>> {
         self.application.as_ref()
     }
 
-    /// Who has posted a refresh token that iMIS gave out for our client application.
+    /// The person to whom iMIS issued a refresh token for our client application.
     pub(crate) async fn redeem(
         &self,
         application: &config::ClientApplication,
@@ -105,7 +105,7 @@ impl Imis {
         Ok(Identity { token: Some(Arc::new(granted.access_token)), ..Identity::of(id) })
     }
 
-    /// What iMIS says about a person, read now: of the person who is signed in, or of whom that person acts for.
+    /// The current profile of `of`: the signed-in person, or the contact on whose behalf that person acts.
     pub(crate) async fn profile(&self, identity: &Identity, of: &PartyId) -> Result<Profile, ProfileError> {
         if let (Some(row), Some(columns)) = (&identity.row, &self.columns)
             && *of == identity.id
@@ -116,7 +116,7 @@ impl Imis {
         Ok(party.profile(of, &self.phones)?)
     }
 
-    /// What a person belongs to, read now.
+    /// The current group memberships of `of`.
     pub(crate) async fn memberships(
         &self,
         identity: &Identity,
@@ -126,7 +126,7 @@ impl Imis {
         self.api.memberships(of, self.groups.as_deref(), today, identity.token.as_deref()).await
     }
 
-    /// Whether anybody of `among` other than `id` has the same primary e-mail address.
+    /// Whether another contact within `scope` has the same primary e-mail address.
     pub(crate) async fn is_shared(
         &self,
         identity: &Identity,
@@ -136,14 +136,14 @@ impl Imis {
         self.api.is_shared(id, email, identity.token.as_deref()).await
     }
 
-    /// Whether the service account may read records of this kind (`Party`, `User`): how many it is shown of the first of them.
+    /// Reads one record of a kind (`Party`, `User`) as the service account. Returns how many records it got, 0 or 1.
     pub(crate) async fn may_read(&self, kind: &str) -> Result<usize, ProfileError> {
         let json = self.api.page(&format!("api/{kind}?limit=1")).await?;
         let rows = json::Rows::parse(&json).ok_or(party::PartyError::NotRows)?;
         Ok(rows.items().len())
     }
 
-    /// Every contact, as far as e-mail addresses go.
+    /// All contacts with what matters for e-mail addresses.
     pub(crate) async fn contacts(
         &self,
         progress: impl FnMut(usize, Option<u64>),
@@ -151,12 +151,12 @@ impl Imis {
         contacts::read_all(&self.api, progress).await
     }
 
-    /// A request with these Cookie headers has signed out, or its session has been taken away.
+    /// Removes sessions that have been signed out from the cache.
     pub(crate) async fn forget(&self, cookies: &SessionCookies) {
         self.recogniser.forget(cookies).await;
     }
 
-    /// The session cookies among the values of Cookie headers.
+    /// The session cookies in the values of Cookie headers.
     pub(crate) fn session_cookies<'a>(
         &self,
         lines: impl Iterator<Item = &'a [u8]>,
@@ -164,7 +164,7 @@ impl Imis {
         self.recogniser.session_cookies(lines)
     }
 
-    /// Whether a Set-Cookie header takes a session away.
+    /// Whether a Set-Cookie header deletes a session cookie.
     pub(crate) fn deletes_session(&self, set_cookie: &[u8]) -> bool {
         self.recogniser.deletes_session(set_cookie)
     }

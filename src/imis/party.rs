@@ -1,7 +1,6 @@
-//! A contact as the REST API tells it, and the profile made of it.
+//! The record of a contact in the REST API.
 //!
-//! Nulls are omitted, strings may be blank, ids are strings; a record that is not the one asked for, or of an unknown
-//! kind, is an error, never a profile.
+//! iMIS omits nulls, strings may be blank and IDs are strings. The record of another contact, or of an unknown kind, is an error.
 
 use std::collections::BTreeMap;
 
@@ -136,45 +135,42 @@ fn parse_bool(value: &Value) -> Option<bool> {
     }
 }
 
-/// What kind of record it is.
+/// The kind of a contact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Person,
     Company,
 }
 
-/// Who may have an account beside active persons.
+/// The contacts that may have an account besides active persons.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AccountScope {
     pub(crate) companies: bool,
     pub(crate) inactive: bool,
 }
 
-/// Why an answer of the API is not a profile.
+/// A response of the API is not a valid profile.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum PartyError {
-    #[error("is not the JSON of a contact")]
+    #[error("is not a contact in JSON")]
     NotAParty,
-    #[error("is another contact than the one asked for")]
+    #[error("is the record of another contact")]
     AnotherParty,
     #[error("is a record that is neither a person nor an organization")]
     UnknownKind,
-    #[error("has a status that cannot be read")]
+    #[error("has an invalid status")]
     UnknownStatus,
-    #[error("has attributes that cannot be read: no list of names and values, or one name with two values")]
+    #[error("has invalid attributes: not a list of names and values, or one name with two values")]
     Attributes,
     #[error("is not a page of contacts")]
     NotRows,
-    #[error(
-        "lists those who have the e-mail address, and not the person whose it is: is the search by e-mail to be trusted?"
-    )]
+    #[error("does not list the person who has the e-mail address: the search by e-mail is not reliable")]
     NotListed,
     #[error("has no column `{0}`")]
     NoColumn(String),
 }
 
-/// The record. What tells whose it is and whether it is active has to be as expected, each key once; in what is optional,
-/// an odd entry is as good as none.
+/// The record. ID, type and status must be valid, and no key may occur twice. Invalid optional entries are ignored.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Party {
@@ -224,7 +220,7 @@ impl Party {
         })
     }
 
-    /// Whose record it is; none when that cannot be told.
+    /// The iMIS ID, if it is valid.
     pub(crate) fn id(&self) -> Option<PartyId> {
         match &self.party_id {
             Value::String(text) => PartyId::parse(text),
@@ -233,12 +229,12 @@ impl Party {
         }
     }
 
-    /// What cannot be told counts as active.
+    /// An unreadable status counts as active.
     pub(super) fn is_active(&self) -> bool {
         !matches!(self.status(), Ok(Some(status)) if is_inactive(&status))
     }
 
-    /// Whether it is of those who may have an account, with this primary e-mail address. What cannot be told counts as one.
+    /// Whether this contact could have an account with this primary e-mail address. Unreadable values count as a yes.
     pub(crate) fn may_have_account(&self, email: &str, scope: AccountScope) -> bool {
         let kind = scope.companies || !matches!(self.kind(), Ok(Kind::Company));
         let status = scope.inactive || self.is_active();
@@ -246,7 +242,7 @@ impl Party {
         kind && status && same
     }
 
-    /// From the type's name; the assembly after the comma says nothing.
+    /// The kind, from the name of the type without its assembly.
     pub(super) fn kind(&self) -> Result<Kind, PartyError> {
         let name = self.type_name.as_str();
         let name = name.split(',').next().unwrap_or_default().trim();
@@ -257,7 +253,7 @@ impl Party {
         }
     }
 
-    /// The status code; none when iMIS says none. One that cannot be read is not taken for none: it could say inactive.
+    /// The status code, if there is one. An unreadable one is an error because it could mean inactive.
     fn status(&self) -> Result<Option<String>, PartyError> {
         let code = match &self.status {
             Value::Object(status) => status.get("PartyStatusId").unwrap_or(&Value::Null),
@@ -279,8 +275,8 @@ impl Party {
         })
     }
 
-    /// `IsPrimary`, else type `_Primary`; two different ones are none. As it is, to the last blank: whether it is an
-    /// address is for the policy to say.
+    /// The address marked `IsPrimary`, else the one of type `_Primary`. None if there are two different ones. It is returned
+    /// unchanged; the policy checks it.
     pub(super) fn primary_email(&self) -> Option<&str> {
         let emails = || list_or_empty(&self.emails).iter();
         let only = |chosen: &dyn Fn(&Value) -> bool| {
@@ -298,7 +294,7 @@ impl Party {
         }
     }
 
-    /// `IsPrimary`, else the first of the wanted types; never a fax.
+    /// The number marked `IsPrimary`, else the first of the preferred types. Never a fax number.
     fn primary_phone(&self, order: &[String]) -> Option<String> {
         let kind = |phone: &Value| phone["PhoneType"].as_str().unwrap_or_default().to_owned();
         let usable = || {
@@ -312,7 +308,7 @@ impl Party {
         non_blank(&primary.or_else(|| order.iter().find_map(by_type))?["Number"])
     }
 
-    /// Rules ask about them, so what cannot be told is not left out.
+    /// `AdditionalAttributes`. Rules use them, so an unreadable one is an error.
     fn attributes(&self) -> Result<BTreeMap<String, Value>, PartyError> {
         let mut all: BTreeMap<String, Value> = BTreeMap::new();
         for entry in list(&self.additional_attributes).ok_or(PartyError::Attributes)? {

@@ -1,4 +1,4 @@
-//! iMIS's token endpoint (OAuth 2.0, RFC 6749 sections 4.3 and 6): a password or a refresh token for an access token.
+//! The token endpoint of iMIS (OAuth 2.0, RFC 6749 sections 4.3 and 6).
 
 use std::time::Duration;
 
@@ -11,28 +11,26 @@ use crate::imis::client;
 use crate::imis::client::ApiError;
 
 const MAX_TOKEN_BYTES: usize = 64 * 1024;
-/// Whatever the answer says, a token is asked for anew after a day.
+/// A token is renewed after a day even if it lives longer.
 const MAX_LIFETIME: Duration = Duration::from_secs(86_400);
 
-/// What the endpoint gives.
+/// An access token.
 pub(super) struct GrantedToken {
     pub(super) access_token: SecretString,
     pub(super) lifetime: Duration,
-    /// Whose token it is.
+    /// The user to whom it was issued.
     pub(super) user_name: Option<String>,
 }
 
-/// Why it gives nothing.
+/// The endpoint issued no token.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TokenError {
     #[error("the token endpoint")]
     Api(#[from] ApiError),
-    /// `invalid_grant`: what was shown to it is not, or no longer, good.
-    #[error("the token endpoint does not accept the grant (status {0})")]
+    /// `invalid_grant`: the password or refresh token is not valid.
+    #[error("the token endpoint rejected the refresh token or password (status {0})")]
     Grant(StatusCode),
-    #[error(
-        "the token endpoint refuses with status {0}: are client id and secret those of the client application?"
-    )]
+    #[error("the token endpoint rejected the request with status {0}; check client_id and client_secret")]
     Client(StatusCode),
 }
 
@@ -52,15 +50,15 @@ struct Refusal {
     error: String,
 }
 
-/// A number, or a number in quotes; anything else is no time at all.
+/// A number, also in quotes. Anything else is 0.
 fn seconds<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     let value = serde_json::Value::deserialize(deserializer)?;
     let number = value.as_f64().or_else(|| value.as_str()?.parse().ok()).unwrap_or_default();
-    // Saturates, and takes what is not a number for zero.
+    // The conversion saturates; NaN becomes 0.
     Ok(number as u64)
 }
 
-/// The endpoint below the API's base.
+/// The URL of the endpoint below the base URL of the API.
 pub(super) fn url(api_url: &Url) -> Url {
     let mut url = api_url.clone();
     url.set_path(&format!("{}token", api_url.path()));

@@ -352,7 +352,7 @@ async fn certificates_are_spoken_of_before_they_end_and_when_they_have() {
             );
         }
         let (_, status) = stage.run(&["status"], "").await;
-        assert!(status.contains(if words.is_empty() { "good until" } else { words }), "{status}");
+        assert!(status.contains(if words.is_empty() { "valid until" } else { words }), "{status}");
     }
 }
 

@@ -19,7 +19,7 @@ async fn what_works_is_said_to_work() {
     assert_eq!(code, 0, "{text}");
     for says in [
         "client_context, not signed in: nobody, as it should be",
-        "of iMIS in the page: MainBody, aspnetForm",
+        "iMIS markup in the page: MainBody, aspnetForm",
         "iMIS EMS (20.3 and later)",
         "the service account and Party records: it gets a token, and may read them",
         "iMIS ID 104019 for Contoso Helpdesk: may enter",
@@ -60,8 +60,8 @@ async fn wrong_cookie_wrong_page_and_firewall_are_told_apart() {
         "{text}"
     );
     for (fault, says) in [
-        (PageFault::Firewall(200), "firewall's"),
-        (PageFault::Firewall(403), "403 is mostly a firewall's"),
+        (PageFault::Firewall(200), "comes from a firewall"),
+        (PageFault::Firewall(403), "403 usually comes from a firewall"),
         (PageFault::Missing, "the path is wrong"),
         (PageFault::ErrorPage, "iMIS itself fails"),
         (PageFault::Redirect("https://elsewhere.example/".to_owned()), "it has to be public"),
@@ -271,7 +271,7 @@ async fn what_the_service_account_lacks_and_another_imis_than_configured_are_fou
     let (code, text) = doctor(&stage, &["--imis-id", "104019"], "").await;
     assert_eq!(code, 1, "{text}");
     for says in [
-        "refuses the service account",
+        "rejected the service account",
         "may have it changed every 90 days",
         "iMIS ID 104019 for Contoso Helpdesk: broken: ",
     ] {

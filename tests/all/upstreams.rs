@@ -202,7 +202,7 @@ async fn a_server_is_taken_out_of_service_by_command_and_its_sessions_stay() {
     assert_eq!(who(&servers).await, "one");
     let (code, said) = servers.proxy.run(&["upstream", "drain", "https://10.9.9.9"]).await;
     assert_eq!(code, 2);
-    assert!(said.contains("is none of the servers: https://"), "{said}");
+    assert!(said.contains("is not one of the servers: https://"), "{said}");
 }
 
 /// Listens for plain connections, tells the PROXY header of each, and answers requests with the number of the connection.

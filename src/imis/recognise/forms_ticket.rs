@@ -72,13 +72,13 @@ pub(crate) enum TicketError {
     TooLong,
     #[error("is neither hexadecimal nor ASP.NET's base64")]
     NotEncoded,
-    #[error("is too short for a ticket, or not in whole blocks")]
+    #[error("has the wrong length for a ticket")]
     Length,
     #[error("was not signed with these keys")]
     Mac,
-    #[error("was signed with these keys and cannot be decrypted with them: another decryption key?")]
+    #[error("has a valid signature but cannot be decrypted; check decryption_key")]
     Decryption,
-    #[error("was signed with these keys and is no ticket: another compatibility mode?")]
+    #[error("has a valid signature but is not a ticket; check compatibility_mode")]
     NotATicket,
 }
 

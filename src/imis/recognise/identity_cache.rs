@@ -1,8 +1,7 @@
-//! Who a session belongs to, remembered for a moment: for ten tabs that open at once, and for whoever clicks again.
+//! A short-lived cache of the persons whose sessions they are, so that ten tabs that open at once need one request to iMIS.
 //!
-//! Entries are found by a keyed hash of all session cookies of a request, under a key that lives as long as the process; no cookie
-//! is kept. Those who ask at the same time share one answer. Once a sign-out has passed, nothing is remembered of any session
-//! that one of its cookies belongs to, until everything that could have been on its way at that moment has been forgotten.
+//! The key is a keyed hash of all session cookies of a request; cookies are not stored. Concurrent lookups share one request.
+//! After a sign-out, sessions with one of its cookies are not cached until all requests of that time have ended.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,20 +16,20 @@ use crate::imis::identity::Identity;
 use crate::imis::recognise::error::RecogniseError;
 use crate::imis::recognise::session_cookie::SessionCookies;
 
-/// No more sessions than these are remembered.
+/// Cached sessions.
 const MAX_ENTRIES: u64 = 10_000;
-/// No more cookies of sign-outs than these.
+/// Cookies of recent sign-outs.
 const MAX_SIGNED_OUT: u64 = 100_000;
-/// How long it is remembered that a session is nobody's.
+/// Lifetime of the result that nobody is signed in.
 const ANONYMOUS_TTL: Duration = Duration::from_secs(5);
-/// How long somebody is remembered who could begin to act for another contact at any moment.
+/// Lifetime for persons who could start to act on behalf of another contact.
 const ON_BEHALF_TTL: Duration = Duration::from_secs(5);
-/// Longer than an answer can be on its way and then be remembered.
+/// Longer than a response takes plus the time it stays in the cache.
 const SIGN_OUT_TTL: Duration = Duration::from_secs(120);
 
 type Key = [u8; 32];
 
-/// See the module.
+/// The identities of one site's sessions.
 pub(super) struct IdentityCache {
     key: hmac::Key,
     known: Cache<Key, Option<Arc<Identity>>>,
@@ -38,43 +37,43 @@ pub(super) struct IdentityCache {
     signed_out: Cache<Key, ()>,
 }
 
-/// How an answer was come by.
+/// Where an identity came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CacheResult {
-    /// iMIS was asked.
+    /// From iMIS.
     Miss,
-    /// It had been asked before, or somebody else was asking.
+    /// From the cache, or from another request's lookup.
     Hit,
 }
 
-/// How long each answer is remembered.
+/// Lifetimes of entries.
 struct Lifetimes {
-    somebody: Duration,
+    signed_in: Duration,
 }
 
 impl Expiry<Key, Option<Arc<Identity>>> for Lifetimes {
     fn expire_after_create(&self, _: &Key, known: &Option<Arc<Identity>>, _: Instant) -> Option<Duration> {
         Some(match known {
-            None => ANONYMOUS_TTL.min(self.somebody),
-            // A profile is read anew for each token, and who acts for another may stop at any moment.
+            None => ANONYMOUS_TTL.min(self.signed_in),
+            // Rows with a profile are read for each token, and acting on behalf of another can end at any time.
             Some(identity) if identity.row.is_some() || identity.on_behalf_of.is_some() => Duration::ZERO,
-            Some(identity) if identity.sees_on_behalf => ON_BEHALF_TTL.min(self.somebody),
-            Some(_) => self.somebody,
+            Some(identity) if identity.sees_on_behalf => ON_BEHALF_TTL.min(self.signed_in),
+            Some(_) => self.signed_in,
         })
     }
 }
 
 impl IdentityCache {
-    /// `lifetime`: how long somebody's identity is remembered; zero is not at all.
+    /// `lifetime`: of the identity of a signed-in person. Zero disables the cache.
     pub(super) fn new(lifetime: Duration) -> Result<Self, getrandom::Error> {
         let key = clock::random_hex()? + &clock::random_hex()?;
         Ok(Self {
             key: hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes()),
             known: Cache::builder()
                 .max_capacity(MAX_ENTRIES)
-                .expire_after(Lifetimes { somebody: lifetime })
+                .expire_after(Lifetimes { signed_in: lifetime })
                 .build(),
-            // The newest are those that matter.
+            // The latest matter most.
             signed_out: Cache::builder()
                 .max_capacity(MAX_SIGNED_OUT)
                 .time_to_live(SIGN_OUT_TTL)
@@ -83,7 +82,7 @@ impl IdentityCache {
         })
     }
 
-    /// Each name and value is preceded by its length, so that no two sets of cookies look the same.
+    /// Lengths are included so that no two sets of cookies have the same input.
     fn key_of<'a>(&self, cookies: impl Iterator<Item = (&'a str, &'a str)>) -> Key {
         let mut context = hmac::Context::with_key(&self.key);
         for (name, value) in cookies {
@@ -102,7 +101,7 @@ impl IdentityCache {
         cookies.iter().any(|cookie| self.signed_out.contains_key(&self.key_of(std::iter::once(cookie))))
     }
 
-    /// Who a session belongs to: remembered, or what `ask` finds out.
+    /// The person whose session it is, from the cache or from `ask`.
     pub(super) async fn identity<F>(
         &self,
         cookies: &SessionCookies,
@@ -112,7 +111,7 @@ impl IdentityCache {
         F: Future<Output = Result<Option<Identity>, RecogniseError>>,
     {
         if cookies.is_empty() || self.is_signed_out(cookies) {
-            // Nothing that tells one visitor from another, or nothing that could be relied upon.
+            // There is no key for the visitor, or the session was just signed out.
             return Ok((ask().await?, CacheResult::Miss));
         }
         let mut result = CacheResult::Hit;
@@ -122,20 +121,20 @@ impl IdentityCache {
         });
         let known = known.await.map_err(RecogniseError::Shared)?;
         if result == CacheResult::Hit && self.is_signed_out(cookies) {
-            // It has passed while we waited for somebody else's answer.
+            // It was signed out while we waited for another request's lookup.
             return Ok((ask().await?, CacheResult::Miss));
         }
         Ok((known.map(|identity| Identity::clone(&identity)), result))
     }
 
-    /// A sign-out of the sessions of these cookies has passed, each of them for itself: which one iMIS goes by is its own affair.
+    /// Removes all sessions with any of these cookies, because it is not known which one iMIS uses.
     pub(super) async fn forget(&self, cookies: &SessionCookies) {
         for cookie in cookies.iter() {
             self.signed_out.insert(self.key_of(std::iter::once(cookie)), ()).await;
         }
     }
 
-    /// How many sessions are remembered, about.
+    /// The approximate number of entries.
     pub(super) fn entries(&self) -> u64 {
         self.known.entry_count()
     }

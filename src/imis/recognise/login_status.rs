@@ -1,7 +1,7 @@
-//! `LoginStatusRedirect.aspx` (iMIS 2017): it redirects a signed-in visitor to an address of our choice, with the iMIS ID.
+//! `LoginStatusRedirect.aspx` (iMIS 2017) redirects a signed-in visitor to a given URL and adds the iMIS ID.
 //!
-//! Anybody can write such an address, so none is ever believed that comes from a browser: the page is asked here, with the
-//! visitor's cookies, the redirect is read and not followed, and it has to carry the random key that was sent along.
+//! Such a URL can be forged, so the gateway never accepts one from a client. It requests the page itself with the visitor's
+//! cookies, reads the redirect without following it, and requires the random key that it sent.
 
 use http::uri::Authority;
 use url::Url;
@@ -41,7 +41,7 @@ pub(super) async fn identify(
     session.require_sign_in_redirect(&response).map(|()| None)
 }
 
-/// The ID that a redirect to where we asked for carries, together with our key; each exactly once.
+/// The iMIS ID in a redirect to our URL with our key. Each parameter must occur once.
 fn read(location: &Url, key: &str, authority: &Authority) -> Option<PartyId> {
     let port = authority.port_u16().unwrap_or(443);
     let ours = location.scheme() == "https"

@@ -1,7 +1,7 @@
-//! Who is it? PageResponse of iMIS with the visitor's own cookies; never guessed.
+//! Who a visitor is. iMIS decides, by the visitor's own cookies.
 //!
-//! A site has one or more methods, in order. A method that can say who it is, or that it is nobody, has the last word; only one that
-//! cannot say (it is broken) lets the next one be asked, unless it is told to stop. When none can say, nobody is signed in.
+//! A site has one or more methods. If a method fails, the next one is tried, unless it is configured to stop. Results of two
+//! methods are never combined. If all fail, the visitor is not signed in.
 
 mod identity_cache;
 pub(crate) mod client_context;

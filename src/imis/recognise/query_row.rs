@@ -1,34 +1,30 @@
-//! The answer of a stored query: exactly one row, by the names of its columns.
+//! The response of a stored query, which must be one row.
 
 use serde_json::Value;
 
 use crate::imis::identity::Row;
 use crate::imis::json::{Rows, list_or_empty, unwrapped};
 
-/// Why a query does not tell who is signed in.
+/// The response of a query does not identify a person.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum QueryError {
-    #[error("the page carries no anti-forgery token, or several")]
+    #[error("the page has no anti-forgery token, or more than one")]
     NoToken,
-    #[error("the query's answer is not a page of rows")]
+    #[error("the response of the query is not a page of rows")]
     NotRows,
-    #[error("the query answers with more than one row: it is not filtered on the person who is signed in")]
+    #[error("the query returns more than one row; it does not filter by the signed-in person")]
     SeveralRows,
     #[error(
-        "the query answers with no row for somebody who is signed in: does it select every contact, with \"LoggedIn User Key\"?"
+        "the query returns no row for a signed-in person; it must select every contact and filter by \"LoggedIn User Key\""
     )]
     NoRow,
-    #[error("the query has no column `{0}`, or nothing usable in it")]
+    #[error("the query has no column `{0}`, or the column has no valid value")]
     Column(String),
-    #[error(
-        "the query's row is of another person than the page: it is not filtered on the person who is signed in"
-    )]
+    #[error("the query returns the row of another person; it does not filter by the signed-in person")]
     AnotherPerson,
 }
 
-/// The one row of an answer; none when there is none.
-///
-/// `api/query` gives rows as plain objects, the older `api/iqa` as a list of named properties.
+/// The row of a response, if it has one. `api/query` returns rows as plain objects, the older `api/iqa` as lists of properties.
 pub(crate) fn only_row(json: &[u8]) -> Result<Option<Row>, QueryError> {
     let rows = Rows::parse(json).ok_or(QueryError::NotRows)?;
     match rows.items() {
@@ -56,7 +52,7 @@ fn columns(row: &Value) -> Result<Row, QueryError> {
     let row: Row = pairs.into_iter().filter(|(name, _)| !name.starts_with('$')).collect();
     let meta =
         object.keys().filter(|name| name.starts_with('$') && !object.contains_key("Properties")).count();
-    // A column that stands twice could say two things.
+    // A duplicate column could have two values.
     if row.len() + meta == count { Ok(row) } else { Err(QueryError::NotRows) }
 }
 

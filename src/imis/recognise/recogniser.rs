@@ -89,11 +89,14 @@ impl Recogniser {
             Ok(cookies) => Some(Session { visitor, cookies }),
             Err(NoSession::None) => None,
             Err(NoSession::Contradictory(cookie)) => {
-                warn!(cookie, "a session cookie came with two different values; taken as nobody");
+                warn!(
+                    cookie,
+                    "a session cookie has two different values; treating the visitor as not signed in"
+                );
                 None
             }
             Err(NoSession::Odd(cookie)) => {
-                warn!(cookie, "a session cookie came with a value that is no plain text; taken as nobody");
+                warn!(cookie, "a session cookie has an invalid value; treating the visitor as not signed in");
                 None
             }
         }
@@ -134,7 +137,7 @@ impl Recogniser {
                 }
                 Err(error) => error,
             };
-            warn!(%request_id, recognition_method = name, error = %Chain(&error), observed = %report, "a method of recognition cannot say who it is");
+            warn!(%request_id, recognition_method = name, error = %Chain(&error), observed = %report, "a recognition method failed");
             if method.if_broken == IfBroken::Stop {
                 return Err(RecogniseError::Stop(Box::new(error)));
             }

@@ -21,7 +21,7 @@ use crate::imis::visitor::Visitor;
 use crate::upstream::servers::Servers;
 
 const NO_REFRESH_SESSION: HeaderName = HeaderName::from_static("x-norefreshsession");
-/// Pages with a large view state stay below this.
+/// Pages with a large view state are smaller.
 const MAX_PAGE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Sends requests to the iMIS of one site as a visitor would.
@@ -179,8 +179,8 @@ pub(super) fn require_ok(response: &Response) -> Result<(), RecogniseError> {
     }
 }
 
-/// The URL of a page on one server. Its name is for SNI only, since the client's resolver knows one host; addresses are not
-/// resolved, so a site that is called by address is asked for under the server's own.
+/// The URL of a page on one server. Its host is used for SNI only because the resolver of the HTTP client always returns the
+/// server. IP addresses are not resolved, so the server's own is used for a site with an IP address.
 fn url(server: &config::Server, host: &str, target: &str) -> Option<Url> {
     let mut url = Url::parse(&format!("{server}{target}")).ok()?;
     let called = host.parse::<Authority>().ok()?;
@@ -206,9 +206,9 @@ fn headers(request: &VisitorRequest<'_>, visitor: &Visitor<'_>, host: &str) -> R
         headers.insert(COOKIE, cookie.clone());
     }
     headers.insert(ACCEPT, HeaderValue::from_static(request.accept));
-    // A copy that something between us and iMIS has kept would be somebody else's page.
+    // A cached copy could be another visitor's page.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    // Keeps the probe from extending the visitor's sliding session.
+    // The request must not extend the visitor's sliding session.
     headers.insert(NO_REFRESH_SESSION, HeaderValue::from_static("true"));
     if request.method == Method::POST {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
@@ -222,7 +222,7 @@ fn headers(request: &VisitorRequest<'_>, visitor: &Visitor<'_>, host: &str) -> R
     Ok(headers)
 }
 
-/// The visitor's cookies as a browser would send them once `set` has been obeyed; everything else of them stays as it is.
+/// The visitor's cookies after the `Set-Cookie` headers in `set` have been applied.
 pub(super) fn with_cookies(own: &HeaderMap, set: &[HeaderValue]) -> Option<HeaderValue> {
     let new: Vec<(&[u8], &[u8])> = set
         .iter()
@@ -239,7 +239,7 @@ pub(super) fn with_cookies(own: &HeaderMap, set: &[HeaderValue]) -> Option<Heade
         .flat_map(|line| line.as_bytes().split(|byte| *byte == b';'))
         .map(<[u8]>::trim_ascii)
         .filter(|pair| !pair.is_empty() && new.iter().all(|(set, _)| *set != name(pair)));
-    // Of several lines for one name the last one counts.
+    // The last header for a name wins.
     let set =
         new.iter().enumerate().filter(|(at, (name, _))| new[at + 1..].iter().all(|(later, _)| later != name));
     let pairs: Vec<&[u8]> = kept.chain(set.map(|(_, (_, pair))| *pair)).collect();

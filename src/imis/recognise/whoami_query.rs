@@ -1,8 +1,7 @@
-//! A stored query (IQA) that iMIS filters on whoever is signed in: identity and profile in one call, with the visitor's own rights.
+//! A stored query (IQA) that iMIS filters by the signed-in person. It returns identity and profile with the visitor's own rights.
 //!
-//! REST takes a visitor's cookies only together with the anti-forgery token of a page made for that visitor, so one page goes
-//! before. A query that is not filtered would answer with everybody, the same first row for each visitor: more than one row is
-//! nobody's identity, and so is a row that contradicts the page.
+//! The REST API accepts a visitor's cookies only with the anti-forgery token of a page, so a page is fetched first. A query
+//! without the filter returns all contacts, so more than one row is an error, and so is a row that contradicts the page.
 
 use http::header::{HeaderName, HeaderValue};
 use reqwest::StatusCode;
@@ -56,7 +55,7 @@ pub(super) async fn identify(
 
 fn target(query: &WhoamiQuery) -> String {
     let separator = if query.endpoint.contains('?') { '&' } else { '?' };
-    // Two rows are enough to see that it is not filtered.
+    // Two rows are enough to detect a missing filter.
     format!("{}{separator}QueryName={}&limit=2", query.endpoint, encoded(&query.query))
 }
 
