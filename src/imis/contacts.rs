@@ -7,7 +7,8 @@ use serde_json::Value;
 use crate::imis::api::{Api, ProfileError};
 use crate::imis::client::ApiError;
 use crate::imis::json::{Rows, non_blank};
-use crate::imis::party::{Kind, Party, PartyError};
+use crate::imis::party::Party;
+use crate::imis::profile::{Kind, PartyError};
 
 const PAGE: u64 = 500;
 /// Five million contacts.

@@ -11,6 +11,7 @@ mod json;
 pub(crate) mod party;
 mod party_id;
 pub(crate) mod phone;
+pub(crate) mod profile;
 pub(crate) mod recognise;
 mod service_account;
 pub(crate) mod contacts;
@@ -28,8 +29,9 @@ use api::Api;
 pub(crate) use api::ProfileError;
 pub(crate) use error::{ApplicationError, BuildError};
 use groups::{GroupsError, Membership};
-use party::{AccountScope, Profile};
+use party::AccountScope;
 pub(crate) use party_id::PartyId;
+use profile::Profile;
 use recognise::{
     Answer, Examined, Identity, RecogniseError, Recogniser, RecognitionCounter, Session, SessionCookies,
 };
@@ -139,7 +141,7 @@ impl Imis {
     /// Reads one record of a kind (`Party`, `User`) as the service account. Returns how many records it got, 0 or 1.
     pub(crate) async fn may_read(&self, kind: &str) -> Result<usize, ProfileError> {
         let json = self.api.page(&format!("api/{kind}?limit=1")).await?;
-        let rows = json::Rows::parse(&json).ok_or(party::PartyError::NotRows)?;
+        let rows = json::Rows::parse(&json).ok_or(profile::PartyError::NotRows)?;
         Ok(rows.items().len())
     }
 

@@ -7,167 +7,17 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::config::ProfileColumns;
-use crate::imis::identity::Row;
-use crate::imis::json::{date, is_true, list, list_or_empty, non_blank, unwrapped, without_bom};
+use crate::imis::json::{is_true, list, list_or_empty, non_blank, unwrapped, without_bom};
 use crate::imis::party_id::PartyId;
 use crate::imis::phone;
 use crate::imis::phone::Preference;
-
-/// What the gateway knows of a person at the moment of signing in. It has no Debug: it is personal.
-pub(crate) struct Profile {
-    pub(crate) id: PartyId,
-    pub(crate) kind: Kind,
-    pub(crate) name: Option<String>,
-    /// As iMIS has it; not yet checked.
-    pub(crate) email: Option<String>,
-    /// E.164.
-    pub(crate) phone: Option<String>,
-    /// `A` is active.
-    pub(crate) status: Option<String>,
-    /// The name of the primary organization.
-    pub(crate) organization: Option<String>,
-    /// `AdditionalAttributes`: IsMember, CustomerTypeCode, PaidThruDate ...
-    pub(crate) attributes: BTreeMap<String, Value>,
-}
-
-impl Profile {
-    pub(crate) fn is_member(&self) -> Option<bool> {
-        self.attributes.get("IsMember").map(is_true)
-    }
-
-    /// The last day that is paid for, `YYYY-MM-DD`.
-    pub(crate) fn paid_through(&self) -> Option<String> {
-        self.attributes.get("PaidThruDate").and_then(date)
-    }
-
-    /// Everything that is known, for whoever looks at a decision.
-    pub(crate) fn describe(&self) -> String {
-        let kind = if self.kind == Kind::Person { "person" } else { "company" };
-        let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "none".to_owned());
-        let attributes: Vec<String> =
-            self.attributes.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        format!(
-            "{kind} {}, name {}, e-mail {}, phone {}, status {}, organization {}, attributes {}",
-            self.id.as_str(),
-            or_none(&self.name),
-            or_none(&self.email),
-            or_none(&self.phone),
-            or_none(&self.status),
-            or_none(&self.organization),
-            attributes.join(" ")
-        )
-    }
-
-    pub(crate) fn customer_type(&self) -> Option<&str> {
-        let code = self.attributes.get("CustomerTypeCode")?.as_str()?.trim();
-        (!code.is_empty()).then_some(code)
-    }
-}
-
-impl Profile {
-    /// Of a query's row, by the names of its columns.
-    pub(crate) fn of_row(
-        row: &Row,
-        columns: &ProfileColumns,
-        id: &PartyId,
-        phones: &Preference,
-    ) -> Result<Self, PartyError> {
-        let text = |column: &Option<String>| column.as_ref().and_then(|column| non_blank(row.get(column)?));
-        // A column that has gone must not turn a company into a person, or make somebody active.
-        let there = |column: &Option<String>| match column {
-            None => Ok(None),
-            Some(column) => row.get(column).map(Some).ok_or_else(|| PartyError::NoColumn(column.clone())),
-        };
-        let kind = match there(&columns.company)?.map(parse_bool) {
-            None | Some(Some(false)) => Kind::Person,
-            Some(Some(true)) => Kind::Company,
-            Some(None) => return Err(PartyError::UnknownKind),
-        };
-        let status = match there(&columns.status)? {
-            None | Some(Value::Null) => None,
-            Some(value @ (Value::String(_) | Value::Number(_))) => non_blank(value),
-            Some(Value::Bool(_) | Value::Array(_) | Value::Object(_)) => {
-                return Err(PartyError::UnknownStatus);
-            }
-        };
-        Ok(Self {
-            id: id.clone(),
-            kind,
-            name: row.get(&columns.name).and_then(non_blank),
-            // As it is: whether it is an address is for the policy to say.
-            email: row
-                .get(&columns.email)
-                .and_then(Value::as_str)
-                .filter(|text| !text.trim().is_empty())
-                .map(str::to_owned),
-            phone: text(&columns.phone).and_then(|number| phone::e164(&number, phones.region)),
-            status,
-            organization: None,
-            attributes: row.clone(),
-        })
-    }
-}
-
-/// iMIS's own codes: I = inactive, D = marked for deletion; or the same in words, as queries may give them. Associations add codes of
-/// their own, which say nothing.
-pub(crate) fn is_inactive(status: &str) -> bool {
-    let words = ["i", "d", "inactive", "deleted", "marked for deletion"];
-    words.iter().any(|word| status.trim().eq_ignore_ascii_case(word))
-}
-
-/// A truth as queries write it; none when it is neither.
-fn parse_bool(value: &Value) -> Option<bool> {
-    match value {
-        Value::Bool(truth) => Some(*truth),
-        Value::Null => Some(false),
-        Value::Number(number) => match number.as_i64() {
-            Some(0) => Some(false),
-            Some(1) => Some(true),
-            Some(_) | None => None,
-        },
-        Value::String(text) => match text.trim().to_ascii_lowercase().as_str() {
-            "" | "false" | "0" | "no" | "n" => Some(false),
-            "true" | "1" | "yes" | "y" => Some(true),
-            _ => None,
-        },
-        Value::Array(_) | Value::Object(_) => None,
-    }
-}
-
-/// The kind of a contact.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Person,
-    Company,
-}
+use crate::imis::profile::{Kind, PartyError, Profile, is_inactive};
 
 /// The contacts that may have an account besides active persons.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AccountScope {
     pub(crate) companies: bool,
     pub(crate) inactive: bool,
-}
-
-/// A response of the API is not a valid profile.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub(crate) enum PartyError {
-    #[error("is not a contact in JSON")]
-    NotAParty,
-    #[error("is the record of another contact")]
-    AnotherParty,
-    #[error("is a record that is neither a person nor an organization")]
-    UnknownKind,
-    #[error("has an invalid status")]
-    UnknownStatus,
-    #[error("has invalid attributes: not a list of names and values, or one name with two values")]
-    Attributes,
-    #[error("is not a page of contacts")]
-    NotRows,
-    #[error("does not list the person who has the e-mail address: the search by e-mail is not reliable")]
-    NotListed,
-    #[error("has no column `{0}`")]
-    NoColumn(String),
 }
 
 /// The record. ID, type and status must be valid, and no key may occur twice. Invalid optional entries are ignored.
