@@ -18,8 +18,8 @@ pub(super) struct Audit {
 enum Command {
     /// Print recorded decisions
     Show(Show),
-    /// List e-mail addresses that several active persons in iMIS share, companies with a user account, and addresses of Zendesk
-    /// staff
+    /// List e-mail addresses that several active persons in iMIS share, companies with a user account, and
+    /// addresses of Zendesk staff
     Emails(Emails),
 }
 

@@ -43,7 +43,8 @@ pub(super) fn bad_configuration(problems: &Problems) -> i32 {
     BAD_CONFIGURATION
 }
 
-/// Text from another system, safe for a terminal: control characters and those that change the direction of writing are escaped.
+/// Text from another system, safe for a terminal: control characters and those that change the direction of
+/// writing are escaped.
 pub(super) fn escaped(text: &str) -> String {
     let is_unsafe = |c: char| {
         c.is_control()

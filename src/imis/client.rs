@@ -1,4 +1,5 @@
-//! HTTP clients towards iMIS: no redirects followed, no proxies of the environment, every wait bounded, every body capped.
+//! HTTP clients towards iMIS: no redirects followed, no proxies of the environment, every wait bounded, every
+//! body capped.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -77,8 +77,8 @@ impl Rows {
         self.0.get("HasNext").is_some_and(is_true)
     }
 
-    /// The offset of the page after the one at `offset`, or `Some(None)` after the last page. `None` if `NextOffset` is not valid:
-    /// part of a list must not pass for all of it.
+    /// The offset of the page after the one at `offset`, or `Some(None)` after the last page. `None` if
+    /// `NextOffset` is not valid: part of a list must not pass for all of it.
     pub(super) fn next(&self, offset: u64) -> Option<Option<u64>> {
         if !self.has_next() {
             return Some(None);

@@ -1,6 +1,7 @@
 //! The record of a contact in the REST API.
 //!
-//! iMIS omits nulls, strings may be blank and IDs are strings. The record of another contact, or of an unknown kind, is an error.
+//! iMIS omits nulls, strings may be blank and IDs are strings. The record of another contact, or of an
+//! unknown kind, is an error.
 
 use std::collections::BTreeMap;
 
@@ -125,8 +126,8 @@ impl Party {
         })
     }
 
-    /// The address marked `IsPrimary`, else the one of type `_Primary`. None if there are two different ones. It is returned
-    /// unchanged; the policy checks it.
+    /// The address marked `IsPrimary`, else the one of type `_Primary`. None if there are two different ones.
+    /// It is returned unchanged; the policy checks it.
     pub(super) fn primary_email(&self) -> Option<&str> {
         let emails = || list_or_empty(&self.emails).iter();
         let only = |chosen: &dyn Fn(&Value) -> bool| {

@@ -113,7 +113,8 @@ impl Profile {
     }
 }
 
-/// Whether a status is inactive (`I`) or marked for deletion (`D`), as a code or in words. Other codes are the association's own.
+/// Whether a status is inactive (`I`) or marked for deletion (`D`), as a code or in words. Other codes are
+/// the association's own.
 pub(crate) fn is_inactive(status: &str) -> bool {
     let words = ["i", "d", "inactive", "deleted", "marked for deletion"];
     words.iter().any(|word| status.trim().eq_ignore_ascii_case(word))

@@ -58,8 +58,8 @@ impl ServiceAccount {
         client::get(client, url, &token.text).await
     }
 
-    /// The current token, or a new one if it expires or was `refused`. Callers that arrive while a token is requested wait
-    /// and share its result, also an error, so that a failing iMIS gets one request at a time.
+    /// The current token, or a new one if it expires or was `refused`. Callers that arrive while a token is
+    /// requested wait and share its result, also an error, so that a failing iMIS gets one request at a time.
     async fn token(&self, refused: Option<&Arc<Token>>) -> Result<Arc<Token>, ApiError> {
         let attempts_before = self.attempts.load(Ordering::Acquire);
         let mut current = self.current.lock().await;

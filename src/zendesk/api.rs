@@ -106,7 +106,8 @@ impl Api {
         })
     }
 
-    /// GETs a path below `/api/v2/`. Repeats the request with a new token if Zendesk rejects the first, and after `Retry-After`.
+    /// GETs a path below `/api/v2/`. Repeats the request with a new token if Zendesk rejects the first, and
+    /// after `Retry-After`.
     pub(crate) async fn get(&self, path: &str) -> Result<Value, ApiError> {
         let url = self.base.join(&format!("api/v2/{path}")).map_err(|_| ApiError::Answer)?;
         let mut renew = false;

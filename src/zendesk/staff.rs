@@ -1,8 +1,8 @@
-//! The agents and admins of a Zendesk account, with all their e-mail addresses. A member who has one of these addresses would sign in
-//! as that agent.
+//! The agents and admins of a Zendesk account, with all their e-mail addresses. A member who has one of these
+//! addresses would sign in as that agent.
 //!
-//! The list is fetched every few minutes and kept if Zendesk does not respond. Until there is a list, members with an address in the
-//! configured staff domains are refused, or all members if no domains are configured.
+//! The list is fetched every few minutes and kept if Zendesk does not respond. Until there is a list, members
+//! with an address in the configured staff domains are refused, or all members if no domains are configured.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -234,7 +234,8 @@ impl Staff {
         ))
     }
 
-    /// All addresses of a user in lower case. Fetched if the user has changed, or if Zendesk does not report the time of a change.
+    /// All addresses of a user in lower case. Fetched if the user has changed, or if Zendesk does not report
+    /// the time of a change.
     async fn addresses_of(&self, user: &Value, key: &(u64, String)) -> Result<Vec<String>, ApiError> {
         if !key.1.is_empty()
             && let Some(known) = self.addresses.lock().await.known.get(key)

@@ -1,7 +1,7 @@
 //! `__ClientContext`, a hidden field of every RiSE page: HTML-encoded JSON with the ID of the signed-in person.
 //!
-//! The field must occur once and must not contradict itself. `selectedPartyId` is the contact whose record is shown. It is never
-//! the signed-in person; it only shows that the person acts on behalf of another.
+//! The field must occur once and must not contradict itself. `selectedPartyId` is the contact whose record is
+//! shown. It is never the signed-in person; it only shows that the person acts on behalf of another.
 
 use serde::Deserialize;
 use serde_json::Value;

@@ -1,10 +1,11 @@
 //! ASP.NET's forms authentication ticket: a user name, encrypted and signed with the site's `machineKey`.
 //!
-//! The MAC is verified in constant time before anything is decrypted. A ticket does not prove that the session is still valid
-//! because signing out does not revoke it; `session_info` checks that.
+//! The MAC is verified in constant time before anything is decrypted. A ticket does not prove that the
+//! session is still valid because signing out does not revoke it; `session_info` checks that.
 //!
-//! Formats: System.Web.Security.FormsAuthentication of .NET Framework, with `machineKey compatibilityMode` Framework20SP1 or SP2
-//! (the legacy format) and Framework45 (keys derived by NIST SP 800-108 in counter mode).
+//! Formats: System.Web.Security.FormsAuthentication of .NET Framework, with `machineKey compatibilityMode`
+//! Framework20SP1 or SP2 (the legacy format) and Framework45 (keys derived by NIST SP 800-108 in counter
+//! mode).
 
 use std::fmt;
 

@@ -1,7 +1,9 @@
-//! A short-lived cache of the persons whose sessions they are, so that ten tabs that open at once need one request to iMIS.
+//! A short-lived cache of the persons whose sessions they are, so that ten tabs that open at once need one
+//! request to iMIS.
 //!
-//! The key is a keyed hash of all session cookies of a request; cookies are not stored. Concurrent lookups share one request.
-//! After a sign-out, sessions with one of its cookies are not cached until all requests of that time have ended.
+//! The key is a keyed hash of all session cookies of a request; cookies are not stored. Concurrent lookups
+//! share one request. After a sign-out, sessions with one of its cookies are not cached until all requests of
+//! that time have ended.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

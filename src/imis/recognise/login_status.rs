@@ -1,7 +1,7 @@
 //! `LoginStatusRedirect.aspx` (iMIS 2017) redirects a signed-in visitor to a given URL and adds the iMIS ID.
 //!
-//! Such a URL can be forged, so the gateway never accepts one from a client. It requests the page itself with the visitor's
-//! cookies, reads the redirect without following it, and requires the random key that it sent.
+//! Such a URL can be forged, so the gateway never accepts one from a client. It requests the page itself with
+//! the visitor's cookies, reads the redirect without following it, and requires the random key that it sent.
 
 use http::uri::Authority;
 use url::Url;

@@ -1,7 +1,7 @@
 //! Who a visitor is. iMIS decides, by the visitor's own cookies.
 //!
-//! A site has one or more methods. If a method fails, the next one is tried, unless it is configured to stop. Results of two
-//! methods are never combined. If all fail, the visitor is not signed in.
+//! A site has one or more methods. If a method fails, the next one is tried, unless it is configured to stop.
+//! Results of two methods are never combined. If all fail, the visitor is not signed in.
 
 mod identity_cache;
 pub(crate) mod client_context;

@@ -24,7 +24,8 @@ pub(crate) enum QueryError {
     AnotherPerson,
 }
 
-/// The row of a response, if it has one. `api/query` returns rows as plain objects, the older `api/iqa` as lists of properties.
+/// The row of a response, if it has one. `api/query` returns rows as plain objects, the older `api/iqa` as
+/// lists of properties.
 pub(crate) fn only_row(json: &[u8]) -> Result<Option<Row>, QueryError> {
     let rows = Rows::parse(json).ok_or(QueryError::NotRows)?;
     match rows.items() {

@@ -1,5 +1,5 @@
-//! What a recognition method observed, without secret values, for the log and for `doctor`. It tells a wrong cookie name, a wrong
-//! page and a firewall apart.
+//! What a recognition method observed, without secret values, for the log and for `doctor`. It tells a wrong
+//! cookie name, a wrong page and a firewall apart.
 
 use std::fmt;
 

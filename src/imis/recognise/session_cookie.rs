@@ -22,8 +22,8 @@ pub(crate) enum NoSession {
 }
 
 impl SessionCookies {
-    /// Finds cookies with the configured names. A name may occur twice with the same value. Without configured names, every request
-    /// may have a session.
+    /// Finds cookies with the configured names. A name may occur twice with the same value. Without
+    /// configured names, every request may have a session.
     pub(crate) fn find(headers: &HeaderMap, names: &[String]) -> Result<Self, NoSession> {
         Self::among(headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes), names)
     }
@@ -69,7 +69,8 @@ impl SessionCookies {
     }
 }
 
-/// Whether a Set-Cookie header deletes a session cookie: by an expiry in the past (RFC 6265 section 3.1), or an empty value.
+/// Whether a Set-Cookie header deletes a session cookie: by an expiry in the past (RFC 6265 section 3.1), or
+/// an empty value.
 pub(super) fn deletes_session(set_cookie: &[u8], names: &[String]) -> bool {
     let text = String::from_utf8_lossy(set_cookie);
     let (pair, _) = text.split_once(';').unwrap_or((&text, ""));

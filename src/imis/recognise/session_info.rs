@@ -1,4 +1,5 @@
-//! Whether iMIS still knows a session. Signing out does not revoke a forms authentication ticket, so the ticket alone cannot tell.
+//! Whether iMIS still knows a session. Signing out does not revoke a forms authentication ticket, so the
+//! ticket alone cannot tell.
 
 use http::{HeaderName, HeaderValue, Method};
 use serde_json::Value;

@@ -179,8 +179,9 @@ pub(super) fn require_ok(response: &Response) -> Result<(), RecogniseError> {
     }
 }
 
-/// The URL of a page on one server. Its host is used for SNI only because the resolver of the HTTP client always returns the
-/// server. IP addresses are not resolved, so the server's own is used for a site with an IP address.
+/// The URL of a page on one server. Its host is used for SNI only because the resolver of the HTTP client
+/// always returns the server. IP addresses are not resolved, so the server's own is used for a site with an
+/// IP address.
 fn url(server: &config::Server, host: &str, target: &str) -> Option<Url> {
     let mut url = Url::parse(&format!("{server}{target}")).ok()?;
     let called = host.parse::<Authority>().ok()?;

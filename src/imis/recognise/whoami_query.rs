@@ -1,7 +1,9 @@
-//! A stored query (IQA) that iMIS filters by the signed-in person. It returns identity and profile with the visitor's own rights.
+//! A stored query (IQA) that iMIS filters by the signed-in person. It returns identity and profile with the
+//! visitor's own rights.
 //!
-//! The REST API accepts a visitor's cookies only with the anti-forgery token of a page, so a page is fetched first. A query
-//! without the filter returns all contacts, so more than one row is an error, and so is a row that contradicts the page.
+//! The REST API accepts a visitor's cookies only with the anti-forgery token of a page, so a page is fetched
+//! first. A query without the filter returns all contacts, so more than one row is an error, and so is a row
+//! that contradicts the page.
 
 use http::header::{HeaderName, HeaderValue};
 use reqwest::StatusCode;
