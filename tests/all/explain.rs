@@ -25,7 +25,7 @@ async fn every_step_is_told_for_an_id_and_for_cookies() {
         "rule 2                   allow profile.is_member: holds",
         "guard: duplicate_email   nobody else has the address",
         "guard: staff             nobody of the staff has the address",
-        "account in Zendesk       a new one",
+        "account in Zendesk       a new account",
         "may enter",
         "organization: \"Contoso Ltd.\"",
         "external_id: \"104019\"",

@@ -236,7 +236,12 @@ async fn a_list_that_nobody_needs_is_not_fetched_any_more() {
     is_known(&stage, 1).await;
     // The first one would try again after fifteen seconds.
     tokio::time::sleep(Duration::from_secs(17)).await;
-    let failures = stage.gateway.log().lines().filter(|line| line.contains("cannot be fetched")).count();
+    let failures = stage
+        .gateway
+        .log()
+        .lines()
+        .filter(|line| line.contains("cannot fetch the Zendesk staff list"))
+        .count();
     assert_eq!(failures, 1);
     // And one that is asked for in the same way is asked for once.
     for round in 0..10 {
@@ -324,7 +329,7 @@ async fn only_the_gateway_of_this_file_is_reloaded() {
     .unwrap();
     let (code, said) = crate::support::run(&stage.folder().join("other"), &["reload"], "").await;
     assert_eq!(code, 1);
-    assert!(said.contains("runs ") && said.contains(", not "), "{said}");
+    assert!(said.contains("uses the configuration ") && said.contains(", not "), "{said}");
     let (code, said) = crate::support::run(Path::new("/nowhere"), &["status"], "").await;
     assert_eq!(code, 1);
     assert!(

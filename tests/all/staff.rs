@@ -111,9 +111,7 @@ async fn as_long_as_nothing_is_known_it_is_closed() {
     let stage = Stage::with(setup("").edit(down, wrong)).await;
     stage
         .gateway
-        .logged(|line| {
-            line["error"].as_str().is_some_and(|text| text.contains("does not accept the OAuth client"))
-        })
+        .logged(|line| line["error"].as_str().is_some_and(|text| text.contains("rejected the OAuth client")))
         .await;
     assert_eq!(status(&stage, "AMUELLER").await, 503);
     stage
