@@ -83,7 +83,7 @@ impl Api {
                     return Err(GroupsError::TooMany);
                 }
                 let url = groups::url(&self.url, id, group, offset)?;
-                let (memberships, next) = groups::read(&self.get(url, own).await?, (id, offset), today)?;
+                let (memberships, next) = groups::read(&self.get(url, own).await?, id, offset, today)?;
                 all.extend(memberships);
                 match next {
                     Some(next) => offset = next,
@@ -98,7 +98,8 @@ impl Api {
     pub(super) async fn is_shared(
         &self,
         id: &PartyId,
-        (email, scope): (&str, AccountScope),
+        email: &str,
+        scope: AccountScope,
         own: Option<&SecretString>,
     ) -> Result<bool, ProfileError> {
         let url = self

@@ -49,7 +49,8 @@ pub(super) fn url(api_url: &Url, id: &PartyId, group: Option<&str>, offset: u64)
 /// Reads a page. Returns its memberships and the offset of the next page.
 pub(super) fn read(
     json: &[u8],
-    (id, offset): (&PartyId, u64),
+    id: &PartyId,
+    offset: u64,
     today: &str,
 ) -> Result<(Vec<Membership>, Option<u64>), GroupsError> {
     let rows = Rows::parse(json).ok_or(GroupsError::NotRows)?;
@@ -107,7 +108,7 @@ mod tests {
 
     fn read_rows(rows: Value) -> Result<Vec<Membership>, GroupsError> {
         let answer = json!({"Items": {"$values": rows}, "HasNext": false, "NextOffset": 0});
-        read(answer.to_string().as_bytes(), (&PartyId::parse("7").unwrap(), 0), "2026-11-27")
+        read(answer.to_string().as_bytes(), &PartyId::parse("7").unwrap(), 0, "2026-11-27")
             .map(|(all, _)| all)
     }
 
@@ -136,10 +137,7 @@ mod tests {
         assert!(read_rows(json!([{"Group": {"GroupId": "Board"}, "Party": {"PartyId": "8"}}])).is_err());
         assert!(read_rows(json!([{"Party": {"PartyId": "7"}}])).is_err());
         for text in ["", "[]", "{}", "<html>", r#"{"Items":null}"#] {
-            assert!(
-                read(text.as_bytes(), (&PartyId::parse("7").unwrap(), 0), "2026-11-27").is_err(),
-                "{text}"
-            );
+            assert!(read(text.as_bytes(), &PartyId::parse("7").unwrap(), 0, "2026-11-27").is_err(), "{text}");
         }
     }
 
@@ -148,7 +146,7 @@ mod tests {
         let next = |has: bool, offset: u64| {
             let answer = json!({"Items": [], "HasNext": has, "NextOffset": offset}).to_string();
             let id = PartyId::parse("7").unwrap();
-            read(answer.as_bytes(), (&id, 500), "2026-11-27").map(|(_, next)| next)
+            read(answer.as_bytes(), &id, 500, "2026-11-27").map(|(_, next)| next)
         };
         assert!(matches!((next(true, 1000), next(false, 1000)), (Ok(Some(1000)), Ok(None))));
         for stuck in [0, 500] {

@@ -133,9 +133,10 @@ impl Imis {
         &self,
         identity: &Identity,
         id: &PartyId,
-        email: (&str, AccountScope),
+        email: &str,
+        scope: AccountScope,
     ) -> Result<bool, ProfileError> {
-        self.api.is_shared(id, email, identity.token.as_deref()).await
+        self.api.is_shared(id, email, scope, identity.token.as_deref()).await
     }
 
     /// Reads one record of a kind (`Party`, `User`) as the service account. Returns how many records it got, 0 or 1.

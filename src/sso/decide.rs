@@ -108,7 +108,7 @@ async fn guard_email(
     }
     let among =
         AccountScope { companies: !app.guards.refuses_companies, inactive: !app.guards.refuses_inactive };
-    let shared = match sign_on.imis.is_shared(identity, permit.id(), (permit.email(), among)).await {
+    let shared = match sign_on.imis.is_shared(identity, permit.id(), permit.email(), among).await {
         Ok(shared) => shared,
         Err(error) if app.guards.duplicate_email == OnDuplicate::Warn => {
             warn!(request_id = incident, app = %app.name, error = %Chain(&error), "iMIS did not say who else has this e-mail address");
