@@ -47,7 +47,7 @@ impl Authority {
         self.signed(CertificateParams::new(owned(names)).expect("names of tests and demo are names"))
     }
 
-    /// The same, good from thirty days ago until so many days from now.
+    /// As above, valid from thirty days ago until the given number of days from now.
     #[expect(clippy::expect_used, reason = "a test that cannot make its certificates should stop")]
     pub fn issue_for_days(&self, names: &[&str], days: i64) -> Identity {
         let mut params = CertificateParams::new(owned(names)).expect("names of tests and demo are names");
@@ -80,7 +80,7 @@ impl Identity {
         std::fs::write(folder.join(format!("{name}.key")), &self.key_pem)
     }
 
-    /// What a TLS server needs, HTTP/1.1 only.
+    /// A TLS server configuration for HTTP/1.1.
     #[expect(clippy::expect_used, reason = "made above")]
     pub fn server_config(&self) -> Arc<ServerConfig> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

@@ -25,10 +25,10 @@ pub enum Generation {
     Imis2017,
 }
 
-/// How it is set up.
+/// The configuration of the simulator.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// See [`Generation`].
+    /// Which generation of iMIS to simulate.
     pub generation: Generation,
     /// Name of the authentication cookie: `Login` on 2017, `login` on Cloud.
     pub cookie: String,
@@ -38,13 +38,13 @@ pub struct Options {
     pub sso_page_target: Option<String>,
     /// The client application's id and secret.
     pub client_application: (String, String),
-    /// What seals the authentication cookie on 2017.
+    /// The keys of the authentication cookie on 2017.
     pub machine_key: MachineKey,
-    /// How long its tickets are good, seconds.
+    /// The lifetime of tickets in seconds.
     pub ticket_seconds: i64,
     /// The service account's user name and password.
     pub service_account: (String, String),
-    /// How long access tokens live, seconds.
+    /// The lifetime of access tokens in seconds.
     pub token_seconds: u64,
     /// The contacts.
     pub people: Vec<Person>,
@@ -137,17 +137,17 @@ pub enum QueryFault {
     /// Not at all.
     #[default]
     None,
-    /// It is not filtered on who is signed in: everybody is in the answer.
+    /// It has no filter and returns all contacts.
     Unfiltered,
     /// The same, and its first row alone is given.
     FirstOfAll,
     /// It has lost this column.
     Without(&'static str),
-    /// It has no row for anybody.
+    /// It returns no row.
     Empty,
 }
 
-/// What goes wrong; changed at any time.
+/// Faults, which can change at any time.
 #[derive(Debug, Clone, Default)]
 pub struct Faults {
     /// RiSE pages.
@@ -162,7 +162,7 @@ pub struct Faults {
     pub ticket_outlives_sign_out: bool,
     /// How the stored query misbehaves.
     pub query: QueryFault,
-    /// What `GetSessionInfoFromCookie` answers instead.
+    /// The response of `GetSessionInfoFromCookie`.
     pub session_info: Option<(u16, &'static str)>,
     /// Where `LoginStatusRedirect.aspx` redirects instead.
     pub login_status: Option<String>,
@@ -247,7 +247,7 @@ impl Imis {
         self.running.address()
     }
 
-    /// Changes what goes wrong.
+    /// Changes the faults.
     pub fn set_faults(&self, faults: Faults) {
         *lock(&self.state.faults) = faults;
     }
@@ -279,7 +279,7 @@ impl Imis {
         token
     }
 
-    /// Makes a session that has a cookie already somebody's.
+    /// Signs a person in to the session of an existing cookie.
     pub fn begin_session(&self, cookie_value: &str, username: &str) {
         let session = Session { username: username.to_owned(), renewals: 0 };
         lock(&self.state.sessions).insert(cookie_value.to_owned(), session);
@@ -334,7 +334,7 @@ impl State {
         self.options.people.iter().find(|person| person.id == id)
     }
 
-    /// The person whose session a request carries; extends the session unless told not to.
+    /// The person whose session a request has. Extends the session unless the request has `X-NoRefreshSession`.
     fn visitor(&self, request: &Received) -> Option<&Person> {
         let value = request.cookie(&self.options.cookie)?;
         let mut sessions = lock(&self.sessions);

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
-/// What a handler answers; `None` drops the connection without a word.
+/// The response of a handler; `None` closes the connection.
 pub type Answer = Option<Response<Full<Bytes>>>;
 
 /// A request with its body read.

@@ -1,6 +1,6 @@
 //! The Zendesk simulator: Help Center, single sign-on by JWT, sessions per host, and the API that guards and sync use.
 //!
-//! Tokens are verified in `verify`, by hand from RFC 7515, with nothing of what mints them.
+//! `verify` verifies tokens by RFC 7515 without code of the gateway.
 
 mod api;
 mod pages;
@@ -42,7 +42,7 @@ pub struct Options {
     pub bulk_enabled: bool,
     /// API requests a minute.
     pub requests_per_minute: u32,
-    /// How long API tokens live, seconds.
+    /// The lifetime of API tokens in seconds.
     pub api_token_seconds: i64,
 }
 
@@ -66,7 +66,7 @@ impl Options {
     }
 }
 
-/// What goes wrong; changed at any time.
+/// Faults, which can change at any time.
 #[derive(Debug, Clone, Default)]
 pub struct Faults {
     /// Added to the clock that `iat` is held against, seconds.
@@ -140,7 +140,7 @@ impl Zendesk {
         self.running.address()
     }
 
-    /// Changes what goes wrong.
+    /// Changes the faults.
     pub fn set_faults(&self, faults: Faults) {
         *lock(&self.state.faults) = faults;
     }

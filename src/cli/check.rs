@@ -1,14 +1,16 @@
-//! `imis-gateway check`
+//! `imis-gateway check`: loads the configuration and every file it names.
 
 use serde_json::json;
 
-use crate::cli::{BAD_CONFIGURATION, Format, GOOD, WithConfig, report, say};
+use crate::cli::arguments::{ConfigFile, Format};
+use crate::cli::output::{BAD_CONFIGURATION, SUCCESS, bad_configuration, print};
+use crate::config::Config;
 
 #[derive(clap::Args)]
 pub(super) struct Check {
     #[command(flatten)]
-    with_config: WithConfig,
-    /// How to print what was found
+    config_file: ConfigFile,
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
 }
@@ -16,38 +18,30 @@ pub(super) struct Check {
 /// What a reload cannot change.
 const BY_RESTART: &str = "listen, workers, log.format, log.level and log.otlp take effect at the next start, all else with `imis-gateway reload`";
 
-pub(super) fn check(arguments: &Check) -> i32 {
-    let loaded = arguments.with_config.load();
-    match (loaded, arguments.format) {
-        (Ok(config), Format::Text) => {
-            for warning in config.warnings() {
-                say(&format!("warning: {warning}"));
-            }
-            say(&format!(
-                "{}: good, {} (configuration {})",
-                config.file.display(),
-                config.summary(),
-                config.hash
-            ));
-            for secret in config.secrets() {
-                say(&format!("{}: {} has the fingerprint {}", secret.app, secret.secret, secret.fingerprint));
-            }
-            say(BY_RESTART);
-            GOOD
-        }
-        (Ok(config), Format::Json) => {
-            say(&json!({
-                "good": true, "file": config.file, "hash": config.hash, "summary": config.summary(),
-                "problems": [], "warnings": config.warnings(), "secrets": config.secrets().collect::<Vec<_>>(),
-            })
-            .to_string());
-            GOOD
-        }
-        (Err(problems), Format::Text) => report(&problems),
+pub(super) fn run(arguments: &Check) -> Result<i32, i32> {
+    match (arguments.config_file.load(), arguments.format) {
+        (Ok(config), Format::Text) => report(&config),
+        (Ok(config), Format::Json) => print(json!({
+            "good": true, "file": config.file, "hash": config.hash, "summary": config.summary(),
+            "problems": [], "warnings": config.warnings(), "secrets": config.secrets().collect::<Vec<_>>(),
+        })),
+        (Err(problems), Format::Text) => return Err(bad_configuration(&problems)),
         (Err(problems), Format::Json) => {
-            say(&json!({"good": false, "file": problems.file, "problems": problems.list, "warnings": []})
-                .to_string());
-            BAD_CONFIGURATION
+            print(json!({"good": false, "file": problems.file, "problems": problems.list, "warnings": []}));
+            return Err(BAD_CONFIGURATION);
         }
     }
+    Ok(SUCCESS)
+}
+
+fn report(config: &Config) {
+    for warning in config.warnings() {
+        print(format_args!("warning: {warning}"));
+    }
+    let (file, summary) = (config.file.display(), config.summary());
+    print(format_args!("{file}: good, {summary} (configuration {})", config.hash));
+    for secret in config.secrets() {
+        print(format_args!("{}: {} has the fingerprint {}", secret.app, secret.secret, secret.fingerprint));
+    }
+    print(BY_RESTART);
 }

@@ -1,82 +1,45 @@
 //! `imis-gateway doctor`
 
-use std::io::Read;
-
 use serde_json::json;
 
-use crate::base::error_chain::Chain;
-use crate::cli::{FAILED, Format, GOOD, WithConfig, complain, counted, plain, report, say};
+use crate::cli::arguments::{ConfigFile, Format, read_cookies};
+use crate::cli::offline::Offline;
+use crate::cli::output::{FAILURE, SUCCESS, escaped, fail, plural, print};
 use crate::doctor::{Finding, Severity, examine};
-use crate::server::{build, control_socket};
-
-/// More is no Cookie header.
-const MOST_COOKIE_BYTES: u64 = 64 * 1024;
+use crate::server::control_socket;
 
 #[derive(clap::Args)]
 pub(super) struct Doctor {
     #[command(flatten)]
-    with_config: WithConfig,
-    /// Read a Cookie header from standard input and say who it belongs to
+    config_file: ConfigFile,
+    /// Read a Cookie header from standard input and print whose session it is
     #[arg(long)]
     cookies: bool,
-    /// Say what would become of this contact, for each app
+    /// Print the decision about this contact for each app
     #[arg(long, value_name = "ID")]
     imis_id: Option<String>,
-    /// How to print the findings
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
 }
 
-pub(super) fn doctor(arguments: &Doctor) -> i32 {
-    let config = match arguments.with_config.load() {
-        Ok(config) => config,
-        Err(problems) => return report(&problems),
-    };
-    let cookies = match arguments.cookies.then(cookies).transpose() {
-        Ok(cookies) => cookies,
-        Err(error) => {
-            complain(&format!("imis-gateway: cannot read the Cookie header from standard input: {error}"));
-            return FAILED;
-        }
-    };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            complain(&format!("imis-gateway: {error}"));
-            return FAILED;
-        }
-    };
-    let gateway = match build::offline_gateway(&config) {
-        Ok(gateway) => gateway,
-        Err(error) => {
-            complain(&format!("imis-gateway: {}", Chain(&error)));
-            return FAILED;
-        }
-    };
+pub(super) fn run(arguments: &Doctor) -> Result<i32, i32> {
+    let Offline { config, gateway, runtime } = Offline::build(&arguments.config_file)?;
+    let cookies = arguments.cookies.then(read_cookies).transpose()?;
     let running = config.listen.control.as_ref().and_then(|socket| control_socket::status(socket).ok());
-    let checked = examine(
+    let findings = examine(
         (&config, &gateway),
         running.as_ref(),
         cookies.as_deref(),
         arguments.imis_id.as_deref(),
         &runtime,
     );
-    match checked {
-        Ok(findings) => tell(&findings, arguments.format),
-        Err(error) => {
-            complain(&format!("imis-gateway: {}", Chain(&error)));
-            FAILED
-        }
-    }
+    Ok(report(&findings.map_err(|error| fail(&error))?, arguments.format))
 }
 
-pub(super) fn cookies() -> std::io::Result<String> {
-    let mut text = String::new();
-    std::io::stdin().take(MOST_COOKIE_BYTES).read_to_string(&mut text)?;
-    Ok(text)
-}
-
-fn tell(findings: &[Finding], format: Format) -> i32 {
+fn report(findings: &[Finding], format: Format) -> i32 {
+    let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
+    let failed = count(Severity::Failed);
     match format {
         Format::Json => {
             let list: Vec<_> = findings
@@ -86,28 +49,23 @@ fn tell(findings: &[Finding], format: Format) -> i32 {
                         "result": finding.result, "seen": finding.seen, "advice": finding.advice})
                 })
                 .collect();
-            say(&json!({ "findings": list }).to_string());
+            print(json!({ "findings": list }));
         }
-        Format::Text => findings.iter().for_each(tell_one),
+        Format::Text => {
+            findings.iter().for_each(report_one);
+            let warnings = plural(count(Severity::Warning), "warning");
+            print(format_args!("{}, {warnings}, {failed} failed", plural(findings.len(), "check")));
+        }
     }
-    let failed = findings.iter().filter(|finding| finding.severity == Severity::Failed).count();
-    if format == Format::Text {
-        let warnings = findings.iter().filter(|finding| finding.severity == Severity::Warning).count();
-        say(&format!(
-            "{}, {}, {failed} failed",
-            counted(findings.len(), "check"),
-            counted(warnings, "warning")
-        ));
-    }
-    if failed == 0 { GOOD } else { FAILED }
+    if failed == 0 { SUCCESS } else { FAILURE }
 }
 
-fn tell_one(finding: &Finding) {
+fn report_one(finding: &Finding) {
     let Finding { severity, site, check, result, seen, advice } = finding;
-    // Servers that are not ours have their say in it.
-    say(&plain(&format!("{:<8} {site}: {check}: {result}", severity.name())));
-    say(&plain(&format!("         seen: {seen}")));
+    // Other servers' text is in it.
+    print(escaped(&format!("{:<8} {site}: {check}: {result}", severity.name())));
+    print(escaped(&format!("         seen: {seen}")));
     if let Some(advice) = advice {
-        say(&plain(&format!("         try:  {advice}")));
+        print(escaped(&format!("         try:  {advice}")));
     }
 }

@@ -1,10 +1,10 @@
-//! `imis-gateway schema`, `man`, `completions`: what is written down about the program, by the program.
+//! `imis-gateway schema`, `man`, `completions`: documents that the program generates.
 
 use std::io::Write;
 
-use clap::CommandFactory;
+use clap::Command;
 
-use crate::cli::{Arguments, FAILED, GOOD, complain, say};
+use crate::cli::output::{SUCCESS, fail, print};
 use crate::config::key::Preset;
 use crate::config::keys::KEYS;
 use crate::config::schema::schema as of_configuration;
@@ -20,48 +20,43 @@ pub(super) enum Page {
     Configuration,
 }
 
-/// How `schema` prints.
+/// The format of `schema`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Schema {
     Json,
     Markdown,
 }
 
-pub(super) fn schema(format: Schema) -> i32 {
-    if format == Schema::Markdown {
-        return print(markdown().as_bytes());
-    }
-    match serde_json::to_string_pretty(&of_configuration()) {
-        Ok(text) => {
-            say(&text);
-            GOOD
-        }
-        Err(error) => {
-            complain(&format!("imis-gateway: {error}"));
-            FAILED
+pub(super) fn schema(format: Schema) -> Result<i32, i32> {
+    match format {
+        Schema::Markdown => write(markdown().as_bytes()),
+        Schema::Json => {
+            print(serde_json::to_string_pretty(&of_configuration()).map_err(|error| fail(&error))?);
         }
     }
+    Ok(SUCCESS)
 }
 
-pub(super) fn completions(shell: clap_complete::Shell) -> i32 {
+pub(super) fn completions(mut program: Command, shell: clap_complete::Shell) -> i32 {
     let mut out = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "imis-gateway", &mut out);
-    print(&out)
+    clap_complete::generate(shell, &mut program, "imis-gateway", &mut out);
+    write(&out);
+    SUCCESS
 }
 
-pub(super) fn man(page: Page) -> i32 {
+pub(super) fn man(program: Command, page: Page) -> i32 {
     match page {
-        Page::Program => print(&program()),
-        Page::Configuration => print(configuration().as_bytes()),
+        Page::Program => write(&program_page(program)),
+        Page::Configuration => write(configuration_page().as_bytes()),
     }
+    SUCCESS
 }
 
 /// imis-gateway(1), with every command.
-fn program() -> Vec<u8> {
+fn program_page(mut command: Command) -> Vec<u8> {
     let mut out = Vec::new();
-    let mut command = Arguments::command();
     command.build();
-    // A vector takes everything.
+    // Writing to a vector cannot fail.
     let _ = clap_mangen::Man::new(command.clone()).render(&mut out);
     for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
         let man = clap_mangen::Man::new(sub.clone());
@@ -73,7 +68,7 @@ fn program() -> Vec<u8> {
     let more = ".SH FILES\n.TP\n/etc/imis-gateway/config.yaml\nThe configuration, imis-gateway.yaml(5).\n.TP\n/run/imis-gateway/control.sock\n\
                 The control socket.\n.SH \"SEE ALSO\"\nimis-gateway.yaml(5), systemd.service(5)\n";
     out.extend_from_slice(more.as_bytes());
-    // There is one page for all commands, and what stands behind them is how they end.
+    // There is one page for all commands; the text after the help is the exit codes.
     let text = String::from_utf8_lossy(&out).replace(".SH EXTRA", ".SH \"EXIT STATUS\"");
     text.replace("imis\\-gateway\\-", "imis\\-gateway ").replace("\\fR(1)", "\\fR").into_bytes()
 }
@@ -100,7 +95,7 @@ fn markdown() -> String {
 }
 
 /// imis-gateway.yaml(5): each key with what it takes, and its default.
-fn configuration() -> String {
+fn configuration_page() -> String {
     let mut out = format!(
         ".TH imis-gateway.yaml 5 \"\" \"imis-gateway {}\"\n.SH NAME\nimis-gateway.yaml \\- configuration of imis-gateway(1)\n.SH DESCRIPTION\n\
          YAML, by default in /etc/imis\\-gateway/config.yaml. Relative paths begin at its folder. Unknown keys are refused. Secrets are references: \
@@ -138,13 +133,12 @@ fn capital(text: &str) -> String {
     rest.next().map_or_else(String::new, |first| first.to_uppercase().chain(rest).collect())
 }
 
-/// As roff takes it: a hyphen is one, and no line of text begins with a dot or an apostrophe.
+/// Escapes text for roff: hyphens, and an apostrophe at the start of a line.
 fn escaped(text: &str) -> String {
     text.replace('-', "\\-").replace("\n'", "\n\\&'")
 }
 
-fn print(bytes: &[u8]) -> i32 {
-    // A reader that has gone away is not an error.
+fn write(bytes: &[u8]) {
+    // A reader that has closed the pipe is not an error.
     let _ = std::io::stdout().write_all(bytes);
-    GOOD
 }

@@ -1,117 +1,92 @@
-//! `imis-gateway explain` and `imis-gateway mint --dry-run`: who may enter, and why; nothing here can sign.
+//! `imis-gateway explain` and `imis-gateway claims`: decides about a sign-in and prints why. It cannot sign a token.
 
 use serde_json::{Value, json};
 
-use crate::base::error_chain::Chain;
-use crate::cli::Format;
-use crate::cli::doctor::cookies;
-use crate::cli::{FAILED, GOOD, USAGE, WithConfig, complain, plain, report, say};
+use crate::cli::arguments::{ConfigFile, Format, read_cookies};
+use crate::cli::offline::Offline;
+use crate::cli::output::{FAILURE, SUCCESS, USAGE, eprint, escaped, exit_with, fail, print};
 use crate::doctor::explain::{Explanation, Question, Who, explain};
 use crate::doctor::pasted_cookies;
-use crate::server::build;
 
 #[derive(clap::Args)]
 pub(super) struct Explain {
     #[command(flatten)]
-    with_config: WithConfig,
+    config_file: ConfigFile,
     /// The app, by its name or path
     #[arg(long, value_name = "NAME")]
     app: String,
     #[command(flatten)]
-    who: OfWhom,
-    /// Where Zendesk would have the member sent back to
+    person: Person,
+    /// The return_to URL that Zendesk would send
     #[arg(long, value_name = "URL")]
     return_to: Option<String>,
-    /// The brand that Zendesk would name
+    /// The brand_id that Zendesk would send
     #[arg(long, value_name = "NUMBER")]
     brand_id: Option<u64>,
-    /// How to print it
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
 }
 
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
-struct OfWhom {
-    /// A contact, as if signed in
+struct Person {
+    /// A contact, as if it had signed in
     #[arg(long, value_name = "ID")]
     imis_id: Option<String>,
-    /// Whoever the Cookie header on standard input belongs to
+    /// The person whose Cookie header is on standard input
     #[arg(long)]
     cookies: bool,
 }
 
-#[derive(clap::Args)]
-pub(super) struct Mint {
-    #[command(flatten)]
-    explain: Explain,
-    /// Needed: tokens are made for browsers that sign in, and for nobody else
-    #[arg(long)]
-    dry_run: bool,
+/// Prints the claims that a token would carry.
+pub(super) fn claims(arguments: &Explain) -> Result<i32, i32> {
+    let explanation = explained(arguments)?;
+    match &explanation.claims {
+        Some(claims) => print(Value::from(claims.clone())),
+        None => eprint(&explanation.decision),
+    }
+    Ok(exit_code(&explanation))
 }
 
-pub(super) fn mint(arguments: &Mint) -> i32 {
-    if !arguments.dry_run {
-        complain(
-            "imis-gateway: tokens are made only for browsers that sign in; --dry-run prints what one would say",
-        );
-        return USAGE;
-    }
-    match asked(&arguments.explain) {
-        Ok(explanation) => {
-            match &explanation.claims {
-                Some(claims) => say(&Value::from(claims.clone()).to_string()),
-                None => complain(&explanation.decision),
-            }
-            if explanation.may_enter() { GOOD } else { FAILED }
-        }
-        Err(code) => code,
-    }
-}
-
-pub(super) fn run(arguments: &Explain) -> i32 {
-    let explanation = match asked(arguments) {
-        Ok(explanation) => explanation,
-        Err(code) => return code,
-    };
+pub(super) fn run(arguments: &Explain) -> Result<i32, i32> {
+    let explanation = explained(arguments)?;
     match arguments.format {
         Format::Json => {
             let step = |step: &crate::sso::Step| json!({"step": step.name, "outcome": step.outcome, "ms": step.took.as_secs_f64() * 1000.0});
             let steps: Vec<Value> = explanation.steps.iter().map(step).collect();
-            say(&json!({"decision": explanation.decision, "may_enter": explanation.may_enter(), "steps": steps, "claims": explanation.claims}).to_string());
+            print(
+                json!({"decision": explanation.decision, "may_enter": explanation.may_enter(), "steps": steps, "claims": explanation.claims}),
+            );
         }
-        Format::Text => tell(&explanation),
+        Format::Text => report(&explanation),
     }
-    if explanation.may_enter() { GOOD } else { FAILED }
+    Ok(exit_code(&explanation))
 }
 
-fn tell(explanation: &Explanation) {
+fn exit_code(explanation: &Explanation) -> i32 {
+    if explanation.may_enter() { SUCCESS } else { FAILURE }
+}
+
+fn report(explanation: &Explanation) {
     for step in &explanation.steps {
-        let outcome = plain(&step.outcome);
-        say(&format!("{:>8.1} ms  {:<24} {outcome}", step.took.as_secs_f64() * 1000.0, step.name));
+        let milliseconds = step.took.as_secs_f64() * 1000.0;
+        print(format_args!("{milliseconds:>8.1} ms  {:<24} {}", step.name, escaped(&step.outcome)));
     }
-    say(&format!("\n{}", plain(&explanation.decision)));
+    print(format_args!("\n{}", escaped(&explanation.decision)));
     for (name, value) in explanation.claims.iter().flatten() {
-        say(&plain(&format!("  {name}: {value}")));
+        print(escaped(&format!("  {name}: {value}")));
     }
 }
 
-fn asked(arguments: &Explain) -> Result<Explanation, i32> {
-    let config = arguments.with_config.load().map_err(|problems| report(&problems))?;
-    let failed = |text: String| {
-        complain(&format!("imis-gateway: {text}"));
-        FAILED
-    };
-    let who = match &arguments.who.imis_id {
+fn explained(arguments: &Explain) -> Result<Explanation, i32> {
+    let Offline { gateway, runtime, .. } = Offline::build(&arguments.config_file)?;
+    let who = match &arguments.person.imis_id {
         Some(id) => Who::ImisId(id.clone()),
-        None => {
-            let text =
-                cookies().map_err(|error| failed(format!("cannot read the Cookie header: {error}")))?;
-            Who::Cookies(
-                pasted_cookies(&text)
-                    .ok_or_else(|| failed("what was given is not a Cookie header".to_owned()))?,
-            )
-        }
+        None => Who::Cookies(
+            pasted_cookies(&read_cookies()?)
+                .ok_or_else(|| exit_with(FAILURE, "the input is not a Cookie header"))?,
+        ),
     };
     let question = Question {
         who,
@@ -119,11 +94,8 @@ fn asked(arguments: &Explain) -> Result<Explanation, i32> {
         return_to: arguments.return_to.clone(),
         brand_id: arguments.brand_id,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| failed(error.to_string()))?;
-    let gateway = build::offline_gateway(&config).map_err(|error| failed(Chain(&error).to_string()))?;
     runtime.block_on(explain(&gateway, &question)).map_err(|error| {
-        failed(Chain(&error).to_string());
-        if error.is_of_the_question() { USAGE } else { FAILED }
+        let code = fail(&error);
+        if error.is_of_the_question() { USAGE } else { code }
     })
 }

@@ -1,27 +1,17 @@
-//! `imis-gateway healthcheck`: whether the gateway that runs takes requests, for containers and monitors.
+//! `imis-gateway healthcheck`: whether the running gateway is ready, for containers and monitoring.
 
-use crate::base::error_chain::Chain;
-use crate::cli::{FAILED, GOOD, WithConfig, complain, say};
+use crate::cli::arguments::ConfigFile;
+use crate::cli::output::{FAILURE, SUCCESS, exit_with, fail, print};
+use crate::config;
 use crate::server::control_socket;
 
-pub(super) fn healthcheck(with_config: &WithConfig) -> i32 {
-    let glance = crate::config::glance(with_config.file());
-    let Some(admin) = glance.admin else {
-        complain("imis-gateway: listen.admin is null in the configuration: there is nobody to ask");
-        return FAILED;
-    };
-    match control_socket::is_ready(admin) {
-        Ok(true) => {
-            say("ready");
-            GOOD
-        }
-        Ok(false) => {
-            complain("imis-gateway: not ready");
-            FAILED
-        }
-        Err(error) => {
-            complain(&format!("imis-gateway: {}", Chain(&error)));
-            FAILED
-        }
+pub(super) fn run(config_file: &ConfigFile) -> Result<i32, i32> {
+    let admin = config::glance(config_file.path()).admin.ok_or_else(|| {
+        exit_with(FAILURE, "there is no admin listener: listen.admin is null in the configuration")
+    })?;
+    if !control_socket::is_ready(admin).map_err(|error| fail(&error))? {
+        return Err(exit_with(FAILURE, "not ready"));
     }
+    print("ready");
+    Ok(SUCCESS)
 }

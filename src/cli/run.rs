@@ -1,35 +1,24 @@
 //! `imis-gateway run`
 
 use crate::base::error_chain::Chain;
-use crate::cli::{BAD_CONFIGURATION, FAILED, GOOD, WithConfig, report};
+use crate::cli::arguments::ConfigFile;
+use crate::cli::output::{BAD_CONFIGURATION, FAILURE, SUCCESS, bad_configuration};
 use crate::observe::log;
 use crate::server::lifecycle::{Server, StartError, UNCLEAN, ignore_signals};
 
-pub(super) fn run(with_config: &WithConfig) -> i32 {
+pub(super) fn run(config_file: &ConfigFile) -> Result<i32, i32> {
     ignore_signals();
-    let config = match with_config.load_to_run() {
-        Ok(config) => config,
-        Err(problems) => return report(&problems),
-    };
+    let config = config_file.load_by_absolute_path().map_err(|problems| bad_configuration(&problems))?;
     let log = log::init(&config.log);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %config.file.display(), "{}", config.summary());
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    match Server::start(&config) {
-        Ok(server) => match server.run_until_signal(&log) {
-            true => GOOD,
-            false => UNCLEAN,
-        },
-        Err(error @ StartError::Inherited(_)) => {
-            tracing::error!(error = %Chain(&error), "the gateway does not start");
-            // A restart would not mend it.
-            BAD_CONFIGURATION
-        }
-        Err(error) => {
-            // In the log, where whoever starts services looks.
-            tracing::error!(error = %Chain(&error), "the gateway does not start");
-            FAILED
-        }
-    }
+    let server = Server::start(&config).map_err(|error| {
+        // Service managers show the log.
+        tracing::error!(error = %Chain(&error), "the gateway does not start");
+        // Another start would not help against a wrong set of inherited sockets.
+        if matches!(error, StartError::Inherited(_)) { BAD_CONFIGURATION } else { FAILURE }
+    })?;
+    Ok(if server.run_until_signal(&log) { SUCCESS } else { UNCLEAN })
 }

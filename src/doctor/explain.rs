@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use crate::base::error_chain::Chain;
 use crate::base::query::encoded;
 use crate::config::App;
-use crate::imis::recognise::{Answer, Identity, RecogniseError, Seen};
+use crate::imis::recognise::{Answer, Identity, RecogniseError, RecognitionReport};
 use crate::imis::{PartyId, Visitor, visitor_headers};
 use crate::request::gateway::{Gateway, Site};
 use crate::sso::Learned;
@@ -163,7 +163,7 @@ async fn recognised(
     headers.insert(COOKIE, cookie.clone());
     let forwarded = Forwarded::of_this_machine(host, "explain");
     let visitor = Visitor { headers: &headers, forwarded: &forwarded, authority: &authority };
-    steps.note("cookies", || Seen::of(&headers).to_string());
+    steps.note("cookies", || RecognitionReport::of(&headers).to_string());
     let Some(session) = sign_on.imis.session(&visitor) else {
         steps.note("identity", || "nobody: none of the cookies is a session's (session_cookies)".to_owned());
         return Ok(Ok(None));
@@ -178,7 +178,7 @@ async fn recognised(
             });
             Ok(Some(identity))
         }
-        Ok(Answer::Nobody) => {
+        Ok(Answer::Anonymous) => {
             steps.note("identity", || "nobody, says iMIS".to_owned());
             Ok(None)
         }

@@ -173,14 +173,14 @@ async fn recognition(site: &Site, cookie: Option<&HeaderValue>, findings: &mut V
             site: host.clone(),
             check: "session cookie".to_owned(),
             result: "none of the cookies given is one, or there are two that differ".to_owned(),
-            seen: crate::imis::recognise::Seen::of(&headers).to_string(),
+            seen: crate::imis::recognise::RecognitionReport::of(&headers).to_string(),
             advice: Some(
                 "session_cookies has to name the cookie that iMIS sets at sign-in: Login on 2017, login on Cloud".to_owned(),
             ),
         });
         return;
     }
-    for Examined { method, seen, answer } in sign_on.imis.examine(&visitor).await {
+    for Examined { method, report: seen, answer } in sign_on.imis.examine(&visitor).await {
         let (severity, result, advice) = match (&answer, cookie) {
             (Ok(None), None) => (Severity::Good, "nobody, as it should be".to_owned(), None),
             (Ok(None), Some(_)) => (

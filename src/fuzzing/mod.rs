@@ -141,7 +141,7 @@ impl Routes {
 
 /// Whether a session cookie is among the cookies.
 pub fn has_session(headers: &HeaderMap, names: &[String]) -> bool {
-    imis::recognise::has_session(headers, names)
+    imis::recognise::SessionCookies::find(headers, names).is_ok()
 }
 
 /// Forms authentication tickets with their keys.

@@ -21,7 +21,8 @@ use crate::edge::proxy_protocol::read_header;
 use crate::fuzzing::{Piece, Routes, read_message, rewrite_request, rewrite_response};
 use crate::imis::PartyId;
 use crate::imis::party::Party;
-use crate::imis::recognise::{self, forms_ticket};
+use crate::imis::recognise::page::Page;
+use crate::imis::recognise::{SessionCookies, client_context as context, forms_ticket, query_row};
 use crate::sso::ReturnTo;
 
 const WHOLE: usize = usize::MAX >> 1;
@@ -242,7 +243,7 @@ fn resolved(path: &str, collapse: bool) -> String {
 pub fn cookies(bytes: &[u8]) {
     let names = ["Login".to_owned()];
     let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
-    let found = |value| recognise::has_session(&HeaderMap::from_iter([(COOKIE, value)]), &names);
+    let found = |value| SessionCookies::find(&HeaderMap::from_iter([(COOKIE, value)]), &names).is_ok();
     let here = found(value);
     let lower: Vec<u8> = bytes.to_ascii_lowercase();
     if here {
@@ -274,9 +275,17 @@ pub fn return_to(bytes: &[u8]) {
     }
 }
 
+fn read_client_context(html: &[u8]) -> Option<PartyId> {
+    context::read(&Page::parse(html)).ok().flatten().map(|person| person.id)
+}
+
+fn read_rows(json: &[u8]) -> Option<usize> {
+    query_row::only_row(json).ok().flatten().map(|row| row.len())
+}
+
 /// A page names somebody only by an iMIS ID that stands in it.
 pub fn client_context(page: &[u8]) {
-    if let Some(id) = recognise::read_client_context(page) {
+    if let Some(id) = read_client_context(page) {
         let digits = id.as_str().as_bytes();
         // It may be written with entities and escapes, but not without any of its characters' codes.
         assert!(
@@ -313,9 +322,9 @@ pub fn forms_ticket(bytes: &[u8]) {
 
 /// A query's answer is one row or none, with or without a byte order mark.
 pub fn whoami_query(bytes: &[u8]) {
-    let columns = recognise::read_rows(bytes);
+    let columns = read_rows(bytes);
     if !bytes.starts_with(b"\xef\xbb\xbf") {
-        assert_eq!(recognise::read_rows(&[b"\xef\xbb\xbf", bytes].concat()), columns);
+        assert_eq!(read_rows(&[b"\xef\xbb\xbf", bytes].concat()), columns);
     }
 }
 

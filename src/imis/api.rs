@@ -1,45 +1,46 @@
-//! The REST API: contacts and users, asked for by the service account, or by a member with the member's own token.
+//! The REST API, used as the service account or with a member's own token.
 
 use bytes::Bytes;
 use reqwest::{Client, StatusCode};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use url::Url;
 
 use crate::base::query::encoded;
 use crate::config;
-use crate::imis::PartyId;
 use crate::imis::client;
 use crate::imis::client::ApiError;
 use crate::imis::groups;
 use crate::imis::groups::{GroupsError, Membership};
 use crate::imis::json::Rows;
-use crate::imis::party::{Among, Party, PartyError};
+use crate::imis::party::{AccountScope, Party};
+use crate::imis::party_id::PartyId;
+use crate::imis::profile::PartyError;
 use crate::imis::service_account::ServiceAccount;
 use crate::imis::token;
-use crate::imis::token::{Granted, TokenError};
+use crate::imis::token::{GrantedToken, TokenError};
 use crate::imis::users;
 use crate::imis::users::UserError;
 
-const MOST_RECORD_BYTES: usize = 2 * 1024 * 1024;
+const MAX_RECORD_BYTES: usize = 2 * 1024 * 1024;
 
-/// See the module.
+/// The REST API of one site.
 pub(crate) struct Api {
     client: Client,
     url: Url,
     account: Option<ServiceAccount>,
 }
 
-/// Why a record could not be read.
+/// A record could not be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProfileError {
     #[error("the iMIS API")]
     Api(#[from] ApiError),
-    #[error("the answer of the iMIS API")]
+    #[error("the response of the iMIS API")]
     Party(#[from] PartyError),
 }
 
 impl ProfileError {
-    /// Whether there is no such record.
+    /// Whether the record does not exist.
     pub(crate) fn is_missing(&self) -> bool {
         matches!(self, Self::Api(ApiError::Status(StatusCode::NOT_FOUND)))
     }
@@ -62,7 +63,7 @@ impl Api {
         Ok(Party::parse(&self.get(url, own).await?)?)
     }
 
-    /// What a contact belongs to: in all groups, or in those that are named.
+    /// The memberships of a contact in all groups, or in the given ones.
     pub(super) async fn memberships(
         &self,
         id: &PartyId,
@@ -78,11 +79,11 @@ impl Api {
         for group in which {
             let mut offset = 0;
             for page in 0.. {
-                if page == groups::MOST_PAGES {
+                if page == groups::MAX_PAGES {
                     return Err(GroupsError::TooMany);
                 }
                 let url = groups::url(&self.url, id, group, offset)?;
-                let (memberships, next) = groups::read(&self.get(url, own).await?, (id, offset), today)?;
+                let (memberships, next) = groups::read(&self.get(url, own).await?, id, offset, today)?;
                 all.extend(memberships);
                 match next {
                     Some(next) => offset = next,
@@ -93,11 +94,12 @@ impl Api {
         Ok(all)
     }
 
-    /// Whether anybody of `among` other than this one has the same primary e-mail address.
+    /// Whether another contact within `scope` has the same primary e-mail address.
     pub(super) async fn is_shared(
         &self,
         id: &PartyId,
-        (email, among): (&str, Among),
+        email: &str,
+        scope: AccountScope,
         own: Option<&SecretString>,
     ) -> Result<bool, ProfileError> {
         let url = self
@@ -112,14 +114,14 @@ impl Api {
             if party.id().as_ref() == Some(id) {
                 listed = true;
             } else {
-                shared |= party.is_one_with(email, among);
+                shared |= party.may_have_account(email, scope);
             }
         }
-        // A search that does not find the very person finds nobody else either.
+        // A search that does not find the person cannot be relied upon to find others.
         if shared || listed { Ok(shared) } else { Err(PartyError::NotListed.into()) }
     }
 
-    /// A page of records, by its path below the API's base.
+    /// A page of records. `path` is relative to the base URL of the API.
     pub(super) async fn page(&self, path: &str) -> Result<Bytes, ApiError> {
         self.get(self.url.join(path).map_err(|_| ApiError::Url)?, None).await
     }
@@ -130,40 +132,31 @@ impl Api {
         users::id_of(name, &self.get(url, own).await?)
     }
 
-    /// What a member's refresh token is good for.
+    /// Exchanges a member's refresh token for an access token.
     pub(super) async fn exchange(
         &self,
         application: &config::ClientApplication,
         refresh_token: &str,
-    ) -> Result<Granted, TokenError> {
+    ) -> Result<GrantedToken, TokenError> {
         let form = [
             ("grant_type", "refresh_token"),
             ("client_id", application.client_id.as_str()),
             ("client_secret", application.client_secret.expose()),
             ("refresh_token", refresh_token),
         ];
-        token::ask(&self.client, token::url(&self.url), &form).await
+        token::request(&self.client, token::url(&self.url), &form).await
     }
 
-    /// By the service account, which may see everybody; without one by the member's `own` token.
+    /// GETs as the service account, which may read all contacts. Without one, uses the member's `own` token.
     async fn get(&self, url: Url, own: Option<&SecretString>) -> Result<Bytes, ApiError> {
         let response = match (&self.account, own) {
             (Some(account), _) => account.get(&self.client, url).await?,
-            (None, Some(own)) => get(&self.client, url, own).await?,
+            (None, Some(own)) => client::get(&self.client, url, own).await?,
             (None, None) => return Err(ApiError::NoAccount),
         };
         match response.status() {
-            StatusCode::OK => client::json_body(response, MOST_RECORD_BYTES).await,
+            StatusCode::OK => client::json_body(response, MAX_RECORD_BYTES).await,
             other => Err(ApiError::Status(other)),
         }
     }
-}
-
-pub(super) async fn get(
-    client: &Client,
-    url: Url,
-    token: &SecretString,
-) -> Result<reqwest::Response, ApiError> {
-    let request = client.get(url).bearer_auth(token.expose_secret());
-    Ok(request.header(http::header::ACCEPT, "application/json").send().await?)
 }

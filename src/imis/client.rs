@@ -8,6 +8,8 @@ use bytes::{Bytes, BytesMut};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, ClientBuilder, Response, StatusCode};
 use rustls::ClientConfig;
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
 
 use crate::base::http_client;
 
@@ -21,23 +23,23 @@ const TOTAL_DEADLINE: Duration = Duration::from_secs(10);
 pub(crate) enum ApiError {
     #[error("no connection")]
     Unreachable(#[source] reqwest::Error),
-    #[error("the connection was lost on the way")]
+    #[error("the connection was closed before the response was complete")]
     Lost(#[source] reqwest::Error),
-    #[error("no answer in time")]
+    #[error("timed out")]
     TimedOut,
     #[error("status {0}")]
     Status(StatusCode),
-    #[error("an answer of more than {0} bytes")]
+    #[error("the response is longer than {0} bytes")]
     TooLong(usize),
-    #[error("the answer is not JSON (a firewall's or sign-in page?)")]
+    #[error("the response is not JSON (the page of a firewall, or a sign-in page?)")]
     NotJson,
-    #[error("the token endpoint refuses the service account with status {0}: wrong user name or password?")]
+    #[error("the token endpoint rejected the service account with status {0}; check user name and password")]
     SignInRefused(StatusCode),
-    #[error("the token endpoint's answer holds no token")]
+    #[error("the response of the token endpoint has no token")]
     NoToken,
-    #[error("there is no service account to ask with")]
+    #[error("no service account is configured")]
     NoAccount,
-    #[error("the URL of the API cannot be formed")]
+    #[error("the URL of the API is invalid")]
     Url,
     /// Another caller's attempt, which this one had waited for.
     #[error(transparent)]
@@ -84,6 +86,12 @@ impl Resolve for Pinned {
             Ok(Box::new(addresses.into_iter()) as Addrs)
         })
     }
+}
+
+/// GETs JSON with a bearer token.
+pub(super) async fn get(client: &Client, url: Url, token: &SecretString) -> Result<Response, ApiError> {
+    let request = client.get(url).bearer_auth(token.expose_secret());
+    Ok(request.header(http::header::ACCEPT, "application/json").send().await?)
 }
 
 /// Reads a body of at most `most` bytes.

@@ -1,15 +1,15 @@
-//! The groups that a contact belongs to: committees, chapters, staff. Asked for only when a rule or a claim wants to know.
+//! Group memberships of a contact: committees, chapters, staff. They are read only if a rule or a claim uses them.
 
 use serde_json::Value;
 use url::Url;
 
 use crate::base::query::encoded;
-use crate::imis::PartyId;
 use crate::imis::client::ApiError;
-use crate::imis::json::{Rows, filled, list, unwrapped};
+use crate::imis::json::{Rows, date, list, non_blank, unwrapped};
+use crate::imis::party_id::PartyId;
 
-/// Nobody belongs to more groups than fit on so many pages.
-pub(super) const MOST_PAGES: usize = 10;
+/// More pages are an error.
+pub(super) const MAX_PAGES: usize = 10;
 const PAGE: usize = 500;
 
 /// One membership in one group. Dates are `YYYY-MM-DD`.
@@ -20,44 +20,45 @@ pub(crate) struct Membership {
     pub(crate) joined: Option<String>,
     pub(crate) effective: Option<String>,
     pub(crate) expires: Option<String>,
-    /// It counts today.
+    /// It is valid today.
     pub(crate) is_current: bool,
 }
 
-/// Why memberships could not be read.
+/// Memberships could not be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum GroupsError {
     #[error("the iMIS API")]
     Api(#[from] ApiError),
-    #[error("the answer about groups is not a page of rows")]
+    #[error("the response to the search for groups is not a page of rows")]
     NotRows,
-    #[error("a row about groups is of another contact, or of no group")]
+    #[error("a group membership belongs to another contact, or has no group")]
     AnotherParty,
-    #[error("the period of a membership cannot be read")]
+    #[error("a group membership has an invalid date")]
     Period,
-    #[error("there are too many pages of groups")]
+    #[error("the contact has too many group memberships")]
     TooMany,
 }
 
-/// Where memberships are asked for: all of a contact's, or those in one group.
+/// The URL of a contact's memberships in all groups, or in one.
 pub(super) fn url(api_url: &Url, id: &PartyId, group: Option<&str>, offset: u64) -> Result<Url, ApiError> {
     let group = group.map(|group| format!("GroupId=eq:{}&", encoded(group))).unwrap_or_default();
     let target = format!("api/GroupMember?{group}PartyId=eq:{}&limit={PAGE}&offset={offset}", id.as_str());
     api_url.join(&target).map_err(|_| ApiError::Url)
 }
 
-/// A page of them, and where the next one begins.
+/// Reads a page. Returns its memberships and the offset of the next page.
 pub(super) fn read(
     json: &[u8],
-    (id, offset): (&PartyId, u64),
+    id: &PartyId,
+    offset: u64,
     today: &str,
 ) -> Result<(Vec<Membership>, Option<u64>), GroupsError> {
     let rows = Rows::parse(json).ok_or(GroupsError::NotRows)?;
     let mut all = Vec::new();
     for row in rows.items() {
         let party = &row["Party"]["PartyId"];
-        let group = filled(&row["Group"]["GroupId"]).ok_or(GroupsError::AnotherParty)?;
-        if !party.is_null() && filled(party).as_deref() != Some(id.as_str()) {
+        let group = non_blank(&row["Group"]["GroupId"]).ok_or(GroupsError::AnotherParty)?;
+        if !party.is_null() && non_blank(party).as_deref() != Some(id.as_str()) {
             return Err(GroupsError::AnotherParty);
         }
         all.extend(memberships(row, &group, today)?);
@@ -65,7 +66,7 @@ pub(super) fn read(
     Ok((all, rows.next(offset).ok_or(GroupsError::NotRows)?))
 }
 
-/// One for each period that a row tells of, or one without dates.
+/// One membership for each period in a row, or one without dates.
 fn memberships(row: &Value, group: &str, today: &str) -> Result<Vec<Membership>, GroupsError> {
     let active = match row.get("IsActive").map(unwrapped) {
         None => true,
@@ -73,7 +74,7 @@ fn memberships(row: &Value, group: &str, today: &str) -> Result<Vec<Membership>,
         Some(_) => return Err(GroupsError::Period),
     };
     let joined = date(&row["JoinDate"]);
-    // A period that cannot be read is not one without an end.
+    // An unreadable date must not become a membership without an end.
     let day = |value: &Value| {
         let is_there = !unwrapped(value).is_null();
         is_there.then(|| date(value).ok_or(GroupsError::Period)).transpose()
@@ -83,7 +84,8 @@ fn memberships(row: &Value, group: &str, today: &str) -> Result<Vec<Membership>,
         let begun = effective.as_deref().is_none_or(|date| date <= today);
         let over = expires.as_deref().is_some_and(|date| date < today);
         let role = &detail["Role"];
-        let role = filled(role).or_else(|| filled(&role["Name"])).or_else(|| filled(&role["RoleId"]));
+        let role =
+            non_blank(role).or_else(|| non_blank(&role["Name"])).or_else(|| non_blank(&role["RoleId"]));
         Ok(Membership {
             group: group.to_owned(),
             role,
@@ -99,16 +101,6 @@ fn memberships(row: &Value, group: &str, today: &str) -> Result<Vec<Membership>,
     }
 }
 
-/// The day of a date and time without a zone, as iMIS writes them.
-pub(super) fn date(value: &Value) -> Option<String> {
-    let text = unwrapped(value).as_str()?.get(..10)?;
-    let shaped = text
-        .bytes()
-        .enumerate()
-        .all(|(at, byte)| if matches!(at, 4 | 7) { byte == b'-' } else { byte.is_ascii_digit() });
-    shaped.then(|| text.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,7 +108,7 @@ mod tests {
 
     fn read_rows(rows: Value) -> Result<Vec<Membership>, GroupsError> {
         let answer = json!({"Items": {"$values": rows}, "HasNext": false, "NextOffset": 0});
-        read(answer.to_string().as_bytes(), (&PartyId::parse("7").unwrap(), 0), "2026-11-27")
+        read(answer.to_string().as_bytes(), &PartyId::parse("7").unwrap(), 0, "2026-11-27")
             .map(|(all, _)| all)
     }
 
@@ -145,10 +137,7 @@ mod tests {
         assert!(read_rows(json!([{"Group": {"GroupId": "Board"}, "Party": {"PartyId": "8"}}])).is_err());
         assert!(read_rows(json!([{"Party": {"PartyId": "7"}}])).is_err());
         for text in ["", "[]", "{}", "<html>", r#"{"Items":null}"#] {
-            assert!(
-                read(text.as_bytes(), (&PartyId::parse("7").unwrap(), 0), "2026-11-27").is_err(),
-                "{text}"
-            );
+            assert!(read(text.as_bytes(), &PartyId::parse("7").unwrap(), 0, "2026-11-27").is_err(), "{text}");
         }
     }
 
@@ -157,7 +146,7 @@ mod tests {
         let next = |has: bool, offset: u64| {
             let answer = json!({"Items": [], "HasNext": has, "NextOffset": offset}).to_string();
             let id = PartyId::parse("7").unwrap();
-            read(answer.as_bytes(), (&id, 500), "2026-11-27").map(|(_, next)| next)
+            read(answer.as_bytes(), &id, 500, "2026-11-27").map(|(_, next)| next)
         };
         assert!(matches!((next(true, 1000), next(false, 1000)), (Ok(Some(1000)), Ok(None))));
         for stuck in [0, 500] {

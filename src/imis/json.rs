@@ -1,16 +1,16 @@
-//! How iMIS writes JSON: collections in `$values`, values wrapped in `$value`, keys that must not stand twice.
+//! JSON as iMIS writes it: collections in `$values`, values wrapped in `$value`. Duplicate keys are an error.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::Value;
 
-/// The bytes without a byte order mark, which some IIS set-ups put before JSON.
-pub(super) fn without_mark(json: &[u8]) -> &[u8] {
+/// Removes the byte order mark that some IIS installations put before JSON.
+pub(super) fn without_bom(json: &[u8]) -> &[u8] {
     json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json)
 }
 
-/// An object whose every key stands once, in its order.
+/// An object without duplicate keys, in order.
 pub(super) struct Object(pub(super) Vec<(String, Value)>);
 
 impl Object {
@@ -42,31 +42,31 @@ impl<'de> Deserialize<'de> for Object {
     }
 }
 
-/// The entries of a collection, `{"$values": [..]}`, or of a bare list; none where it is something else.
-pub(super) fn entries(collection: &Value) -> &[Value] {
+/// The items of a collection, `{"$values": [..]}`, or of a plain list. Empty if it is something else.
+pub(super) fn list_or_empty(collection: &Value) -> &[Value] {
     list(collection).unwrap_or_default()
 }
 
-/// The same where it matters that nothing is overlooked: empty when there is nothing, none when it is something else than a collection.
+/// The items of a collection or of a plain list. Empty for null, `None` if it is something else.
 pub(super) fn list(collection: &Value) -> Option<&[Value]> {
     let list = collection.get("$values").unwrap_or(collection);
     if list.is_null() { Some(&[]) } else { list.as_array().map(Vec::as_slice) }
 }
 
-/// A page of rows, as the REST API answers questions about many.
+/// A page of a list in the REST API.
 pub(super) struct Rows(Object);
 
 impl Rows {
-    /// None when it is something else.
+    /// `None` if it is not a page.
     pub(super) fn parse(json: &[u8]) -> Option<Self> {
-        let rows = Self(serde_json::from_slice(without_mark(json)).ok()?);
+        let rows = Self(serde_json::from_slice(without_bom(json)).ok()?);
         let items = rows.0.get("Items")?;
         let is_list = items.is_array() || items["$values"].is_array();
         is_list.then_some(rows)
     }
 
     pub(super) fn items(&self) -> &[Value] {
-        self.0.get("Items").map(entries).unwrap_or_default()
+        self.0.get("Items").map(list_or_empty).unwrap_or_default()
     }
 
     pub(super) fn total(&self) -> Option<u64> {
@@ -77,8 +77,8 @@ impl Rows {
         self.0.get("HasNext").is_some_and(is_true)
     }
 
-    /// Where the next page begins, if there is one behind this, which began at `offset`. None of that when the list does not go on
-    /// where it says: half a list could pass for the whole.
+    /// The offset of the page after the one at `offset`, or `Some(None)` after the last page. `None` if
+    /// `NextOffset` is not valid: part of a list must not pass for all of it.
     pub(super) fn next(&self, offset: u64) -> Option<Option<u64>> {
         if !self.has_next() {
             return Some(None);
@@ -87,13 +87,13 @@ impl Rows {
     }
 }
 
-/// A value without the type that iMIS may wrap it in: `{"$type":"System.Boolean","$value":true}`.
+/// The value inside a wrapper like `{"$type":"System.Boolean","$value":true}`.
 pub(super) fn unwrapped(value: &Value) -> &Value {
     value.get("$value").unwrap_or(value)
 }
 
-/// Text that is there and not blank, trimmed; a number as its text.
-pub(super) fn filled(value: &Value) -> Option<String> {
+/// Text that is not blank, trimmed. Numbers are converted to text.
+pub(super) fn non_blank(value: &Value) -> Option<String> {
     let text = match value {
         Value::String(text) => text.trim().to_owned(),
         Value::Number(number) => number.to_string(),
@@ -105,4 +105,14 @@ pub(super) fn filled(value: &Value) -> Option<String> {
 /// `true`, or `"true"` in any case.
 pub(super) fn is_true(value: &Value) -> bool {
     value.as_bool().unwrap_or_else(|| value.as_str().is_some_and(|text| text.eq_ignore_ascii_case("true")))
+}
+
+/// The date of a date and time without a time zone.
+pub(super) fn date(value: &Value) -> Option<String> {
+    let text = unwrapped(value).as_str()?.get(..10)?;
+    let shaped = text
+        .bytes()
+        .enumerate()
+        .all(|(at, byte)| if matches!(at, 4 | 7) { byte == b'-' } else { byte.is_ascii_digit() });
+    shaped.then(|| text.to_owned())
 }

@@ -1,61 +1,44 @@
-//! iMIS as the gateway sees it: whose session a request carries, and what iMIS says about that person.
+//! The client for the iMIS of one site: who a visitor is, and the profile of that person.
 //!
-//! Three answers are kept apart everywhere: nobody is signed in, this person is, or iMIS could not say.
+//! A recognition has three results, which are never mixed: not signed in, signed in as a person, or an error.
 
 pub(crate) mod api;
 pub(crate) mod client;
+mod error;
 pub(crate) mod groups;
+mod identity;
 mod json;
 pub(crate) mod party;
+mod party_id;
+pub(crate) mod profile;
 pub(crate) mod recognise;
 mod service_account;
-pub(crate) mod survey;
+pub(crate) mod contacts;
 mod token;
 mod users;
+mod visitor;
 
 use std::sync::Arc;
 
-use http::header::{HeaderMap, HeaderValue, USER_AGENT};
-use http::uri::Authority;
 use rustls::ClientConfig;
 
 use crate::base::phone;
 use crate::config;
-use crate::observe::metrics::RecognitionMetrics;
-use crate::upstream::forwarded::Forwarded;
 use crate::upstream::servers::Servers;
 use api::Api;
 pub(crate) use api::ProfileError;
+pub(crate) use error::{ApplicationError, BuildError};
 use groups::{GroupsError, Membership};
-use party::{Among, Profile};
-use recognise::{Answer, Examined, Identity, RecogniseError, Recogniser, Session, SessionCookies};
+use party::AccountScope;
+pub(crate) use party_id::PartyId;
+use profile::Profile;
+use recognise::{
+    Answer, Examined, Identity, RecogniseError, Recogniser, RecognitionCounter, Session, SessionCookies,
+};
 pub(crate) use token::TokenError;
-pub(crate) use users::UserError;
+pub(crate) use visitor::{DOCTOR_AGENT, Visitor, visitor_headers};
 
-/// The iMIS ID of a contact: what `PartyId` holds. Letters, digits and hyphens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct PartyId(String);
-
-impl PartyId {
-    /// `None` when the text cannot be an iMIS ID.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-        (plain && !text.is_empty() && text.len() <= 64).then(|| Self(text.to_owned()))
-    }
-
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-/// A visitor's request, as far as recognition needs it.
-pub(crate) struct Visitor<'a> {
-    pub(crate) headers: &'a HeaderMap,
-    pub(crate) forwarded: &'a Forwarded,
-    pub(crate) authority: &'a Authority,
-}
-
-/// The clients of one site's iMIS.
+/// The iMIS of one site.
 pub(crate) struct Imis {
     recogniser: Recogniser,
     api: Arc<Api>,
@@ -63,44 +46,25 @@ pub(crate) struct Imis {
     columns: Option<config::ProfileColumns>,
     groups: Option<Vec<String>>,
     application: Option<Arc<config::ClientApplication>>,
-    /// Path of the sign-in page as the browser sees it.
+    /// Path of the sign-in page on the site.
     pub(crate) sign_in: String,
-    /// Path of the sign-out page as the browser sees it.
+    /// Path of the sign-out page on the site.
     pub(crate) sign_out: String,
-}
-
-/// Why the clients of a site's iMIS cannot be set up.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum BuildError {
-    #[error("the HTTP client")]
-    Client(#[from] reqwest::Error),
-    #[error("the system has no randomness to give")]
-    Random(#[from] getrandom::Error),
-}
-
-/// Why a refresh token that the site's Single Sign-On page has posted signs nobody in.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ApplicationError {
-    #[error("the refresh token")]
-    Token(#[from] TokenError),
-    #[error("the token endpoint does not tell whose token it is")]
-    NoUserName,
-    #[error("the user name")]
-    User(#[from] UserError),
 }
 
 impl Imis {
     pub(crate) fn build(
         imis: &config::Imis,
         site: &config::Site,
-        (tls, servers): (&Arc<ClientConfig>, &Arc<Servers>),
-        metrics: RecognitionMetrics,
+        tls: &Arc<ClientConfig>,
+        servers: &Arc<Servers>,
+        metrics: Box<dyn RecognitionCounter>,
     ) -> Result<Self, BuildError> {
         let api = Arc::new(Api::new(client::for_api(tls)?, imis));
         let queries = imis.recognise.iter().filter_map(|method| method.how.query());
         let applications = imis.recognise.iter().filter_map(|method| method.how.application());
         Ok(Self {
-            recogniser: Recogniser::build(imis, site, (tls, servers, api.clone()), metrics)?,
+            recogniser: Recogniser::build(imis, site, tls, servers, api.clone(), metrics)?,
             api,
             phones: phone::Preference { order: imis.phone_order.clone(), region: imis.phone_region },
             columns: queries.clone().find_map(|query| query.columns.profile.clone()),
@@ -111,27 +75,27 @@ impl Imis {
         })
     }
 
-    /// The visitor's session; without one there is nobody to ask iMIS about.
+    /// The visitor's session, if there is a session cookie.
     pub(crate) fn session<'a>(&self, visitor: &'a Visitor<'a>) -> Option<Session<'a>> {
         self.recogniser.session(visitor)
     }
 
-    /// Who a session belongs to.
+    /// The person whose session it is.
     pub(crate) async fn recognise(&self, session: &Session<'_>) -> Result<Answer, RecogniseError> {
         self.recogniser.recognise(session).await
     }
 
-    /// Asks by every method, and tells what each saw.
+    /// Tries every method, for diagnosis.
     pub(crate) async fn examine(&self, visitor: &Visitor<'_>) -> Vec<Examined> {
         self.recogniser.examine(visitor).await
     }
 
-    /// The site's Single Sign-On page, when that is a way to know who somebody is.
+    /// The client application of the site's Single Sign-On page, if that is a configured method.
     pub(crate) fn application(&self) -> Option<&Arc<config::ClientApplication>> {
         self.application.as_ref()
     }
 
-    /// Who has posted a refresh token that iMIS gave out for our client application.
+    /// The person to whom iMIS issued a refresh token for our client application.
     pub(crate) async fn redeem(
         &self,
         application: &config::ClientApplication,
@@ -143,7 +107,7 @@ impl Imis {
         Ok(Identity { token: Some(Arc::new(granted.access_token)), ..Identity::of(id) })
     }
 
-    /// What iMIS says about a person, read now: of the person who is signed in, or of whom that person acts for.
+    /// The current profile of `of`: the signed-in person, or the contact on whose behalf that person acts.
     pub(crate) async fn profile(&self, identity: &Identity, of: &PartyId) -> Result<Profile, ProfileError> {
         if let (Some(row), Some(columns)) = (&identity.row, &self.columns)
             && *of == identity.id
@@ -154,7 +118,7 @@ impl Imis {
         Ok(party.profile(of, &self.phones)?)
     }
 
-    /// What a person belongs to, read now.
+    /// The current group memberships of `of`.
     pub(crate) async fn memberships(
         &self,
         identity: &Identity,
@@ -164,37 +128,38 @@ impl Imis {
         self.api.memberships(of, self.groups.as_deref(), today, identity.token.as_deref()).await
     }
 
-    /// Whether anybody of `among` other than `id` has the same primary e-mail address.
+    /// Whether another contact within `scope` has the same primary e-mail address.
     pub(crate) async fn is_shared(
         &self,
         identity: &Identity,
         id: &PartyId,
-        email: (&str, Among),
+        email: &str,
+        scope: AccountScope,
     ) -> Result<bool, ProfileError> {
-        self.api.is_shared(id, email, identity.token.as_deref()).await
+        self.api.is_shared(id, email, scope, identity.token.as_deref()).await
     }
 
-    /// Whether the service account may read records of this kind (`Party`, `User`): how many it is shown of the first of them.
+    /// Reads one record of a kind (`Party`, `User`) as the service account. Returns how many records it got, 0 or 1.
     pub(crate) async fn may_read(&self, kind: &str) -> Result<usize, ProfileError> {
         let json = self.api.page(&format!("api/{kind}?limit=1")).await?;
-        let rows = json::Rows::parse(&json).ok_or(party::PartyError::NotRows)?;
+        let rows = json::Rows::parse(&json).ok_or(profile::PartyError::NotRows)?;
         Ok(rows.items().len())
     }
 
-    /// Every contact, as far as e-mail addresses go.
+    /// All contacts with what matters for e-mail addresses.
     pub(crate) async fn contacts(
         &self,
         progress: impl FnMut(usize, Option<u64>),
-    ) -> Result<Vec<survey::Contact>, ProfileError> {
-        survey::contacts(&self.api, progress).await
+    ) -> Result<Vec<contacts::Contact>, ProfileError> {
+        contacts::read_all(&self.api, progress).await
     }
 
-    /// A request with these Cookie headers has signed out, or its session has been taken away.
+    /// Removes sessions that have been signed out from the cache.
     pub(crate) async fn forget(&self, cookies: &SessionCookies) {
         self.recogniser.forget(cookies).await;
     }
 
-    /// The session cookies among the values of Cookie headers.
+    /// The session cookies in the values of Cookie headers.
     pub(crate) fn session_cookies<'a>(
         &self,
         lines: impl Iterator<Item = &'a [u8]>,
@@ -202,17 +167,8 @@ impl Imis {
         self.recogniser.session_cookies(lines)
     }
 
-    /// Whether a Set-Cookie header takes a session away.
+    /// Whether a Set-Cookie header deletes a session cookie.
     pub(crate) fn deletes_session(&self, set_cookie: &[u8]) -> bool {
         self.recogniser.deletes_session(set_cookie)
     }
-}
-
-/// The User-Agent of requests that commands make, not visitors.
-pub(crate) const DOCTOR_AGENT: &str =
-    concat!("Mozilla/5.0 (compatible; imis-gateway doctor ", env!("CARGO_PKG_VERSION"), ")");
-
-/// The headers of a request that the gateway makes by itself, without a visitor.
-pub(crate) fn visitor_headers() -> HeaderMap {
-    HeaderMap::from_iter([(USER_AGENT, HeaderValue::from_static(DOCTOR_AGENT))])
 }

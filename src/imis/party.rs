@@ -1,7 +1,7 @@
-//! A contact as the REST API tells it, and the profile made of it.
+//! The record of a contact in the REST API.
 //!
-//! Nulls are omitted, strings may be blank, ids are strings; a record that is not the one asked for, or of an unknown
-//! kind, is an error, never a profile.
+//! iMIS omits nulls, strings may be blank and IDs are strings. The record of another contact, or of an
+//! unknown kind, is an error.
 
 use std::collections::BTreeMap;
 
@@ -10,172 +10,18 @@ use serde_json::Value;
 
 use crate::base::phone;
 use crate::base::phone::Preference;
-use crate::config::ProfileColumns;
-use crate::imis::PartyId;
-use crate::imis::groups::date;
-use crate::imis::json::{entries, filled, is_true, list, unwrapped, without_mark};
-use crate::imis::recognise::Row;
+use crate::imis::json::{is_true, list, list_or_empty, non_blank, unwrapped, without_bom};
+use crate::imis::party_id::PartyId;
+use crate::imis::profile::{Kind, PartyError, Profile, is_inactive};
 
-/// What the gateway knows of a person at the moment of signing in. It has no Debug: it is personal.
-pub(crate) struct Profile {
-    pub(crate) id: PartyId,
-    pub(crate) kind: Kind,
-    pub(crate) name: Option<String>,
-    /// As iMIS has it; not yet checked.
-    pub(crate) email: Option<String>,
-    /// E.164.
-    pub(crate) phone: Option<String>,
-    /// `A` is active.
-    pub(crate) status: Option<String>,
-    /// The name of the primary organization.
-    pub(crate) organization: Option<String>,
-    /// `AdditionalAttributes`: IsMember, CustomerTypeCode, PaidThruDate ...
-    pub(crate) attributes: BTreeMap<String, Value>,
-}
-
-impl Profile {
-    pub(crate) fn is_member(&self) -> Option<bool> {
-        self.attributes.get("IsMember").map(is_true)
-    }
-
-    /// The last day that is paid for, `YYYY-MM-DD`.
-    pub(crate) fn paid_through(&self) -> Option<String> {
-        self.attributes.get("PaidThruDate").and_then(date)
-    }
-
-    /// Everything that is known, for whoever looks at a decision.
-    pub(crate) fn describe(&self) -> String {
-        let kind = if self.kind == Kind::Person { "person" } else { "company" };
-        let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "none".to_owned());
-        let attributes: Vec<String> =
-            self.attributes.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        format!(
-            "{kind} {}, name {}, e-mail {}, phone {}, status {}, organization {}, attributes {}",
-            self.id.as_str(),
-            or_none(&self.name),
-            or_none(&self.email),
-            or_none(&self.phone),
-            or_none(&self.status),
-            or_none(&self.organization),
-            attributes.join(" ")
-        )
-    }
-
-    pub(crate) fn customer_type(&self) -> Option<&str> {
-        let code = self.attributes.get("CustomerTypeCode")?.as_str()?.trim();
-        (!code.is_empty()).then_some(code)
-    }
-}
-
-impl Profile {
-    /// Of a query's row, by the names of its columns.
-    pub(crate) fn of_row(
-        row: &Row,
-        columns: &ProfileColumns,
-        id: &PartyId,
-        phones: &Preference,
-    ) -> Result<Self, PartyError> {
-        let text = |column: &Option<String>| column.as_ref().and_then(|column| filled(row.get(column)?));
-        // A column that has gone must not turn a company into a person, or make somebody active.
-        let there = |column: &Option<String>| match column {
-            None => Ok(None),
-            Some(column) => row.get(column).map(Some).ok_or_else(|| PartyError::NoColumn(column.clone())),
-        };
-        let kind = match there(&columns.company)?.map(said) {
-            None | Some(Some(false)) => Kind::Person,
-            Some(Some(true)) => Kind::Company,
-            Some(None) => return Err(PartyError::UnknownKind),
-        };
-        let status = match there(&columns.status)? {
-            None | Some(Value::Null) => None,
-            Some(value @ (Value::String(_) | Value::Number(_))) => filled(value),
-            Some(Value::Bool(_) | Value::Array(_) | Value::Object(_)) => {
-                return Err(PartyError::UnknownStatus);
-            }
-        };
-        Ok(Self {
-            id: id.clone(),
-            kind,
-            name: row.get(&columns.name).and_then(filled),
-            // As it is: whether it is an address is for the policy to say.
-            email: row
-                .get(&columns.email)
-                .and_then(Value::as_str)
-                .filter(|text| !text.trim().is_empty())
-                .map(str::to_owned),
-            phone: text(&columns.phone).and_then(|number| phone::e164(&number, phones.region)),
-            status,
-            organization: None,
-            attributes: row.clone(),
-        })
-    }
-}
-
-/// iMIS's own codes: I = inactive, D = marked for deletion; or the same in words, as queries may give them. Associations add codes of
-/// their own, which say nothing.
-pub(crate) fn is_inactive(status: &str) -> bool {
-    let words = ["i", "d", "inactive", "deleted", "marked for deletion"];
-    words.iter().any(|word| status.trim().eq_ignore_ascii_case(word))
-}
-
-/// A truth as queries write it; none when it is neither.
-fn said(value: &Value) -> Option<bool> {
-    match value {
-        Value::Bool(truth) => Some(*truth),
-        Value::Null => Some(false),
-        Value::Number(number) => match number.as_i64() {
-            Some(0) => Some(false),
-            Some(1) => Some(true),
-            Some(_) | None => None,
-        },
-        Value::String(text) => match text.trim().to_ascii_lowercase().as_str() {
-            "" | "false" | "0" | "no" | "n" => Some(false),
-            "true" | "1" | "yes" | "y" => Some(true),
-            _ => None,
-        },
-        Value::Array(_) | Value::Object(_) => None,
-    }
-}
-
-/// What kind of record it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Person,
-    Company,
-}
-
-/// Who may have an account beside active persons.
+/// The contacts that may have an account besides active persons.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Among {
+pub(crate) struct AccountScope {
     pub(crate) companies: bool,
     pub(crate) inactive: bool,
 }
 
-/// Why an answer of the API is not a profile.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub(crate) enum PartyError {
-    #[error("is not the JSON of a contact")]
-    NotAParty,
-    #[error("is another contact than the one asked for")]
-    AnotherParty,
-    #[error("is a record that is neither a person nor an organization")]
-    UnknownKind,
-    #[error("has a status that cannot be read")]
-    UnknownStatus,
-    #[error("has attributes that cannot be read: no list of names and values, or one name with two values")]
-    Attributes,
-    #[error("is not a page of contacts")]
-    NotRows,
-    #[error(
-        "lists those who have the e-mail address, and not the person whose it is: is the search by e-mail to be trusted?"
-    )]
-    NotListed,
-    #[error("has no column `{0}`")]
-    NoColumn(String),
-}
-
-/// The record. What tells whose it is and whether it is active has to be as expected, each key once; in what is optional,
-/// an odd entry is as good as none.
+/// The record. ID, type and status must be valid, and no key may occur twice. Invalid optional entries are ignored.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Party {
@@ -200,7 +46,7 @@ pub(crate) struct Party {
 
 impl Party {
     pub(crate) fn parse(json: &[u8]) -> Result<Self, PartyError> {
-        let json = without_mark(json);
+        let json = without_bom(json);
         // An object only: a list could otherwise pass for a record by position.
         if json.trim_ascii_start().first() != Some(&b'{') {
             return Err(PartyError::NotAParty);
@@ -220,12 +66,12 @@ impl Party {
             email: self.primary_email().map(str::to_owned),
             phone: self.primary_phone(&phones.order).and_then(|number| phone::e164(&number, phones.region)),
             status: self.status()?,
-            organization: filled(&self.primary_organization["Name"]),
+            organization: non_blank(&self.primary_organization["Name"]),
             attributes: self.attributes()?,
         })
     }
 
-    /// Whose record it is; none when that cannot be told.
+    /// The iMIS ID, if it is valid.
     pub(crate) fn id(&self) -> Option<PartyId> {
         match &self.party_id {
             Value::String(text) => PartyId::parse(text),
@@ -234,20 +80,20 @@ impl Party {
         }
     }
 
-    /// What cannot be told counts as active.
+    /// An unreadable status counts as active.
     pub(super) fn is_active(&self) -> bool {
         !matches!(self.status(), Ok(Some(status)) if is_inactive(&status))
     }
 
-    /// Whether it is of those who may have an account, with this primary e-mail address. What cannot be told counts as one.
-    pub(crate) fn is_one_with(&self, email: &str, among: Among) -> bool {
-        let kind = among.companies || !matches!(self.kind(), Ok(Kind::Company));
-        let status = among.inactive || self.is_active();
+    /// Whether this contact could have an account with this primary e-mail address. Unreadable values count as a yes.
+    pub(crate) fn may_have_account(&self, email: &str, scope: AccountScope) -> bool {
+        let kind = scope.companies || !matches!(self.kind(), Ok(Kind::Company));
+        let status = scope.inactive || self.is_active();
         let same = self.primary_email().is_none_or(|own| own.trim().eq_ignore_ascii_case(email));
         kind && status && same
     }
 
-    /// From the type's name; the assembly after the comma says nothing.
+    /// The kind, from the name of the type without its assembly.
     pub(super) fn kind(&self) -> Result<Kind, PartyError> {
         let name = self.type_name.as_str();
         let name = name.split(',').next().unwrap_or_default().trim();
@@ -258,7 +104,7 @@ impl Party {
         }
     }
 
-    /// The status code; none when iMIS says none. One that cannot be read is not taken for none: it could say inactive.
+    /// The status code, if there is one. An unreadable one is an error because it could mean inactive.
     fn status(&self) -> Result<Option<String>, PartyError> {
         let code = match &self.status {
             Value::Object(status) => status.get("PartyStatusId").unwrap_or(&Value::Null),
@@ -267,23 +113,23 @@ impl Party {
         };
         match unwrapped(code) {
             Value::Null => Ok(None),
-            text @ (Value::String(_) | Value::Number(_)) => Ok(filled(text)),
+            text @ (Value::String(_) | Value::Number(_)) => Ok(non_blank(text)),
             Value::Bool(_) | Value::Array(_) | Value::Object(_) => Err(PartyError::UnknownStatus),
         }
     }
 
     fn full_name(&self) -> Option<String> {
         let parts = &self.person_name;
-        filled(&parts["FullName"]).or_else(|| filled(&self.name)).or_else(|| {
-            let both = ["FirstName", "LastName"].map(|part| filled(&parts[part]).unwrap_or_default());
-            filled(&Value::String(both.join(" ")))
+        non_blank(&parts["FullName"]).or_else(|| non_blank(&self.name)).or_else(|| {
+            let both = ["FirstName", "LastName"].map(|part| non_blank(&parts[part]).unwrap_or_default());
+            non_blank(&Value::String(both.join(" ")))
         })
     }
 
-    /// `IsPrimary`, else type `_Primary`; two different ones are none. As it is, to the last blank: whether it is an
-    /// address is for the policy to say.
+    /// The address marked `IsPrimary`, else the one of type `_Primary`. None if there are two different ones.
+    /// It is returned unchanged; the policy checks it.
     pub(super) fn primary_email(&self) -> Option<&str> {
-        let emails = || entries(&self.emails).iter();
+        let emails = || list_or_empty(&self.emails).iter();
         let only = |chosen: &dyn Fn(&Value) -> bool| {
             let mut addresses = emails().filter(|email| chosen(email)).filter_map(|email| {
                 let address = email["Address"].as_str()?;
@@ -299,21 +145,21 @@ impl Party {
         }
     }
 
-    /// `IsPrimary`, else the first of the wanted types; never a fax.
+    /// The number marked `IsPrimary`, else the first of the preferred types. Never a fax number.
     fn primary_phone(&self, order: &[String]) -> Option<String> {
         let kind = |phone: &Value| phone["PhoneType"].as_str().unwrap_or_default().to_owned();
         let usable = || {
-            let phones = entries(&self.phones).iter();
+            let phones = list_or_empty(&self.phones).iter();
             phones.filter(|phone| {
-                filled(&phone["Number"]).is_some() && !kind(phone).eq_ignore_ascii_case("_Fax")
+                non_blank(&phone["Number"]).is_some() && !kind(phone).eq_ignore_ascii_case("_Fax")
             })
         };
         let primary = usable().find(|phone| is_true(&phone["IsPrimary"]));
         let by_type = |wanted: &String| usable().find(|phone| kind(phone) == *wanted);
-        filled(&primary.or_else(|| order.iter().find_map(by_type))?["Number"])
+        non_blank(&primary.or_else(|| order.iter().find_map(by_type))?["Number"])
     }
 
-    /// Rules ask about them, so what cannot be told is not left out.
+    /// `AdditionalAttributes`. Rules use them, so an unreadable one is an error.
     fn attributes(&self) -> Result<BTreeMap<String, Value>, PartyError> {
         let mut all: BTreeMap<String, Value> = BTreeMap::new();
         for entry in list(&self.additional_attributes).ok_or(PartyError::Attributes)? {

@@ -1,4 +1,4 @@
-//! The service account: one access token, shared, fetched by one caller at a time, renewed before it ends.
+//! The service account. All requests share one access token, which is renewed before it expires.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,25 +11,24 @@ use tracing::{debug, warn};
 use url::Url;
 
 use crate::config;
-use crate::imis::api;
-use crate::imis::client::ApiError;
+use crate::imis::client::{self, ApiError};
 use crate::imis::token;
 use crate::imis::token::TokenError;
 
-/// A token is not used in its last tenth, or its last minute if that is less.
+/// A token is not used in its last tenth or its last minute, whichever is shorter.
 const RENEW_BEFORE_END: Duration = Duration::from_secs(60);
 
-/// See the module.
+/// The service account of one site.
 pub(super) struct ServiceAccount {
     client: Client,
     token_url: Url,
     credentials: Arc<config::ServiceAccount>,
     current: Mutex<Current>,
-    /// Attempts that have ended.
+    /// Number of finished attempts to get a token.
     attempts: AtomicU64,
 }
 
-/// What the last attempt has left.
+/// The result of the last attempt.
 #[derive(Default)]
 struct Current {
     token: Option<Arc<Token>>,
@@ -47,22 +46,22 @@ impl ServiceAccount {
         Self { client, token_url, credentials, current: Mutex::default(), attempts: AtomicU64::new(0) }
     }
 
-    /// GETs `url` with the account's token, once more with a new one when the first is refused.
+    /// GETs `url` with the account's token. If iMIS rejects the token, repeats the request with a new one.
     pub(super) async fn get(&self, client: &Client, url: Url) -> Result<Response, ApiError> {
         let token = self.token(None).await?;
-        let response = api::get(client, url.clone(), &token.text).await?;
+        let response = client::get(client, url.clone(), &token.text).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
-        debug!("iMIS refused a token before its end; asking for another");
+        debug!("iMIS rejected a token before it expired; requesting a new one");
         let token = self.token(Some(&token)).await?;
-        api::get(client, url, &token.text).await
+        client::get(client, url, &token.text).await
     }
 
-    /// The current token, or a new one when it is old or the one that was `refused`. Whoever comes while a token is
-    /// being fetched waits for that attempt and shares its end, good or bad: a failing iMIS is asked once, not in turn.
+    /// The current token, or a new one if it expires or was `refused`. Callers that arrive while a token is
+    /// requested wait and share its result, also an error, so that a failing iMIS gets one request at a time.
     async fn token(&self, refused: Option<&Arc<Token>>) -> Result<Arc<Token>, ApiError> {
-        let came = self.attempts.load(Ordering::Acquire);
+        let attempts_before = self.attempts.load(Ordering::Acquire);
         let mut current = self.current.lock().await;
         let is_refused = |token: &Arc<Token>| refused.is_some_and(|refused| Arc::ptr_eq(refused, token));
         if let Some(token) =
@@ -70,11 +69,11 @@ impl ServiceAccount {
         {
             return Ok(token.clone());
         }
-        if self.attempts.load(Ordering::Acquire) != came {
+        if self.attempts.load(Ordering::Acquire) != attempts_before {
             if let Some(error) = &current.failed {
                 return Err(ApiError::Shared(error.clone()));
             }
-            // Fetched while this caller waited: new enough, however short its life.
+            // It is new, even if its lifetime is short.
             if let Some(token) = current.token.as_ref().filter(|token| !is_refused(token)) {
                 return Ok(token.clone());
             }
@@ -102,19 +101,19 @@ impl ServiceAccount {
             ("password", self.credentials.password.expose()),
         ];
         let asked = Instant::now();
-        let granted = match token::ask(&self.client, self.token_url.clone(), &form).await {
+        let granted = match token::request(&self.client, self.token_url.clone(), &form).await {
             Ok(granted) => granted,
             Err(TokenError::Grant(status) | TokenError::Client(status)) => {
                 warn!(
                     status = status.as_u16(),
-                    "iMIS refuses the service account; has its password been changed?"
+                    "iMIS rejected the service account; its password may have changed"
                 );
                 return Err(ApiError::SignInRefused(status));
             }
             Err(TokenError::Api(error)) => return Err(error),
         };
         let early = RENEW_BEFORE_END.min(granted.lifetime / 10);
-        debug!(lifetime_seconds = granted.lifetime.as_secs(), "a new iMIS token");
+        debug!(lifetime_seconds = granted.lifetime.as_secs(), "received an iMIS token");
         Ok(Token { text: granted.access_token, renew_at: asked + granted.lifetime.saturating_sub(early) })
     }
 }

@@ -1,4 +1,4 @@
-//! iMIS's token endpoint (OAuth 2.0, RFC 6749 sections 4.3 and 6): a password or a refresh token for an access token.
+//! The token endpoint of iMIS (OAuth 2.0, RFC 6749 sections 4.3 and 6).
 
 use std::time::Duration;
 
@@ -10,29 +10,27 @@ use url::Url;
 use crate::imis::client;
 use crate::imis::client::ApiError;
 
-const MOST_TOKEN_BYTES: usize = 64 * 1024;
-/// Whatever the answer says, a token is asked for anew after a day.
-const LONGEST_LIFE: Duration = Duration::from_secs(86_400);
+const MAX_TOKEN_BYTES: usize = 64 * 1024;
+/// A token is renewed after a day even if it lives longer.
+const MAX_LIFETIME: Duration = Duration::from_secs(86_400);
 
-/// What the endpoint gives.
-pub(super) struct Granted {
+/// An access token.
+pub(super) struct GrantedToken {
     pub(super) access_token: SecretString,
     pub(super) lifetime: Duration,
-    /// Whose token it is.
+    /// The user to whom it was issued.
     pub(super) user_name: Option<String>,
 }
 
-/// Why it gives nothing.
+/// The endpoint issued no token.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TokenError {
     #[error("the token endpoint")]
     Api(#[from] ApiError),
-    /// `invalid_grant`: what was shown to it is not, or no longer, good.
-    #[error("the token endpoint does not accept the grant (status {0})")]
+    /// `invalid_grant`: the password or refresh token is not valid.
+    #[error("the token endpoint rejected the refresh token or password (status {0})")]
     Grant(StatusCode),
-    #[error(
-        "the token endpoint refuses with status {0}: are client id and secret those of the client application?"
-    )]
+    #[error("the token endpoint rejected the request with status {0}; check client_id and client_secret")]
     Client(StatusCode),
 }
 
@@ -52,27 +50,31 @@ struct Refusal {
     error: String,
 }
 
-/// A number, or a number in quotes; anything else is no time at all.
+/// A number, also in quotes. Anything else is 0.
 fn seconds<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     let value = serde_json::Value::deserialize(deserializer)?;
     let number = value.as_f64().or_else(|| value.as_str()?.parse().ok()).unwrap_or_default();
-    // Saturates, and takes what is not a number for zero.
+    // The conversion saturates; NaN becomes 0.
     Ok(number as u64)
 }
 
-/// The endpoint below the API's base.
+/// The URL of the endpoint below the base URL of the API.
 pub(super) fn url(api_url: &Url) -> Url {
     let mut url = api_url.clone();
     url.set_path(&format!("{}token", api_url.path()));
     url
 }
 
-pub(super) async fn ask(client: &Client, url: Url, form: &[(&str, &str)]) -> Result<Granted, TokenError> {
+pub(super) async fn request(
+    client: &Client,
+    url: Url,
+    form: &[(&str, &str)],
+) -> Result<GrantedToken, TokenError> {
     let response = client.post(url).form(form).send().await.map_err(ApiError::from)?;
     match response.status() {
         StatusCode::OK => {}
         refused @ (StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-            let body = client::json_body(response, MOST_TOKEN_BYTES).await;
+            let body = client::json_body(response, MAX_TOKEN_BYTES).await;
             let refusal = body.ok().and_then(|body| serde_json::from_slice::<Refusal>(&body).ok());
             return Err(match refusal {
                 Some(refusal) if refusal.error == "invalid_grant" => TokenError::Grant(refused),
@@ -81,14 +83,14 @@ pub(super) async fn ask(client: &Client, url: Url, form: &[(&str, &str)]) -> Res
         }
         other => return Err(ApiError::Status(other).into()),
     }
-    let body = client::json_body(response, MOST_TOKEN_BYTES).await?;
+    let body = client::json_body(response, MAX_TOKEN_BYTES).await?;
     let answer: Answer = serde_json::from_slice(&body).map_err(|_| ApiError::NoToken)?;
     if answer.access_token.is_empty() || answer.access_token.contains(|c: char| !c.is_ascii_graphic()) {
         return Err(ApiError::NoToken.into());
     }
-    Ok(Granted {
+    Ok(GrantedToken {
         access_token: answer.access_token.into(),
-        lifetime: Duration::from_secs(answer.expires_in).min(LONGEST_LIFE),
+        lifetime: Duration::from_secs(answer.expires_in).min(MAX_LIFETIME),
         user_name: answer.user_name.filter(|name| !name.trim().is_empty()),
     })
 }

@@ -1,32 +1,32 @@
-//! From a user name, which is what iMIS signs and what its token endpoint tells, to the iMIS ID.
+//! The iMIS ID of a user name. Forms authentication tickets and the token endpoint contain user names.
 
 use serde_json::Value;
 use url::Url;
 
 use crate::base::query::encoded;
-use crate::imis::PartyId;
 use crate::imis::client::ApiError;
 use crate::imis::json::Rows;
+use crate::imis::party_id::PartyId;
 
-/// Why a user name leads to nobody.
+/// A user name has no iMIS ID.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UserError {
     #[error("the iMIS API")]
     Api(#[from] ApiError),
-    #[error("the answer about users is not a page of rows")]
+    #[error("the response to the search for a user is not a page of rows")]
     NotRows,
-    #[error("no user has exactly this name, or several have")]
+    #[error("no user, or more than one, has exactly this name")]
     NotOne,
-    #[error("the user has no iMIS ID, or two")]
+    #[error("the user has no iMIS ID, or two different ones")]
     NoId,
 }
 
-/// Where users are asked for by name.
+/// The URL that searches for a user by name.
 pub(super) fn url(api_url: &Url, name: &str) -> Result<Url, ApiError> {
     api_url.join(&format!("api/User?UserName={}", encoded(name))).map_err(|_| ApiError::Url)
 }
 
-/// The iMIS ID of the one user with this name; names ignore case in iMIS.
+/// The iMIS ID of the one user with this name. User names are case-insensitive in iMIS.
 pub(super) fn id_of(name: &str, json: &[u8]) -> Result<PartyId, UserError> {
     let rows = Rows::parse(json).ok_or(UserError::NotRows)?;
     let same = |user: &&Value| {

@@ -14,7 +14,9 @@ use crate::config::{self, App, Config, Secret};
 use crate::edge::session_tickets;
 use crate::edge::tls::{self, SiteCertificates};
 use crate::imis::Imis;
+use crate::imis::recognise::RecognitionCounter;
 use crate::observe::audit::Audit;
+use crate::observe::metrics::RecognitionMetrics;
 use crate::pages::Pages;
 use crate::proxy::concurrency_limit::ConcurrencyLimit;
 use crate::request::error_page::Failure;
@@ -102,6 +104,20 @@ pub(crate) fn gateway(
     })
 }
 
+impl RecognitionCounter for RecognitionMetrics {
+    fn recognition(&self, method: &'static str, result: &'static str) {
+        self.recognition(method, result);
+    }
+
+    fn cache(&self, hit: bool, entries: u64) {
+        self.cache(hit, entries);
+    }
+
+    fn sign_out(&self) {
+        self.sign_out();
+    }
+}
+
 /// What the parts of a gateway are built from.
 struct Parts<'a> {
     process: &'a ProcessState,
@@ -131,8 +147,9 @@ impl Parts<'_> {
                 imis: Imis::build(
                     &sign_on.imis,
                     config,
-                    (&upstream.tls, &upstream.servers),
-                    self.process.metrics.recognition(&config.hosts[0]),
+                    &upstream.tls,
+                    &upstream.servers,
+                    Box::new(self.process.metrics.recognition(&config.hosts[0])),
                 )?,
                 states: Signer::new(self.keys, &config.hosts[0], self.process.used_states.clone()),
                 staff: staff_of(&sign_on.apps, self.previous)?,

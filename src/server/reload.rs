@@ -320,7 +320,7 @@ impl ServerHandle {
         let before = self.gateway.swap(gateway.clone());
         // A sign-in under way keeps the list that it started with.
         for staff in before.staff().filter(|staff| !gateway.staff().any(|kept| Arc::ptr_eq(kept, staff))) {
-            staff.is_unneeded();
+            staff.stop_refresh();
         }
         let needs_restart = running.fixed.differing(&config.fixed()).into_iter().map(str::to_owned).collect();
         self.source.store(Arc::new(Source { file: config.file.clone(), text: config.text.clone() }));

@@ -13,7 +13,7 @@ use url::{Url, form_urlencoded};
 
 use crate::base::clock;
 use crate::config::ClientApplication;
-use crate::imis::recognise::Seen;
+use crate::imis::recognise::RecognitionReport;
 use crate::imis::{ApplicationError, TokenError};
 use crate::pages::{self, Link, Message};
 use crate::sso::return_to::Arrival;
@@ -153,7 +153,7 @@ fn token(body: &[u8]) -> Option<String> {
 }
 
 fn refused(visit: &Visit, why: &str) -> Response<Bytes> {
-    let seen = Seen::of(&visit.headers);
+    let seen = RecognitionReport::of(&visit.headers);
     warn!(request_id = %visit.incident, app = %visit.app.name, reason = why, observed = %seen, "a post of the Single Sign-On page was refused");
     let message = Message::new(StatusCode::FORBIDDEN, "This sign-in could not be completed")
         .text("It did not begin in this browser, or was left open for too long. Please start again.")

@@ -8,7 +8,7 @@ use crate::base::clock;
 use crate::base::error_chain::Chain;
 use crate::config::expression::{Facts, Language};
 use crate::config::{App, OnDuplicate};
-use crate::imis::party::Among;
+use crate::imis::party::AccountScope;
 use crate::imis::recognise::Identity;
 use crate::sso::denied::Denied;
 use crate::sso::policy;
@@ -106,8 +106,9 @@ async fn guard_email(
         steps.note("guard: duplicate_email", || "off".to_owned());
         return Ok(());
     }
-    let among = Among { companies: !app.guards.refuses_companies, inactive: !app.guards.refuses_inactive };
-    let shared = match sign_on.imis.is_shared(identity, permit.id(), (permit.email(), among)).await {
+    let among =
+        AccountScope { companies: !app.guards.refuses_companies, inactive: !app.guards.refuses_inactive };
+    let shared = match sign_on.imis.is_shared(identity, permit.id(), permit.email(), among).await {
         Ok(shared) => shared,
         Err(error) if app.guards.duplicate_email == OnDuplicate::Warn => {
             warn!(request_id = incident, app = %app.name, error = %Chain(&error), "iMIS did not say who else has this e-mail address");
@@ -150,19 +151,19 @@ fn guard_staff(
             sign_on.staff.get(&app.path).map(|staff| staff.standing(permit.email(), permit.id().as_str()));
         match standing {
             Some(Standing::NotStaff) => (Ok(()), "nobody of the staff has the address"),
-            Some(Standing::NotStaffLongAgo) if of_domains => (
+            Some(Standing::NotStaffStale) if of_domains => (
                 Err(Denied::StaffAddress.into()),
                 "the list of the staff is old, and the address is of its domains",
             ),
-            Some(Standing::NotStaffLongAgo) => (
+            Some(Standing::NotStaffStale) => (
                 Ok(()),
                 "nobody of the staff had the address when the list was fetched, which is a while ago",
             ),
             Some(Standing::SamePerson) => (Ok(()), "the address is of the staff member with this iMIS ID"),
-            Some(Standing::SomebodyOfStaff) => {
+            Some(Standing::OtherStaffMember) => {
                 (Err(Denied::StaffAddress.into()), "somebody of the staff has the address")
             }
-            Some(Standing::HasTheirId) => (
+            Some(Standing::StaffImisId) => (
                 Err(Denied::StaffAddress.into()),
                 "somebody of the staff has this iMIS ID as external_id, and another address",
             ),

@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 use crate::config::App;
 use crate::config::expression::Facts;
 use crate::imis::groups::Membership;
-use crate::imis::party::{Kind, Profile};
+use crate::imis::profile::{Kind, Profile};
 use crate::imis::recognise::Identity;
 use crate::sso::email::EmailAddress;
 use crate::sso::return_to::Arrival;

@@ -10,7 +10,7 @@ use http::{HeaderMap, Response, StatusCode};
 use tracing::warn;
 
 use crate::base::clock;
-use crate::imis::recognise::Seen;
+use crate::imis::recognise::RecognitionReport;
 use crate::observe::audit::Decision;
 use crate::pages::{Link, Message};
 use crate::sso::return_to::{Arrival, ReturnTo};
@@ -65,7 +65,7 @@ pub(super) fn round(visit: &Visit, arrival: &Arrival, way: Way) -> Round {
         Way::Zendesk => "You are signed in to this site, and were sent on to the help desk.",
     };
     let (incident, app) = (&visit.incident, &visit.app.name);
-    let seen = Seen::of(&visit.headers);
+    let seen = RecognitionReport::of(&visit.headers);
     warn!(request_id = incident, app, reason = verdict, observed = %seen, "a browser was going round in circles and has been stopped");
     visit.services.metrics.decision(app, "refused", "loop");
     if visit.learned.signed_in.get().is_some() {

@@ -57,7 +57,7 @@ async fn token_for(visit: &Visit, messaging: &Messaging) -> Result<Option<token:
     let identity = match imis.recognise(&session).await? {
         Answer::Person(identity) => identity,
         // The Single Sign-On page cannot be asked behind the member's back.
-        Answer::Nobody | Answer::AskSite => return Ok(None),
+        Answer::Anonymous | Answer::AskSite => return Ok(None),
     };
     let permit = visit.permit(&visit.services.messaging_rates, (&identity, &Arrival::default())).await?;
     let token = token::mint_for_messaging(messaging, &permit, clock::unix_now())?;

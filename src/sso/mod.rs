@@ -136,7 +136,7 @@ async fn mint_for(visit: &Visit, arrival: &Arrival) -> Result<Response<Bytes>, S
                 }
             }
         }
-        (Answer::Nobody, _) | (Answer::AskSite, None) => Ok(nobody_signed_in(visit, arrival)),
+        (Answer::Anonymous, _) | (Answer::AskSite, None) => Ok(nobody_signed_in(visit, arrival)),
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use crate::config::expression::{Facts, Language};
 use crate::config::{App, Effect, OnBehalfOf, Rule};
 use crate::imis::PartyId;
-use crate::imis::party::{Kind, Profile, is_inactive};
+use crate::imis::profile::{Kind, Profile, is_inactive};
 use crate::imis::recognise::Identity;
 use crate::sso::claims;
 use crate::sso::decide::Steps;

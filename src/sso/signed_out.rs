@@ -121,6 +121,6 @@ async fn is_signed_in_as(visit: &Visit, external_id: &str) -> bool {
     };
     match tokio::time::timeout(crate::sso::DEADLINE, recognised).await {
         Ok(Some(Answer::Person(identity))) => identity.id.as_str() == external_id,
-        Ok(Some(Answer::Nobody | Answer::AskSite) | None) | Err(_) => false,
+        Ok(Some(Answer::Anonymous | Answer::AskSite) | None) | Err(_) => false,
     }
 }

@@ -1,4 +1,4 @@
-//! The API of an account, as an OAuth client of its own (client credentials): one token at a time, asked for by one caller.
+//! The Zendesk API of an account, as an OAuth client (client credentials) or with an API token.
 
 use std::time::{Duration, Instant};
 
@@ -14,37 +14,37 @@ use crate::base::query::encoded;
 use crate::base::tls_client;
 use crate::config::{ZendeskApi, ZendeskCredentials};
 
-const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-const TOTAL_DEADLINE: Duration = Duration::from_secs(20);
-/// A page of 100 users is some 200 KiB.
-const MOST_BYTES: usize = 8 * 1024 * 1024;
-/// A hundred things a page.
-const MOST_PAGES: usize = 100;
-/// A token is asked for anew this long before its end.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+/// A page of 100 users is about 200 KiB.
+const MAX_BYTES: usize = 8 * 1024 * 1024;
+/// Pages of 100 items.
+const MAX_PAGES: usize = 100;
+/// A token is renewed this long before it expires.
 const RENEW_BEFORE_END: Duration = Duration::from_secs(60);
-/// What is asked for; Zendesk gives 300 s to 172,800 s.
-const LIFE_SECONDS: u64 = 3600;
-/// A longer wait is not sat out within one question.
-const MOST_WAIT: Duration = Duration::from_secs(90);
+/// The lifetime to request. Zendesk allows 300 s to 172,800 s.
+const TOKEN_LIFETIME_SECONDS: u64 = 3600;
+/// The longest wait for `Retry-After` within a request.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(90);
 
-/// Why the API gives nothing. No variant holds text that came from the other side.
+/// A request to the API failed. No variant contains text from the response.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
     #[error("no answer")]
     Unreachable(#[source] reqwest::Error),
     #[error(
-        "Zendesk does not accept the OAuth client (status {0}): client_id, client_secret, and is it of kind `confidential`?"
+        "Zendesk rejected the OAuth client (status {0}); check client_id and client_secret, and that its kind is `confidential`"
     )]
     Client(StatusCode),
     #[error("status {0}")]
     Status(StatusCode),
-    #[error("Zendesk wants to be left alone for {} s", .0.as_secs())]
-    Later(Duration),
-    #[error("the answer is not what the API's documentation says")]
+    #[error("Zendesk limits the rate of requests; retry after {} s", .0.as_secs())]
+    RateLimited(Duration),
+    #[error("the response differs from the API documentation")]
     Answer,
-    #[error("there is no admin on the list: may the owner of the OAuth client see all users?")]
+    #[error("the list has no admin; the owner of the OAuth client must be allowed to see all users")]
     NoAdmin,
-    #[error("more than {MOST_BYTES} bytes, or {MOST_PAGES} pages")]
+    #[error("the response is longer than {MAX_BYTES} bytes or {MAX_PAGES} pages")]
     TooLong,
 }
 
@@ -54,7 +54,7 @@ impl From<reqwest::Error> for ApiError {
     }
 }
 
-/// See the module.
+/// The API of one account.
 pub(crate) struct Api {
     client: Client,
     base: Url,
@@ -65,12 +65,12 @@ pub(crate) struct Api {
 struct Token {
     text: SecretString,
     renew_at: Instant,
-    /// What it is good for, as Zendesk names it.
+    /// The scope that Zendesk granted.
     scope: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Granted {
+struct GrantedToken {
     access_token: String,
     #[serde(default)]
     expires_in: Option<u64>,
@@ -78,21 +78,21 @@ struct Granted {
     scope: Option<String>,
 }
 
-/// Why a client of the API cannot be set up.
+/// Setting up a client for the API failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiBuildError {
-    #[error("TLS cannot be set up")]
+    #[error("cannot set up TLS")]
     Tls(#[from] rustls::Error),
-    #[error("the HTTP client cannot be set up")]
+    #[error("cannot set up the HTTP client")]
     Client(#[from] reqwest::Error),
 }
 
 impl Api {
     pub(crate) fn new(api: &ZendeskApi) -> Result<Self, ApiBuildError> {
         let tls = tls_client::client_config(api.roots.0.clone(), Vec::new())?;
-        let client = http_client::builder(tls, TOTAL_DEADLINE)
+        let client = http_client::builder(tls, REQUEST_TIMEOUT)
             .user_agent(http_client::USER_AGENT)
-            .connect_timeout(CONNECT_DEADLINE)
+            .connect_timeout(CONNECT_TIMEOUT)
             .build()?;
         Ok(Self {
             client,
@@ -102,7 +102,8 @@ impl Api {
         })
     }
 
-    /// GETs a path below `/api/v2/`, once more with a new token when the first is refused, and after the wait that Zendesk asks for.
+    /// GETs a path below `/api/v2/`. Repeats the request with a new token if Zendesk rejects the first, and
+    /// after `Retry-After`.
     pub(crate) async fn get(&self, path: &str) -> Result<Value, ApiError> {
         let url = self.base.join(&format!("api/v2/{path}")).map_err(|_| ApiError::Answer)?;
         let mut renew = false;
@@ -113,8 +114,8 @@ impl Api {
                 StatusCode::UNAUTHORIZED if attempt == 0 => renew = true,
                 StatusCode::TOO_MANY_REQUESTS => {
                     let wait = retry_after(&response);
-                    if wait > MOST_WAIT || attempt == 2 {
-                        return Err(ApiError::Later(wait));
+                    if wait > MAX_RETRY_AFTER || attempt == 2 {
+                        return Err(ApiError::RateLimited(wait));
                     }
                     tokio::time::sleep(wait).await;
                     renew = false;
@@ -125,7 +126,7 @@ impl Api {
         Err(ApiError::Status(StatusCode::UNAUTHORIZED))
     }
 
-    /// What the token is good for; none where there is no OAuth client, or Zendesk does not say.
+    /// The scope of the token. `None` without an OAuth client, or if Zendesk reports no scope.
     pub(crate) async fn scope(&self) -> Result<Option<String>, ApiError> {
         if matches!(self.credentials, ZendeskCredentials::Token { .. }) {
             return Ok(None);
@@ -134,22 +135,22 @@ impl Api {
         Ok(self.token.lock().await.as_ref().and_then(|token| token.scope.clone()))
     }
 
-    /// GETs all of a list, page by page (Zendesk's cursor pagination), under the name that it has in the answers.
+    /// GETs all items of a list by cursor pagination. `name` is its key in the responses.
     pub(crate) async fn list(&self, path: &str, name: &str) -> Result<Vec<Value>, ApiError> {
         let first = format!("{path}{}page[size]=100", if path.contains('?') { '&' } else { '?' });
         let mut all = Vec::new();
         let mut next = first.clone();
-        for _ in 0..MOST_PAGES {
+        for _ in 0..MAX_PAGES {
             let mut answer = self.get(&next).await?;
             let Value::Array(page) = answer[name].take() else { return Err(ApiError::Answer) };
             all.extend(page);
             match (answer["meta"]["has_more"].as_bool(), answer.get("next_page")) {
                 (Some(true), _) => {}
                 (Some(false), _) | (None, Some(Value::Null)) => return Ok(all),
-                // Another kind of page than was asked for: there may be more.
+                // Not cursor pagination, so there may be more pages.
                 (None, _) => return Err(ApiError::Answer),
             }
-            let cursor = text(&answer["meta"]["after_cursor"]).ok_or(ApiError::Answer)?;
+            let cursor = non_blank(&answer["meta"]["after_cursor"]).ok_or(ApiError::Answer)?;
             next = format!("{first}&page[after]={}", encoded(&cursor));
         }
         Err(ApiError::TooLong)
@@ -178,7 +179,7 @@ impl Api {
         };
         let url = self.base.join("oauth/tokens").map_err(|_| ApiError::Answer)?;
         let body = json!({"grant_type": "client_credentials", "client_id": id, "client_secret": secret.expose(),
-            "expires_in": LIFE_SECONDS});
+            "expires_in": TOKEN_LIFETIME_SECONDS});
         let request = self.client.post(url).header(http::header::CONTENT_TYPE, "application/json");
         let asked = Instant::now();
         let response = request.body(body.to_string()).send().await?;
@@ -187,15 +188,15 @@ impl Api {
             refused @ (StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
                 return Err(ApiError::Client(refused));
             }
-            StatusCode::TOO_MANY_REQUESTS => return Err(ApiError::Later(retry_after(&response))),
+            StatusCode::TOO_MANY_REQUESTS => return Err(ApiError::RateLimited(retry_after(&response))),
             other => return Err(ApiError::Status(other)),
         }
-        let granted: Granted =
+        let granted: GrantedToken =
             serde_json::from_value(json_of(response).await?).map_err(|_| ApiError::Answer)?;
         if granted.access_token.is_empty() || granted.access_token.contains(|c: char| !c.is_ascii_graphic()) {
             return Err(ApiError::Answer);
         }
-        let life = Duration::from_secs(granted.expires_in.unwrap_or(LIFE_SECONDS).min(172_800));
+        let life = Duration::from_secs(granted.expires_in.unwrap_or(TOKEN_LIFETIME_SECONDS).min(172_800));
         let text = SecretString::from(granted.access_token);
         *current = Some(Token {
             text: text.clone(),
@@ -206,7 +207,7 @@ impl Api {
     }
 }
 
-/// What `Retry-After` asks for, in seconds (RFC 9110 section 10.2.3); a minute when it does not say.
+/// `Retry-After` in seconds (RFC 9110 section 10.2.3), a minute by default.
 fn retry_after(response: &reqwest::Response) -> Duration {
     let header = response.headers().get(http::header::RETRY_AFTER).and_then(|value| value.to_str().ok());
     Duration::from_secs(header.and_then(|text| text.trim().parse().ok()).unwrap_or(60).clamp(1, 3600))
@@ -215,7 +216,7 @@ fn retry_after(response: &reqwest::Response) -> Duration {
 async fn json_of(mut response: reqwest::Response) -> Result<Value, ApiError> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
-        if body.len() + chunk.len() > MOST_BYTES {
+        if body.len() + chunk.len() > MAX_BYTES {
             return Err(ApiError::TooLong);
         }
         body.extend_from_slice(&chunk);
@@ -223,7 +224,7 @@ async fn json_of(mut response: reqwest::Response) -> Result<Value, ApiError> {
     serde_json::from_slice(&body).map_err(|_| ApiError::Answer)
 }
 
-/// A text of an answer, without white space around it; none when there is none or nothing in it.
-pub(crate) fn text(value: &Value) -> Option<String> {
+/// Text that is not blank, trimmed.
+pub(crate) fn non_blank(value: &Value) -> Option<String> {
     value.as_str().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned)
 }

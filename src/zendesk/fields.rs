@@ -1,26 +1,26 @@
-//! The user fields of an account. Zendesk drops what it does not know, or cannot take, without a word.
+//! The user fields of an account. Zendesk silently ignores unknown fields and invalid values.
 
 use serde_json::Value;
 
 use crate::config::Source;
-use crate::zendesk::api::{Api, ApiError, text};
+use crate::zendesk::api::{Api, ApiError, non_blank};
 
-/// A field that users of an account can have.
+/// A user field of an account.
 pub(crate) struct UserField {
     pub(crate) key: String,
     kind: String,
     is_active: bool,
-    /// What a dropdown or multiselect can be set to.
+    /// The options of a dropdown or multiselect.
     options: Vec<String>,
 }
 
-/// All of an account.
+/// All user fields of an account.
 pub(crate) async fn user_fields(api: &Api) -> Result<Vec<UserField>, ApiError> {
     let all = api.list("user_fields", "user_fields").await?;
     all.iter().map(UserField::read).collect::<Option<_>>().ok_or(ApiError::Answer)
 }
 
-/// What is wrong with setting a field of an account to this; none when nothing is, as far as can be told beforehand.
+/// Why a field cannot have this value, if that is known in advance.
 pub(crate) fn problem(fields: &[UserField], key: &str, source: &Source) -> Option<String> {
     let Some(field) = fields.iter().find(|field| field.key == key) else {
         return Some("the account has no field with this key".to_owned());
@@ -30,7 +30,7 @@ pub(crate) fn problem(fields: &[UserField], key: &str, source: &Source) -> Optio
     }
     match source {
         Source::Constant(value) if !field.takes(value) => {
-            Some(format!("a field of type {} cannot be set to what the configuration says", field.kind))
+            Some(format!("a field of type {} cannot have the configured value", field.kind))
         }
         Source::Constant(_) | Source::Expression(_) => None,
     }
@@ -40,15 +40,15 @@ impl UserField {
     fn read(value: &Value) -> Option<Self> {
         let options = value["custom_field_options"].as_array().into_iter().flatten();
         Some(Self {
-            key: text(&value["key"])?,
-            kind: text(&value["type"])?,
+            key: non_blank(&value["key"])?,
+            kind: non_blank(&value["type"])?,
             is_active: value["active"] != false,
-            options: options.filter_map(|option| text(&option["value"])).collect(),
+            options: options.filter_map(|option| non_blank(&option["value"])).collect(),
         })
     }
 
     fn takes(&self, value: &Value) -> bool {
-        // None clears every field.
+        // Null clears a field.
         value.is_null()
             || match self.kind.as_str() {
                 "checkbox" => value.is_boolean(),

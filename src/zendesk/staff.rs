@@ -1,8 +1,8 @@
-//! Who works in a Zendesk account: its agents and admins, by every e-mail address they have there. A member of the association who carries
-//! one of these addresses would become that person.
+//! The agents and admins of a Zendesk account, with all their e-mail addresses. A member who has one of these
+//! addresses would sign in as that agent.
 //!
-//! The list is fetched every few minutes, and kept when Zendesk does not answer. As long as there is none, nobody of the staff's domains
-//! enters, and nobody at all where no such domains are named: it never opens for want of an answer.
+//! The list is fetched every few minutes and kept if Zendesk does not respond. Until there is a list, members
+//! with an address in the configured staff domains are refused, or all members if no domains are configured.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -17,29 +17,29 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::base::error_chain::Chain;
-use crate::zendesk::api::{Api, ApiError, text};
+use crate::zendesk::api::{Api, ApiError, non_blank};
 
-const REFRESH: Duration = Duration::from_secs(300);
-/// All addresses of everybody, whether Zendesk says that they have changed or not.
-const READ_ANEW: Duration = Duration::from_secs(3600);
-/// A list that is older does not know who has come since.
-const TOO_OLD: Duration = Duration::from_secs(3600);
-/// After a failure, doubled up to `REFRESH`.
-const RETRY: Duration = Duration::from_secs(15);
+const REFRESH_INTERVAL: Duration = Duration::from_secs(300);
+/// After this time, all addresses are fetched again, even of users that have not changed.
+const ADDRESS_MAX_AGE: Duration = Duration::from_secs(3600);
+/// An older list may lack new agents.
+const MAX_AGE: Duration = Duration::from_secs(3600);
+/// The first wait after a failure. It doubles up to `REFRESH_INTERVAL`.
+const RETRY_INTERVAL: Duration = Duration::from_secs(15);
 
-/// See the module.
+/// The staff of one account.
 pub(crate) struct Staff {
     api: Api,
     app: String,
     known: ArcSwapOption<Roster>,
-    /// Nobody needs the list any more.
-    unneeded: CancellationToken,
-    /// It is being kept fresh.
-    begun: AtomicBool,
+    /// Cancelled when no app uses the list any more.
+    stopped: CancellationToken,
+    /// Whether the refresh task has started.
+    is_started: AtomicBool,
     addresses: Mutex<Addresses>,
 }
 
-/// Addresses of users, by id and the time of their last change, which need not tell of an address that was added.
+/// Addresses of users by ID and time of the last change. The time does not always change when an address is added.
 struct Addresses {
     known: HashMap<(u64, String), Vec<String>>,
     since: Instant,
@@ -51,43 +51,43 @@ impl Addresses {
     }
 }
 
-/// The staff as of some moment.
+/// The staff at one point in time.
 struct Roster {
-    /// By address in lower case: the iMIS IDs that Zendesk holds for those who have it.
+    /// Addresses in lower case, with the iMIS IDs (`external_id`) of the users who have them.
     by_email: HashMap<String, Vec<Option<String>>>,
-    /// Of all of them.
+    /// iMIS IDs of all staff, in lower case.
     imis_ids: HashSet<String>,
     fetched: Instant,
     people: usize,
     without_imis_id: usize,
 }
 
-/// What is known about an address.
+/// How a member relates to the staff.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// Nobody of the staff has it.
+    /// No staff member has the address.
     NotStaff,
-    /// It is the staff member's whom Zendesk knows by this very iMIS ID.
+    /// The staff member with the address has the member's iMIS ID.
     SamePerson,
-    /// It is a staff member's, and nothing says that this is the same person.
-    SomebodyOfStaff,
-    /// Nobody of the staff has it, but Zendesk holds this iMIS ID for one of them.
-    HasTheirId,
-    /// Nobody of the staff had it a while ago; the list is old.
-    NotStaffLongAgo,
-    /// There is no list yet.
+    /// A staff member has the address, without the member's iMIS ID.
+    OtherStaffMember,
+    /// No staff member has the address, but one has the member's iMIS ID.
+    StaffImisId,
+    /// No staff member has the address in a list that is out of date.
+    NotStaffStale,
+    /// There is no list.
     Unknown,
 }
 
 impl Staff {
-    /// `before`: what is known of the same account already.
+    /// `before`: the staff of the same account, whose list is reused.
     pub(crate) fn new(api: Api, app: &str, before: Option<&Self>) -> Arc<Self> {
         Arc::new(Self {
             api,
             app: app.to_owned(),
             known: ArcSwapOption::new(before.and_then(|before| before.known.load_full())),
-            unneeded: CancellationToken::new(),
-            begun: AtomicBool::new(false),
+            stopped: CancellationToken::new(),
+            is_started: AtomicBool::new(false),
             addresses: Mutex::new(Addresses::none()),
         })
     }
@@ -96,9 +96,9 @@ impl Staff {
         match self.known.load().as_deref() {
             None => Standing::Unknown,
             Some(roster) => match roster.by_email.get(&email.to_lowercase()) {
-                // Zendesk tells no external IDs apart by case.
-                None if roster.imis_ids.contains(&imis_id.to_lowercase()) => Standing::HasTheirId,
-                None if roster.fetched.elapsed() > TOO_OLD => Standing::NotStaffLongAgo,
+                // External IDs are case-insensitive in Zendesk.
+                None if roster.imis_ids.contains(&imis_id.to_lowercase()) => Standing::StaffImisId,
+                None if roster.fetched.elapsed() > MAX_AGE => Standing::NotStaffStale,
                 None => Standing::NotStaff,
                 Some(people)
                     if people
@@ -107,55 +107,56 @@ impl Staff {
                 {
                     Standing::SamePerson
                 }
-                Some(_) => Standing::SomebodyOfStaff,
+                Some(_) => Standing::OtherStaffMember,
             },
         }
     }
 
-    /// How many people on the list Zendesk holds no iMIS ID for.
+    /// The number of staff members without an iMIS ID.
     pub(crate) fn without_imis_id(&self) -> usize {
         self.known.load().as_deref().map_or(0, |roster| roster.without_imis_id)
     }
 
-    /// People on the list, and how old it is.
+    /// The number of staff members, and the age of the list.
     pub(crate) fn state(&self) -> Option<(usize, Duration)> {
         self.known.load().as_deref().map(|roster| (roster.people, roster.fetched.elapsed()))
     }
 
-    /// Fetches the list again and again, as long as anybody needs it. Once is enough for all who share it.
+    /// Starts a task that refreshes the list. Further calls do nothing.
     pub(crate) fn keep_fresh(self: &Arc<Self>, control: &Handle) {
-        if self.begun.swap(true, Ordering::Relaxed) {
+        if self.is_started.swap(true, Ordering::Relaxed) {
             return;
         }
-        let (staff, unneeded) = (self.clone(), self.unneeded.clone());
+        let (staff, stopped) = (self.clone(), self.stopped.clone());
         control.spawn(async move {
             tokio::select! {
-                () = staff.fetch_for_ever() => {}
-                () = unneeded.cancelled() => {}
+                () = staff.refresh_repeatedly() => {}
+                () = stopped.cancelled() => {}
             }
         });
     }
 
-    /// Nobody needs the list any more: whatever is being fetched is given up.
-    pub(crate) fn is_unneeded(&self) {
-        self.unneeded.cancel();
+    /// Stops the refresh task.
+    pub(crate) fn stop_refresh(&self) {
+        self.stopped.cancel();
     }
 
-    async fn fetch_for_ever(&self) {
-        let mut wait = RETRY;
+    async fn refresh_repeatedly(&self) {
+        let mut wait = RETRY_INTERVAL;
         loop {
             let pause = match self.refresh().await {
                 Ok(people) => {
-                    info!(app = %self.app, staff_count = people, "the staff of Zendesk is known");
-                    wait = RETRY;
-                    REFRESH
+                    info!(app = %self.app, staff_count = people, "fetched the Zendesk staff list");
+                    wait = RETRY_INTERVAL;
+                    REFRESH_INTERVAL
                 }
                 Err(error) => {
                     let known = self.state().map(|(_, age)| age.as_secs());
-                    warn!(app = %self.app, error = %Chain(&error), list_age_seconds = known, "the staff of Zendesk cannot be fetched");
-                    let asked_for = if let ApiError::Later(time) = error { time } else { Duration::ZERO };
+                    warn!(app = %self.app, error = %Chain(&error), list_age_seconds = known, "cannot fetch the Zendesk staff list");
+                    let asked_for =
+                        if let ApiError::RateLimited(time) = error { time } else { Duration::ZERO };
                     let pause = wait.max(asked_for);
-                    wait = (wait * 2).min(REFRESH);
+                    wait = (wait * 2).min(REFRESH_INTERVAL);
                     pause
                 }
             };
@@ -163,32 +164,35 @@ impl Staff {
         }
     }
 
-    /// Fetches the list once.
+    /// Fetches the list.
     pub(crate) async fn refresh(&self) -> Result<usize, ApiError> {
         let mut by_email: HashMap<String, Vec<Option<String>>> = HashMap::new();
         let mut addresses = HashMap::new();
-        if self.addresses.lock().await.since.elapsed() > READ_ANEW {
+        if self.addresses.lock().await.since.elapsed() > ADDRESS_MAX_AGE {
             *self.addresses.lock().await = Addresses::none();
         }
         let users = self.api.list("users?role[]=agent&role[]=admin", "users").await?;
         for user in &users {
             let id = user["id"].as_u64().ok_or(ApiError::Answer)?;
-            let external_id = text(&user["external_id"]);
-            let key = (id, text(&user["updated_at"]).unwrap_or_default());
+            let external_id = non_blank(&user["external_id"]);
+            let key = (id, non_blank(&user["updated_at"]).unwrap_or_default());
             let own = self.addresses_of(user, &key).await?;
             for email in &own {
                 by_email.entry(email.clone()).or_default().push(external_id.clone());
             }
             addresses.insert(key, own);
         }
-        // Every account has an owner, who is an admin: whoever is not shown one is not shown the staff.
+        // The owner of an account is an admin, so a list without one is not complete.
         if !users.iter().any(|user| user["role"] == "admin") {
             return Err(ApiError::NoAdmin);
         }
         let people = users.len();
-        let imis_ids =
-            users.iter().filter_map(|user| text(&user["external_id"])).map(|id| id.to_lowercase()).collect();
-        let without_imis_id = users.iter().filter(|user| text(&user["external_id"]).is_none()).count();
+        let imis_ids = users
+            .iter()
+            .filter_map(|user| non_blank(&user["external_id"]))
+            .map(|id| id.to_lowercase())
+            .collect();
+        let without_imis_id = users.iter().filter(|user| non_blank(&user["external_id"]).is_none()).count();
         self.addresses.lock().await.known = addresses;
         self.known.store(Some(Arc::new(Roster {
             by_email,
@@ -200,10 +204,10 @@ impl Staff {
         Ok(people)
     }
 
-    /// Which account a person would come into, in words: by the iMIS ID, else by the address, else a new one.
+    /// Describes the account that a person would sign in to: found by iMIS ID, else by address, else a new one.
     pub(crate) async fn account_of(&self, imis_id: &str, email: &str) -> Result<String, ApiError> {
         let described = |user: &Value, by: &str| {
-            let role = text(&user["role"]).unwrap_or_else(|| "?".to_owned());
+            let role = non_blank(&user["role"]).unwrap_or_else(|| "?".to_owned());
             format!("user {}, {role}, found by {by}", user["id"])
         };
         let by_id = self
@@ -211,22 +215,27 @@ impl Staff {
             .get(&format!("users/show_many?external_ids={}", crate::base::query::encoded(imis_id)))
             .await?;
         if let Some(user) = by_id["users"].as_array().ok_or(ApiError::Answer)?.first() {
-            return Ok(described(user, "external_id; its e-mail address is brought up to date"));
+            return Ok(described(user, "external_id; its e-mail address is updated"));
         }
         let found = self
             .api
             .get(&format!("users/search?query={}", crate::base::query::encoded(&format!("email:{email}"))))
             .await?;
         let mut users = found["users"].as_array().ok_or(ApiError::Answer)?.iter();
-        // The search is a loose one.
-        let same = users.find(|user| text(&user["email"]).is_some_and(|own| own.eq_ignore_ascii_case(email)));
+        // The search also finds similar addresses.
+        let same =
+            users.find(|user| non_blank(&user["email"]).is_some_and(|own| own.eq_ignore_ascii_case(email)));
         Ok(same.map_or_else(
-            || "a new one (or one of the last minutes, which the search does not find yet)".to_owned(),
+            || {
+                "a new account (or one created in the last minutes, which the search does not find yet)"
+                    .to_owned()
+            },
             |user| described(user, "e-mail address"),
         ))
     }
 
-    /// Every address of a user, in lower case; asked for again when the user has changed, or when Zendesk does not say whether.
+    /// All addresses of a user in lower case. Fetched if the user has changed, or if Zendesk does not report
+    /// the time of a change.
     async fn addresses_of(&self, user: &Value, key: &(u64, String)) -> Result<Vec<String>, ApiError> {
         if !key.1.is_empty()
             && let Some(known) = self.addresses.lock().await.known.get(key)
@@ -234,13 +243,13 @@ impl Staff {
             return Ok(known.clone());
         }
         let identities = self.api.list(&format!("users/{}/identities", key.0), "identities").await?;
-        // Whatever kind they are of: a Google identity is an address, too.
+        // Of any type: a Google identity is an address, too.
         let emails = identities
             .iter()
-            .filter_map(|identity| text(&identity["value"]))
+            .filter_map(|identity| non_blank(&identity["value"]))
             .filter(|value| value.contains('@'));
         let mut all: Vec<String> =
-            emails.chain(text(&user["email"])).map(|email| email.to_lowercase()).collect();
+            emails.chain(non_blank(&user["email"])).map(|email| email.to_lowercase()).collect();
         all.sort();
         all.dedup();
         Ok(all)

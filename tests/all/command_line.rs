@@ -352,7 +352,7 @@ async fn certificates_are_spoken_of_before_they_end_and_when_they_have() {
             );
         }
         let (_, status) = stage.run(&["status"], "").await;
-        assert!(status.contains(if words.is_empty() { "good until" } else { words }), "{status}");
+        assert!(status.contains(if words.is_empty() { "valid until" } else { words }), "{status}");
     }
 }
 
@@ -431,4 +431,28 @@ async fn a_passed_socket_that_fits_nothing_is_refused_for_good() {
         assert_eq!(output.status.code(), Some(78), "{said}");
         assert!(said.contains(words), "{said}");
     }
+}
+
+#[test]
+fn an_old_command_name_is_an_error_that_gives_the_new_one() {
+    let folder = folder_with(GOOD);
+    for (old, new) in [
+        (
+            &["mint", "--dry-run", "--app", "Help", "--imis-id", "1"][..],
+            "tip: `mint --dry-run` is called `claims`",
+        ),
+        (
+            &["server", "drain", "https://10.0.0.5"][..],
+            "tip: `server drain|restore` is called `upstream drain|enable`",
+        ),
+    ] {
+        let output = run(old, folder.path());
+        assert_eq!(output.status.code(), Some(2), "{old:?}");
+        let errors = text(&output.stderr);
+        assert!(errors.contains(&format!("unrecognized subcommand '{}'", old[0])), "{errors}");
+        assert!(errors.contains(new) && !errors.contains("similar"), "{errors}");
+    }
+    let output = run(&["upstream", "restore", "https://10.0.0.5"], folder.path());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("[possible values: drain, enable]"), "{}", text(&output.stderr));
 }

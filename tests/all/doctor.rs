@@ -19,7 +19,7 @@ async fn what_works_is_said_to_work() {
     assert_eq!(code, 0, "{text}");
     for says in [
         "client_context, not signed in: nobody, as it should be",
-        "of iMIS in the page: MainBody, aspnetForm",
+        "iMIS markup in the page: MainBody, aspnetForm",
         "iMIS EMS (20.3 and later)",
         "the service account and Party records: it gets a token, and may read them",
         "iMIS ID 104019 for Contoso Helpdesk: may enter",
@@ -60,12 +60,12 @@ async fn wrong_cookie_wrong_page_and_firewall_are_told_apart() {
         "{text}"
     );
     for (fault, says) in [
-        (PageFault::Firewall(200), "firewall's"),
-        (PageFault::Firewall(403), "403 is mostly a firewall's"),
+        (PageFault::Firewall(200), "comes from a firewall"),
+        (PageFault::Firewall(403), "403 usually comes from a firewall"),
         (PageFault::Missing, "the path is wrong"),
-        (PageFault::ErrorPage, "iMIS itself fails"),
-        (PageFault::Redirect("https://elsewhere.example/".to_owned()), "it has to be public"),
-        (PageFault::Typed("application/json", "{}".to_owned()), "name a RiSE page"),
+        (PageFault::ErrorPage, "iMIS itself reports an error"),
+        (PageFault::Redirect("https://elsewhere.example/".to_owned()), "it must be public"),
+        (PageFault::Typed("application/json", "{}".to_owned()), "choose a RiSE page"),
         (PageFault::Drop, "is iMIS up?"),
     ] {
         stage.imis.set_faults(Faults { pages: fault.clone(), ..Faults::default() });
@@ -92,7 +92,10 @@ async fn a_query_that_is_not_filtered_and_a_missing_page_are_found() {
     assert!(text.contains("columns: Chapter, Email, Full Name, ID, Is Company"), "{text}");
     stage.imis.set_faults(Faults { query: QueryFault::Unfiltered, ..Faults::default() });
     let (_, text) = doctor(&stage, &["--cookies"], &cookie).await;
-    assert!(text.contains("not filtered on the person") && text.contains("LoggedIn User Key"), "{text}");
+    assert!(
+        text.contains("does not filter by the signed-in person") && text.contains("LoggedIn User Key"),
+        "{text}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -113,7 +116,7 @@ async fn fields_that_zendesk_would_drop_are_found() {
         "ok       members.example.org: Zendesk for Contoso Helpdesk, staff: ",
         "user field membership: the account has it",
         "FAILED   members.example.org: Zendesk for Contoso Helpdesk, user field paid_thru: the account has no field with this key",
-        "user field chapter: a field of type dropdown cannot be set to what the configuration says",
+        "user field chapter: a field of type dropdown cannot have the configured value",
         "fields of the account: membership, paid_through, chapter",
     ] {
         assert!(text.contains(says), "{says}: {text}");
@@ -125,7 +128,7 @@ async fn fields_that_zendesk_would_drop_are_found() {
     let stage = Stage::with(wrong).await;
     let (code, text) = doctor(&stage, &[], "").await;
     assert_eq!(code, 1, "{text}");
-    assert!(text.contains("does not accept the OAuth client") && text.contains("confidential"), "{text}");
+    assert!(text.contains("rejected the OAuth client") && text.contains("confidential"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -271,7 +274,7 @@ async fn what_the_service_account_lacks_and_another_imis_than_configured_are_fou
     let (code, text) = doctor(&stage, &["--imis-id", "104019"], "").await;
     assert_eq!(code, 1, "{text}");
     for says in [
-        "refuses the service account",
+        "rejected the service account",
         "may have it changed every 90 days",
         "iMIS ID 104019 for Contoso Helpdesk: broken: ",
     ] {

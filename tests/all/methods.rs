@@ -295,7 +295,7 @@ async fn what_was_wrong_is_told_apart_in_the_log() {
     let stage = Stage::new().await;
     let cookie = stage.cookie_of("AMUELLER");
     for (fault, says) in [
-        (PageFault::Firewall(200), "page 200 text/html; nothing of iMIS in the page"),
+        (PageFault::Firewall(200), "page 200 text/html; no iMIS markup in the page"),
         (PageFault::Firewall(403), "page 403 text/html"),
         (PageFault::ErrorPage, "to the error page"),
         (PageFault::Redirect("https://elsewhere.example/".to_owned()), "to elsewhere"),

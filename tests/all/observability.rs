@@ -164,7 +164,7 @@ async fn prometheus_reads_the_numbers_and_the_rules_and_finds_every_name() {
         return skip("promtool (package prometheus)");
     }
     let stage = Stage::with(Setup::new(Generation::Ems).with_api()).await;
-    stage.gateway.logged(|line| line["message"] == "the staff of Zendesk is known").await;
+    stage.gateway.logged(|line| line["message"] == "fetched the Zendesk staff list").await;
     let cookie = stage.cookie_of("AMUELLER");
     assert!(stage.sso("", &cookie).await.token().is_some());
     stage.client().get("/sso/zendesk/signed-out?kind=error&message=signature", &[]).await;

@@ -138,7 +138,10 @@ async fn what_is_wrong_is_said_as_check_says_it_and_the_old_goes_on() {
     for problem in &problems {
         assert!(said.contains(problem), "{problem} is not in {said}");
     }
-    assert!(said.contains("2 problems in ") && said.contains("what ran before goes on"), "{said}");
+    assert!(
+        said.contains("2 problems in ") && said.contains("reload failed, keeping the previous configuration"),
+        "{said}"
+    );
 
     assert!(stage.sso("", &cookie).await.token().is_some(), "it signs in as before");
     let metrics = stage.gateway.metrics().await;
@@ -154,7 +157,7 @@ async fn what_is_wrong_is_said_as_check_says_it_and_the_old_goes_on() {
     let (code, status) = stage.run(&["status"], "").await;
     assert_eq!(code, 0);
     assert!(status.contains("FAILED") && status.contains("unknown key"), "{status}");
-    assert!(status.contains("the file says something else by now"), "{status}");
+    assert!(status.contains("the file has changed since"), "{status}");
 
     let (code, json) = stage.run(&["reload", "--format", "json"], "").await;
     let json: Value = serde_json::from_str(&json).unwrap();
@@ -246,7 +249,7 @@ async fn what_waits_for_a_restart_is_said() {
     }
     assert!(!said.contains("listen.https"), "{said}");
     let (_, status) = proxy.run(&["status"]).await;
-    assert!(status.contains("workers: its change waits for one"), "{status}");
+    assert!(status.contains("restart        needed for the change of workers"), "{status}");
 }
 
 /// The serial number of the certificate that a new connection is shown.
@@ -349,7 +352,7 @@ async fn grown_by(more: usize, count: &AtomicUsize) {
 #[tokio::test]
 async fn sign_ins_go_on_while_it_is_reloaded_again_and_again() {
     let stage = Arc::new(Stage::with(Setup::new(Generation::Ems).with_api()).await);
-    stage.gateway.logged(|line| line["message"] == "the staff of Zendesk is known").await;
+    stage.gateway.logged(|line| line["message"] == "fetched the Zendesk staff list").await;
     // From now on its list can only be the one of before.
     stage.zendesk.set_faults(ZendeskFaults { drop: true, ..ZendeskFaults::default() });
     let over = Arc::new(AtomicBool::new(false));

@@ -27,7 +27,7 @@ async fn watching() -> Stage {
 }
 
 async fn is_known(stage: &Stage, times: usize) {
-    stage.gateway.logged_times(times, |line| line["message"] == "the staff of Zendesk is known").await;
+    stage.gateway.logged_times(times, |line| line["message"] == "fetched the Zendesk staff list").await;
 }
 
 async fn metric(stage: &Stage, line: &str) {
@@ -230,14 +230,19 @@ async fn a_list_that_nobody_needs_is_not_fetched_any_more() {
     let right = "client_secret: {file: zendesk-api}";
     let setup = Setup::new(Generation::Ems).with_api().edit(right, "client_secret: {file: imis-password}");
     let stage = Stage::with(setup).await;
-    stage.gateway.logged(|line| line["message"] == "the staff of Zendesk cannot be fetched").await;
+    stage.gateway.logged(|line| line["message"] == "cannot fetch the Zendesk staff list").await;
     stage.edit("client_secret: {file: imis-password}", right);
     stage.edit("name: Contoso Helpdesk", "name: Renamed");
     assert_eq!(stage.run(&["reload"], "").await.0, 0);
     is_known(&stage, 1).await;
     // The first one would try again after fifteen seconds.
     tokio::time::sleep(Duration::from_secs(17)).await;
-    let failures = stage.gateway.log().lines().filter(|line| line.contains("cannot be fetched")).count();
+    let failures = stage
+        .gateway
+        .log()
+        .lines()
+        .filter(|line| line.contains("cannot fetch the Zendesk staff list"))
+        .count();
     assert_eq!(failures, 1);
     // And one that is asked for in the same way is asked for once.
     for round in 0..10 {
@@ -246,7 +251,7 @@ async fn a_list_that_nobody_needs_is_not_fetched_any_more() {
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
     let known =
-        stage.gateway.log().lines().filter(|line| line.contains("the staff of Zendesk is known")).count();
+        stage.gateway.log().lines().filter(|line| line.contains("fetched the Zendesk staff list")).count();
     assert_eq!(known, 1);
 }
 
@@ -325,11 +330,11 @@ async fn only_the_gateway_of_this_file_is_reloaded() {
     .unwrap();
     let (code, said) = crate::support::run(&stage.folder().join("other"), &["reload"], "").await;
     assert_eq!(code, 1);
-    assert!(said.contains("runs ") && said.contains(", not "), "{said}");
+    assert!(said.contains("uses the configuration ") && said.contains(", not "), "{said}");
     let (code, said) = crate::support::run(Path::new("/nowhere"), &["status"], "").await;
     assert_eq!(code, 1);
     assert!(
-        said.contains("/nowhere/config.yaml cannot be read (No such file or directory (os error 2)); asking on the default socket"),
+        said.contains("cannot read /nowhere/config.yaml (No such file or directory (os error 2)); using the default socket"),
         "{said}"
     );
     // From the folder itself, by its bare name.

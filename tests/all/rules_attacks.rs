@@ -174,7 +174,7 @@ async fn a_list_of_staff_without_an_admin_is_not_believed() {
         |party| party["Emails"]["$values"][0]["Address"] = json!("sam@association.example"),
     );
     let stage = Stage::with(setup).await;
-    stage.gateway.logged(|line| line["message"] == "the staff of Zendesk is known").await;
+    stage.gateway.logged(|line| line["message"] == "fetched the Zendesk staff list").await;
     assert_eq!(ann(&stage).await, 403);
     stage.zendesk.edit_users(|users| {
         users.retain(|user| user.role == imis_gateway_simulators::zendesk::Role::EndUser)
@@ -182,7 +182,7 @@ async fn a_list_of_staff_without_an_admin_is_not_believed() {
     let config = std::fs::read_to_string(stage.folder().join("config.yaml")).unwrap();
     let again = crate::support::Gateway::start(stage.folder(), &config);
     let line = again
-        .logged(|line| line["message"].as_str().is_some_and(|text| text.starts_with("the staff of Zendesk")))
+        .logged(|line| line["message"].as_str().is_some_and(|text| text.contains("Zendesk staff list")))
         .await;
     let client = crate::support::Client::new(&stage.authority, again.https);
     let reply = client.get(SSO, &[("cookie", &stage.cookie_of("AMUELLER"))]).await;
@@ -199,7 +199,7 @@ async fn whoever_has_the_imis_id_of_somebody_of_the_staff_is_refused() {
     });
     let config = std::fs::read_to_string(stage.folder().join("config.yaml")).unwrap();
     let again = crate::support::Gateway::start(stage.folder(), &config);
-    again.logged(|line| line["message"] == "the staff of Zendesk is known").await;
+    again.logged(|line| line["message"] == "fetched the Zendesk staff list").await;
     let client = crate::support::Client::new(&stage.authority, again.https);
     let reply = client.get(SSO, &[("cookie", &stage.cookie_of("AMUELLER"))]).await;
     assert!(reply.token().is_none(), "becomes sam");

@@ -20,7 +20,7 @@ fn setup(app: &str) -> Setup {
 }
 
 async fn known(stage: &Stage) {
-    stage.gateway.logged(|line| line["message"] == "the staff of Zendesk is known").await;
+    stage.gateway.logged(|line| line["message"] == "fetched the Zendesk staff list").await;
 }
 
 async fn status(stage: &Stage, username: &str) -> u16 {
@@ -80,7 +80,7 @@ async fn whom_zendesk_knows_by_the_imis_id_enters() {
         stage.folder(),
         &std::fs::read_to_string(stage.folder().join("config.yaml")).unwrap(),
     );
-    stage2.logged(|line| line["message"] == "the staff of Zendesk is known").await;
+    stage2.logged(|line| line["message"] == "fetched the Zendesk staff list").await;
     let client = crate::support::Client::new(&stage.authority, stage2.https);
     let cookie = stage.cookie_of("staff");
     let reply = client.get("/sso/zendesk", &[("cookie", &cookie)]).await;
@@ -111,9 +111,7 @@ async fn as_long_as_nothing_is_known_it_is_closed() {
     let stage = Stage::with(setup("").edit(down, wrong)).await;
     stage
         .gateway
-        .logged(|line| {
-            line["error"].as_str().is_some_and(|text| text.contains("does not accept the OAuth client"))
-        })
+        .logged(|line| line["error"].as_str().is_some_and(|text| text.contains("rejected the OAuth client")))
         .await;
     assert_eq!(status(&stage, "AMUELLER").await, 503);
     stage
@@ -150,7 +148,7 @@ async fn a_list_is_kept_when_zendesk_fails_afterwards() {
 #[tokio::test]
 async fn more_staff_than_a_page_holds_is_fetched_whole() {
     let stage = Stage::with(with_address(setup(""), "agent199@association.example")).await;
-    let first = stage.gateway.logged(|line| line["message"] == "the staff of Zendesk is known").await;
+    let first = stage.gateway.logged(|line| line["message"] == "fetched the Zendesk staff list").await;
     assert_eq!(first["staff_count"], 2);
     stage.zendesk.edit_users(|users| {
         let sam = users.iter().find(|user| user.email.starts_with("sam@")).unwrap().clone();
@@ -162,7 +160,7 @@ async fn more_staff_than_a_page_holds_is_fetched_whole() {
     });
     let config = std::fs::read_to_string(stage.folder().join("config.yaml")).unwrap();
     let again = crate::support::Gateway::start(stage.folder(), &config);
-    let line = again.logged(|line: &Value| line["message"] == "the staff of Zendesk is known").await;
+    let line = again.logged(|line: &Value| line["message"] == "fetched the Zendesk staff list").await;
     assert_eq!(line["staff_count"], 202);
     let client = crate::support::Client::new(&stage.authority, again.https);
     let cookie = stage.cookie_of("AMUELLER");

@@ -188,7 +188,7 @@ async fn a_server_is_taken_out_of_service_by_command_and_its_sessions_stay() {
     let mut jar = Jar::new(servers.proxy.client.clone());
     assert_eq!(jar.get("/").await.text(), "one");
     let one = servers.one.as_ref().unwrap().address.to_string();
-    let (code, said) = servers.proxy.run(&["server", "drain", &format!("https://{one}")]).await;
+    let (code, said) = servers.proxy.run(&["upstream", "drain", &format!("https://{one}")]).await;
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("taken out of service at members.example.org"), "{said}");
     assert_eq!(who(&servers).await, "two", "new sessions go elsewhere");
@@ -197,12 +197,12 @@ async fn a_server_is_taken_out_of_service_by_command_and_its_sessions_stay() {
     servers.proxy.reload("idle: 60s", "idle: 50s").await;
     assert_eq!(who(&servers).await, "two");
     assert!(servers.proxy.run(&["status"]).await.1.contains(", drained"));
-    let (code, said) = servers.proxy.run(&["server", "restore", &one]).await;
+    let (code, said) = servers.proxy.run(&["upstream", "enable", &one]).await;
     assert_eq!(code, 0, "{said}");
     assert_eq!(who(&servers).await, "one");
-    let (code, said) = servers.proxy.run(&["server", "drain", "https://10.9.9.9"]).await;
+    let (code, said) = servers.proxy.run(&["upstream", "drain", "https://10.9.9.9"]).await;
     assert_eq!(code, 2);
-    assert!(said.contains("is none of the servers: https://"), "{said}");
+    assert!(said.contains("is not one of the servers: https://"), "{said}");
 }
 
 /// Listens for plain connections, tells the PROXY header of each, and answers requests with the number of the connection.

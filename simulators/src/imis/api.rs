@@ -36,7 +36,7 @@ pub(super) fn answer(state: &State, request: &Received, path: &str, faults: &Fau
             &json!({"Message": "Authorization has been denied for this request."}),
         ));
     };
-    // Who is no administrator sees no more than the own record.
+    // Users who are not administrators see only their own record.
     let own = state.person(&caller).map(|person| person.id.as_str());
     let is_admin = caller == state.options.service_account.0;
     if !is_admin && path.starts_with("api/party/") && own != Some(spelled) {
@@ -51,7 +51,7 @@ pub(super) fn answer(state: &State, request: &Received, path: &str, faults: &Fau
     })
 }
 
-/// What a fault answers; `Some(None)` drops the connection.
+/// The response of a fault; `Some(None)` closes the connection.
 fn fault(state: &State, fault: &ApiFault) -> Option<Answer> {
     match fault {
         ApiFault::None | ApiFault::AnotherParty(_) | ApiFault::Unauthorized(0) => None,

@@ -11,7 +11,7 @@ pub struct Person {
     pub username: String,
     /// To sign in with.
     pub password: String,
-    /// What the person is there to show.
+    /// The case for which the person is an example.
     pub note: &'static str,
     /// iMIS ID of the contact being viewed "on behalf of".
     pub viewing: Option<String>,
@@ -21,7 +21,7 @@ pub struct Person {
     pub party: Value,
 }
 
-/// What differs between the sample people.
+/// The differences between the sample people.
 struct Sketch<'a> {
     id: &'a str,
     username: &'a str,
@@ -149,7 +149,7 @@ fn person(sketch: &Sketch<'_>) -> Person {
         "Name": full, "Sort": format!("{}, {}", sketch.last, sketch.first),
         "UpdateInformation": {"CreatedBy": "MANAGER", "CreatedOn": "2019-03-01T00:00:00", "UpdatedOn": "2024-01-15T09:30:00"}
     });
-    // iMIS omits what is null.
+    // iMIS omits nulls.
     if let Some(address) = sketch.email {
         party["Emails"] = list("EmailDataCollection", vec![email(address)]);
     }

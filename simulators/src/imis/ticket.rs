@@ -1,4 +1,4 @@
-//! ASP.NET forms authentication tickets as iMIS 2017 makes them: written here from the format, with nothing of what reads them.
+//! ASP.NET forms authentication tickets as iMIS 2017 creates them, written from the format without code of the gateway.
 
 use aws_lc_rs::cipher::{
     AES_128, AES_192, AES_256, EncryptionContext, PaddedBlockEncryptingKey, UnboundCipherKey,
@@ -25,7 +25,7 @@ impl MachineKey {
         Self { validation_key: server::random_hex(64), decryption_key: server::random_hex(32), framework_45 }
     }
 
-    /// The cookie of somebody who signs in now. `seconds`: how long the ticket is good.
+    /// The cookie of a person who signs in now. `seconds`: the lifetime of the ticket.
     pub fn ticket(&self, user_name: &str, seconds: i64) -> String {
         let mut blob = vec![1, 2];
         let now = (server::unix_now() + 62_135_596_800) * 10_000_000;

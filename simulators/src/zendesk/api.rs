@@ -7,7 +7,7 @@ use http::Response;
 use http_body_util::Full;
 use serde_json::{Value, json};
 
-use super::{Role, State, User, lock};
+use super::{State, User, lock};
 use crate::server::{self, Received, with};
 
 type Reply = Response<Full<Bytes>>;
@@ -211,17 +211,7 @@ fn create_or_update(state: &State, wanted: &Value, now: i64) -> Result<(u16, Val
         Some(index) => (200, index),
         None => {
             let id = users.iter().map(|user| user.id).max().unwrap_or_default() + 1;
-            let name = String::new();
-            users.push(User {
-                id,
-                name,
-                email,
-                external_id: None,
-                phone: None,
-                role: Role::EndUser,
-                suspended: false,
-                created: now,
-            });
+            users.push(User { email, ..User::new(id, now) });
             (201, users.len() - 1)
         }
     };

@@ -181,7 +181,7 @@ fn logout(state: &State, request: &Received, user: Option<User>) -> Page {
     with(redirect(&target), "set-cookie", &format!("{COOKIE}=; path=/; Max-Age=0"))
 }
 
-/// What Zendesk does with every token that it does not take.
+/// The response of Zendesk to a token that it rejects.
 fn failed(state: &State, message: &str) -> Page {
     let url = &state.options.remote_logout_url;
     let separator = if url.contains('?') { '&' } else { '?' };

@@ -6,7 +6,7 @@ use super::State;
 use super::lock;
 use super::verify::Claims;
 
-/// What a user may do.
+/// The role of a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// A customer.
@@ -40,7 +40,7 @@ pub struct User {
     pub external_id: Option<String>,
     /// E.164.
     pub phone: Option<String>,
-    /// See [`Role`].
+    /// What the user may do.
     pub role: Role,
     /// May not sign in.
     pub suspended: bool,
@@ -49,6 +49,13 @@ pub struct User {
 }
 
 impl User {
+    /// An end user without a name and an address.
+    pub(super) fn new(id: u64, created: i64) -> Self {
+        let (name, email) = (String::new(), String::new());
+        let role = Role::EndUser;
+        Self { id, name, email, external_id: None, phone: None, role, suspended: false, created }
+    }
+
     pub(super) fn json(&self) -> Value {
         json!({"id": self.id, "name": self.name, "email": self.email, "external_id": self.external_id, "phone": self.phone,
             "role": self.role.name(), "suspended": self.suspended, "active": true, "verified": true, "tags": [],
@@ -105,16 +112,7 @@ pub(super) fn sign_in(state: &State, claims: &Claims, now: i64) -> Result<u64, S
         }
         None => {
             let id = users.iter().map(|user| user.id).max().unwrap_or_default() + 1;
-            users.push(User {
-                id,
-                name: String::new(),
-                email: String::new(),
-                external_id: None,
-                phone: None,
-                role: Role::EndUser,
-                suspended: false,
-                created: now,
-            });
+            users.push(User::new(id, now));
             users.len() - 1
         }
     };

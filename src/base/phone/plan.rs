@@ -10,6 +10,7 @@ const PLANS: &str = include_str!("plans.tsv");
 pub(crate) struct Region(&'static str);
 
 impl Region {
+    #[cfg(test)]
     pub(crate) const US: Self = Self("US");
 
     pub(crate) fn parse(text: &str) -> Option<Self> {

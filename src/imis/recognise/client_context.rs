@@ -1,33 +1,33 @@
-//! `__ClientContext`, the hidden field of every RiSE page: HTML-encoded JSON that names who is signed in.
+//! `__ClientContext`, a hidden field of every RiSE page: HTML-encoded JSON with the ID of the signed-in person.
 //!
-//! The field must be there exactly once, and its answer must not contradict itself. `selectedPartyId`, the contact whose
-//! record is being looked at, is never who is signed in: it only tells that somebody acts on another's behalf.
+//! The field must occur once and must not contradict itself. `selectedPartyId` is the contact whose record is
+//! shown. It is never the signed-in person; it only shows that the person acts on behalf of another.
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::imis::PartyId;
+use crate::imis::party_id::PartyId;
 use crate::imis::recognise::page::Page;
 
-/// Why a page does not tell who is signed in.
+/// A page does not identify the visitor.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum ContextError {
-    #[error("has no field __ClientContext: not a RiSE page, or not iMIS's own answer")]
+    #[error("has no field __ClientContext; it is not a RiSE page, or not from iMIS")]
     NoField,
     #[error("has more than one field __ClientContext")]
     SeveralFields,
-    #[error("has a field __ClientContext that is not the JSON of a client context")]
+    #[error("has a field __ClientContext with invalid JSON")]
     NotContext,
-    #[error("has a field __ClientContext that says both that somebody and that nobody is signed in")]
+    #[error("has a field __ClientContext that contradicts itself about who is signed in")]
     Contradictory,
 }
 
-/// Who a page was made for.
+/// The person for whom iMIS created the page.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct SignedIn {
-    pub(super) id: PartyId,
-    /// The contact that is being looked at, when that is another.
-    pub(super) on_behalf_of: Option<PartyId>,
+pub(crate) struct SignedIn {
+    pub(crate) id: PartyId,
+    /// The contact whose record is shown, if that is another.
+    pub(crate) on_behalf_of: Option<PartyId>,
 }
 
 #[derive(Deserialize)]
@@ -38,15 +38,15 @@ struct Context {
     selected_party_id: Option<Value>,
 }
 
-/// Who the page was made for; `None` is an anonymous visitor.
-pub(super) fn read(page: &Page) -> Result<Option<SignedIn>, ContextError> {
+/// The person for whom iMIS created the page; `None` for an anonymous visitor.
+pub(crate) fn read(page: &Page) -> Result<Option<SignedIn>, ContextError> {
     let json = match page.client_contexts.as_slice() {
         [] => return Err(ContextError::NoField),
         [None] => return Err(ContextError::NotContext),
         [Some(json)] => json,
         [_, _, ..] => return Err(ContextError::SeveralFields),
     };
-    // An object only: a list could otherwise pass for a context by position.
+    // serde would also accept a list, by position.
     if json.trim_ascii_start().first() != Some(&b'{') {
         return Err(ContextError::NotContext);
     }
@@ -63,7 +63,7 @@ pub(super) fn read(page: &Page) -> Result<Option<SignedIn>, ContextError> {
     }
 }
 
-/// A text or a number; nothing and an empty text are none.
+/// An ID as text or number. Null and empty text are `None`.
 fn party_id(value: Option<Value>) -> Result<Option<PartyId>, ContextError> {
     match value {
         None | Some(Value::Null) => Ok(None),

@@ -1,87 +1,85 @@
-//! Why nobody can say who a visitor is, and what an operator can do about it.
+//! Errors of recognition, with advice for the operator.
 
 use std::sync::Arc;
 
-use crate::imis::UserError;
 use crate::imis::client::ApiError;
 use crate::imis::recognise::client_context::ContextError;
 use crate::imis::recognise::forms_ticket::TicketError;
-use crate::imis::recognise::whoami_query::QueryError;
+use crate::imis::recognise::query_row::QueryError;
+use crate::imis::users::UserError;
 
-/// Why iMIS did not say who the visitor is.
+/// A method could not tell who the visitor is.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RecogniseError {
-    #[error("the recognition page cannot be had")]
+    #[error("cannot fetch the recognition page")]
     Page(#[from] ApiError),
-    #[error("the recognition page answers with a redirect to iMIS's error page")]
+    #[error("the recognition page redirects to the error page of iMIS")]
     ErrorPage,
     #[error("the recognition page does not exist (404)")]
     Missing,
-    #[error("the recognition page redirects elsewhere")]
-    Elsewhere,
+    #[error("the recognition page redirects to an unexpected page")]
+    UnexpectedRedirect,
     #[error("the recognition page is not HTML")]
     NotHtml,
     #[error("the recognition page")]
     Context(#[from] ContextError),
     #[error("the query")]
     Query(#[from] QueryError),
-    #[error("the page does not redirect: it is not LoginStatusRedirect.aspx of iMIS 2017")]
+    #[error("the page does not redirect; it is not LoginStatusRedirect.aspx of iMIS 2017")]
     NoRedirect,
-    #[error("the page redirects without the key that was sent along")]
+    #[error("the page redirects without the key that was sent to it")]
     WrongKey,
     #[error("the session cookie")]
     Ticket(#[from] TicketError),
-    #[error("the answer about the session's life is not what iMIS says")]
+    #[error("the response to session_info is not what iMIS sends")]
     Liveness,
     #[error("the user name")]
     User(#[from] UserError),
-    #[error("the system has no randomness to give")]
+    #[error("the system cannot provide random bytes")]
     Random(#[source] getrandom::Error),
-    /// Another asker's attempt, which this one had waited for.
+    /// The result of another caller's attempt.
     #[error(transparent)]
     Shared(Arc<RecogniseError>),
-    /// No other method may be asked.
+    /// No other method may be tried.
     #[error(transparent)]
     Stop(Box<RecogniseError>),
 }
 
 impl RecogniseError {
-    /// Whether it is about what the visitor sent, and not about iMIS.
-    pub(super) fn is_the_visitors(&self) -> bool {
+    /// Whether the visitor's cookie is the cause, not iMIS.
+    pub(super) fn is_visitor_error(&self) -> bool {
         matches!(self, Self::Ticket(_))
     }
 
-    /// How to mend it, for the operator.
+    /// How the operator can fix it.
     pub(crate) fn advice(&self) -> &'static str {
         match self {
             Self::Page(ApiError::Status(status)) if status.as_u16() == 403 => {
-                "403 is mostly a firewall's: let the gateway's address through it"
+                "403 usually comes from a firewall; allow the gateway's address"
             }
             Self::Page(_) => "check upstream.servers, ca_file and the endpoint's path; is iMIS up?",
-            Self::ErrorPage => "open the page in a browser: iMIS itself fails on it",
+            Self::ErrorPage => "open the page in a browser; iMIS itself reports an error",
             Self::Missing => {
-                "the path is wrong: it is the whole path as on the site, with /iMIS in front on 2017"
+                "the path is wrong; give the whole path as on the site, which starts with /iMIS on 2017"
             }
-            Self::Elsewhere => {
-                "open the page in a browser: it has to be public, and sign_in has to be the site's own sign-in page"
+            Self::UnexpectedRedirect => {
+                "open the page in a browser; it must be public, and sign_in must be the site's own sign-in page"
             }
-            Self::NotHtml => "name a RiSE page, not a file or a service",
+            Self::NotHtml => "choose a RiSE page, not a file or a service",
             Self::Context(ContextError::NoField) => {
-                "with nothing of iMIS in the page it is a firewall's, or another server's; otherwise name a page that RiSE makes"
+                "a page without iMIS markup comes from a firewall or another server; otherwise choose a RiSE page"
             }
             Self::Context(_) => {
-                "the page is not as iMIS makes it: name an empty page with nothing of your own in it"
+                "the page differs from what iMIS creates; choose an empty page without content of your own"
             }
-            Self::Query(QueryError::NoToken) => {
-                "name a RiSE page: that is where the anti-forgery token comes from"
-            }
+            Self::Query(QueryError::NoToken) => "choose a RiSE page; it provides the anti-forgery token",
             Self::Query(QueryError::Column(_)) => {
-                "check the columns' names: they are the aliases of the query"
+                "check the names of the columns; they are the aliases in the query"
             }
             Self::Query(QueryError::NotRows) => "check endpoint: api/query on EMS, api/iqa on older versions",
-            Self::Query(_) => "filter the query on the dynamic value \"LoggedIn User Key\"",
+            Self::Query(_) => "filter the query by the dynamic value \"LoggedIn User Key\"",
             Self::NoRedirect | Self::WrongKey => {
-                "LoginStatusRedirect.aspx is a part of iMIS 2017 only; check its path"
+                "only iMIS 2017 has LoginStatusRedirect.aspx; check its path"
             }
             Self::Ticket(TicketError::Mac) => {
                 "compare validation, validation_key and compatibility_mode with machineKey in iMIS's web.config"
@@ -89,23 +87,25 @@ impl RecogniseError {
             Self::Ticket(TicketError::Decryption | TicketError::NotATicket) => {
                 "compare decryption_key and compatibility_mode with machineKey in iMIS's web.config"
             }
-            Self::Ticket(_) => "name the authentication cookie in session_cookies; on EMS it is no ticket",
-            Self::Liveness => "check session_info: it is what iMIS's own scripts ask for",
-            Self::User(_) => "check api_url and the service account: it has to be allowed to read users",
-            Self::Random(_) => "the system gives no randomness",
+            Self::Ticket(_) => {
+                "put the authentication cookie into session_cookies; on EMS it is not a ticket"
+            }
+            Self::Liveness => "check session_info; scripts of iMIS request the same path",
+            Self::User(_) => "check api_url and the service account, which must be allowed to read users",
+            Self::Random(_) => "the system cannot provide random bytes",
             Self::Shared(error) => error.advice(),
             Self::Stop(error) => error.advice(),
         }
     }
 
-    pub(super) fn stops(&self) -> bool {
+    pub(super) fn is_final(&self) -> bool {
         match self {
             Self::Stop(_) => true,
-            Self::Shared(error) => error.stops(),
+            Self::Shared(error) => error.is_final(),
             Self::Page(_)
             | Self::ErrorPage
             | Self::Missing
-            | Self::Elsewhere
+            | Self::UnexpectedRedirect
             | Self::NotHtml
             | Self::Context(_)
             | Self::Query(_)

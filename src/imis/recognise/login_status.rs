@@ -1,51 +1,47 @@
-//! `LoginStatusRedirect.aspx` (iMIS 2017): it redirects a signed-in visitor to an address of our choice, with the iMIS ID.
+//! `LoginStatusRedirect.aspx` (iMIS 2017) redirects a signed-in visitor to a given URL and adds the iMIS ID.
 //!
-//! Anybody can write such an address, so none is ever believed that comes from a browser: the page is asked here, with the
-//! visitor's cookies, the redirect is read and not followed, and it has to carry the random key that was sent along.
+//! Such a URL can be forged, so the gateway never accepts one from a client. It requests the page itself with
+//! the visitor's cookies, reads the redirect without following it, and requires the random key that it sent.
 
 use http::uri::Authority;
 use url::Url;
 
 use crate::base::clock;
 use crate::base::query::encoded;
-use crate::imis::client::ApiError;
-use crate::imis::recognise::probe::{Probe, Question};
-use crate::imis::recognise::seen::Seen;
-use crate::imis::recognise::{Identity, RecogniseError};
-use crate::imis::{PartyId, Visitor};
+use crate::imis::identity::Identity;
+use crate::imis::party_id::PartyId;
+use crate::imis::recognise::error::RecogniseError;
+use crate::imis::recognise::visitor_client::{VisitorRequest, VisitorSession, require_ok};
 
-/// A path that nothing has: where the redirect would lead if anybody followed it.
-const NOWHERE: &str = "/imis-gateway-login-status";
+/// The target of the redirect, which is never followed. No page has this path.
+const RETURN_PATH: &str = "/imis-gateway-login-status";
 
-pub(super) async fn ask(
-    probe: &Probe,
-    (page, sign_in): (&str, &str),
-    visitor: &Visitor<'_>,
-    seen: &mut Seen,
+pub(super) async fn identify(
+    session: &mut VisitorSession<'_>,
+    page: &str,
+    sign_in: &str,
 ) -> Result<Option<Identity>, RecogniseError> {
+    let authority = session.visitor.authority;
     let key = clock::random_hex().map_err(RecogniseError::Random)?;
     let separator = if page.contains('?') { '&' } else { '?' };
-    let nowhere = format!("https://{}{NOWHERE}", visitor.authority);
-    let target =
-        format!("{page}{separator}LURL={}&RETURL={}&QKEY={key}", encoded(sign_in), encoded(&nowhere));
-    let response = probe.ask(&Question::page(&target), visitor, seen).await?;
+    let return_url = format!("https://{authority}{RETURN_PATH}");
+    let (sign_in, return_url) = (encoded(sign_in), encoded(&return_url));
+    let target = format!("{page}{separator}LURL={sign_in}&RETURL={return_url}&QKEY={key}");
+    let response = session.send(&VisitorRequest::page(&target)).await?;
     if !response.status().is_redirection() {
-        return Err(match response.status() {
-            reqwest::StatusCode::NOT_FOUND => RecogniseError::Missing,
-            reqwest::StatusCode::OK => RecogniseError::NoRedirect,
-            other => ApiError::Status(other).into(),
-        });
+        require_ok(&response)?;
+        return Err(RecogniseError::NoRedirect);
     }
-    let location = probe.location(&response, visitor.authority).ok_or(RecogniseError::Elsewhere)?;
-    if location.path() == NOWHERE {
-        seen.redirects_to("where it was asked to");
-        let id = read(&location, &key, visitor.authority).ok_or(RecogniseError::WrongKey)?;
+    let location = session.location(&response).ok_or(RecogniseError::UnexpectedRedirect)?;
+    if location.path() == RETURN_PATH {
+        session.report.redirects_to("where it was asked to");
+        let id = read(&location, &key, authority).ok_or(RecogniseError::WrongKey)?;
         return Ok(Some(Identity::of(id)));
     }
-    probe.leads_to_sign_in(&response, visitor.authority, seen).map(|()| None)
+    session.require_sign_in_redirect(&response).map(|()| None)
 }
 
-/// The ID that a redirect to where we asked for carries, together with our key; each exactly once.
+/// The iMIS ID in a redirect to our URL with our key. Each parameter must occur once.
 fn read(location: &Url, key: &str, authority: &Authority) -> Option<PartyId> {
     let port = authority.port_u16().unwrap_or(443);
     let ours = location.scheme() == "https"

@@ -1,4 +1,4 @@
-//! A RiSE page taken apart as a browser would: comments, scripts and text areas cannot pass for a field.
+//! Parses a RiSE page as a browser does, so that comments, scripts and text areas cannot pass for a field.
 
 use html5gum::emitters::default::DefaultEmitter;
 use html5gum::{Token, Tokenizer};
@@ -6,21 +6,21 @@ use html5gum::{Token, Tokenizer};
 const CLIENT_CONTEXT: &[u8] = b"__ClientContext";
 const ANTI_FORGERY: &[u8] = b"__RequestVerificationToken";
 
-/// What recognition needs of a page.
+/// The parts of a page that recognition needs.
 #[derive(Default)]
-pub(super) struct Page {
-    /// Values of the elements with the id of the client context; none is an element without a value.
-    pub(super) client_contexts: Vec<Option<Vec<u8>>>,
+pub(crate) struct Page {
+    /// Values of elements with the ID `__ClientContext`. `None` is an element without a value.
+    pub(crate) client_contexts: Vec<Option<Vec<u8>>>,
     /// Values of the hidden fields that carry the anti-forgery token.
-    pub(super) anti_forgery: Vec<Vec<u8>>,
-    /// By what the page can be told to be iMIS's, for whoever looks for a fault.
-    pub(super) markup: Vec<&'static str>,
+    pub(crate) anti_forgery: Vec<Vec<u8>>,
+    /// Names of iMIS markup in the page, for diagnosis.
+    pub(crate) markup: Vec<&'static str>,
 }
 
 impl Page {
-    pub(super) fn parse(html: &[u8]) -> Self {
+    pub(crate) fn parse(html: &[u8]) -> Self {
         let mut emitter = DefaultEmitter::default();
-        // Scripts, styles, titles and text areas hold text, not elements.
+        // Scripts, styles, titles and text areas contain text, not elements.
         emitter.naively_switch_states(true);
         let mut page = Self::default();
         for token in Tokenizer::new_with_emitter(html, emitter) {

@@ -1,4 +1,4 @@
-//! Is there a session cookie at all? Names are compared without case, values only with each other.
+//! Session cookies of a request. Names are case-insensitive, as in ASP.NET.
 
 use cookie::Cookie;
 use http::HeaderValue;
@@ -6,29 +6,29 @@ use http::header::{COOKIE, HeaderMap};
 
 use crate::base::clock;
 
-/// The session cookies of a request: names as configured, and their values. No Debug: a value is a member's session.
+/// The session cookies of a request: names as configured, and values. It has no Debug because the values are secret.
 #[derive(Default, PartialEq, Eq)]
 pub(crate) struct SessionCookies(Vec<(String, String)>);
 
-/// Why a request is nobody's.
+/// A request has no usable session cookie.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum NoSession {
-    /// There is no session cookie.
+pub(crate) enum NoSession {
+    /// It has no session cookie.
     None,
-    /// One name with two different values: somebody may have planted one of them. Holds the configured name.
+    /// One name has two different values; one may be planted by an attacker. Contains the configured name.
     Contradictory(String),
-    /// A value that is no plain text: readers could take it for another. Holds the configured name.
+    /// A value has characters that iMIS could read in another way. Contains the configured name.
     Odd(String),
 }
 
 impl SessionCookies {
-    /// Looks for cookies named as configured. A name may stand twice in one header; that is fine if the values agree. With no
-    /// names at all, every request may be a member's.
-    pub(super) fn find(headers: &HeaderMap, names: &[String]) -> Result<Self, NoSession> {
+    /// Finds cookies with the configured names. A name may occur twice with the same value. Without
+    /// configured names, every request may have a session.
+    pub(crate) fn find(headers: &HeaderMap, names: &[String]) -> Result<Self, NoSession> {
         Self::among(headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes), names)
     }
 
-    /// The same of the values of Cookie headers.
+    /// As `find`, in the values of Cookie headers.
     pub(super) fn among<'a>(
         lines: impl Iterator<Item = &'a [u8]>,
         names: &[String],
@@ -47,7 +47,7 @@ impl SessionCookies {
         if found.is_empty() && !names.is_empty() { Err(NoSession::None) } else { Ok(Self(found)) }
     }
 
-    /// Every cookie that has one of these names, also where they contradict each other.
+    /// All cookies with these names, including contradictory ones.
     pub(super) fn all<'a>(lines: impl Iterator<Item = &'a [u8]>, names: &[String]) -> Self {
         let lines: Vec<String> = lines.map(|line| String::from_utf8_lossy(line).into_owned()).collect();
         let cookies = lines.iter().flat_map(|line| Cookie::split_parse(line.as_str()).flatten());
@@ -59,7 +59,7 @@ impl SessionCookies {
         Self(all)
     }
 
-    /// Names, as configured, and values.
+    /// Configured names and values.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
@@ -69,7 +69,8 @@ impl SessionCookies {
     }
 }
 
-/// Whether a Set-Cookie header takes a session cookie away (RFC 6265 section 3.1: by an expiry in the past), or leaves nothing in it.
+/// Whether a Set-Cookie header deletes a session cookie: by an expiry in the past (RFC 6265 section 3.1), or
+/// an empty value.
 pub(super) fn deletes_session(set_cookie: &[u8], names: &[String]) -> bool {
     let text = String::from_utf8_lossy(set_cookie);
     let (pair, _) = text.split_once(';').unwrap_or((&text, ""));
@@ -77,7 +78,7 @@ pub(super) fn deletes_session(set_cookie: &[u8], names: &[String]) -> bool {
     if !names.iter().any(|own| own.eq_ignore_ascii_case(name.trim())) {
         return false;
     }
-    // What cannot be read deletes nothing in a browser; here it only costs one question to iMIS.
+    // Browsers ignore an unreadable header. Here a false yes only costs one request to iMIS.
     let Ok(cookie) = Cookie::parse(text.as_ref()) else { return true };
     let now = clock::unix_now_signed();
     value.trim().is_empty()

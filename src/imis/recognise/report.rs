@@ -1,30 +1,30 @@
-//! What a method of recognition saw, in words without values: so that a wrong cookie name, a wrong page and a firewall can be told
-//! apart by whoever reads the log or runs `doctor`.
+//! What a recognition method observed, without secret values, for the log and for `doctor`. It tells a wrong
+//! cookie name, a wrong page and a firewall apart.
 
 use std::fmt;
 
 use http::header::{CONTENT_TYPE, COOKIE, HeaderMap, HeaderValue, LOCATION};
 
-/// No more names of cookies than these are told.
-const MOST_NAMES: usize = 32;
-const MOST_NAME_CHARACTERS: usize = 64;
+/// Names of cookies and columns in a report.
+const MAX_NAMES: usize = 32;
+const MAX_NAME_CHARACTERS: usize = 64;
 
-/// See the module.
+/// What a recognition method observed.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Seen {
+pub(crate) struct RecognitionReport {
     /// Names of the cookies that the visitor sent.
     pub(crate) cookies: Vec<String>,
-    /// What iMIS answered, one after the other.
-    pub(crate) answers: Vec<Answered>,
-    /// What its page could be told by.
+    /// Responses of iMIS, in order.
+    pub(crate) responses: Vec<ObservedResponse>,
+    /// Names of iMIS markup in the page.
     pub(crate) markup: Vec<&'static str>,
-    /// Which iMIS made the page, as far as it tells.
+    /// The generation of iMIS, if the page shows it.
     pub(crate) generation: Option<Generation>,
-    /// Names of the columns that a query has.
+    /// Names of the columns of a query.
     pub(crate) columns: Vec<String>,
 }
 
-/// The two kinds of iMIS there are.
+/// The two generations of iMIS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Generation {
     /// iMIS 20.0 to 20.2 and 2017.
@@ -34,7 +34,7 @@ pub(crate) enum Generation {
 }
 
 impl Generation {
-    /// From the keys of a client context: later ones have more.
+    /// The generation by the keys of a client context; later ones have more keys.
     pub(super) fn of(context: &[u8]) -> Option<Self> {
         let keys: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(context).ok()?;
         let is_later =
@@ -50,81 +50,81 @@ impl Generation {
     }
 }
 
-/// One answer of iMIS.
+/// A response of iMIS.
 #[derive(Debug, Clone)]
-pub(crate) struct Answered {
-    /// What was asked for: `page`, `query` ...
-    what: &'static str,
+pub(crate) struct ObservedResponse {
+    /// `page`, `query` ...
+    request: &'static str,
     status: u16,
     media_type: String,
-    /// Where a redirect leads, as far as that is known.
+    /// The target of a redirect, in words.
     redirect: Option<&'static str>,
 }
 
-impl Seen {
+impl RecognitionReport {
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let lines = headers.get_all(COOKIE).iter();
-        // A cookie without a name is all value.
+        // A cookie without a name consists of a value only, which is secret.
         let names = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).filter_map(|pair| {
             let at = pair.iter().position(|byte| *byte == b'=')?;
             Some(plain(&String::from_utf8_lossy(pair[..at].trim_ascii())))
         });
-        let mut cookies: Vec<String> = names.filter(|name| !name.is_empty()).take(MOST_NAMES).collect();
+        let mut cookies: Vec<String> = names.filter(|name| !name.is_empty()).take(MAX_NAMES).collect();
         cookies.dedup();
         Self { cookies, ..Self::default() }
     }
 
-    pub(super) fn answered(&mut self, what: &'static str, response: &reqwest::Response) {
+    pub(super) fn add_response(&mut self, request: &'static str, response: &reqwest::Response) {
         let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         let declared = response.headers().get(CONTENT_TYPE).map(text).unwrap_or_default();
-        self.answers.push(Answered {
-            what,
+        self.responses.push(ObservedResponse {
+            request,
             status: response.status().as_u16(),
             media_type: plain(declared.split(';').next().unwrap_or_default().trim()),
             redirect: response.headers().contains_key(LOCATION).then_some("elsewhere"),
         });
     }
 
-    /// Where the redirect that was just seen leads.
+    /// Sets the target of the redirect in the last response.
     pub(super) fn redirects_to(&mut self, place: &'static str) {
-        if let Some(last) = self.answers.last_mut() {
+        if let Some(last) = self.responses.last_mut() {
             last.redirect = Some(place);
         }
     }
 
-    pub(super) fn columns<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
-        self.columns = names.take(MOST_NAMES).map(plain).collect();
+    pub(super) fn set_columns<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
+        self.columns = names.take(MAX_NAMES).map(plain).collect();
     }
 }
 
-/// A name that may stand in a log: what is odd in it is a `?`.
+/// A name with unusual characters replaced by `?`.
 fn plain(name: &str) -> String {
     let shown = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
-    name.chars().take(MOST_NAME_CHARACTERS).map(shown).collect()
+    name.chars().take(MAX_NAME_CHARACTERS).map(shown).collect()
 }
 
-impl fmt::Display for Answered {
+impl fmt::Display for ObservedResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.what, self.status, self.media_type)?;
+        write!(f, "{} {} {}", self.request, self.status, self.media_type)?;
         self.redirect.map_or(Ok(()), |place| write!(f, " to {place}"))
     }
 }
 
-impl fmt::Display for Seen {
+impl fmt::Display for RecognitionReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let or_none = |list: String| if list.is_empty() { "none".to_owned() } else { list };
         write!(f, "cookies: {}", or_none(self.cookies.join(", ")))?;
-        if !self.answers.is_empty() {
-            let answers: Vec<String> = self.answers.iter().map(Answered::to_string).collect();
-            write!(f, "; answers: {}", answers.join(", "))?;
-            let markup = if self.markup.is_empty() && self.answers.iter().any(|a| a.media_type == "text/html")
-            {
-                "; nothing of iMIS in the page".to_owned()
-            } else if self.markup.is_empty() {
-                String::new()
-            } else {
-                format!("; of iMIS in the page: {}", self.markup.join(", "))
-            };
+        if !self.responses.is_empty() {
+            let responses: Vec<String> = self.responses.iter().map(ObservedResponse::to_string).collect();
+            write!(f, "; responses: {}", responses.join(", "))?;
+            let markup =
+                if self.markup.is_empty() && self.responses.iter().any(|a| a.media_type == "text/html") {
+                    "; no iMIS markup in the page".to_owned()
+                } else if self.markup.is_empty() {
+                    String::new()
+                } else {
+                    format!("; iMIS markup in the page: {}", self.markup.join(", "))
+                };
             f.write_str(&markup)?;
         }
         if let Some(generation) = self.generation {
@@ -157,8 +157,8 @@ mod tests {
             HeaderValue::from_static("Login=secret; a=b=c;; =x; a-secret-alone; ASP.NET_SessionId="),
         );
         headers.append(COOKIE, HeaderValue::from_bytes(b"\xe4=\xff").unwrap());
-        let seen = Seen::of(&headers).to_string();
-        assert_eq!(seen, "cookies: Login, a, ASP.NET_SessionId, ?");
-        assert_eq!(Seen::of(&HeaderMap::new()).to_string(), "cookies: none");
+        let report = RecognitionReport::of(&headers).to_string();
+        assert_eq!(report, "cookies: Login, a, ASP.NET_SessionId, ?");
+        assert_eq!(RecognitionReport::of(&HeaderMap::new()).to_string(), "cookies: none");
     }
 }

@@ -1,4 +1,4 @@
-//! Every contact with an e-mail address, page by page: to find addresses that several have, before anybody is refused for it.
+//! Reads all contacts page by page, to find duplicate e-mail addresses.
 
 use std::collections::HashSet;
 
@@ -6,32 +6,33 @@ use serde_json::Value;
 
 use crate::imis::api::{Api, ProfileError};
 use crate::imis::client::ApiError;
-use crate::imis::json::{Rows, filled};
-use crate::imis::party::{Kind, Party, PartyError};
+use crate::imis::json::{Rows, non_blank};
+use crate::imis::party::Party;
+use crate::imis::profile::{Kind, PartyError};
 
 const PAGE: u64 = 500;
 /// Five million contacts.
-const MOST_PAGES: usize = 10_000;
+const MAX_PAGES: usize = 10_000;
 
-/// A contact, as far as addresses go.
+/// A contact with what matters for e-mail addresses.
 pub(crate) struct Contact {
     pub(crate) id: String,
     pub(crate) is_person: bool,
     pub(crate) is_active: bool,
     /// In lower case.
     pub(crate) email: Option<String>,
-    /// Somebody can sign in as this contact.
+    /// There is a user account for this contact.
     pub(crate) has_credentials: bool,
 }
 
-/// Reads all contacts. `progress` is told how many have been read, and how many there are if iMIS says.
-pub(super) async fn contacts(
+/// Reads all contacts. Calls `progress` with the number read so far and the total, if iMIS reports it.
+pub(super) async fn read_all(
     api: &Api,
     mut progress: impl FnMut(usize, Option<u64>),
 ) -> Result<Vec<Contact>, ProfileError> {
     let mut with_credentials = HashSet::new();
     each_page(api, "api/User", |rows, _| {
-        with_credentials.extend(rows.iter().filter_map(|user| filled(&user["UserId"])));
+        with_credentials.extend(rows.iter().filter_map(|user| non_blank(&user["UserId"])));
         Ok(())
     })
     .await?;
@@ -62,12 +63,12 @@ async fn each_page(
     mut take: impl FnMut(&[Value], Option<u64>) -> Result<(), PartyError>,
 ) -> Result<(), ProfileError> {
     let mut offset = 0;
-    for _ in 0..MOST_PAGES {
+    for _ in 0..MAX_PAGES {
         let json = api.page(&format!("{what}?limit={PAGE}&offset={offset}")).await?;
         let rows = Rows::parse(&json).ok_or(PartyError::NotRows)?;
         take(rows.items(), rows.total())?;
         let Some(next) = rows.next(offset).ok_or(PartyError::NotRows)? else { return Ok(()) };
         offset = next;
     }
-    Err(ApiError::TooLong(MOST_PAGES).into())
+    Err(ApiError::TooLong(MAX_PAGES).into())
 }

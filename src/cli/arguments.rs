@@ -1,0 +1,131 @@
+//! Arguments that several commands have.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use http::Method;
+use serde_json::Value;
+
+use crate::cli::output::{FAILURE, bad_configuration, eprint, exit_with, fail};
+use crate::config::{self, Config, DEFAULT_PATHS, Problems};
+use crate::server::control_socket;
+
+/// A longer input is not a Cookie header.
+const MAX_COOKIE_BYTES: u64 = 64 * 1024;
+
+/// How a command prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Format {
+    Text,
+    Json,
+}
+
+#[derive(clap::Args)]
+pub(super) struct ConfigFile {
+    /// The configuration file [default: /etc/imis-gateway/config.yaml, else ./config.yaml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    pub(super) fn load(&self) -> Result<Config, Problems> {
+        Config::load(self.path())
+    }
+
+    /// Loads the configuration by its absolute path, which a later `reload` reads again.
+    pub(super) fn load_by_absolute_path(&self) -> Result<Config, Problems> {
+        let path = std::path::absolute(self.path());
+        Config::load(path.as_deref().unwrap_or(self.path()))
+    }
+
+    /// Loads the configuration, or prints its problems and returns the exit code.
+    pub(super) fn load_or_exit(&self) -> Result<Config, i32> {
+        self.load().map_err(|problems| bad_configuration(&problems))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.config.as_deref().unwrap_or_else(|| {
+            let mut existing = DEFAULT_PATHS.map(Path::new).into_iter().filter(|path| path.exists());
+            existing.next().unwrap_or(Path::new(DEFAULT_PATHS[0]))
+        })
+    }
+}
+
+/// The control socket of the running gateway.
+#[derive(clap::Args)]
+pub(super) struct ControlSocket {
+    #[command(flatten)]
+    config_file: ConfigFile,
+    /// The control socket [default: listen.control of the configuration file]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+impl ControlSocket {
+    /// The path of the socket, or an exit code.
+    pub(super) fn path(&self) -> Result<PathBuf, i32> {
+        if let Some(socket) = &self.socket {
+            return Ok(socket.clone());
+        }
+        let file = self.config_file.path();
+        let glance = config::glance(file);
+        if !glance.is_read {
+            let socket = glance.control.as_deref().unwrap_or(Path::new("-"));
+            let why = std::fs::metadata(file)
+                .map_or_else(|error| error.to_string(), |_| "it is not YAML".to_owned());
+            eprint(format_args!(
+                "imis-gateway: cannot read {} ({why}); using the default socket {} (--socket PATH for another)",
+                file.display(),
+                socket.display()
+            ));
+        }
+        glance.control.ok_or_else(|| {
+            exit_with(
+                FAILURE,
+                "there is no control socket: listen.control is null or not a path in the configuration",
+            )
+        })
+    }
+
+    /// Sends a request to the running gateway.
+    pub(super) fn post(&self, path: &str) -> Result<Value, i32> {
+        control_socket::ask(&self.path()?, Method::POST, path).map_err(|error| fail(&error))
+    }
+
+    /// The status of the running gateway.
+    pub(super) fn status(&self) -> Result<Value, i32> {
+        control_socket::status(&self.path()?).map_err(|error| fail(&error))
+    }
+
+    /// Fails if the running gateway uses another configuration file than the one in the arguments.
+    pub(super) fn require_same_file(&self) -> Result<(), i32> {
+        let Some(named) = self.config_file.config.as_deref() else { return Ok(()) };
+        let status = self.status()?;
+        let running = Path::new(status["last_reload"]["file"].as_str().unwrap_or_default());
+        let is_same = running == std::path::absolute(named).as_deref().unwrap_or(named)
+            || std::fs::canonicalize(named)
+                .is_ok_and(|named| std::fs::canonicalize(running).is_ok_and(|running| running == named));
+        if is_same {
+            return Ok(());
+        }
+        Err(exit_with(
+            FAILURE,
+            format_args!(
+                "the gateway on {} uses the configuration {}, not {}",
+                self.path()?.display(),
+                running.display(),
+                named.display()
+            ),
+        ))
+    }
+}
+
+/// Reads a Cookie header from standard input.
+pub(super) fn read_cookies() -> Result<String, i32> {
+    let mut text = String::new();
+    let read = std::io::stdin().take(MAX_COOKIE_BYTES).read_to_string(&mut text);
+    read.map_err(|error| {
+        exit_with(FAILURE, format_args!("cannot read the Cookie header from standard input: {error}"))
+    })?;
+    Ok(text)
+}

@@ -1,0 +1,255 @@
+//! The methods of one site, asked one after the other.
+
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use tracing::{debug, warn};
+
+use crate::base::clock;
+use crate::base::error_chain::Chain;
+use crate::config::{self, How, OnError};
+use crate::imis::api::Api;
+use crate::imis::error::BuildError;
+use crate::imis::identity::Identity;
+use crate::imis::recognise::client_context;
+use crate::imis::recognise::counter::RecognitionCounter;
+use crate::imis::recognise::error::RecogniseError;
+use crate::imis::recognise::forms_ticket::{self, TicketError};
+use crate::imis::recognise::identity_cache::{CacheResult, IdentityCache};
+use crate::imis::recognise::login_status;
+use crate::imis::recognise::report::RecognitionReport;
+use crate::imis::recognise::session_cookie::{self, NoSession, SessionCookies};
+use crate::imis::recognise::session_info;
+use crate::imis::recognise::visitor_client::{
+    PageResponse, VisitorClient, VisitorRequest, VisitorSession, require_ok,
+};
+use crate::imis::recognise::whoami_query;
+use crate::imis::visitor::Visitor;
+use crate::upstream::servers::Servers;
+
+/// The result of one method, for diagnosis.
+pub(crate) struct Examined {
+    pub(crate) method: &'static str,
+    pub(crate) report: RecognitionReport,
+    pub(crate) answer: Result<Option<Identity>, RecogniseError>,
+}
+
+/// Who a visitor is.
+pub(crate) enum Answer {
+    Anonymous,
+    Person(Identity),
+    /// Only the site's Single Sign-On page can tell, so the visitor has to be redirected there.
+    AskSite,
+}
+
+/// A visitor with a session cookie, or with any cookie if no names are configured.
+pub(crate) struct Session<'a> {
+    visitor: &'a Visitor<'a>,
+    cookies: SessionCookies,
+}
+
+/// The recognition methods of one site, in order.
+pub(crate) struct Recogniser {
+    session_cookies: Vec<String>,
+    methods: Vec<config::Method>,
+    /// Its answer comes through the visitor's browser.
+    application: Option<Arc<config::ClientApplication>>,
+    visitor_client: VisitorClient,
+    sign_in: String,
+    api: Arc<Api>,
+    identity_cache: IdentityCache,
+    metrics: Box<dyn RecognitionCounter>,
+}
+
+impl Recogniser {
+    pub(crate) fn build(
+        imis: &config::Imis,
+        site: &config::Site,
+        tls: &Arc<ClientConfig>,
+        servers: &Arc<Servers>,
+        api: Arc<Api>,
+        metrics: Box<dyn RecognitionCounter>,
+    ) -> Result<Self, BuildError> {
+        let application = |method: &config::Method| method.how.application().cloned();
+        Ok(Self {
+            session_cookies: imis.session_cookies.clone(),
+            application: imis.recognise.iter().find_map(application),
+            methods: imis.recognise.iter().filter(|method| application(method).is_none()).cloned().collect(),
+            visitor_client: VisitorClient::build(imis, site, tls, servers)?,
+            sign_in: imis.sign_in.clone(),
+            api,
+            identity_cache: IdentityCache::new(imis.identity_cache)?,
+            metrics,
+        })
+    }
+
+    /// The visitor's session if there is a session cookie. Only iMIS can tell whether it is valid.
+    pub(crate) fn session<'a>(&self, visitor: &'a Visitor<'a>) -> Option<Session<'a>> {
+        match SessionCookies::find(visitor.headers, &self.session_cookies) {
+            Ok(cookies) => Some(Session { visitor, cookies }),
+            Err(NoSession::None) => None,
+            Err(NoSession::Contradictory(cookie)) => {
+                warn!(
+                    cookie,
+                    "a session cookie has two different values; treating the visitor as not signed in"
+                );
+                None
+            }
+            Err(NoSession::Odd(cookie)) => {
+                warn!(cookie, "a session cookie has an invalid value; treating the visitor as not signed in");
+                None
+            }
+        }
+    }
+
+    /// The person whose session it is.
+    pub(crate) async fn recognise(&self, session: &Session<'_>) -> Result<Answer, RecogniseError> {
+        if self.methods.is_empty() {
+            return Ok(Answer::AskSite);
+        }
+        let asked = self.identity_cache.identity(&session.cookies, || self.ask_all(session)).await;
+        match asked {
+            Ok((identity, result)) => {
+                self.metrics.cache(result == CacheResult::Hit, self.identity_cache.entries());
+                Ok(identity.map_or(Answer::Anonymous, Answer::Person))
+            }
+            Err(error) if self.application.is_some() && !error.is_final() => Ok(Answer::AskSite),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Tries one method after the other until one succeeds.
+    async fn ask_all(&self, session: &Session<'_>) -> Result<Option<Identity>, RecogniseError> {
+        let mut last = None;
+        for method in &self.methods {
+            let Examined { method: name, report, answer } = self.ask(method, session).await;
+            let request_id = &session.visitor.forwarded.incident;
+            let result = match &answer {
+                Ok(Some(_)) => "person",
+                Ok(None) => "nobody",
+                Err(_) => "broken",
+            };
+            self.metrics.recognition(name, result);
+            let error = match answer {
+                Ok(identity) => {
+                    debug!(%request_id, recognition_method = name, recognised = identity.is_some(), observed = %report, "recognition");
+                    return Ok(identity);
+                }
+                Err(error) => error,
+            };
+            warn!(%request_id, recognition_method = name, error = %Chain(&error), observed = %report, "a recognition method failed");
+            if method.on_error == OnError::Stop {
+                return Err(RecogniseError::Stop(Box::new(error)));
+            }
+            // An error of iMIS is more important than a cookie that cannot be read.
+            if last.is_none() || !error.is_visitor_error() {
+                last = Some(error);
+            }
+        }
+        match last {
+            // An expired or forged ticket: the visitor has to sign in again.
+            Some(error) if error.is_visitor_error() && self.application.is_none() => Ok(None),
+            Some(error) => Err(error),
+            None => Ok(None),
+        }
+    }
+
+    /// Tries every method, even without a session cookie, for diagnosis.
+    pub(crate) async fn examine(&self, visitor: &Visitor<'_>) -> Vec<Examined> {
+        let cookies = SessionCookies::find(visitor.headers, &self.session_cookies);
+        let session = Session { visitor, cookies: cookies.unwrap_or_default() };
+        let mut all = Vec::new();
+        for method in &self.methods {
+            all.push(self.ask(method, &session).await);
+        }
+        if let Some(application) = &self.application {
+            let mut session = self.visitor_client.session(visitor);
+            let answer = check_single_sign_on_page(application, &mut session).await.map(|()| None);
+            all.push(Examined { method: "client_application", report: session.report, answer });
+        }
+        all
+    }
+
+    async fn ask(&self, method: &config::Method, session: &Session<'_>) -> Examined {
+        let mut visitor_session = self.visitor_client.session(session.visitor);
+        let answer = self.identify(method, &session.cookies, &mut visitor_session).await;
+        Examined { method: method.how.name(), report: visitor_session.report, answer }
+    }
+
+    async fn identify(
+        &self,
+        method: &config::Method,
+        cookies: &SessionCookies,
+        session: &mut VisitorSession<'_>,
+    ) -> Result<Option<Identity>, RecogniseError> {
+        match &method.how {
+            How::ClientContext { page } => match session.page(page).await? {
+                PageResponse::SignIn => Ok(None),
+                PageResponse::Page { page, .. } => Ok(client_context::read(&page)?.map(|person| Identity {
+                    on_behalf_of: person.on_behalf_of,
+                    sees_on_behalf: true,
+                    ..Identity::of(person.id)
+                })),
+            },
+            How::WhoamiQuery(query) => whoami_query::identify(session, query).await,
+            How::LoginStatusRedirect { page } => login_status::identify(session, page, &self.sign_in).await,
+            How::FormsTicket(ticket) => self.identify_by_ticket(ticket, cookies, session).await,
+            // Answered through the visitor's browser.
+            How::ClientApplication(_) => Ok(None),
+        }
+    }
+
+    async fn identify_by_ticket(
+        &self,
+        config: &config::FormsTicket,
+        cookies: &SessionCookies,
+        session: &mut VisitorSession<'_>,
+    ) -> Result<Option<Identity>, RecogniseError> {
+        // The configuration allows one name only: a ticket and a session of two cookies could belong to two people.
+        let mut cookies = cookies.iter();
+        let (Some((_, cookie)), None) = (cookies.next(), cookies.next()) else {
+            return Err(TicketError::NotEncoded.into());
+        };
+        let ticket = forms_ticket::open(&config.keys, cookie)?;
+        if ticket.expires <= clock::unix_now_signed() {
+            return Ok(None);
+        }
+        if let Some(target) = &config.session_info
+            && !session_info::is_alive(session, target).await?
+        {
+            return Ok(None);
+        }
+        let id = self.api.user_id(&ticket.name, None).await?;
+        Ok(Some(Identity::of(id)))
+    }
+
+    /// Removes sessions that have been signed out.
+    pub(crate) async fn forget(&self, cookies: &SessionCookies) {
+        self.identity_cache.forget(cookies).await;
+        self.metrics.sign_out();
+    }
+
+    /// The session cookies in the values of Cookie headers.
+    pub(crate) fn session_cookies<'a>(
+        &self,
+        lines: impl Iterator<Item = &'a [u8]>,
+    ) -> Option<SessionCookies> {
+        Some(SessionCookies::all(lines, &self.session_cookies)).filter(|cookies| !cookies.is_empty())
+    }
+
+    pub(crate) fn deletes_session(&self, set_cookie: &[u8]) -> bool {
+        session_cookie::deletes_session(set_cookie, &self.session_cookies)
+    }
+}
+
+/// Whether the Single Sign-On page exists. It redirects anonymous visitors to the sign-in page and shows others a form.
+async fn check_single_sign_on_page(
+    application: &config::ClientApplication,
+    session: &mut VisitorSession<'_>,
+) -> Result<(), RecogniseError> {
+    let response = session.send(&VisitorRequest::page(&application.page)).await?;
+    if response.status().is_redirection() {
+        return session.require_sign_in_redirect(&response);
+    }
+    require_ok(&response)
+}
