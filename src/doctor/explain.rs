@@ -11,7 +11,7 @@ use crate::imis::recognise::{Answer, Identity, RecogniseError, Seen};
 use crate::imis::{PartyId, Visitor, visitor_headers};
 use crate::request::gateway::{Gateway, Site};
 use crate::sso::Learned;
-use crate::sso::decide::{Deciding, Step, Steps, decide};
+use crate::sso::decision::{Deciding, Step, Steps, decide};
 use crate::sso::error::SignInError;
 use crate::sso::policy::Permit;
 use crate::sso::return_to::Arrival;

@@ -5,11 +5,11 @@
 //! whose cookies are given), a member who is named, and Zendesk (its pages, where it sends people, its API). What was seen is told without
 //! values.
 
-mod account;
+mod zendesk_account;
 pub(crate) mod explain;
-mod here;
-mod public;
-mod records;
+mod machine;
+mod public_address;
+mod imis_records;
 mod upstream;
 
 use http::header::{COOKIE, HeaderValue};
@@ -90,7 +90,7 @@ pub(crate) fn examine(
     member: Option<&str>,
     runtime: &Runtime,
 ) -> Result<Vec<Finding>, DoctorError> {
-    let mut findings = here::examine(config, running);
+    let mut findings = machine::examine(config, running);
     let whom = (cookies, member);
     runtime.block_on(examine_sites((config, gateway), whom, running, &mut findings))?;
     Ok(findings)
@@ -104,20 +104,20 @@ async fn examine_sites(
 ) -> Result<(), DoctorError> {
     let cookie = cookies.map(|text| pasted_cookies(text).ok_or(DoctorError::Cookie)).transpose()?;
     for site in &gateway.sites {
-        public::examine(config, site, running, findings).await;
+        public_address::examine(config, site, running, findings).await;
         upstream::examine(site, findings).await;
-        records::examine(site, findings).await;
+        imis_records::examine(site, findings).await;
         recognition(site, None, findings).await;
         if let Some(cookie) = &cookie {
             recognition(site, Some(cookie), findings).await;
         }
         for app in site.sign_on.iter().flat_map(|sign_on| &sign_on.apps) {
             if let Some(member) = member {
-                findings.push(records::member(gateway, site, app, member).await);
+                findings.push(imis_records::member(gateway, site, app, member).await);
             }
             let (login, to_paste) = urls(config, site, app);
             findings.push(to_paste);
-            account::examine(site, app, &login, findings).await?;
+            zendesk_account::examine(site, app, &login, findings).await?;
         }
     }
     Ok(())

@@ -13,7 +13,7 @@ use crate::edge::session_tickets;
 use crate::observe::metrics::Metrics;
 use crate::observe::trace_export::TraceExporter;
 use crate::server::build_error::BuildError;
-use crate::sso::state::UsedStates;
+use crate::sso::state_cookie::UsedStates;
 
 /// What one process keeps.
 pub(crate) struct ProcessState {

@@ -6,7 +6,7 @@ use crate::imis::{ApplicationError, ProfileError};
 use crate::sso::claims;
 use crate::sso::denied::Denied;
 use crate::sso::policy::Refused;
-use crate::sso::rate::Enough;
+use crate::sso::rate_limit::Enough;
 use crate::sso::token::MintError;
 
 /// Every way a sign-in can end without a token, apart from nobody being signed in.

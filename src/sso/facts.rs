@@ -10,7 +10,7 @@ use crate::config::expression::Facts;
 use crate::imis::groups::Membership;
 use crate::imis::party::{Kind, Profile};
 use crate::imis::recognise::Identity;
-use crate::sso::email::EmailAddress;
+use crate::sso::email_address::EmailAddress;
 use crate::sso::return_to::Arrival;
 
 /// Everything that is known at the moment of deciding. `date`: today, `YYYY-MM-DD` in UTC.

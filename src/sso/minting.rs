@@ -6,7 +6,7 @@ use crate::config::expression::Language;
 use crate::imis::PartyId;
 use crate::imis::party::Party;
 use crate::imis::recognise::Identity;
-use crate::sso::decide::Steps;
+use crate::sso::decision::Steps;
 use crate::sso::return_to::Arrival;
 use crate::sso::{facts, policy, token};
 

@@ -4,24 +4,24 @@
 //! `Visit::permit` leads to a token.
 
 pub(crate) mod claims;
-mod client_application;
-pub(crate) mod decide;
+mod imis_callback;
+pub(crate) mod decision;
 mod denied;
-mod email;
+mod email_address;
 pub(crate) mod error;
 mod facts;
 mod handoff;
-mod loop_breaker;
-mod messaging;
-mod navigation;
+mod loop_guard;
+mod messaging_token;
+mod fetch_metadata;
 pub(crate) mod policy;
-pub(crate) mod rate;
+pub(crate) mod rate_limit;
 pub(crate) mod return_to;
-mod rotation;
-mod signed_out;
+mod secret_rotation;
+mod logout;
 pub(crate) mod single_logout;
 pub(crate) mod site;
-pub(crate) mod state;
+pub(crate) mod state_cookie;
 mod token;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod minting;
@@ -46,18 +46,18 @@ use crate::observe::audit::Decision;
 use crate::pages::{Link, Message};
 use crate::sso::site::{Services, SignOn};
 use crate::upstream::forwarded::Forwarded;
-pub(crate) use client_application::posted;
-pub(crate) use decide::Step;
-use decide::{Deciding, Steps, decide};
+pub(crate) use decision::Step;
+use decision::{Deciding, Steps, decide};
 use error::{Failed, SignInError};
-use loop_breaker::{Round, Way};
-pub(crate) use messaging::messaging_token;
+pub(crate) use imis_callback::posted;
+pub(crate) use logout::signed_out;
+use loop_guard::{Round, Way};
+pub(crate) use messaging_token::messaging_token;
 use policy::Permit;
-use rate::{Enough, Rates};
+use rate_limit::{Enough, Rates};
 use return_to::Arrival;
 pub(crate) use return_to::ReturnTo;
-pub(crate) use signed_out::signed_out;
-use state::Purpose;
+use state_cookie::Purpose;
 
 /// A sign-in is over after this time, whatever iMIS does: recognition, token and profile together.
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -116,7 +116,7 @@ async fn mint_for(visit: &Visit, arrival: &Arrival) -> Result<Response<Bytes>, S
         // Nobody is shown anything, so nobody is signed in.
         return Ok(nobody_signed_in(visit, arrival));
     }
-    navigation::require_top_level(&visit.headers)?;
+    fetch_metadata::require_top_level(&visit.headers)?;
     visit.services.rates.network(visit.forwarded.client).map_err(SignInError::Enough)?;
     let imis = &visit.sign_on.imis;
     let visitor = visit.as_visitor();
@@ -127,10 +127,10 @@ async fn mint_for(visit: &Visit, arrival: &Arrival) -> Result<Response<Bytes>, S
     match (imis.recognise(&session).await?, imis.application()) {
         (Answer::Person(identity), _) => admit(visit, arrival, &identity).await,
         (Answer::AskSite, Some(application)) => {
-            match loop_breaker::round(visit, arrival, Way::SingleSignOnPage) {
+            match loop_guard::round(visit, arrival, Way::SingleSignOnPage) {
                 Round::Stops(page) => Ok(*page),
                 Round::Goes(cookie) => {
-                    let mut response = client_application::to_page(visit, arrival, application)?;
+                    let mut response = imis_callback::to_page(visit, arrival, application)?;
                     add_cookie(&mut response, &cookie);
                     Ok(response)
                 }
@@ -148,13 +148,13 @@ async fn admit(
 ) -> Result<Response<Bytes>, SignInError> {
     let app = &visit.app;
     let permit = visit.permit(&visit.services.rates, (identity, arrival)).await?;
-    let round = loop_breaker::round(visit, arrival, Way::Zendesk);
+    let round = loop_guard::round(visit, arrival, Way::Zendesk);
     let cookie = match round {
         Round::Goes(cookie) => cookie,
         Round::Stops(page) => return Ok(*page),
     };
     let jti = clock::random_hex().map_err(token::MintError::Random)?;
-    let chosen = rotation::choose(visit, arrival);
+    let chosen = secret_rotation::choose(visit, arrival);
     let token = token::mint(chosen.secret, &permit, clock::unix_now(), &jti)?;
     info!(
         request_id = %visit.incident,
@@ -189,7 +189,7 @@ fn nobody_signed_in(visit: &Visit, arrival: &Arrival) -> Response<Bytes> {
     if visit.is_head {
         return handoff::to_sign_in_page(visit, arrival);
     }
-    match loop_breaker::round(visit, arrival, Way::SignInPage) {
+    match loop_guard::round(visit, arrival, Way::SignInPage) {
         Round::Stops(page) => *page,
         Round::Goes(cookie) => {
             info!(request_id = incident, app, "nobody is signed in to iMIS; to its sign-in page");

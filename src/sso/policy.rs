@@ -8,9 +8,9 @@ use crate::imis::PartyId;
 use crate::imis::party::{Kind, Profile, is_inactive};
 use crate::imis::recognise::Identity;
 use crate::sso::claims;
-use crate::sso::decide::Steps;
+use crate::sso::decision::Steps;
 use crate::sso::denied::Denied;
-use crate::sso::email::EmailAddress;
+use crate::sso::email_address::EmailAddress;
 
 /// Proof that a person may enter, with all that a token needs.
 pub(crate) struct Permit {

@@ -12,7 +12,7 @@ use crate::base::clock;
 use crate::config::App;
 use crate::imis::recognise::SessionCookies;
 use crate::sso::site::SignOn;
-use crate::sso::state::{Purpose, State};
+use crate::sso::state_cookie::{Purpose, State};
 use crate::zendesk;
 
 /// Where iMIS's own scripts end a session.

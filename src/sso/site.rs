@@ -11,8 +11,8 @@ use crate::imis::Imis;
 use crate::observe::audit::Audit;
 use crate::observe::metrics::Metrics;
 use crate::pages::Pages;
-use crate::sso::rate::Rates;
-use crate::sso::state::Signer;
+use crate::sso::rate_limit::Rates;
+use crate::sso::state_cookie::Signer;
 use crate::zendesk::staff::Staff;
 
 /// What the sign-ins of all sites share.

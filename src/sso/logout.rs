@@ -13,7 +13,7 @@ use crate::imis::recognise::Answer;
 use crate::pages::{self, Link, Message};
 use crate::sso::return_to::Arrival;
 use crate::sso::single_logout::{Onward, onward};
-use crate::sso::{Visit, add_cookie, loop_breaker, navigation, rotation};
+use crate::sso::{Visit, add_cookie, fetch_metadata, loop_guard, secret_rotation};
 use crate::zendesk::Refusal;
 
 /// A message that is longer was not written by Zendesk.
@@ -57,12 +57,12 @@ pub(crate) async fn signed_out(visit: Visit) -> Response<Bytes> {
     }
     let mut page = visit.services.pages.message(&message.link(Link::new("Back to the site", "/")), incident);
     // Whoever signs out and in again is in no circle.
-    add_cookie(&mut page, loop_breaker::DELETION);
+    add_cookie(&mut page, loop_guard::DELETION);
     page
 }
 
 fn navigates(visit: &Visit) -> bool {
-    !visit.is_head && navigation::require_top_level(&visit.headers).is_ok()
+    !visit.is_head && fetch_metadata::require_top_level(&visit.headers).is_ok()
 }
 
 fn refused(visit: &Visit, message: &str) -> Response<Bytes> {
@@ -73,11 +73,11 @@ fn refused(visit: &Visit, message: &str) -> Response<Bytes> {
     warn!(request_id = incident, app, kind = refusal.name(), "Zendesk refused a sign-in");
     visit.services.metrics.zendesk_refusal(app, refusal.name());
     let mut again = Arrival::parse(&visit.query, &visit.app.zendesk).sso_target(&visit.app);
-    let mut cookies = vec![loop_breaker::DELETION.to_owned()];
+    let mut cookies = vec![loop_guard::DELETION.to_owned()];
     if refusal == Refusal::Signature && navigates(visit) {
-        match rotation::refused(visit) {
-            rotation::Refused::OnceMore(response) => return *response,
-            rotation::Refused::ByAll { target, cookie } => {
+        match secret_rotation::refused(visit) {
+            secret_rotation::Refused::OnceMore(response) => return *response,
+            secret_rotation::Refused::ByAll { target, cookie } => {
                 again = target.unwrap_or(again);
                 cookies.push(cookie);
             }
@@ -106,7 +106,7 @@ fn led_on(visit: &Visit, onward: Onward) -> Response<Bytes> {
     };
     let mut response = pages::redirect(StatusCode::FOUND, &location);
     add_cookie(&mut response, &cookie);
-    add_cookie(&mut response, loop_breaker::DELETION);
+    add_cookie(&mut response, loop_guard::DELETION);
     response
 }
 

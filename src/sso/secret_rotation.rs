@@ -15,7 +15,7 @@ use tracing::info;
 use crate::config::{App, Secret, fingerprint};
 use crate::pages;
 use crate::sso::return_to::Arrival;
-use crate::sso::{Visit, add_cookie, loop_breaker};
+use crate::sso::{Visit, add_cookie, loop_guard};
 
 const NAME: &str = "__Host-imis-gateway-signed-";
 /// From the hand-off to Zendesk's answer.
@@ -89,7 +89,7 @@ pub(super) fn refused(visit: &Visit) -> Refused {
             let mut response = pages::redirect(StatusCode::FOUND, &target);
             add_cookie(&mut response, &trials.cookie(app));
             // How often this goes on is counted here.
-            add_cookie(&mut response, loop_breaker::DELETION);
+            add_cookie(&mut response, loop_guard::DELETION);
             Refused::OnceMore(Box::new(response))
         }
         Some(_) | None => {

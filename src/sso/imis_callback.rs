@@ -17,8 +17,8 @@ use crate::imis::recognise::Seen;
 use crate::imis::{ApplicationError, TokenError};
 use crate::pages::{self, Link, Message};
 use crate::sso::return_to::Arrival;
-use crate::sso::state::{Purpose, State, surplus};
-use crate::sso::{SignInError, Visit, add_cookie, admit, answer, navigation};
+use crate::sso::state_cookie::{Purpose, State, surplus};
+use crate::sso::{SignInError, Visit, add_cookie, admit, answer, fetch_metadata};
 
 /// The parameter by which a post can be told from those of other tabs: browsers name the page that posts.
 const TAB: &str = "imis-gateway";
@@ -57,7 +57,7 @@ pub(crate) async fn posted(mut visit: Visit, body: Bytes) -> Response<Bytes> {
         return visit.services.pages.message(&message, &visit.incident);
     };
     let own = Arrival::default();
-    if let Err(error) = navigation::require_top_level(&visit.headers) {
+    if let Err(error) = fetch_metadata::require_top_level(&visit.headers) {
         return answer(&visit, &own, &error);
     }
     if let Err(enough) = visit.services.rates.network(visit.forwarded.client) {
