@@ -76,7 +76,7 @@ pub(super) fn run(arguments: &Explain) -> i32 {
     };
     match arguments.format {
         Format::Json => {
-            let step = |step: &crate::sso::Step| json!({"step": step.name, "outcome": step.outcome, "ms": step.took.as_secs_f64() * 1000.0});
+            let step = |step: &crate::sso::TraceStep| json!({"step": step.name, "outcome": step.outcome, "ms": step.took.as_secs_f64() * 1000.0});
             let steps: Vec<Value> = explanation.steps.iter().map(step).collect();
             say(&json!({"decision": explanation.decision, "may_enter": explanation.may_enter(), "steps": steps, "claims": explanation.claims}).to_string());
         }

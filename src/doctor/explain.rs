@@ -10,11 +10,11 @@ use crate::config::App;
 use crate::imis::recognise::{Answer, Identity, RecogniseError, Seen};
 use crate::imis::{PartyId, Visitor, visitor_headers};
 use crate::request::gateway::{Gateway, Site};
-use crate::sso::Learned;
-use crate::sso::decision::{Deciding, Step, Steps, decide};
+use crate::sso::AuditSubject;
+use crate::sso::decision::{DecisionContext, Trace, TraceStep, decide};
 use crate::sso::error::SignInError;
 use crate::sso::policy::Permit;
-use crate::sso::return_to::Arrival;
+use crate::sso::return_to::LoginParams;
 use crate::sso::site::SignOn;
 use crate::upstream::forwarded::Forwarded;
 
@@ -36,7 +36,7 @@ pub(crate) struct Question {
 
 /// The answer. It tells of a person.
 pub(crate) struct Explanation {
-    pub(crate) steps: Vec<Step>,
+    pub(crate) steps: Vec<TraceStep>,
     /// What a token would say; none when there would be none.
     pub(crate) claims: Option<Map<String, Value>>,
     /// In a few words.
@@ -62,57 +62,57 @@ pub(crate) enum ExplainError {
 
 pub(crate) async fn explain(gateway: &Gateway, question: &Question) -> Result<Explanation, ExplainError> {
     let (site, sign_on, app) = app_of(gateway, &question.app)?;
-    let mut steps = Steps::kept();
-    let arrival = arrival(question, app);
-    match (&question.return_to, &arrival.return_to) {
+    let mut trace = Trace::recording();
+    let params = params(question, app);
+    match (&question.return_to, &params.return_to) {
         (None, _) => {}
-        (Some(_), Some(target)) => steps.note("return_to", || format!("accepted: {}", target.as_str())),
+        (Some(_), Some(target)) => trace.record("return_to", || format!("accepted: {}", target.as_str())),
         (Some(_), None) => {
-            steps.note("return_to", || "dropped: it does not lead into the account".to_owned())
+            trace.record("return_to", || "dropped: it does not lead into the account".to_owned())
         }
     }
     let identity = match &question.who {
         Who::ImisId(text) => {
             let id = PartyId::parse(text).ok_or_else(|| ExplainError::NoId(text.clone()))?;
-            steps.note("identity", || format!("iMIS ID {text}, as given"));
+            trace.record("identity", || format!("iMIS ID {text}, as given"));
             Ok(Some(Identity::of(id)))
         }
-        Who::Cookies(cookie) => recognised(site, sign_on, cookie, &mut steps).await?,
+        Who::Cookies(cookie) => recognised(site, sign_on, cookie, &mut trace).await?,
     };
     let identity = match identity {
         Ok(Some(identity)) => identity,
         Ok(None) => {
             return Ok(Explanation {
-                steps: steps.into_list(),
+                steps: trace.into_steps(),
                 claims: None,
                 decision: "nobody is signed in".to_owned(),
             });
         }
         Err(error) => {
             let decision = format!("{BROKEN}{}", Chain(&error));
-            return Ok(Explanation { steps: steps.into_list(), claims: None, decision });
+            return Ok(Explanation { steps: trace.into_steps(), claims: None, decision });
         }
     };
     if let Some(staff) = sign_on.staff.get(&app.path) {
         let known = staff.refresh().await;
-        steps.note("staff of Zendesk", || match known {
+        trace.record("staff of Zendesk", || match known {
             Ok(people) => format!("{people} people"),
             Err(error) => format!("not known: {}", Chain(&error)),
         });
     }
-    let deciding = Deciding {
+    let context = DecisionContext {
         sign_on,
         app,
         language: &gateway.services.language,
         incident: "explain",
-        learned: &Learned::default(),
+        audit_subject: &AuditSubject::default(),
     };
-    let decided = decide(&deciding, (&identity, &arrival), &mut steps).await;
+    let decided = decide(&context, (&identity, &params), &mut trace).await;
     let (claims, decision) = match decided {
         Ok(permit) => {
             if let Some(staff) = sign_on.staff.get(&app.path) {
                 let account = staff.account_of(permit.id().as_str(), permit.email()).await;
-                steps.note("account in Zendesk", || {
+                trace.record("account in Zendesk", || {
                     account.unwrap_or_else(|error| format!("not known: {}", Chain(&error)))
                 });
             }
@@ -124,7 +124,7 @@ pub(crate) async fn explain(gateway: &Gateway, question: &Question) -> Result<Ex
         }
         Err(error) => (None, format!("{BROKEN}{}", Chain(&error))),
     };
-    Ok(Explanation { steps: steps.into_list(), claims, decision })
+    Ok(Explanation { steps: trace.into_steps(), claims, decision })
 }
 
 fn app_of<'a>(gateway: &'a Gateway, wanted: &str) -> Result<(&'a Site, &'a SignOn, &'a App), ExplainError> {
@@ -143,10 +143,10 @@ fn app_of<'a>(gateway: &'a Gateway, wanted: &str) -> Result<(&'a Site, &'a SignO
     }
 }
 
-fn arrival(question: &Question, app: &App) -> Arrival {
+fn params(question: &Question, app: &App) -> LoginParams {
     let return_to = question.return_to.iter().map(|text| format!("return_to={}", encoded(text)));
     let brand = question.brand_id.iter().map(|id| format!("brand_id={id}"));
-    Arrival::parse(&return_to.chain(brand).collect::<Vec<_>>().join("&"), &app.zendesk)
+    LoginParams::parse(&return_to.chain(brand).collect::<Vec<_>>().join("&"), &app.zendesk)
 }
 
 type Recognised = Result<Option<Identity>, RecogniseError>;
@@ -155,7 +155,7 @@ async fn recognised(
     site: &Site,
     sign_on: &SignOn,
     cookie: &HeaderValue,
-    steps: &mut Steps,
+    trace: &mut Trace,
 ) -> Result<Recognised, ExplainError> {
     let host = &site.config.hosts[0];
     let authority: Authority = host.parse().map_err(|_| ExplainError::Host)?;
@@ -163,15 +163,16 @@ async fn recognised(
     headers.insert(COOKIE, cookie.clone());
     let forwarded = Forwarded::of_this_machine(host, "explain");
     let visitor = Visitor { headers: &headers, forwarded: &forwarded, authority: &authority };
-    steps.note("cookies", || Seen::of(&headers).to_string());
+    trace.record("cookies", || Seen::of(&headers).to_string());
     let Some(session) = sign_on.imis.session(&visitor) else {
-        steps.note("identity", || "nobody: none of the cookies is a session's (session_cookies)".to_owned());
+        trace
+            .record("identity", || "nobody: none of the cookies is a session's (session_cookies)".to_owned());
         return Ok(Ok(None));
     };
     let answer = sign_on.imis.recognise(&session).await;
     Ok(match answer {
         Ok(Answer::Person(identity)) => {
-            steps.note("identity", || {
+            trace.record("identity", || {
                 let contact =
                     identity.on_behalf_of.as_ref().map(|id| format!(", acting for {}", id.as_str()));
                 format!("iMIS ID {}{}", identity.id.as_str(), contact.unwrap_or_default())
@@ -179,11 +180,11 @@ async fn recognised(
             Ok(Some(identity))
         }
         Ok(Answer::Nobody) => {
-            steps.note("identity", || "nobody, says iMIS".to_owned());
+            trace.record("identity", || "nobody, says iMIS".to_owned());
             Ok(None)
         }
         Ok(Answer::AskSite) => {
-            steps.note("identity", || {
+            trace.record("identity", || {
                 "only the browser can tell (client_application); ask with --imis-id".to_owned()
             });
             Ok(None)

@@ -28,7 +28,7 @@ pub(crate) struct EndpointRequest {
     /// Index of the site.
     site: usize,
     endpoint: Endpoint,
-    request: sso::Visit,
+    request: sso::SsoRequest,
 }
 
 impl EndpointRequest {
@@ -47,7 +47,7 @@ impl EndpointRequest {
             host: host.to_owned(),
             incident: request_id.to_string(),
         };
-        let request = sso::Visit {
+        let request = sso::SsoRequest {
             services: gateway.services.clone(),
             sign_on,
             app,
@@ -57,7 +57,7 @@ impl EndpointRequest {
             authority: Authority::try_from(host).map_err(|_| Failure::BadRequest)?,
             incident: request_id.to_string(),
             headers: header_map(&head.fields)?,
-            learned: sso::Learned::default(),
+            audit_subject: sso::AuditSubject::default(),
         };
         Ok(Self { site, endpoint, request })
     }

@@ -21,7 +21,7 @@ use crate::request::error_page::Failure;
 use crate::request::gateway::{Gateway, Site};
 use crate::server::build_error::BuildError;
 use crate::server::process_state::ProcessState;
-use crate::sso::rate_limit::Rates;
+use crate::sso::rate_limit::RateLimits;
 use crate::sso::site::{Services, SignOn};
 use crate::sso::state_cookie::Signer;
 use crate::upstream::site::SiteUpstream;
@@ -152,10 +152,10 @@ impl Parts<'_> {
     }
 
     /// The rate limits of the previous configuration, as long as their settings are the same.
-    fn rates(&self, config: &Config, of: fn(&Services) -> &Arc<Rates>) -> Arc<Rates> {
+    fn rates(&self, config: &Config, of: fn(&Services) -> &Arc<RateLimits>) -> Arc<RateLimits> {
         let previous = self.previous.map(|previous| of(&previous.services));
         let kept = previous.filter(|rates| rates.limits == config.sign_in_limits);
-        kept.cloned().unwrap_or_else(|| Arc::new(Rates::new(config.sign_in_limits)))
+        kept.cloned().unwrap_or_else(|| Arc::new(RateLimits::new(config.sign_in_limits)))
     }
 }
 

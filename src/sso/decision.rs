@@ -13,71 +13,71 @@ use crate::imis::recognise::Identity;
 use crate::sso::denied::Denied;
 use crate::sso::policy;
 use crate::sso::policy::Permit;
-use crate::sso::return_to::Arrival;
+use crate::sso::return_to::LoginParams;
 use crate::sso::site::SignOn;
-use crate::sso::{Learned, SignInError, facts, token};
+use crate::sso::{AuditSubject, SignInError, facts, token};
 use crate::zendesk::staff::Standing;
 
 /// What a decision is made with.
-pub(crate) struct Deciding<'a> {
+pub(crate) struct DecisionContext<'a> {
     pub(crate) sign_on: &'a SignOn,
     pub(crate) app: &'a App,
     pub(crate) language: &'a Language,
     pub(crate) incident: &'a str,
-    pub(crate) learned: &'a Learned,
+    pub(crate) audit_subject: &'a AuditSubject,
 }
 
 /// How a decision came about, step by step; kept only for whoever asks.
-pub(crate) struct Steps(Option<(Vec<Step>, Instant)>);
+pub(crate) struct Trace(Option<(Vec<TraceStep>, Instant)>);
 
 /// One of them. What came of it may tell of a person.
-pub(crate) struct Step {
+pub(crate) struct TraceStep {
     pub(crate) name: String,
     pub(crate) outcome: String,
     pub(crate) took: Duration,
 }
 
-impl Steps {
-    pub(crate) fn kept() -> Self {
+impl Trace {
+    pub(crate) fn recording() -> Self {
         Self(Some((Vec::new(), Instant::now())))
     }
 
-    pub(crate) fn forgotten() -> Self {
+    pub(crate) fn disabled() -> Self {
         Self(None)
     }
 
-    pub(crate) fn note(&mut self, name: &str, outcome: impl FnOnce() -> String) {
+    pub(crate) fn record(&mut self, name: &str, outcome: impl FnOnce() -> String) {
         if let Some((steps, since)) = &mut self.0 {
             let took = since.elapsed();
-            steps.push(Step { name: name.to_owned(), outcome: outcome(), took });
+            steps.push(TraceStep { name: name.to_owned(), outcome: outcome(), took });
             *since = Instant::now();
         }
     }
 
-    pub(crate) fn into_list(self) -> Vec<Step> {
+    pub(crate) fn into_steps(self) -> Vec<TraceStep> {
         self.0.map(|(steps, _)| steps).unwrap_or_default()
     }
 }
 
 /// Whether the person may enter the app.
 pub(crate) async fn decide(
-    deciding: &Deciding<'_>,
-    (identity, arrival): (&Identity, &Arrival),
-    steps: &mut Steps,
+    context: &DecisionContext<'_>,
+    (identity, params): (&Identity, &LoginParams),
+    trace: &mut Trace,
 ) -> Result<Permit, SignInError> {
-    let Deciding { sign_on, app, language, .. } = *deciding;
+    let DecisionContext { sign_on, app, language, .. } = *context;
     let imis = &sign_on.imis;
     let subject = policy::subject(app, identity)?;
-    let _ = deciding.learned.subject.set(subject.clone());
+    let _ = context.audit_subject.subject.set(subject.clone());
     let profile = imis.profile(identity, subject).await?;
     if let Some(email) = &profile.email {
-        let _ = deciding.learned.email.set(email.clone());
+        let _ = context.audit_subject.email.set(email.clone());
     }
-    steps.note("profile", || profile.describe());
+    trace.record("profile", || profile.describe());
     let date = clock::today();
     let memberships = if app.asks_groups() {
         let memberships = imis.memberships(identity, subject, &date).await?;
-        steps.note("groups", || {
+        trace.record("groups", || {
             let current = memberships.iter().filter(|membership| membership.is_current);
             let names: Vec<&str> = current.map(|membership| membership.group.as_str()).collect();
             if names.is_empty() { "none that counts today".to_owned() } else { names.join(", ") }
@@ -86,24 +86,24 @@ pub(crate) async fn decide(
     } else {
         Vec::new()
     };
-    let facts = facts::of(&profile, (identity, app, arrival), &memberships, &date);
-    let permit = policy::authorize(profile, app, (language, &facts), steps)?;
-    guard_email(deciding, identity, &permit, steps).await?;
-    guard_staff(deciding, &permit, &facts, steps)?;
+    let facts = facts::of(&profile, (identity, app, params), &memberships, &date);
+    let permit = policy::authorize(profile, app, (language, &facts), trace)?;
+    guard_email(context, identity, &permit, trace).await?;
+    guard_staff(context, &permit, &facts, trace)?;
     token::require_short(&permit)?;
     Ok(permit)
 }
 
 /// An e-mail address that two people have would make one of them the other in Zendesk.
 async fn guard_email(
-    deciding: &Deciding<'_>,
+    context: &DecisionContext<'_>,
     identity: &Identity,
     permit: &Permit,
-    steps: &mut Steps,
+    trace: &mut Trace,
 ) -> Result<(), SignInError> {
-    let Deciding { sign_on, app, incident, .. } = *deciding;
+    let DecisionContext { sign_on, app, incident, .. } = *context;
     if app.guards.duplicate_email == OnDuplicate::Off {
-        steps.note("guard: duplicate_email", || "off".to_owned());
+        trace.record("guard: duplicate_email", || "off".to_owned());
         return Ok(());
     }
     let among = Among { companies: !app.guards.refuses_companies, inactive: !app.guards.refuses_inactive };
@@ -111,12 +111,12 @@ async fn guard_email(
         Ok(shared) => shared,
         Err(error) if app.guards.duplicate_email == OnDuplicate::Warn => {
             warn!(request_id = incident, app = %app.name, error = %Chain(&error), "iMIS did not say who else has this e-mail address");
-            steps.note("guard: duplicate_email", || Chain(&error).to_string());
+            trace.record("guard: duplicate_email", || Chain(&error).to_string());
             return Ok(());
         }
         Err(error) => return Err(SignInError::Duplicates(error)),
     };
-    steps.note("guard: duplicate_email", || {
+    trace.record("guard: duplicate_email", || {
         let found =
             if shared { "somebody else has the same primary address" } else { "nobody else has the address" };
         found.to_owned()
@@ -134,12 +134,12 @@ async fn guard_email(
 
 /// Whoever carries the address of somebody who works in Zendesk would become that person.
 fn guard_staff(
-    deciding: &Deciding<'_>,
+    context: &DecisionContext<'_>,
     permit: &Permit,
     facts: &Facts,
-    steps: &mut Steps,
+    trace: &mut Trace,
 ) -> Result<(), SignInError> {
-    let Deciding { sign_on, app, language, .. } = *deciding;
+    let DecisionContext { sign_on, app, language, .. } = *context;
     let guards = &app.guards;
     let (verdict, why) = if !guards.refuses_staff {
         (Ok(()), "off")
@@ -191,6 +191,6 @@ fn guard_staff(
         },
         (verdict, _) => (verdict, why),
     };
-    steps.note("guard: staff", || why.to_owned());
+    trace.record("guard: staff", || why.to_owned());
     verdict
 }

@@ -6,7 +6,7 @@ use crate::imis::{ApplicationError, ProfileError};
 use crate::sso::claims;
 use crate::sso::denied::Denied;
 use crate::sso::policy::Refused;
-use crate::sso::rate_limit::Enough;
+use crate::sso::rate_limit::RateLimited;
 use crate::sso::token::MintError;
 
 /// Every way a sign-in can end without a token, apart from nobody being signed in.
@@ -39,14 +39,14 @@ pub(crate) enum SignInError {
     #[error("too many sign-ins at a time")]
     Busy,
     #[error("too many sign-ins in a minute: {}", .0.name())]
-    Enough(Enough),
+    RateLimited(RateLimited),
 }
 
 /// The kinds of answers that there are to them.
 pub(crate) enum Failed<'a> {
     NotNavigation,
     Denied(&'a Denied),
-    Enough(Enough),
+    RateLimited(RateLimited),
     /// Nobody knows whether the person may enter.
     Broken,
 }
@@ -56,7 +56,7 @@ impl SignInError {
         match self {
             Self::NotNavigation => Failed::NotNavigation,
             Self::Denied(denied) => Failed::Denied(denied),
-            Self::Enough(enough) => Failed::Enough(*enough),
+            Self::RateLimited(enough) => Failed::RateLimited(*enough),
             Self::Recognise(_)
             | Self::Application(_)
             | Self::Profile(_)

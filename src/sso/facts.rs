@@ -11,12 +11,12 @@ use crate::imis::groups::Membership;
 use crate::imis::party::{Kind, Profile};
 use crate::imis::recognise::Identity;
 use crate::sso::email_address::EmailAddress;
-use crate::sso::return_to::Arrival;
+use crate::sso::return_to::LoginParams;
 
-/// Everything that is known at the moment of deciding. `date`: today, `YYYY-MM-DD` in UTC.
+/// Everything that is known at the moment of context. `date`: today, `YYYY-MM-DD` in UTC.
 pub(super) fn of(
     profile: &Profile,
-    (identity, app, arrival): (&Identity, &App, &Arrival),
+    (identity, app, params): (&Identity, &App, &LoginParams),
     memberships: &[Membership],
     date: &str,
 ) -> Facts {
@@ -49,8 +49,8 @@ pub(super) fn of(
         ("identity.on_behalf_of", Value::from(identity.on_behalf_of.as_ref().map(|id| id.as_str()))),
         ("app.name", Value::from(app.name.as_str())),
         ("app.path", Value::from(app.path.as_str())),
-        ("request.brand_id", Value::from(arrival.brand_id())),
-        ("request.locale_id", Value::from(arrival.locale_id())),
+        ("request.brand_id", Value::from(params.brand_id())),
+        ("request.locale_id", Value::from(params.locale_id())),
         ("request.date", Value::from(date)),
     ]);
     let attributes = profile.attributes.iter().map(|(name, value)| (name.clone(), json(value)));

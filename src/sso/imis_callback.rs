@@ -16,9 +16,9 @@ use crate::config::ClientApplication;
 use crate::imis::recognise::Seen;
 use crate::imis::{ApplicationError, TokenError};
 use crate::pages::{self, Link, Message};
-use crate::sso::return_to::Arrival;
+use crate::sso::return_to::LoginParams;
 use crate::sso::state_cookie::{Purpose, State, surplus};
-use crate::sso::{SignInError, Visit, add_cookie, admit, answer, fetch_metadata};
+use crate::sso::{SignInError, SsoRequest, add_cookie, admit, answer, fetch_metadata};
 
 /// The parameter by which a post can be told from those of other tabs: browsers name the page that posts.
 const TAB: &str = "imis-gateway";
@@ -26,108 +26,108 @@ const MOST_TOKEN_BYTES: usize = 8 * 1024;
 
 /// To the Single Sign-On page, which posts back to us, by way of the sign-in page if need be.
 pub(super) fn to_page(
-    visit: &Visit,
-    arrival: &Arrival,
+    request: &SsoRequest,
+    params: &LoginParams,
     application: &ClientApplication,
 ) -> Result<Response<Bytes>, SignInError> {
     let now = clock::unix_now();
-    let signer = &visit.sign_on.states;
-    let own = (&[visit.app.path.as_str()][..], &*arrival.sso_target(&visit.app), &*visit.app.path);
+    let signer = &request.sign_on.states;
+    let own = (&[request.app.path.as_str()][..], &*params.sso_target(&request.app), &*request.app.path);
     let (nonce, cookie) = signer.issue(Purpose::SignIn, own, now).map_err(SignInError::Random)?;
     let separator = if application.page.contains('?') { '&' } else { '?' };
     let location = format!("{}{separator}{TAB}={nonce}", application.page);
     let mut response = pages::redirect(StatusCode::FOUND, &location);
-    for old in surplus(&signer.states(Purpose::SignIn, &visit.headers, now), cookie.len()) {
+    for old in surplus(&signer.states(Purpose::SignIn, &request.headers, now), cookie.len()) {
         add_cookie(&mut response, &old.deletion());
     }
-    for dead in signer.strangers(&visit.headers, now) {
+    for dead in signer.strangers(&request.headers, now) {
         add_cookie(&mut response, &dead);
     }
     add_cookie(&mut response, &cookie);
-    debug!(request_id = %visit.incident, app = %visit.app.name, "to the Single Sign-On page of iMIS");
+    debug!(request_id = %request.incident, app = %request.app.name, "to the Single Sign-On page of iMIS");
     Ok(response)
 }
 
 /// The Single Sign-On page has posted.
-pub(crate) async fn posted(mut visit: Visit, body: Bytes) -> Response<Bytes> {
-    let sign_on = visit.sign_on.clone();
+pub(crate) async fn posted(mut request: SsoRequest, body: Bytes) -> Response<Bytes> {
+    let sign_on = request.sign_on.clone();
     let Some(application) = sign_on.imis.application() else {
         let message = Message::new(StatusCode::NOT_FOUND, "There is nothing here")
             .text("This site does not use iMIS's Single Sign-On page.");
-        return visit.services.pages.message(&message, &visit.incident);
+        return request.services.pages.message(&message, &request.incident);
     };
-    let own = Arrival::default();
-    if let Err(error) = fetch_metadata::require_top_level(&visit.headers) {
-        return answer(&visit, &own, &error);
+    let own = LoginParams::default();
+    if let Err(error) = fetch_metadata::require_top_level(&request.headers) {
+        return answer(&request, &own, &error);
     }
-    if let Err(enough) = visit.services.rates.network(visit.forwarded.client) {
-        return answer(&visit, &own, &SignInError::Enough(enough));
+    if let Err(enough) = request.services.rates.check_network(request.forwarded.client) {
+        return answer(&request, &own, &SignInError::RateLimited(enough));
     }
-    if !is_from_this_site(&visit) {
-        return refused(&visit, "it came from another site");
+    if !is_from_this_site(&request) {
+        return refused(&request, "it came from another site");
     }
     let now = clock::unix_now();
-    let states = visit.sign_on.states.states(Purpose::SignIn, &visit.headers, now);
-    let state = state_of(&visit.headers, &states);
+    let states = request.sign_on.states.states(Purpose::SignIn, &request.headers, now);
+    let state = state_of(&request.headers, &states);
     // iMIS knows one address to post to, whichever app it was that sent the browser to its page.
     let app = state.and_then(|state| sign_on.apps.iter().find(|app| state.apps == [app.path.as_str()]));
     let (Some(state), Some(app)) = (state, app) else {
         return refused(
-            &visit,
+            &request,
             "the browser was not sent to the Single Sign-On page by us, or keeps no cookies",
         );
     };
-    visit.app = app.clone();
-    let arrival = Arrival::of_target(&state.target, &visit.app);
-    if !visit.sign_on.states.consume(state, now) {
+    request.app = app.clone();
+    let params = LoginParams::of_target(&state.target, &request.app);
+    if !request.sign_on.states.consume(state, now) {
         // Too late, or a second time: the way is still known.
-        info!(request_id = %visit.incident, app = %visit.app.name, "a sign-in by the Single Sign-On page begins anew: its state was used or too old");
-        let mut response = pages::redirect(StatusCode::SEE_OTHER, &arrival.sso_target(&visit.app));
+        info!(request_id = %request.incident, app = %request.app.name, "a sign-in by the Single Sign-On page begins anew: its state was used or too old");
+        let mut response = pages::redirect(StatusCode::SEE_OTHER, &params.sso_target(&request.app));
         add_cookie(&mut response, &state.deletion());
         return response;
     }
     let mut response = match token(&body) {
         Some(token) => {
             let admitted =
-                crate::sso::within_deadline(admit_holder(&visit, &arrival, application, &token)).await;
-            admitted.unwrap_or_else(|error| answer(&visit, &arrival, &error))
+                crate::sso::within_deadline(admit_holder(&request, &params, application, &token)).await;
+            admitted.unwrap_or_else(|error| answer(&request, &params, &error))
         }
-        None => refused(&visit, "the form holds no refresh token, or several"),
+        None => refused(&request, "the form holds no refresh token, or several"),
     };
     add_cookie(&mut response, &state.deletion());
     response
 }
 
 async fn admit_holder(
-    visit: &Visit,
-    arrival: &Arrival,
+    request: &SsoRequest,
+    params: &LoginParams,
     application: &ClientApplication,
     token: &str,
 ) -> Result<Response<Bytes>, SignInError> {
-    let _place = visit.place().await?;
-    let identity = match visit.sign_on.imis.redeem(application, token).await {
+    let _place = request.place().await?;
+    let identity = match request.sign_on.imis.redeem(application, token).await {
         Ok(identity) => identity,
         Err(ApplicationError::Token(TokenError::Grant(status))) => {
             let text = format!("iMIS does not accept the refresh token (status {})", status.as_u16());
-            return Ok(refused(visit, &text));
+            return Ok(refused(request, &text));
         }
         Err(error) => return Err(error.into()),
     };
-    admit(visit, arrival, &identity).await
+    admit(request, params, &identity).await
 }
 
 /// Whether a page of this site has posted, as far as browsers say. One that says nothing is let pass: it has to show its cookie.
-fn is_from_this_site(visit: &Visit) -> bool {
+fn is_from_this_site(request: &SsoRequest) -> bool {
     let only = |name: &str, allowed: &[&str]| {
-        visit
+        request
             .headers
             .get_all(name)
             .iter()
             .all(|value| value.to_str().is_ok_and(|text| allowed.contains(&text)))
     };
-    let own = format!("https://{}", visit.authority);
+    let own = format!("https://{}", request.authority);
     // A page that tells nobody where it is (Referrer-Policy) has the origin `null`, and so has a frame of another site.
-    let said = visit.headers.contains_key("sec-fetch-site");
+    let said = request.headers.contains_key("sec-fetch-site");
     let origins: &[&str] = if said { &[&own, "null"] } else { &[&own] };
     only("sec-fetch-site", &["same-origin"]) && only(ORIGIN.as_str(), origins)
 }
@@ -152,15 +152,15 @@ fn token(body: &[u8]) -> Option<String> {
     (plain && tokens.next().is_none()).then(|| token.into_owned())
 }
 
-fn refused(visit: &Visit, why: &str) -> Response<Bytes> {
-    let seen = Seen::of(&visit.headers);
-    warn!(request_id = %visit.incident, app = %visit.app.name, reason = why, observed = %seen, "a post of the Single Sign-On page was refused");
+fn refused(request: &SsoRequest, why: &str) -> Response<Bytes> {
+    let seen = Seen::of(&request.headers);
+    warn!(request_id = %request.incident, app = %request.app.name, reason = why, observed = %seen, "a post of the Single Sign-On page was refused");
     let message = Message::new(StatusCode::FORBIDDEN, "This sign-in could not be completed")
         .text("It did not begin in this browser, or was left open for too long. Please start again.")
         .text("If this happens again, check that your browser accepts cookies of this site.")
-        .link(Link::primary("Start again", visit.app.path.clone()))
+        .link(Link::primary("Start again", request.app.path.clone()))
         .link(Link::new("Back to the site", "/"));
-    visit.services.pages.message(&message, &visit.incident)
+    request.services.pages.message(&message, &request.incident)
 }
 
 #[cfg(test)]

@@ -11,71 +11,72 @@ use url::form_urlencoded;
 use crate::config::FromZendesk;
 use crate::imis::recognise::Answer;
 use crate::pages::{self, Link, Message};
-use crate::sso::return_to::Arrival;
-use crate::sso::single_logout::{Onward, onward};
-use crate::sso::{Visit, add_cookie, fetch_metadata, loop_guard, secret_rotation};
+use crate::sso::return_to::LoginParams;
+use crate::sso::single_logout::{NextHop, next_hop};
+use crate::sso::{SsoRequest, add_cookie, fetch_metadata, loop_guard, secret_rotation};
 use crate::zendesk::Refusal;
 
 /// A message that is longer was not written by Zendesk.
 const MOST_MESSAGE_CHARACTERS: usize = 500;
 
-pub(crate) async fn signed_out(visit: Visit) -> Response<Bytes> {
+pub(crate) async fn signed_out(request: SsoRequest) -> Response<Bytes> {
     let parameter = |wanted: &str| {
-        form_urlencoded::parse(visit.query.as_bytes())
+        form_urlencoded::parse(request.query.as_bytes())
             .find(|(name, _)| name == wanted)
             .map(|(_, value)| value)
     };
     if parameter("kind").as_deref() == Some("error") {
-        return refused(&visit, &parameter("message").unwrap_or_default());
+        return refused(&request, &parameter("message").unwrap_or_default());
     }
-    let navigates = navigates(&visit);
-    if navigates && let Some(onward) = onward(&visit.sign_on, &visit.headers) {
-        return led_on(&visit, onward);
+    let navigates = navigates(&request);
+    if navigates && let Some(next_hop) = next_hop(&request.sign_on, &request.headers) {
+        return continue_logout(&request, next_hop);
     }
-    let (app, incident) = (&visit.app.name, &visit.incident);
+    let (app, incident) = (&request.app.name, &request.incident);
     info!(request_id = incident, app, "signed out of Zendesk");
-    let policy = visit.app.single_logout.from_zendesk;
-    let has_session = visit.sign_on.imis.session(&visit.as_visitor()).is_some();
+    let policy = request.app.single_logout.from_zendesk;
+    let has_session = request.sign_on.imis.session(&request.as_visitor()).is_some();
     if policy == FromZendesk::SignOut && navigates && has_session {
         let named = parameter("external_id").unwrap_or_default();
-        if is_signed_in_as(&visit, &named).await {
+        if is_signed_in_as(&request, &named).await {
             info!(request_id = incident, app, "the person whom Zendesk names is signed out of iMIS, too");
-            return pages::redirect(StatusCode::FOUND, &visit.sign_on.imis.sign_out);
+            return pages::redirect(StatusCode::FOUND, &request.sign_on.imis.sign_out);
         }
     }
-    let again = Arrival::parse(&visit.query, &visit.app.zendesk).sso_target(&visit.app);
+    let again = LoginParams::parse(&request.query, &request.app.zendesk).sso_target(&request.app);
     let mut message = Message::new(StatusCode::OK, format!("You are signed out of {app}"));
     if policy != FromZendesk::Off && has_session {
         message = message
             .text("You may still be signed in to this site.")
-            .link(Link::primary("Sign out of this site, too", visit.sign_on.imis.sign_out.clone()))
+            .link(Link::primary("Sign out of this site, too", request.sign_on.imis.sign_out.clone()))
             .link(Link::new(format!("Sign in to {app} again"), again));
     } else {
         message = message
             .text("Whether you are signed in to this site has not changed.")
             .link(Link::primary(format!("Sign in to {app} again"), again));
     }
-    let mut page = visit.services.pages.message(&message.link(Link::new("Back to the site", "/")), incident);
+    let mut page =
+        request.services.pages.message(&message.link(Link::new("Back to the site", "/")), incident);
     // Whoever signs out and in again is in no circle.
     add_cookie(&mut page, loop_guard::DELETION);
     page
 }
 
-fn navigates(visit: &Visit) -> bool {
-    !visit.is_head && fetch_metadata::require_top_level(&visit.headers).is_ok()
+fn navigates(request: &SsoRequest) -> bool {
+    !request.is_head && fetch_metadata::require_top_level(&request.headers).is_ok()
 }
 
-fn refused(visit: &Visit, message: &str) -> Response<Bytes> {
+fn refused(request: &SsoRequest, message: &str) -> Response<Bytes> {
     let raw: String = message.chars().take(MOST_MESSAGE_CHARACTERS).collect();
     let refusal = Refusal::of(&raw);
-    let (app, incident) = (&visit.app.name, &visit.incident);
+    let (app, incident) = (&request.app.name, &request.incident);
     // The text itself may name an e-mail address and may come from anybody; its kind says enough.
     warn!(request_id = incident, app, kind = refusal.name(), "Zendesk refused a sign-in");
-    visit.services.metrics.zendesk_refusal(app, refusal.name());
-    let mut again = Arrival::parse(&visit.query, &visit.app.zendesk).sso_target(&visit.app);
+    request.services.metrics.refusal(app, refusal.name());
+    let mut again = LoginParams::parse(&request.query, &request.app.zendesk).sso_target(&request.app);
     let mut cookies = vec![loop_guard::DELETION.to_owned()];
-    if refusal == Refusal::Signature && navigates(visit) {
-        match secret_rotation::refused(visit) {
+    if refusal == Refusal::Signature && navigates(request) {
+        match secret_rotation::refused(request) {
             secret_rotation::Refused::OnceMore(response) => return *response,
             secret_rotation::Refused::ByAll { target, cookie } => {
                 again = target.unwrap_or(again);
@@ -89,7 +90,7 @@ fn refused(visit: &Visit, message: &str) -> Response<Bytes> {
         .detail("For the administrator", refusal.for_administrator())
         .link(Link::primary("Try again", again))
         .link(Link::new("Back to the site", "/"));
-    let mut page = visit.services.pages.message(&message, incident);
+    let mut page = request.services.pages.message(&message, incident);
     // Whoever tries again, by a click, is in no circle.
     for cookie in &cookies {
         add_cookie(&mut page, cookie);
@@ -98,11 +99,11 @@ fn refused(visit: &Visit, message: &str) -> Response<Bytes> {
 }
 
 /// A sign-out of iMIS has been through one Zendesk account.
-fn led_on(visit: &Visit, onward: Onward) -> Response<Bytes> {
-    info!(request_id = %visit.incident, app = %visit.app.name, "signed out of Zendesk after iMIS");
-    let (location, cookie) = match onward {
-        Onward::Next(detour) => (detour.location, detour.set_cookie),
-        Onward::Home { location, deletion } => (location, deletion),
+fn continue_logout(request: &SsoRequest, next_hop: NextHop) -> Response<Bytes> {
+    info!(request_id = %request.incident, app = %request.app.name, "signed out of Zendesk after iMIS");
+    let (location, cookie) = match next_hop {
+        NextHop::Next(logout_redirect) => (logout_redirect.location, logout_redirect.set_cookie),
+        NextHop::Home { location, deletion } => (location, deletion),
     };
     let mut response = pages::redirect(StatusCode::FOUND, &location);
     add_cookie(&mut response, &cookie);
@@ -112,12 +113,12 @@ fn led_on(visit: &Visit, onward: Onward) -> Response<Bytes> {
 
 /// Whether the person whom Zendesk has signed out is the one who is signed in here. Anybody can write such an address, but nobody
 /// who does not know whose browser it is gets anything done with it.
-async fn is_signed_in_as(visit: &Visit, external_id: &str) -> bool {
-    let visitor = visit.as_visitor();
-    let Some(session) = visit.sign_on.imis.session(&visitor) else { return false };
+async fn is_signed_in_as(request: &SsoRequest, external_id: &str) -> bool {
+    let visitor = request.as_visitor();
+    let Some(session) = request.sign_on.imis.session(&visitor) else { return false };
     let recognised = async {
-        let _place = visit.place().await.ok()?;
-        visit.sign_on.imis.recognise(&session).await.ok()
+        let _place = request.place().await.ok()?;
+        request.sign_on.imis.recognise(&session).await.ok()
     };
     match tokio::time::timeout(crate::sso::DEADLINE, recognised).await {
         Ok(Some(Answer::Person(identity))) => identity.id.as_str() == external_id,

@@ -13,8 +13,8 @@ use crate::base::clock;
 use crate::imis::recognise::Seen;
 use crate::observe::audit::Decision;
 use crate::pages::{Link, Message};
-use crate::sso::return_to::{Arrival, ReturnTo};
-use crate::sso::{Visit, add_cookie};
+use crate::sso::return_to::{LoginParams, ReturnTo};
+use crate::sso::{SsoRequest, add_cookie};
 
 const NAME: &str = "__Host-imis-gateway-rounds";
 const SECONDS: u64 = 60;
@@ -46,11 +46,11 @@ pub(super) enum Round {
     Stops(Box<Response<Bytes>>),
 }
 
-pub(super) fn round(visit: &Visit, arrival: &Arrival, way: Way) -> Round {
-    let target = arrival.sso_target(&visit.app);
-    let mut rounds = next(&visit.headers, (way, place(&target)), clock::unix_now());
+pub(super) fn round(request: &SsoRequest, params: &LoginParams, way: Way) -> Round {
+    let target = params.sso_target(&request.app);
+    let mut rounds = next(&request.headers, (way, place(&target)), clock::unix_now());
     // Whoever has clicked a link was not sent here by a page of ours that posts by itself.
-    if way == Way::Zendesk && visit.headers.get("sec-fetch-user").is_some_and(|value| value == "?1") {
+    if way == Way::Zendesk && request.headers.get("sec-fetch-user").is_some_and(|value| value == "?1") {
         rounds.counts[way as usize] = 1;
     }
     if rounds.counts[way as usize] <= MOST_ROUNDS {
@@ -64,15 +64,15 @@ pub(super) fn round(visit: &Visit, arrival: &Arrival, way: Way) -> Round {
         Way::SingleSignOnPage => "Whether you are signed in to this site, its own page did not tell.",
         Way::Zendesk => "You are signed in to this site, and were sent on to the help desk.",
     };
-    let (incident, app) = (&visit.incident, &visit.app.name);
-    let seen = Seen::of(&visit.headers);
+    let (incident, app) = (&request.incident, &request.app.name);
+    let seen = Seen::of(&request.headers);
     warn!(request_id = incident, app, reason = verdict, observed = %seen, "a browser was going round in circles and has been stopped");
-    visit.services.metrics.decision(app, "refused", "loop");
-    if visit.learned.signed_in.get().is_some() {
-        visit.services.audit.record(&Decision { reason: Some("loop"), ..visit.decision("refused") });
+    request.services.metrics.decision(app, "refused", "loop");
+    if request.audit_subject.signed_in.get().is_some() {
+        request.services.audit.record(&Decision { reason: Some("loop"), ..request.decision("refused") });
     }
     let cookies = if seen.cookies.is_empty() { "none".to_owned() } else { seen.cookies.join(", ") };
-    let return_to = arrival.return_to.as_ref().map(ReturnTo::as_str);
+    let return_to = params.return_to.as_ref().map(ReturnTo::as_str);
     let message = Message::new(StatusCode::FORBIDDEN, "You were going round in circles")
         .text(format!(
             "You have been sent from here to sign in, and back, three times within a minute without arriving in {app}. \
@@ -81,9 +81,9 @@ pub(super) fn round(visit: &Visit, arrival: &Arrival, way: Way) -> Round {
         .detail("What was found out about you", verdict.to_owned())
         .detail("Cookies that arrived here", cookies)
         .link(Link::primary("Try again", target))
-        .link(Link::new(format!("Sign in to {app} with a password instead"), crate::zendesk::password_sign_in(&visit.app.zendesk, return_to)))
+        .link(Link::new(format!("Sign in to {app} with a password instead"), crate::zendesk::password_sign_in(&request.app.zendesk, return_to)))
         .link(Link::new("Back to the site", "/"));
-    let mut page = visit.services.pages.message(&message, incident);
+    let mut page = request.services.pages.message(&message, incident);
     // Whoever tries again begins at one.
     add_cookie(&mut page, DELETION);
     Round::Stops(Box::new(page))

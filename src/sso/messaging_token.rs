@@ -16,21 +16,21 @@ use crate::config::Messaging;
 use crate::imis::recognise::Answer;
 use crate::observe::audit::Decision;
 use crate::pages;
-use crate::sso::return_to::Arrival;
+use crate::sso::return_to::LoginParams;
 use crate::sso::token;
 use crate::sso::token::LIFE_OF_MESSAGING;
-use crate::sso::{DEADLINE, Failed, SignInError, TRY_AGAIN_AFTER, Visit, note};
+use crate::sso::{DEADLINE, Failed, SignInError, SsoRequest, TRY_AGAIN_AFTER, note};
 
 /// `<path>/messaging-token`.
-pub(crate) async fn messaging_token(visit: Visit) -> Response<Bytes> {
-    let Some(messaging) = &visit.app.messaging else {
-        return failed(&visit, StatusCode::NOT_FOUND, "not-configured");
+pub(crate) async fn messaging_token(request: SsoRequest) -> Response<Bytes> {
+    let Some(messaging) = &request.app.messaging else {
+        return failed(&request, StatusCode::NOT_FOUND, "not-configured");
     };
-    if !is_own_script(&visit.headers, &format!("https://{}", visit.authority)) {
-        warn!(request_id = %visit.incident, app = %visit.app.name, "refused: a messaging token was not asked for by a script of this site");
-        return failed(&visit, StatusCode::FORBIDDEN, "not-same-origin");
+    if !is_own_script(&request.headers, &format!("https://{}", request.authority)) {
+        warn!(request_id = %request.incident, app = %request.app.name, "refused: a messaging token was not asked for by a script of this site");
+        return failed(&request, StatusCode::FORBIDDEN, "not-same-origin");
     }
-    let minted = timeout(DEADLINE, token_for(&visit, messaging)).await;
+    let minted = timeout(DEADLINE, token_for(&request, messaging)).await;
     match minted.unwrap_or(Err(SignInError::TimedOut)) {
         Ok(Some(token)) => {
             let body = json!({"jwt": token.expose(), "expires_in": LIFE_OF_MESSAGING.as_secs()});
@@ -38,39 +38,46 @@ pub(crate) async fn messaging_token(visit: Visit) -> Response<Bytes> {
         }
         Ok(None) => pages::no_content(),
         Err(error) => {
-            note(&visit, &error);
+            note(&request, &error);
             match error.failed() {
-                Failed::Denied(_) | Failed::NotNavigation => failed(&visit, StatusCode::FORBIDDEN, "refused"),
-                Failed::Enough(_) => later(failed(&visit, StatusCode::TOO_MANY_REQUESTS, "too-often")),
-                Failed::Broken => later(failed(&visit, StatusCode::SERVICE_UNAVAILABLE, "unavailable")),
+                Failed::Denied(_) | Failed::NotNavigation => {
+                    failed(&request, StatusCode::FORBIDDEN, "refused")
+                }
+                Failed::RateLimited(_) => later(failed(&request, StatusCode::TOO_MANY_REQUESTS, "too-often")),
+                Failed::Broken => later(failed(&request, StatusCode::SERVICE_UNAVAILABLE, "unavailable")),
             }
         }
     }
 }
 
-async fn token_for(visit: &Visit, messaging: &Messaging) -> Result<Option<token::Token>, SignInError> {
-    visit.services.messaging_rates.network(visit.forwarded.client).map_err(SignInError::Enough)?;
-    let imis = &visit.sign_on.imis;
-    let visitor = visit.as_visitor();
+async fn token_for(request: &SsoRequest, messaging: &Messaging) -> Result<Option<token::Token>, SignInError> {
+    request
+        .services
+        .messaging_rates
+        .check_network(request.forwarded.client)
+        .map_err(SignInError::RateLimited)?;
+    let imis = &request.sign_on.imis;
+    let visitor = request.as_visitor();
     let Some(session) = imis.session(&visitor) else { return Ok(None) };
-    let _place = visit.place().await?;
+    let _place = request.place().await?;
     let identity = match imis.recognise(&session).await? {
         Answer::Person(identity) => identity,
         // The Single Sign-On page cannot be asked behind the member's back.
         Answer::Nobody | Answer::AskSite => return Ok(None),
     };
-    let permit = visit.permit(&visit.services.messaging_rates, (&identity, &Arrival::default())).await?;
+    let permit =
+        request.permit(&request.services.messaging_rates, (&identity, &LoginParams::default())).await?;
     let token = token::mint_for_messaging(messaging, &permit, clock::unix_now())?;
     info!(
-        request_id = %visit.incident,
-        client = %visit.forwarded.client,
-        app = %visit.app.name,
+        request_id = %request.incident,
+        client = %request.forwarded.client,
+        app = %request.app.name,
         imis_id = permit.id().as_str(),
         rule = permit.rule(),
         "messaging token"
     );
-    visit.services.metrics.decision(&visit.app.name, "messaging", "");
-    visit.services.audit.record(&Decision { rule: permit.rule(), ..visit.decision("messaging") });
+    request.services.metrics.decision(&request.app.name, "messaging", "");
+    request.services.audit.record(&Decision { rule: permit.rule(), ..request.decision("messaging") });
     Ok(Some(token))
 }
 
@@ -87,8 +94,8 @@ fn is_own_script(headers: &HeaderMap, own: &str) -> bool {
         && (!headers.contains_key(ORIGIN) || said("origin", &[own]))
 }
 
-fn failed(visit: &Visit, status: StatusCode, error: &str) -> Response<Bytes> {
-    pages::json(status, &json!({"error": error, "incident": visit.incident}))
+fn failed(request: &SsoRequest, status: StatusCode, error: &str) -> Response<Bytes> {
+    pages::json(status, &json!({"error": error, "incident": request.incident}))
 }
 
 fn later(mut response: Response<Bytes>) -> Response<Bytes> {

@@ -6,8 +6,8 @@ use crate::config::expression::Language;
 use crate::imis::PartyId;
 use crate::imis::party::Party;
 use crate::imis::recognise::Identity;
-use crate::sso::decision::Steps;
-use crate::sso::return_to::Arrival;
+use crate::sso::decision::Trace;
+use crate::sso::return_to::LoginParams;
 use crate::sso::{facts, policy, token};
 
 /// All that a token is minted of but time and chance, for the benchmark of minting. No token leaves it.
@@ -23,9 +23,9 @@ impl Minting {
         let profile = Party::parse(record).ok()?.profile(&id, &Preference::default()).ok()?;
         let app = crate::config::app_at("/sso/zendesk")?;
         let identity = Identity::of(id);
-        let facts = facts::of(&profile, (&identity, &app, &Arrival::default()), &[], "2026-11-27");
+        let facts = facts::of(&profile, (&identity, &app, &LoginParams::default()), &[], "2026-11-27");
         let permit =
-            policy::authorize(profile, &app, (&Language::new(), &facts), &mut Steps::forgotten()).ok()?;
+            policy::authorize(profile, &app, (&Language::new(), &facts), &mut Trace::disabled()).ok()?;
         Some(Self { permit, secret: Secret::new("not-a-real-secret-but-a-long-one") })
     }
 

@@ -1,7 +1,7 @@
 //! The sign-in, readable on one screen, and its one table of answers.
 //!
 //! Nothing is stored between two requests. Not signed in, refused and broken are three different answers, and only
-//! `Visit::permit` leads to a token.
+//! `SsoRequest::permit` leads to a token.
 
 pub(crate) mod claims;
 mod imis_callback;
@@ -46,16 +46,16 @@ use crate::observe::audit::Decision;
 use crate::pages::{Link, Message};
 use crate::sso::site::{Services, SignOn};
 use crate::upstream::forwarded::Forwarded;
-pub(crate) use decision::Step;
-use decision::{Deciding, Steps, decide};
+pub(crate) use decision::TraceStep;
+use decision::{DecisionContext, Trace, decide};
 use error::{Failed, SignInError};
 pub(crate) use imis_callback::posted;
 pub(crate) use logout::signed_out;
 use loop_guard::{Round, Way};
 pub(crate) use messaging_token::messaging_token;
 use policy::Permit;
-use rate_limit::{Enough, Rates};
-use return_to::Arrival;
+use rate_limit::{RateLimited, RateLimits};
+use return_to::LoginParams;
 pub(crate) use return_to::ReturnTo;
 use state_cookie::Purpose;
 
@@ -69,7 +69,7 @@ const TRY_AGAIN_AFTER: u32 = 30;
 const WAIT_FOR_A_PLACE: Duration = Duration::from_secs(5);
 
 /// A request for one of an app's paths.
-pub(crate) struct Visit {
+pub(crate) struct SsoRequest {
     pub(crate) services: Arc<Services>,
     pub(crate) sign_on: Arc<SignOn>,
     pub(crate) app: Arc<App>,
@@ -80,12 +80,12 @@ pub(crate) struct Visit {
     pub(crate) forwarded: Forwarded,
     pub(crate) authority: Authority,
     pub(crate) incident: String,
-    pub(crate) learned: Learned,
+    pub(crate) audit_subject: AuditSubject,
 }
 
 /// What becomes known on the way to a decision, for the record of it.
 #[derive(Default)]
-pub(crate) struct Learned {
+pub(crate) struct AuditSubject {
     signed_in: OnceLock<PartyId>,
     /// Who would enter.
     subject: OnceLock<PartyId>,
@@ -94,14 +94,14 @@ pub(crate) struct Learned {
 }
 
 /// The Remote login URL.
-pub(crate) async fn sign_in(visit: Visit) -> Response<Bytes> {
-    let arrival = Arrival::parse(&visit.query, &visit.app.zendesk);
-    if arrival.return_to_dropped {
-        warn!(request_id = %visit.incident, app = %visit.app.name, "a return_to that leads elsewhere was dropped");
+pub(crate) async fn sign_in(request: SsoRequest) -> Response<Bytes> {
+    let params = LoginParams::parse(&request.query, &request.app.zendesk);
+    if params.return_to_dropped {
+        warn!(request_id = %request.incident, app = %request.app.name, "a return_to that leads elsewhere was dropped");
     }
-    match within_deadline(mint_for(&visit, &arrival)).await {
+    match within_deadline(log_in(&request, &params)).await {
         Ok(response) => response,
-        Err(error) => answer(&visit, &arrival, &error),
+        Err(error) => answer(&request, &params, &error),
     }
 }
 
@@ -111,54 +111,54 @@ async fn within_deadline(
     timeout(DEADLINE, signing_in).await.unwrap_or(Err(SignInError::TimedOut))
 }
 
-async fn mint_for(visit: &Visit, arrival: &Arrival) -> Result<Response<Bytes>, SignInError> {
-    if visit.is_head {
+async fn log_in(request: &SsoRequest, params: &LoginParams) -> Result<Response<Bytes>, SignInError> {
+    if request.is_head {
         // Nobody is shown anything, so nobody is signed in.
-        return Ok(nobody_signed_in(visit, arrival));
+        return Ok(redirect_to_sign_in(request, params));
     }
-    fetch_metadata::require_top_level(&visit.headers)?;
-    visit.services.rates.network(visit.forwarded.client).map_err(SignInError::Enough)?;
-    let imis = &visit.sign_on.imis;
-    let visitor = visit.as_visitor();
+    fetch_metadata::require_top_level(&request.headers)?;
+    request.services.rates.check_network(request.forwarded.client).map_err(SignInError::RateLimited)?;
+    let imis = &request.sign_on.imis;
+    let visitor = request.as_visitor();
     let Some(session) = imis.session(&visitor) else {
-        return Ok(nobody_signed_in(visit, arrival));
+        return Ok(redirect_to_sign_in(request, params));
     };
-    let _place = visit.place().await?;
+    let _place = request.place().await?;
     match (imis.recognise(&session).await?, imis.application()) {
-        (Answer::Person(identity), _) => admit(visit, arrival, &identity).await,
+        (Answer::Person(identity), _) => admit(request, params, &identity).await,
         (Answer::AskSite, Some(application)) => {
-            match loop_guard::round(visit, arrival, Way::SingleSignOnPage) {
+            match loop_guard::round(request, params, Way::SingleSignOnPage) {
                 Round::Stops(page) => Ok(*page),
                 Round::Goes(cookie) => {
-                    let mut response = imis_callback::to_page(visit, arrival, application)?;
+                    let mut response = imis_callback::to_page(request, params, application)?;
                     add_cookie(&mut response, &cookie);
                     Ok(response)
                 }
             }
         }
-        (Answer::Nobody, _) | (Answer::AskSite, None) => Ok(nobody_signed_in(visit, arrival)),
+        (Answer::Nobody, _) | (Answer::AskSite, None) => Ok(redirect_to_sign_in(request, params)),
     }
 }
 
 /// Lets in whoever iMIS says is there, if the policy allows.
 async fn admit(
-    visit: &Visit,
-    arrival: &Arrival,
+    request: &SsoRequest,
+    params: &LoginParams,
     identity: &Identity,
 ) -> Result<Response<Bytes>, SignInError> {
-    let app = &visit.app;
-    let permit = visit.permit(&visit.services.rates, (identity, arrival)).await?;
-    let round = loop_guard::round(visit, arrival, Way::Zendesk);
+    let app = &request.app;
+    let permit = request.permit(&request.services.rates, (identity, params)).await?;
+    let round = loop_guard::round(request, params, Way::Zendesk);
     let cookie = match round {
         Round::Goes(cookie) => cookie,
         Round::Stops(page) => return Ok(*page),
     };
     let jti = clock::random_hex().map_err(token::MintError::Random)?;
-    let chosen = secret_rotation::choose(visit, arrival);
+    let chosen = secret_rotation::choose(request, params);
     let token = token::mint(chosen.secret, &permit, clock::unix_now(), &jti)?;
     info!(
-        request_id = %visit.incident,
-        client = %visit.forwarded.client,
+        request_id = %request.incident,
+        client = %request.forwarded.client,
         app = %app.name,
         imis_id = permit.id().as_str(),
         signed_in_as = identity.id.as_str(),
@@ -169,38 +169,38 @@ async fn admit(
         secret = chosen.name,
         "signed in"
     );
-    visit.services.metrics.decision(&app.name, "signed-in", "");
-    visit.services.metrics.token(&app.name, chosen.name);
-    visit.services.audit.record(&Decision { rule: permit.rule(), ..visit.decision("signed-in") });
-    let mut response = handoff::page(visit, arrival, &token);
+    request.services.metrics.decision(&app.name, "signed-in", "");
+    request.services.metrics.token(&app.name, chosen.name);
+    request.services.audit.record(&Decision { rule: permit.rule(), ..request.decision("signed-in") });
+    let mut response = handoff::page(request, params, &token);
     add_cookie(&mut response, &cookie);
     if let Some(cookie) = chosen.cookie {
         add_cookie(&mut response, &cookie);
     }
-    // A sign-out that was begun before is none of this visit's.
-    for state in visit.sign_on.states.states(Purpose::SignOut, &visit.headers, clock::unix_now()) {
+    // A sign-out that was begun before is none of this request's.
+    for state in request.sign_on.states.states(Purpose::SignOut, &request.headers, clock::unix_now()) {
         add_cookie(&mut response, &state.deletion());
     }
     Ok(response)
 }
 
-fn nobody_signed_in(visit: &Visit, arrival: &Arrival) -> Response<Bytes> {
-    let (incident, app) = (&visit.incident, &visit.app.name);
-    if visit.is_head {
-        return handoff::to_sign_in_page(visit, arrival);
+fn redirect_to_sign_in(request: &SsoRequest, params: &LoginParams) -> Response<Bytes> {
+    let (incident, app) = (&request.incident, &request.app.name);
+    if request.is_head {
+        return handoff::to_sign_in_page(request, params);
     }
-    match loop_guard::round(visit, arrival, Way::SignInPage) {
+    match loop_guard::round(request, params, Way::SignInPage) {
         Round::Stops(page) => *page,
         Round::Goes(cookie) => {
             info!(request_id = incident, app, "nobody is signed in to iMIS; to its sign-in page");
-            let mut response = handoff::to_sign_in_page(visit, arrival);
+            let mut response = handoff::to_sign_in_page(request, params);
             add_cookie(&mut response, &cookie);
             response
         }
     }
 }
 
-impl Visit {
+impl SsoRequest {
     /// A place among the sign-ins that wait on iMIS, held as long as the value.
     async fn place(&self) -> Result<SemaphorePermit<'_>, SignInError> {
         let place = timeout(WAIT_FOR_A_PLACE, self.sign_on.places.acquire()).await;
@@ -210,20 +210,20 @@ impl Visit {
     /// Whether the person may enter: the one way to a permit, whatever is minted by it.
     async fn permit(
         &self,
-        rates: &Rates,
-        (identity, arrival): (&Identity, &Arrival),
+        rates: &RateLimits,
+        (identity, params): (&Identity, &LoginParams),
     ) -> Result<Permit, SignInError> {
-        // Set once: a visit is one person's.
-        let _ = self.learned.signed_in.set(identity.id.clone());
-        rates.person(&self.sign_on.hosts[0], identity.id.as_str()).map_err(SignInError::Enough)?;
-        let deciding = Deciding {
+        // Set once: a request is one person's.
+        let _ = self.audit_subject.signed_in.set(identity.id.clone());
+        rates.check_person(&self.sign_on.hosts[0], identity.id.as_str()).map_err(SignInError::RateLimited)?;
+        let context = DecisionContext {
             sign_on: &self.sign_on,
             app: &self.app,
             language: &self.services.language,
             incident: &self.incident,
-            learned: &self.learned,
+            audit_subject: &self.audit_subject,
         };
-        decide(&deciding, (identity, arrival), &mut Steps::forgotten()).await
+        decide(&context, (identity, params), &mut Trace::disabled()).await
     }
 
     /// A record of what was decided about it, to be filled in.
@@ -235,10 +235,10 @@ impl Visit {
             decision,
             reason: None,
             rule: None,
-            imis_id: self.learned.subject.get().map(PartyId::as_str),
-            signed_in_as: self.learned.signed_in.get().map(PartyId::as_str),
-            email: self.learned.email.get().map(String::as_str),
-            zendesk: self.app.zendesk.origin.to_string(),
+            imis_id: self.audit_subject.subject.get().map(PartyId::as_str),
+            signed_in_as: self.audit_subject.signed_in.get().map(PartyId::as_str),
+            email: self.audit_subject.email.get().map(String::as_str),
+            target: self.app.zendesk.origin.to_string(),
         }
     }
 
@@ -256,8 +256,8 @@ fn add_cookie(response: &mut Response<Bytes>, set_cookie: &str) {
 }
 
 /// The one place where a failed sign-in becomes a log line, a record and a number.
-fn note(visit: &Visit, error: &SignInError) {
-    let (incident, app) = (&visit.incident, &visit.app.name);
+fn note(request: &SsoRequest, error: &SignInError) {
+    let (incident, app) = (&request.incident, &request.app.name);
     let (decision, reason, rule) = match error.failed() {
         Failed::NotNavigation => {
             warn!(request_id = incident, app, "refused: not a top-level navigation");
@@ -267,7 +267,7 @@ fn note(visit: &Visit, error: &SignInError) {
             info!(request_id = incident, app, reason = denied.name(), rule = denied.rule(), error = %Chain(denied), "refused");
             ("refused", Some(denied.name()), denied.rule())
         }
-        Failed::Enough(enough) => {
+        Failed::RateLimited(enough) => {
             warn!(request_id = incident, app, limit = enough.name(), "a sign-in was turned away");
             ("refused", Some("rate"), None)
         }
@@ -276,18 +276,18 @@ fn note(visit: &Visit, error: &SignInError) {
             ("broken", None, None)
         }
     };
-    visit.services.metrics.decision(app, decision, reason.unwrap_or_default());
+    request.services.metrics.decision(app, decision, reason.unwrap_or_default());
     // A crowd of strangers must not push out the records of those about whom something was decided.
-    if !matches!(error, SignInError::Enough(Enough::Network)) {
-        visit.services.audit.record(&Decision { reason, rule, ..visit.decision(decision) });
+    if !matches!(error, SignInError::RateLimited(RateLimited::Network)) {
+        request.services.audit.record(&Decision { reason, rule, ..request.decision(decision) });
     }
 }
 
 /// The page of a failed sign-in, which is noted.
-fn answer(visit: &Visit, arrival: &Arrival, error: &SignInError) -> Response<Bytes> {
-    note(visit, error);
-    let app = &visit.app.name;
-    let again = Link::primary("Try again", arrival.sso_target(&visit.app));
+fn answer(request: &SsoRequest, params: &LoginParams, error: &SignInError) -> Response<Bytes> {
+    note(request, error);
+    let app = &request.app.name;
+    let again = Link::primary("Try again", params.sso_target(&request.app));
     let message = match error.failed() {
         Failed::NotNavigation => {
             let text = "A sign-in starts by opening this address in the browser itself. \
@@ -295,22 +295,22 @@ fn answer(visit: &Visit, arrival: &Arrival, error: &SignInError) -> Response<Byt
             Message::new(StatusCode::FORBIDDEN, "This page has to be opened directly").text(text).link(again)
         }
         Failed::Denied(denied) => {
-            let languages = visit.headers.get(http::header::ACCEPT_LANGUAGE);
+            let languages = request.headers.get(http::header::ACCEPT_LANGUAGE);
             let languages = languages.and_then(|value| value.to_str().ok()).unwrap_or_default();
             Message::new(StatusCode::FORBIDDEN, denied.title())
-                .text(denied.advice(&visit.app, languages))
+                .text(denied.advice(&request.app, languages))
                 .link(Link::primary("Back to the site", "/"))
-                .link(Link::new("Try again", arrival.sso_target(&visit.app)))
-                .link(Link::new("Sign out, to use another account", visit.sign_on.imis.sign_out.clone()))
+                .link(Link::new("Try again", params.sso_target(&request.app)))
+                .link(Link::new("Sign out, to use another account", request.sign_on.imis.sign_out.clone()))
         }
-        Failed::Enough(_) => Message::new(StatusCode::TOO_MANY_REQUESTS, "That was too often")
+        Failed::RateLimited(_) => Message::new(StatusCode::TOO_MANY_REQUESTS, "That was too often")
             .text("There have been more sign-ins from here than are allowed in a minute. Please wait a little, then try again.")
             .link(again)
             .retry_after(TRY_AGAIN_AFTER),
         Failed::Broken => {
             let password = crate::zendesk::password_sign_in(
-                &visit.app.zendesk,
-                arrival.return_to.as_ref().map(ReturnTo::as_str),
+                &request.app.zendesk,
+                params.return_to.as_ref().map(ReturnTo::as_str),
             );
             let what = if !error.is_of_imis() {
                 "Something that has to be known to let you in is not known at the moment, or not set up as it should be."
@@ -324,5 +324,5 @@ fn answer(visit: &Visit, arrival: &Arrival, error: &SignInError) -> Response<Byt
                 .retry_after(TRY_AGAIN_AFTER)
         }
     };
-    visit.services.pages.message(&message, &visit.incident)
+    request.services.pages.message(&message, &request.incident)
 }

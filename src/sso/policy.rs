@@ -8,7 +8,7 @@ use crate::imis::PartyId;
 use crate::imis::party::{Kind, Profile, is_inactive};
 use crate::imis::recognise::Identity;
 use crate::sso::claims;
-use crate::sso::decision::Steps;
+use crate::sso::decision::Trace;
 use crate::sso::denied::Denied;
 use crate::sso::email_address::EmailAddress;
 
@@ -39,10 +39,10 @@ pub(crate) fn authorize(
     profile: Profile,
     app: &App,
     (language, facts): (&Language, &Facts),
-    steps: &mut Steps,
+    trace: &mut Trace,
 ) -> Result<Permit, Refused> {
-    let guard = |name: &str, refuses: bool, found: bool, denied: Denied, steps: &mut Steps| {
-        steps.note(name, || {
+    let guard = |name: &str, refuses: bool, found: bool, denied: Denied, trace: &mut Trace| {
+        trace.record(name, || {
             let outcome = match (refuses, found) {
                 (true, true) => "it is one: refused",
                 (false, true) => "it is one, and the guard is off",
@@ -53,16 +53,16 @@ pub(crate) fn authorize(
         if refuses && found { Err(denied) } else { Ok(()) }
     };
     let is_company = profile.kind == Kind::Company;
-    guard("guard: company_records", app.guards.refuses_companies, is_company, Denied::CompanyRecord, steps)?;
+    guard("guard: company_records", app.guards.refuses_companies, is_company, Denied::CompanyRecord, trace)?;
     let inactive = profile.status.as_deref().is_some_and(is_inactive);
-    guard("guard: inactive_records", app.guards.refuses_inactive, inactive, Denied::Inactive, steps)?;
+    guard("guard: inactive_records", app.guards.refuses_inactive, inactive, Denied::Inactive, trace)?;
     let email = profile.email.as_deref().ok_or(Denied::NoEmail)?;
     let email = EmailAddress::parse(email).ok_or(Denied::BadEmail)?;
     let name = plain_name(profile.name.as_deref().unwrap_or_default()).ok_or(Denied::NoName)?;
     let rule = match &app.rules {
-        Some(rules) => Some(first_match(rules, (language, facts), steps)?),
+        Some(rules) => Some(first_match(rules, (language, facts), trace)?),
         None => {
-            steps.note("rules", || "none: everybody enters whom iMIS signed in".to_owned());
+            trace.record("rules", || "none: everybody enters whom iMIS signed in".to_owned());
             None
         }
     };
@@ -74,11 +74,11 @@ pub(crate) fn authorize(
 fn first_match(
     rules: &[Rule],
     (language, facts): (&Language, &Facts),
-    steps: &mut Steps,
+    trace: &mut Trace,
 ) -> Result<usize, Denied> {
     for (number, rule) in (1..).zip(rules) {
         let holds = language.holds(&rule.when, facts);
-        steps.note(&format!("rule {number}"), || {
+        trace.record(&format!("rule {number}"), || {
             let effect = if rule.effect == Effect::Allow { "allow" } else { "deny" };
             let outcome = match &holds {
                 Ok(true) => "holds".to_owned(),
@@ -170,7 +170,7 @@ pub(crate) fn test_permit(phone: Option<&str>) -> Permit {
 mod tests {
     use super::*;
     use crate::sso::facts;
-    use crate::sso::return_to::Arrival;
+    use crate::sso::return_to::LoginParams;
 
     pub(crate) fn profile(change: impl FnOnce(&mut Profile)) -> Profile {
         let mut profile = Profile {
@@ -189,9 +189,9 @@ mod tests {
 
     pub(crate) fn decide(profile: Profile, app: &App) -> Result<Permit, Refused> {
         let identity = Identity::of(profile.id.clone());
-        let arrival = Arrival::default();
-        let facts = facts::of(&profile, (&identity, app, &arrival), &[], "2026-11-27");
-        authorize(profile, app, (&Language::new(), &facts), &mut Steps::forgotten())
+        let params = LoginParams::default();
+        let facts = facts::of(&profile, (&identity, app, &params), &[], "2026-11-27");
+        authorize(profile, app, (&Language::new(), &facts), &mut Trace::disabled())
     }
 
     fn denied_by(app: &App, change: impl FnOnce(&mut Profile)) -> Option<Denied> {

@@ -12,7 +12,7 @@ use crate::config::SignInLimits;
 const LOOK_THROUGH: u32 = 4096;
 
 /// See the module.
-pub(crate) struct Rates {
+pub(crate) struct RateLimits {
     pub(crate) limits: SignInLimits,
     networks: DefaultKeyedRateLimiter<IpAddr>,
     people: DefaultKeyedRateLimiter<String>,
@@ -21,12 +21,12 @@ pub(crate) struct Rates {
 
 /// Who has had enough.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Enough {
+pub(crate) enum RateLimited {
     Network,
     Person,
 }
 
-impl Enough {
+impl RateLimited {
     /// The key of the configuration.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -36,7 +36,7 @@ impl Enough {
     }
 }
 
-impl Rates {
+impl RateLimits {
     pub(crate) fn new(limits: SignInLimits) -> Self {
         let quota = |a_minute: NonZeroU32| Quota::per_minute(a_minute);
         Self {
@@ -47,18 +47,18 @@ impl Rates {
         }
     }
 
-    /// Another visit from this address.
-    pub(crate) fn network(&self, client: IpAddr) -> Result<(), Enough> {
+    /// Another request from this address.
+    pub(crate) fn check_network(&self, client: IpAddr) -> Result<(), RateLimited> {
         if self.visits.fetch_add(1, Ordering::Relaxed) % LOOK_THROUGH == LOOK_THROUGH - 1 {
             self.networks.retain_recent();
             self.people.retain_recent();
         }
-        self.networks.check_key(&network_of(client)).map_err(|_| Enough::Network)
+        self.networks.check_key(&network_of(client)).map_err(|_| RateLimited::Network)
     }
 
     /// Another sign-in of this person. `site` tells people of one id apart.
-    pub(crate) fn person(&self, site: &str, imis_id: &str) -> Result<(), Enough> {
-        self.people.check_key(&format!("{site} {imis_id}")).map_err(|_| Enough::Person)
+    pub(crate) fn check_person(&self, site: &str, imis_id: &str) -> Result<(), RateLimited> {
+        self.people.check_key(&format!("{site} {imis_id}")).map_err(|_| RateLimited::Person)
     }
 }
 
@@ -80,16 +80,16 @@ mod tests {
     #[test]
     fn each_network_and_each_person_has_so_many_a_minute() {
         let two = NonZeroU32::new(2).unwrap();
-        let rates = Rates::new(SignInLimits { per_network: two, per_person: two });
+        let rates = RateLimits::new(SignInLimits { per_network: two, per_person: two });
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
         let one = address("2001:db8::1");
-        assert_eq!([rates.network(one), rates.network(address("2001:db8::2"))], [Ok(()), Ok(())]);
-        assert_eq!(rates.network(address("2001:db8::3")), Err(Enough::Network), "the same /64");
-        assert_eq!(rates.network(address("2001:db8:0:1::1")), Ok(()));
+        assert_eq!([rates.check_network(one), rates.check_network(address("2001:db8::2"))], [Ok(()), Ok(())]);
+        assert_eq!(rates.check_network(address("2001:db8::3")), Err(RateLimited::Network), "the same /64");
+        assert_eq!(rates.check_network(address("2001:db8:0:1::1")), Ok(()));
         assert_eq!(
-            [rates.person("a", "7"), rates.person("a", "7"), rates.person("a", "7")],
-            [Ok(()), Ok(()), Err(Enough::Person)]
+            [rates.check_person("a", "7"), rates.check_person("a", "7"), rates.check_person("a", "7")],
+            [Ok(()), Ok(()), Err(RateLimited::Person)]
         );
-        assert_eq!([rates.person("a", "8"), rates.person("b", "7")], [Ok(()), Ok(())]);
+        assert_eq!([rates.check_person("a", "8"), rates.check_person("b", "7")], [Ok(()), Ok(())]);
     }
 }

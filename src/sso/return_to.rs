@@ -96,7 +96,7 @@ fn is_at(url: &Url, own: &Authority) -> bool {
 
 /// The parameters of a Remote login URL that matter. `timestamp` does not: tokens carry our own time.
 #[derive(Debug, Default)]
-pub(crate) struct Arrival {
+pub(crate) struct LoginParams {
     pub(crate) return_to: Option<ReturnTo>,
     /// There was one, and it was not safe.
     pub(crate) return_to_dropped: bool,
@@ -104,27 +104,27 @@ pub(crate) struct Arrival {
     locale_id: Option<String>,
 }
 
-impl Arrival {
+impl LoginParams {
     pub(crate) fn parse(query: &str, zendesk: &Zendesk) -> Self {
-        let mut arrival = Self::default();
+        let mut params = Self::default();
         let mut seen: Option<String> = None;
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*name {
                 "return_to" if !value.is_empty() => {
                     // Two different ones: neither can be trusted to be the one meant.
-                    arrival.return_to_dropped |= seen.as_deref().is_some_and(|first| first != &*value);
+                    params.return_to_dropped |= seen.as_deref().is_some_and(|first| first != &*value);
                     seen = Some(value.into_owned());
                 }
-                "brand_id" => arrival.brand_id = arrival.brand_id.take().or_else(|| digits(&value)),
-                "locale_id" => arrival.locale_id = arrival.locale_id.take().or_else(|| digits(&value)),
+                "brand_id" => params.brand_id = params.brand_id.take().or_else(|| digits(&value)),
+                "locale_id" => params.locale_id = params.locale_id.take().or_else(|| digits(&value)),
                 _ => {}
             }
         }
-        if let Some(text) = seen.filter(|_| !arrival.return_to_dropped) {
-            arrival.return_to = ReturnTo::parse(&text, zendesk);
-            arrival.return_to_dropped = arrival.return_to.is_none();
+        if let Some(text) = seen.filter(|_| !params.return_to_dropped) {
+            params.return_to = ReturnTo::parse(&text, zendesk);
+            params.return_to_dropped = params.return_to.is_none();
         }
-        arrival
+        params
     }
 
     pub(crate) fn brand_id(&self) -> Option<u64> {
@@ -246,24 +246,24 @@ mod tests {
     fn the_path_back_carries_what_matters_encoded_once() {
         let app = test_app();
         let query = "brand_id=42&locale_id=1&return_to=https%3A%2F%2Fsupport.contoso.org%2Fhc%3Fa%3D1%26b%3D2&timestamp=1700000000";
-        let target = Arrival::parse(query, &app.zendesk).sso_target(&app);
+        let target = LoginParams::parse(query, &app.zendesk).sso_target(&app);
         assert_eq!(
             target,
             "/sso/zendesk?brand_id=42&locale_id=1&return_to=https%3A%2F%2Fsupport.contoso.org%2Fhc%3Fa%3D1%26b%3D2"
         );
-        let again = Arrival::parse(target.split_once('?').unwrap().1, &app.zendesk);
+        let again = LoginParams::parse(target.split_once('?').unwrap().1, &app.zendesk);
         assert_eq!(again.sso_target(&app), target);
-        assert_eq!(Arrival::parse("", &app.zendesk).sso_target(&app), "/sso/zendesk");
+        assert_eq!(LoginParams::parse("", &app.zendesk).sso_target(&app), "/sso/zendesk");
     }
 
     #[test]
     fn parameters_that_are_not_what_they_should_be_are_left_out() {
         let app = test_app();
-        let arrival =
-            Arrival::parse("brand_id=4%0d%0a2&locale_id=en&return_to=%2F%2Fevil.example", &app.zendesk);
-        assert!(arrival.return_to_dropped);
-        assert_eq!(arrival.sso_target(&app), "/sso/zendesk");
-        let two = Arrival::parse("return_to=%2Fhc&return_to=%2Fagent", &app.zendesk);
+        let params =
+            LoginParams::parse("brand_id=4%0d%0a2&locale_id=en&return_to=%2F%2Fevil.example", &app.zendesk);
+        assert!(params.return_to_dropped);
+        assert_eq!(params.sso_target(&app), "/sso/zendesk");
+        let two = LoginParams::parse("return_to=%2Fhc&return_to=%2Fagent", &app.zendesk);
         assert!(two.return_to_dropped && two.return_to.is_none());
     }
 }

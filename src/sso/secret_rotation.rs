@@ -14,8 +14,8 @@ use tracing::info;
 
 use crate::config::{App, Secret, fingerprint};
 use crate::pages;
-use crate::sso::return_to::Arrival;
-use crate::sso::{Visit, add_cookie, loop_guard};
+use crate::sso::return_to::LoginParams;
+use crate::sso::{SsoRequest, add_cookie, loop_guard};
 
 const NAME: &str = "__Host-imis-gateway-signed-";
 /// From the hand-off to Zendesk's answer.
@@ -29,24 +29,24 @@ const MOST_TRIES: u32 = 6;
 
 /// What became of the tokens of one browser.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-struct Trials {
+struct TokenAttempts {
     /// Fingerprints of the secrets that Zendesk did not take.
     refused: Vec<String>,
     /// How often the browser was sent through once more.
     tries: u32,
     /// The last one comes last.
-    on_their_way: Vec<OnItsWay>,
+    pending: Vec<PendingToken>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct OnItsWay {
+struct PendingToken {
     /// Fingerprint of the secret it was signed with.
     signed_with: String,
     target: String,
 }
 
 /// A secret, and what it is called.
-pub(super) struct Chosen<'a> {
+pub(super) struct ChosenSecret<'a> {
     pub(super) secret: &'a Secret,
     pub(super) name: &'static str,
     /// For the hand-off.
@@ -54,16 +54,16 @@ pub(super) struct Chosen<'a> {
 }
 
 /// The secret for the next token: the current one, unless Zendesk has just refused it.
-pub(super) fn choose<'a>(visit: &'a Visit, arrival: &Arrival) -> Chosen<'a> {
-    let app = &visit.app;
-    let mut trials = Trials::of(&visit.headers, app);
-    let matters = trials.tries > 0 || app.zendesk.shared_secret.next.is_some();
-    let (name, secret) = trials.untried(app).unwrap_or(("current", &app.zendesk.shared_secret.current));
-    let target = arrival.sso_target(app);
+pub(super) fn choose<'a>(request: &'a SsoRequest, params: &LoginParams) -> ChosenSecret<'a> {
+    let app = &request.app;
+    let mut attempts = TokenAttempts::of(&request.headers, app);
+    let matters = attempts.tries > 0 || app.zendesk.shared_secret.next.is_some();
+    let (name, secret) = attempts.untried(app).unwrap_or(("current", &app.zendesk.shared_secret.current));
+    let target = params.sso_target(app);
     let target = if target.len() <= MOST_TARGET { target } else { app.path.clone() };
-    trials.on_their_way.push(OnItsWay { signed_with: secret.fingerprint(), target });
-    let cookie = matters.then(|| trials.cookie(app));
-    Chosen { secret, name, cookie }
+    attempts.pending.push(PendingToken { signed_with: secret.fingerprint(), target });
+    let cookie = matters.then(|| attempts.cookie(app));
+    ChosenSecret { secret, name, cookie }
 }
 
 /// What becomes of a token that Zendesk refused for its signature.
@@ -75,27 +75,27 @@ pub(super) enum Refused {
 }
 
 /// A token was refused for its signature.
-pub(super) fn refused(visit: &Visit) -> Refused {
-    let app = &visit.app;
-    let mut trials = Trials::of(&visit.headers, app);
-    let Some(token) = trials.returned() else {
-        return Refused::ByAll { target: None, cookie: trials.cookie(app) };
+pub(super) fn refused(request: &SsoRequest) -> Refused {
+    let app = &request.app;
+    let mut attempts = TokenAttempts::of(&request.headers, app);
+    let Some(token) = attempts.returned() else {
+        return Refused::ByAll { target: None, cookie: attempts.cookie(app) };
     };
-    let target = Arrival::of_target(&token.target, app).sso_target(app);
-    trials.tries += 1;
-    match trials.untried(app).map(|(name, _)| name) {
-        Some(name) if trials.tries <= MOST_TRIES => {
-            info!(request_id = %visit.incident, app = %app.name, secret = name, "Zendesk refused one secret; once more with the other");
+    let target = LoginParams::of_target(&token.target, app).sso_target(app);
+    attempts.tries += 1;
+    match attempts.untried(app).map(|(name, _)| name) {
+        Some(name) if attempts.tries <= MOST_TRIES => {
+            info!(request_id = %request.incident, app = %app.name, secret = name, "Zendesk refused one secret; once more with the other");
             let mut response = pages::redirect(StatusCode::FOUND, &target);
-            add_cookie(&mut response, &trials.cookie(app));
+            add_cookie(&mut response, &attempts.cookie(app));
             // How often this goes on is counted here.
             add_cookie(&mut response, loop_guard::DELETION);
             Refused::OnceMore(Box::new(response))
         }
         Some(_) | None => {
             // Whoever tries again begins anew.
-            trials.refused.clear();
-            Refused::ByAll { target: Some(target), cookie: trials.cookie(app) }
+            attempts.refused.clear();
+            Refused::ByAll { target: Some(target), cookie: attempts.cookie(app) }
         }
     }
 }
@@ -110,7 +110,7 @@ fn name(app: &App) -> String {
     format!("{NAME}{}", fingerprint(&app.path))
 }
 
-impl Trials {
+impl TokenAttempts {
     /// The first secret that Zendesk has not refused.
     fn untried<'a>(&self, app: &'a App) -> Option<(&'static str, &'a Secret)> {
         secrets(app).find(|(_, secret)| !self.refused.contains(&secret.fingerprint()))
@@ -118,10 +118,10 @@ impl Trials {
 
     /// The token that Zendesk has most likely answered about: one with a secret that it is known not to take, else the last one. Its secret is
     /// known to be refused from now on.
-    fn returned(&mut self) -> Option<OnItsWay> {
-        let known = self.on_their_way.iter().rposition(|token| self.refused.contains(&token.signed_with));
-        let place = known.or(self.on_their_way.len().checked_sub(1))?;
-        let token = self.on_their_way.remove(place);
+    fn returned(&mut self) -> Option<PendingToken> {
+        let known = self.pending.iter().rposition(|token| self.refused.contains(&token.signed_with));
+        let place = known.or(self.pending.len().checked_sub(1))?;
+        let token = self.pending.remove(place);
         if !self.refused.contains(&token.signed_with) {
             self.refused.push(token.signed_with.clone());
         }
@@ -144,23 +144,23 @@ impl Trials {
         let mut parts = value.split('.');
         let tries = parts.next()?.parse().ok()?;
         let refused = parts.next()?.split('-').filter(|print| !print.is_empty()).map(str::to_owned).collect();
-        let on_its_way = |part: &str| {
+        let pending_token = |part: &str| {
             let (signed_with, target) = part.split_once('~')?;
             let target = String::from_utf8(URL_SAFE_NO_PAD.decode(target).ok()?).ok()?;
-            Some(OnItsWay { signed_with: signed_with.to_owned(), target })
+            Some(PendingToken { signed_with: signed_with.to_owned(), target })
         };
-        let on_their_way = parts.map(on_its_way).collect::<Option<Vec<_>>>()?;
-        Some(Self { refused, tries, on_their_way })
+        let pending = parts.map(pending_token).collect::<Option<Vec<_>>>()?;
+        Some(Self { refused, tries, pending })
     }
 
     fn cookie(&self, app: &App) -> String {
         let name = name(app);
-        if self.on_their_way.is_empty() && self.refused.is_empty() {
+        if self.pending.is_empty() && self.refused.is_empty() {
             return format!("{name}=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Lax");
         }
         let mut value = format!("{}.{}", self.tries, self.refused.join("-"));
-        let first = self.on_their_way.len().saturating_sub(MOST_ON_THEIR_WAY);
-        for token in &self.on_their_way[first..] {
+        let first = self.pending.len().saturating_sub(MOST_ON_THEIR_WAY);
+        for token in &self.pending[first..] {
             value += &format!(".{}~{}", token.signed_with, URL_SAFE_NO_PAD.encode(&token.target));
         }
         format!("{name}={value}; Path=/; Max-Age={SECONDS}; Secure; HttpOnly; SameSite=Lax")
@@ -177,8 +177,8 @@ mod tests {
         HeaderMap::from_iter([(COOKIE, format!("Login=x; {pair}").parse().unwrap())])
     }
 
-    fn token(signed_with: &str, target: &str) -> OnItsWay {
-        OnItsWay { signed_with: signed_with.to_owned(), target: target.to_owned() }
+    fn token(signed_with: &str, target: &str) -> PendingToken {
+        PendingToken { signed_with: signed_with.to_owned(), target: target.to_owned() }
     }
 
     #[test]
@@ -186,27 +186,31 @@ mod tests {
         let app = test_app();
         let tokens =
             vec![token("01234567", "/sso/zendesk?return_to=%2Fhc"), token("89abcdef", "/sso/zendesk")];
-        let trials = Trials { refused: vec!["01234567".to_owned()], tries: 2, on_their_way: tokens };
-        let cookie = trials.cookie(&app);
-        assert_eq!(Trials::of(&sent(&cookie), &app), trials);
+        let attempts = TokenAttempts { refused: vec!["01234567".to_owned()], tries: 2, pending: tokens };
+        let cookie = attempts.cookie(&app);
+        assert_eq!(TokenAttempts::of(&sent(&cookie), &app), attempts);
         let other = App { path: "/sso/staff".to_owned(), ..test_app() };
-        assert_eq!(Trials::of(&sent(&cookie), &other), Trials::default());
+        assert_eq!(TokenAttempts::of(&sent(&cookie), &other), TokenAttempts::default());
         for odd in ["", "x", "1", "1.a.b", "1.a.b~%", "1.a.b~____", "-1..", "99999999999."] {
             let cookie = format!("{}={odd}", name(&app));
-            assert_eq!(Trials::of(&sent(&cookie), &app), Trials::default(), "{odd}");
+            assert_eq!(TokenAttempts::of(&sent(&cookie), &app), TokenAttempts::default(), "{odd}");
         }
     }
 
     #[test]
     fn answers_are_about_the_secret_that_is_known_to_be_refused_first() {
-        let mut trials =
-            Trials { on_their_way: vec![token("old", "a"), token("old", "b")], ..Trials::default() };
-        assert_eq!(trials.returned(), Some(token("old", "b")));
-        trials.on_their_way.push(token("new", "b"));
-        assert_eq!(trials.returned(), Some(token("old", "a")), "the other tab's answer, not the new token's");
-        assert_eq!(trials.refused, ["old"]);
-        assert_eq!(trials.returned(), Some(token("new", "b")));
-        assert_eq!(trials.returned(), None);
+        let mut attempts =
+            TokenAttempts { pending: vec![token("old", "a"), token("old", "b")], ..TokenAttempts::default() };
+        assert_eq!(attempts.returned(), Some(token("old", "b")));
+        attempts.pending.push(token("new", "b"));
+        assert_eq!(
+            attempts.returned(),
+            Some(token("old", "a")),
+            "the other tab's answer, not the new token's"
+        );
+        assert_eq!(attempts.refused, ["old"]);
+        assert_eq!(attempts.returned(), Some(token("new", "b")));
+        assert_eq!(attempts.returned(), None);
     }
 
     #[test]
@@ -214,9 +218,9 @@ mod tests {
         let app = test_app();
         let tokens =
             (0..9).map(|number| token("01234567", &format!("/{number}{}", "x".repeat(780)))).collect();
-        let cookie = Trials { on_their_way: tokens, ..Trials::default() }.cookie(&app);
+        let cookie = TokenAttempts { pending: tokens, ..TokenAttempts::default() }.cookie(&app);
         assert!(cookie.len() < 4600, "{}", cookie.len());
-        let back = Trials::of(&sent(&cookie), &app).on_their_way;
+        let back = TokenAttempts::of(&sent(&cookie), &app).pending;
         assert!(back.len() == MOST_ON_THEIR_WAY && back[3].target.starts_with("/8"));
     }
 }

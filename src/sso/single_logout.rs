@@ -20,13 +20,13 @@ const FORCE_SIGN_OUT: &str = "/sessioninfo/forcesignout";
 
 /// A request that signs out of iMIS, or in: what was known of its session is no longer so.
 #[derive(Debug)]
-pub(crate) struct Departure {
+pub(crate) struct SignOutRequest {
     /// The page that was asked for, when the browser may be led on from there.
     leads_from: Option<Url>,
 }
 
 /// How an answer of iMIS to a sign-out is changed.
-pub(crate) struct Detour {
+pub(crate) struct LogoutRedirect {
     pub(crate) location: String,
     pub(crate) set_cookie: String,
 }
@@ -42,7 +42,7 @@ fn path_of(target: &str) -> &str {
     target.split('?').next().unwrap_or_default()
 }
 
-impl Departure {
+impl SignOutRequest {
     /// What a request that goes on to iMIS is, if it signs out.
     pub(crate) fn of<'a>(
         sign_on: &SignOn,
@@ -72,12 +72,12 @@ impl Departure {
     }
 
     /// How the answer is changed: a redirect of somebody who had a session.
-    pub(crate) fn detour(
+    pub(crate) fn logout_redirect(
         &self,
         sign_on: &SignOn,
         had_session: bool,
         (status, location): (u16, Option<&[u8]>),
-    ) -> Option<Detour> {
+    ) -> Option<LogoutRedirect> {
         let base =
             self.leads_from.as_ref().filter(|_| had_session && matches!(status, 301..=303 | 307 | 308))?;
         let target = base.join(std::str::from_utf8(location?).ok()?).ok()?;
@@ -91,29 +91,29 @@ impl Departure {
 }
 
 /// To the sign-out of the first of `apps`, and from there to the others and to `target`.
-fn next(sign_on: &SignOn, apps: &[&App], target: &str) -> Option<Detour> {
+fn next(sign_on: &SignOn, apps: &[&App], target: &str) -> Option<LogoutRedirect> {
     let (first, rest) = apps.split_first()?;
     let rest: Vec<&str> = rest.iter().map(|app| app.path.as_str()).collect();
     let issued = sign_on.states.issue(Purpose::SignOut, (&rest, target, "/"), clock::unix_now());
     let (_, set_cookie) = issued.ok()?;
-    Some(Detour { location: zendesk::sign_out(&first.zendesk), set_cookie })
+    Some(LogoutRedirect { location: zendesk::sign_out(&first.zendesk), set_cookie })
 }
 
 /// Where a browser goes on to that Zendesk has signed out on our behalf: the next app, or where iMIS wanted it to go.
-pub(super) enum Onward {
-    Next(Detour),
+pub(super) enum NextHop {
+    Next(LogoutRedirect),
     Home { location: String, deletion: String },
 }
 
-pub(super) fn onward(sign_on: &SignOn, headers: &HeaderMap) -> Option<Onward> {
+pub(super) fn next_hop(sign_on: &SignOn, headers: &HeaderMap) -> Option<NextHop> {
     let now = clock::unix_now();
     let states = sign_on.states.states(Purpose::SignOut, headers, now);
     let state: &State = states.first().filter(|state| sign_on.states.consume(state, now))?;
     let of_path = |path: &String| sign_on.apps.iter().map(|app| &**app).find(|app| app.path == *path);
     let apps: Vec<&App> = state.apps.iter().filter_map(of_path).collect();
     Some(match next(sign_on, &apps, &state.target) {
-        Some(detour) => Onward::Next(detour),
-        None => Onward::Home { location: state.target.clone(), deletion: state.deletion() },
+        Some(logout_redirect) => NextHop::Next(logout_redirect),
+        None => NextHop::Home { location: state.target.clone(), deletion: state.deletion() },
     })
 }
 

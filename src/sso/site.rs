@@ -11,7 +11,7 @@ use crate::imis::Imis;
 use crate::observe::audit::Audit;
 use crate::observe::metrics::Metrics;
 use crate::pages::Pages;
-use crate::sso::rate_limit::Rates;
+use crate::sso::rate_limit::RateLimits;
 use crate::sso::state_cookie::Signer;
 use crate::zendesk::staff::Staff;
 
@@ -21,9 +21,9 @@ pub(crate) struct Services {
     pub(crate) metrics: Metrics,
     pub(crate) audit: Audit,
     /// How many sign-ins one network or person may start.
-    pub(crate) rates: Arc<Rates>,
+    pub(crate) rates: Arc<RateLimits>,
     /// The same for messaging tokens, which every page of the site may request: a busy site must not use up its visitors' sign-ins.
-    pub(crate) messaging_rates: Arc<Rates>,
+    pub(crate) messaging_rates: Arc<RateLimits>,
     /// The language of rules and claims.
     pub(crate) language: Language,
 }
