@@ -6,7 +6,9 @@ use serde_json::json;
 
 use crate::base::error_chain::Chain;
 use crate::cli::{FAILED, Format, GOOD, WithConfig, complain, counted, plain, report, say};
-use crate::doctor::{Finding, Severity, examine};
+use crate::doctor::test_visitor::pasted_cookies;
+use crate::doctor::{Examination, Finding, Severity, examine};
+use crate::observe::log::Chain;
 use crate::server::{build, control_socket};
 
 /// More is no Cookie header.
@@ -39,6 +41,13 @@ pub(super) fn doctor(arguments: &Doctor) -> i32 {
             return FAILED;
         }
     };
+    let cookies = match cookies.map(|text| pasted_cookies(&text).ok_or(())).transpose() {
+        Ok(cookies) => cookies,
+        Err(()) => {
+            complain("imis-gateway: what was given is not a Cookie header");
+            return FAILED;
+        }
+    };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -54,14 +63,14 @@ pub(super) fn doctor(arguments: &Doctor) -> i32 {
         }
     };
     let running = config.listen.control.as_ref().and_then(|socket| control_socket::status(socket).ok());
-    let checked = examine(
-        (&config, &gateway),
-        running.as_ref(),
-        cookies.as_deref(),
-        arguments.imis_id.as_deref(),
-        &runtime,
-    );
-    match checked {
+    let examination = Examination {
+        config: &config,
+        gateway: &gateway,
+        running: running.as_ref(),
+        cookies: cookies.as_ref(),
+        imis_id: arguments.imis_id.as_deref(),
+    };
+    match runtime.block_on(examine(&examination)) {
         Ok(findings) => tell(&findings, arguments.format),
         Err(error) => {
             complain(&format!("imis-gateway: {}", Chain(&error)));

@@ -7,7 +7,8 @@ use crate::cli::Format;
 use crate::cli::doctor::cookies;
 use crate::cli::{FAILED, GOOD, USAGE, WithConfig, complain, plain, report, say};
 use crate::doctor::explain::{Explanation, Question, Who, explain};
-use crate::doctor::pasted_cookies;
+use crate::doctor::test_visitor::pasted_cookies;
+use crate::observe::log::Chain;
 use crate::server::build;
 
 #[derive(clap::Args)]
@@ -58,13 +59,16 @@ pub(super) fn mint(arguments: &Mint) -> i32 {
         return USAGE;
     }
     match asked(&arguments.explain) {
-        Ok(explanation) => {
-            match &explanation.claims {
-                Some(claims) => say(&Value::from(claims.clone()).to_string()),
-                None => complain(&explanation.decision),
+        Ok(explanation) => match explanation.outcome.claims() {
+            Some(claims) => {
+                say(&Value::from(claims.clone()).to_string());
+                GOOD
             }
-            if explanation.may_enter() { GOOD } else { FAILED }
-        }
+            None => {
+                complain(&explanation.outcome.to_string());
+                FAILED
+            }
+        },
         Err(code) => code,
     }
 }
@@ -76,13 +80,13 @@ pub(super) fn run(arguments: &Explain) -> i32 {
     };
     match arguments.format {
         Format::Json => {
-            let step = |step: &crate::sso::TraceStep| json!({"step": step.name, "outcome": step.outcome, "ms": step.took.as_secs_f64() * 1000.0});
+            let step = |step: &crate::sso::trace::TraceStep| json!({"step": step.name, "outcome": step.outcome, "ms": step.took.as_secs_f64() * 1000.0});
             let steps: Vec<Value> = explanation.steps.iter().map(step).collect();
-            say(&json!({"decision": explanation.decision, "may_enter": explanation.may_enter(), "steps": steps, "claims": explanation.claims}).to_string());
+            say(&json!({"decision": explanation.outcome.to_string(), "may_enter": explanation.outcome.claims().is_some(), "steps": steps, "claims": explanation.outcome.claims()}).to_string());
         }
         Format::Text => tell(&explanation),
     }
-    if explanation.may_enter() { GOOD } else { FAILED }
+    if explanation.outcome.claims().is_some() { GOOD } else { FAILED }
 }
 
 fn tell(explanation: &Explanation) {
@@ -90,8 +94,8 @@ fn tell(explanation: &Explanation) {
         let outcome = plain(&step.outcome);
         say(&format!("{:>8.1} ms  {:<24} {outcome}", step.took.as_secs_f64() * 1000.0, step.name));
     }
-    say(&format!("\n{}", plain(&explanation.decision)));
-    for (name, value) in explanation.claims.iter().flatten() {
+    say(&format!("\n{}", plain(&explanation.outcome.to_string())));
+    for (name, value) in explanation.outcome.claims().into_iter().flatten() {
         say(&plain(&format!("  {name}: {value}")));
     }
 }
@@ -124,6 +128,6 @@ fn asked(arguments: &Explain) -> Result<Explanation, i32> {
     let gateway = build::offline_gateway(&config).map_err(|error| failed(Chain(&error).to_string()))?;
     runtime.block_on(explain(&gateway, &question)).map_err(|error| {
         failed(Chain(&error).to_string());
-        if error.is_of_the_question() { USAGE } else { FAILED }
+        if error.is_usage_error() { USAGE } else { FAILED }
     })
 }

@@ -1,5 +1,6 @@
-//! The way of a site's names to here: what they resolve to, who answers there, and with which certificate. It is tried from this machine;
-//! visitors may come another way.
+//! The public address of a site: what its names resolve to, and which certificate is presented there. Also the certificate's CA.
+//!
+//! All of it is observed from this machine. Visitors may take another route.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,136 +14,85 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::acme;
-use crate::base::clock;
-use crate::base::tls_client;
-use crate::base::x509;
+use crate::base::{clock, tls_client, x509};
 use crate::config::Config;
-use crate::doctor::{Finding, Severity};
+use crate::doctor::finding::Finding;
+use crate::doctor::probe::{STEP_TIMEOUT, connect, resolve, shown, within};
 use crate::request::gateway::Site;
 
-const PATIENCE: Duration = Duration::from_secs(10);
-const MOVE: &str = "visitors come here only when the name leads here (DNS, a load balancer, a port forwarding); before the move this is as it should be";
+const NOT_HERE: &str =
+    "point the name to this gateway (DNS, load balancer, port forwarding). Before the move, this is expected";
 
-/// `running`: what a gateway on this machine says of itself.
-pub(super) async fn examine(
-    config: &Config,
-    site: &Site,
-    running: Option<&Value>,
-    findings: &mut Vec<Finding>,
-) {
+/// `running`: the status of the gateway on this machine.
+pub(super) async fn check(config: &Config, site: &Site, running: Option<&Value>) -> Vec<Finding> {
+    let mut findings = Vec::new();
     let port = config.listen.https.first().map_or(443, std::net::SocketAddr::port);
-    // One that the system chooses nobody can know.
+    // Port 0 is chosen by the system, and not known here.
     if port != 0 {
         for host in &site.config.hosts {
-            findings.push(way(site, host, port).await);
+            findings.push(address(site, host, port).await);
         }
     }
-    if let Some(acme) = &site.config.acme {
-        let finding = Finding { seen: format!("asked {}", acme.directory), ..Finding::good(site, "CA") };
-        let asked = tokio::time::timeout(PATIENCE, acme::check_directory(acme)).await;
-        findings.push(match asked.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
-            Ok(()) => Finding { result: "answers".to_owned(), ..finding },
-            Err(why) => {
-                let advice = if why.contains("UnknownIssuer") {
-                    "acme.ca_file has to hold the root that vouches for the CA's own server"
-                } else if why.contains("ACME directory") {
-                    "acme.directory is the URL of the CA's directory, which the CA tells"
-                } else {
-                    "certificates are neither given nor renewed: does a firewall keep this machine from it?"
-                };
-                finding.but(Severity::Failed, why, advice)
-            }
-        });
-        let of_site = running.and_then(|status| {
-            let mut sites = status["sites"].as_array()?.iter();
-            sites.find(|of| of["hosts"][0] == site.config.hosts[0].as_str())
-        });
-        if let Some(why) = of_site.and_then(|of| of["certificate"]["acme"]["failed"].as_str()) {
-            let finding = Finding {
-                seen: "what the gateway that runs says".to_owned(),
-                ..Finding::good(site, "the last certificate")
-            };
-            findings.push(finding.but(Severity::Failed, why, "docs/operations.md, \"Certificates by ACME\"; when it is mended, `imis-gateway reload` has it asked again"));
-        }
-    }
+    findings.extend(certificate_authority(site).await);
+    findings.extend(last_certificate(site, running));
+    findings
 }
 
-async fn way(site: &Site, host: &str, port: u16) -> Finding {
-    let mut finding = Finding::good(site, format!("the way of {host} to here"));
+async fn address(site: &Site, host: &str, port: u16) -> Finding {
+    let mut finding = Finding::of_site(site, format!("public address of {host}"));
     if site.config.certificate.is_none() {
-        finding.seen = "looked for no way: there is nothing to be known again by".to_owned();
-        return finding.but(
-            Severity::Warning,
-            "the CA has given no certificate yet: whoever had none before gets no connection",
-            "the CA has to give one first: the checks of the CA say why it does not",
+        return finding.seen("not tried: this site has no certificate to compare").warning(
+            "the CA has not issued a certificate yet, so there can be no connection",
+            "the checks of the CA show why",
         );
     }
-    finding.seen = format!("asked for the addresses of {host}");
-    let looked = tokio::time::timeout(PATIENCE, tokio::net::lookup_host((host, port))).await;
-    let addresses: Vec<_> = match looked {
-        Ok(Ok(addresses)) => addresses.collect(),
-        Ok(Err(error)) => return finding.but(Severity::Warning, format!("the name: {error}"), MOVE),
-        Err(_) => return finding.but(Severity::Warning, "the name: no answer of DNS in time", MOVE),
+    finding.seen = format!("looked up {host}");
+    let presented = async {
+        let addresses = resolve(host, port).await?;
+        finding.seen = shown(&addresses);
+        let stream = connect(&addresses, port).await?;
+        within("TLS handshake", presented_chain(host, stream)).await
     };
-    let shown: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
-    finding.seen = format!("addresses: {}", shown.join(", "));
-    let connected = tokio::time::timeout(PATIENCE, TcpStream::connect(&*addresses)).await;
-    let stream = match connected {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            return finding.but(Severity::Warning, format!("nobody accepts on port {port}: {error}"), MOVE);
-        }
-        Err(_) => {
-            return finding.but(Severity::Warning, format!("no connection to port {port} in time"), MOVE);
-        }
-    };
-    let shown = match tokio::time::timeout(PATIENCE, shown_there(host, stream)).await {
-        Ok(Ok(chain)) => chain,
-        Ok(Err(error)) => return finding.but(Severity::Warning, format!("no TLS there: {error}"), MOVE),
-        Err(_) => return finding.but(Severity::Warning, "no TLS there in time", MOVE),
-    };
-    judge(site, host, &shown, finding)
+    match presented.await {
+        Ok(chain) => compare(site, host, &chain, finding),
+        Err(error) => finding.warning(error, NOT_HERE),
+    }
 }
 
-fn judge(site: &Site, host: &str, shown: &[CertificateDer<'static>], mut finding: Finding) -> Finding {
+fn compare(site: &Site, host: &str, presented: &[CertificateDer<'static>], finding: Finding) -> Finding {
     let own = site.config.certificate.as_ref().and_then(|pair| pair.cert.first());
-    if shown.first() != own || own.is_none() {
-        return finding.but(
-            Severity::Warning,
-            "it leads elsewhere: another certificate is shown there",
-            MOVE,
-        );
+    if presented.first() != own || own.is_none() {
+        return finding.warning("another server answers there, with another certificate", NOT_HERE);
     }
-    "it leads here".clone_into(&mut finding.result);
-    let now = clock::unix_now_signed();
-    if let Some(word) = site.certificate_warning(now) {
-        return finding.but(Severity::Warning, word, "docs/runbook.md, \"The certificate\"");
+    if let Some(warning) = site.certificate_warning(clock::unix_now_signed()) {
+        return finding.warning(warning, "docs/runbook.md, \"The certificate\"");
     }
-    match trusted(host, shown) {
-        Ok(()) => finding,
-        Err(why) => finding.but(
-            Severity::Warning,
-            format!("it leads here, and this machine does not trust the certificate: {why}"),
-            "browsers will not, either, unless they know its CA: has the chain all certificates between leaf and root?",
+    match verify(host, presented) {
+        Ok(()) => finding.good("this gateway answers there"),
+        Err(error) => finding.warning(
+            format!("this gateway answers there, but this machine does not trust the certificate: {error}"),
+            "browsers will not trust it either, unless they know its CA. Add the intermediate certificates to the chain",
         ),
     }
 }
 
-/// Whether whoever trusts what this machine trusts would trust this.
-fn trusted(host: &str, shown: &[CertificateDer<'static>]) -> Result<(), String> {
-    let (Some((leaf, between)), Ok(name)) = (shown.split_first(), ServerName::try_from(host.to_owned()))
+/// Verifies a chain against the system's roots.
+fn verify(host: &str, chain: &[CertificateDer<'static>]) -> Result<(), String> {
+    let (Some((leaf, intermediates)), Ok(name)) =
+        (chain.split_first(), ServerName::try_from(host.to_owned()))
     else {
-        return Err("none was shown".to_owned());
+        return Err("no certificate".to_owned());
     };
     let verifier =
         WebPkiServerVerifier::builder_with_provider(x509::system_roots(), tls_client::provider()).build();
     let verifier = verifier.map_err(|error| error.to_string())?;
     let now = UnixTime::since_unix_epoch(Duration::from_secs(clock::unix_now()));
-    verifier.verify_server_cert(leaf, between, &name, &[], now).map(|_| ()).map_err(|error| error.to_string())
+    let verified = verifier.verify_server_cert(leaf, intermediates, &name, &[], now);
+    verified.map(drop).map_err(|error| error.to_string())
 }
 
-/// The chain that is shown for a name, whatever it is worth: nothing is said on this connection.
-async fn shown_there(host: &str, stream: TcpStream) -> std::io::Result<Vec<CertificateDer<'static>>> {
+/// The chain that a server presents for a name, valid or not. Nothing is sent over this connection.
+async fn presented_chain(host: &str, stream: TcpStream) -> std::io::Result<Vec<CertificateDer<'static>>> {
     let name = ServerName::try_from(host.to_owned()).map_err(std::io::Error::other)?;
     let config = ClientConfig::builder_with_provider(tls_client::provider())
         .with_safe_default_protocol_versions()
@@ -153,4 +103,35 @@ async fn shown_there(host: &str, stream: TcpStream) -> std::io::Result<Vec<Certi
     let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     Ok(chain.iter().map(|certificate| certificate.clone().into_owned()).collect())
+}
+
+async fn certificate_authority(site: &Site) -> Option<Finding> {
+    let acme = site.config.acme.as_ref()?;
+    let finding = Finding::of_site(site, "CA").seen(format!("asked {}", acme.directory));
+    let asked = tokio::time::timeout(STEP_TIMEOUT, acme::check_directory(acme)).await;
+    Some(match asked.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
+        Ok(()) => finding.good("answers"),
+        Err(error) => {
+            let advice = if error.contains("UnknownIssuer") {
+                "acme.ca_file must hold the root certificate of the CA's own server"
+            } else if error.contains("ACME directory") {
+                "acme.directory must be the directory URL that the CA documents"
+            } else {
+                "certificates cannot be issued or renewed: check whether a firewall blocks this machine"
+            };
+            finding.failed(error, advice)
+        }
+    })
+}
+
+/// Why the running gateway did not get its last certificate.
+fn last_certificate(site: &Site, running: Option<&Value>) -> Option<Finding> {
+    site.config.acme.as_ref()?;
+    let mut sites = running?["sites"].as_array()?.iter();
+    let status = sites.find(|status| status["hosts"][0] == site.config.hosts[0].as_str())?;
+    let error = status["certificate"]["acme"]["failed"].as_str()?;
+    let finding = Finding::of_site(site, "last certificate").seen("status of the running gateway");
+    let advice =
+        "docs/operations.md, \"Certificates by ACME\". After the fix, `imis-gateway reload` tries again";
+    Some(finding.failed(error, advice))
 }

@@ -22,7 +22,7 @@ use crate::fuzzing::{Piece, Routes, read_message, rewrite_request, rewrite_respo
 use crate::imis::PartyId;
 use crate::imis::party::Party;
 use crate::imis::recognise::{self, forms_ticket};
-use crate::sso::ReturnTo;
+use crate::sso::return_to::ReturnTo;
 
 const WHOLE: usize = usize::MAX >> 1;
 

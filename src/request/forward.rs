@@ -26,7 +26,7 @@ use crate::request::connection::Connection;
 use crate::request::context::Context;
 use crate::request::error_page::Failure;
 use crate::request::session_changes;
-use crate::sso::single_logout::{SignOutRequest, LogoutRedirect};
+use crate::sso::single_logout::{LogoutRedirect, SignOutRequest};
 
 /// A request for the upstream of a site.
 pub(crate) struct ForwardRequest {

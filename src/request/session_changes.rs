@@ -13,7 +13,7 @@ pub(crate) fn sign_out<F: HeaderFields>(
     (site, host): (usize, &str),
 ) -> Option<Box<SignOutRequest>> {
     let sign_on = connection.worker.gateway.sites[site].sign_on.as_ref()?;
-    SignOutRequest::of(sign_on, (head.method, host, head.target), head.fields.pairs()).map(Box::new)
+    SignOutRequest::detect(sign_on, head.method, host, head.target, head.fields.pairs()).map(Box::new)
 }
 
 /// Whether a response deletes a session cookie of the site.
@@ -59,5 +59,5 @@ pub(crate) async fn logout_redirect(
     }
     let had_session = forget(connection, site, request).await;
     let sign_on = connection.worker.gateway.sites[site].sign_on.as_ref()?;
-    sign_out.logout_redirect(sign_on, had_session, (status, location.as_deref()))
+    sign_out.logout_redirect(sign_on, had_session, status, location.as_deref())
 }

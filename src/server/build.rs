@@ -23,7 +23,7 @@ use crate::server::build_error::BuildError;
 use crate::server::process_state::ProcessState;
 use crate::sso::rate_limit::RateLimits;
 use crate::sso::site::{Services, SignOn};
-use crate::sso::state_cookie::Signer;
+use crate::sso::state_cookie::StateCookies;
 use crate::upstream::site::SiteUpstream;
 use crate::zendesk::Refusal;
 use crate::zendesk::api::Api;
@@ -134,7 +134,7 @@ impl Parts<'_> {
                     (&upstream.tls, &upstream.servers),
                     self.process.metrics.recognition(&config.hosts[0]),
                 )?,
-                states: Signer::new(self.keys, &config.hosts[0], self.process.used_states.clone()),
+                states: StateCookies::new(self.keys, &config.hosts[0], self.process.used_states.clone()),
                 staff: staff_of(&sign_on.apps, self.previous)?,
                 apps: sign_on.apps.clone(),
                 places: previous_sign_on.map_or_else(

@@ -1,4 +1,4 @@
-//! What rules and claims can ask about: the profile, who is signed in, the app and the request.
+//! The variables of rules and claims: the profile, the identity, the app and the request.
 
 use std::collections::BTreeMap;
 
@@ -11,12 +11,14 @@ use crate::imis::groups::Membership;
 use crate::imis::party::{Kind, Profile};
 use crate::imis::recognise::Identity;
 use crate::sso::email_address::EmailAddress;
-use crate::sso::return_to::LoginParams;
+use crate::sso::login_params::LoginParams;
 
 /// Everything that is known at the moment of context. `date`: today, `YYYY-MM-DD` in UTC.
-pub(super) fn of(
+pub(crate) fn collect(
     profile: &Profile,
-    (identity, app, params): (&Identity, &App, &LoginParams),
+    identity: &Identity,
+    app: &App,
+    params: &LoginParams,
     memberships: &[Membership],
     date: &str,
 ) -> Facts {
@@ -68,7 +70,7 @@ fn membership(membership: &Membership) -> BTreeMap<&'static str, Value> {
     ])
 }
 
-/// Scalars as they are, texts without blanks around them; none of what is made of parts.
+/// A scalar attribute, with texts trimmed. `None` for lists and objects.
 fn json(value: &Json) -> Option<Value> {
     match value {
         Json::Bool(truth) => Some(Value::from(*truth)),

@@ -1,166 +1,125 @@
-//! The official way of iMIS: its Single Sign-On page has the browser post a refresh token to us, which iMIS's token endpoint turns
-//! into a user name.
+//! The endpoint that iMIS's Single Sign-On page posts a refresh token to. The token endpoint of iMIS turns the token into a user name.
 //!
-//! The page carries nothing of ours along, so anybody could have a member's browser post a token of his own and sign that member in
-//! as himself (login CSRF). So a post counts only from a browser that was sent to the page a moment ago, which it shows by a signed
-//! cookie that is good once, and from a page of this very site.
+//! The page has no `state` parameter, so anybody could have a member's client post another person's token (login CSRF). A post
+//! counts only when it comes from a page of this site, with a signed state cookie from a moment ago. Each cookie works once.
 
 use bytes::Bytes;
-use http::header::{HeaderMap, ORIGIN, REFERER};
+use http::header::{HeaderMap, REFERER};
 use http::{Response, StatusCode};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 use url::{Url, form_urlencoded};
 
-use crate::base::clock;
+use crate::base::{clock, cookies};
 use crate::config::ClientApplication;
 use crate::imis::recognise::Seen;
 use crate::imis::{ApplicationError, TokenError};
 use crate::pages::{self, Link, Message};
-use crate::sso::return_to::LoginParams;
-use crate::sso::state_cookie::{Purpose, State, surplus};
-use crate::sso::{SignInError, SsoRequest, add_cookie, admit, answer, fetch_metadata};
+use crate::sso::error::SignInError;
+use crate::sso::login_params::LoginParams;
+use crate::sso::redirects::STATE_PARAMETER;
+use crate::sso::request::{SsoRequest, within_timeout};
+use crate::sso::state_cookie::{Purpose, State};
+use crate::sso::{answer, fetch_metadata, handoff};
 
-/// The parameter by which a post can be told from those of other tabs: browsers name the page that posts.
-const TAB: &str = "imis-gateway";
-const MOST_TOKEN_BYTES: usize = 8 * 1024;
+const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
-/// To the Single Sign-On page, which posts back to us, by way of the sign-in page if need be.
-pub(super) fn to_page(
-    request: &SsoRequest,
-    params: &LoginParams,
-    application: &ClientApplication,
-) -> Result<Response<Bytes>, SignInError> {
-    let now = clock::unix_now();
-    let signer = &request.sign_on.states;
-    let own = (&[request.app.path.as_str()][..], &*params.sso_target(&request.app), &*request.app.path);
-    let (nonce, cookie) = signer.issue(Purpose::SignIn, own, now).map_err(SignInError::Random)?;
-    let separator = if application.page.contains('?') { '&' } else { '?' };
-    let location = format!("{}{separator}{TAB}={nonce}", application.page);
-    let mut response = pages::redirect(StatusCode::FOUND, &location);
-    for old in surplus(&signer.states(Purpose::SignIn, &request.headers, now), cookie.len()) {
-        add_cookie(&mut response, &old.deletion());
-    }
-    for dead in signer.strangers(&request.headers, now) {
-        add_cookie(&mut response, &dead);
-    }
-    add_cookie(&mut response, &cookie);
-    debug!(request_id = %request.incident, app = %request.app.name, "to the Single Sign-On page of iMIS");
-    Ok(response)
-}
-
-/// The Single Sign-On page has posted.
-pub(crate) async fn posted(mut request: SsoRequest, body: Bytes) -> Response<Bytes> {
+/// Serves the post of the Single Sign-On page.
+pub(crate) async fn respond(mut request: SsoRequest, form: Bytes) -> Response<Bytes> {
     let sign_on = request.sign_on.clone();
     let Some(application) = sign_on.imis.application() else {
         let message = Message::new(StatusCode::NOT_FOUND, "There is nothing here")
             .text("This site does not use iMIS's Single Sign-On page.");
-        return request.services.pages.message(&message, &request.incident);
+        return request.services.pages.message(&message, request.id());
     };
-    let own = LoginParams::default();
-    if let Err(error) = fetch_metadata::require_top_level(&request.headers) {
-        return answer(&request, &own, &error);
+    if let Err(error) = check(&request) {
+        return answer::failure(&request, &LoginParams::default(), &error);
     }
-    if let Err(enough) = request.services.rates.check_network(request.forwarded.client) {
-        return answer(&request, &own, &SignInError::RateLimited(enough));
-    }
-    if !is_from_this_site(&request) {
-        return refused(&request, "it came from another site");
+    if !fetch_metadata::is_same_origin_post(&request.headers, &request.origin()) {
+        return refuse(&request, "it came from another site");
     }
     let now = clock::unix_now();
-    let states = request.sign_on.states.states(Purpose::SignIn, &request.headers, now);
-    let state = state_of(&request.headers, &states);
-    // iMIS knows one address to post to, whichever app it was that sent the browser to its page.
+    let states = sign_on.states.open(Purpose::SignIn, &request.headers, now);
+    let state = matching_state(&request.headers, &states);
+    // iMIS knows one callback URL for all apps; the state says which app it was.
     let app = state.and_then(|state| sign_on.apps.iter().find(|app| state.apps == [app.path.as_str()]));
     let (Some(state), Some(app)) = (state, app) else {
-        return refused(
+        return refuse(
             &request,
             "the browser was not sent to the Single Sign-On page by us, or keeps no cookies",
         );
     };
     request.app = app.clone();
-    let params = LoginParams::of_target(&state.target, &request.app);
-    if !request.sign_on.states.consume(state, now) {
-        // Too late, or a second time: the way is still known.
-        info!(request_id = %request.incident, app = %request.app.name, "a sign-in by the Single Sign-On page begins anew: its state was used or too old");
-        let mut response = pages::redirect(StatusCode::SEE_OTHER, &params.sso_target(&request.app));
-        add_cookie(&mut response, &state.deletion());
-        return response;
-    }
-    let mut response = match token(&body) {
-        Some(token) => {
-            let admitted =
-                crate::sso::within_deadline(admit_holder(&request, &params, application, &token)).await;
-            admitted.unwrap_or_else(|error| answer(&request, &params, &error))
-        }
-        None => refused(&request, "the form holds no refresh token, or several"),
+    let params = LoginParams::of_login_path(&state.target, app);
+    let mut response = if !sign_on.states.consume(state) {
+        // Too late, or a second time. The login path is still known, so start again.
+        info!(request_id = request.id(), app = %app.name, "a sign-in by the Single Sign-On page begins anew: its state was used or too old");
+        pages::redirect(StatusCode::SEE_OTHER, &params.login_path(app))
+    } else if let Some(token) = refresh_token(&form) {
+        let signed_in = within_timeout(redeem(&request, &params, application, &token)).await;
+        signed_in.unwrap_or_else(|error| answer::failure(&request, &params, &error))
+    } else {
+        refuse(&request, "the form holds no refresh token, or several")
     };
-    add_cookie(&mut response, &state.deletion());
+    cookies::append(&mut response, &state.deletion());
     response
 }
 
-async fn admit_holder(
+fn check(request: &SsoRequest) -> Result<(), SignInError> {
+    if !fetch_metadata::is_top_level_navigation(&request.headers) {
+        return Err(SignInError::NotNavigation);
+    }
+    Ok(request.services.rates.check_network(request.forwarded.client)?)
+}
+
+/// Signs in the person whose refresh token it is.
+async fn redeem(
     request: &SsoRequest,
     params: &LoginParams,
     application: &ClientApplication,
     token: &str,
 ) -> Result<Response<Bytes>, SignInError> {
-    let _place = request.place().await?;
+    let _permit = request.concurrency_permit().await?;
     let identity = match request.sign_on.imis.redeem(application, token).await {
         Ok(identity) => identity,
         Err(ApplicationError::Token(TokenError::Grant(status))) => {
             let text = format!("iMIS does not accept the refresh token (status {})", status.as_u16());
-            return Ok(refused(request, &text));
+            return Ok(refuse(request, &text));
         }
         Err(error) => return Err(error.into()),
     };
-    admit(request, params, &identity).await
+    handoff::sign_in_to_zendesk(request, params, &identity).await
 }
 
-/// Whether a page of this site has posted, as far as browsers say. One that says nothing is let pass: it has to show its cookie.
-fn is_from_this_site(request: &SsoRequest) -> bool {
-    let only = |name: &str, allowed: &[&str]| {
-        request
-            .headers
-            .get_all(name)
-            .iter()
-            .all(|value| value.to_str().is_ok_and(|text| allowed.contains(&text)))
-    };
-    let own = format!("https://{}", request.authority);
-    // A page that tells nobody where it is (Referrer-Policy) has the origin `null`, and so has a frame of another site.
-    let said = request.headers.contains_key("sec-fetch-site");
-    let origins: &[&str] = if said { &[&own, "null"] } else { &[&own] };
-    only("sec-fetch-site", &["same-origin"]) && only(ORIGIN.as_str(), origins)
-}
-
-/// The state of the tab that posts, when its page is named; else the oldest that is good, else the newest that was.
-fn state_of<'a>(headers: &HeaderMap, states: &'a [State]) -> Option<&'a State> {
+/// The state of the tab that posts, if the Referer names it. Otherwise the oldest valid state, or the newest invalid one.
+fn matching_state<'a>(headers: &HeaderMap, states: &'a [State]) -> Option<&'a State> {
     let page = headers.get(REFERER).and_then(|value| Url::parse(value.to_str().ok()?).ok());
     let nonce = page.and_then(|page| {
-        page.query_pairs().find(|(name, _)| name == TAB).map(|(_, nonce)| nonce.into_owned())
+        page.query_pairs().find(|(name, _)| name == STATE_PARAMETER).map(|(_, nonce)| nonce.into_owned())
     });
     match nonce {
-        // Another tab's would lead to another tab's place.
+        // The state of another tab would lead to that tab's return_to.
         Some(nonce) => states.iter().find(|state| state.nonce == nonce),
-        None => states.iter().find(|state| state.is_good).or(states.last()),
+        None => states.iter().find(|state| state.is_valid).or(states.last()),
     }
 }
 
-fn token(body: &[u8]) -> Option<String> {
-    let mut tokens = form_urlencoded::parse(body).filter(|(name, _)| name == "refresh_token");
+/// The one refresh token in the form.
+fn refresh_token(form: &[u8]) -> Option<String> {
+    let mut tokens = form_urlencoded::parse(form).filter(|(name, _)| name == "refresh_token");
     let (_, token) = tokens.next()?;
-    let plain = !token.is_empty() && token.len() <= MOST_TOKEN_BYTES && !token.contains(char::is_control);
+    let plain = !token.is_empty() && token.len() <= MAX_TOKEN_BYTES && !token.contains(char::is_control);
     (plain && tokens.next().is_none()).then(|| token.into_owned())
 }
 
-fn refused(request: &SsoRequest, why: &str) -> Response<Bytes> {
+fn refuse(request: &SsoRequest, reason: &str) -> Response<Bytes> {
     let seen = Seen::of(&request.headers);
-    warn!(request_id = %request.incident, app = %request.app.name, reason = why, observed = %seen, "a post of the Single Sign-On page was refused");
+    warn!(request_id = request.id(), app = %request.app.name, reason, observed = %seen, "a post of the Single Sign-On page was refused");
     let message = Message::new(StatusCode::FORBIDDEN, "This sign-in could not be completed")
         .text("It did not begin in this browser, or was left open for too long. Please start again.")
         .text("If this happens again, check that your browser accepts cookies of this site.")
         .link(Link::primary("Start again", request.app.path.clone()))
-        .link(Link::new("Back to the site", "/"));
-    request.services.pages.message(&message, &request.incident)
+        .link(Link::back_to_site());
+    request.services.pages.message(&message, request.id())
 }
 
 #[cfg(test)]
@@ -168,13 +127,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_is_one_refresh_token_or_none() {
-        assert_eq!(token(b"refresh_token=abc%2B1&x=y").as_deref(), Some("abc+1"));
+    fn a_form_has_exactly_one_refresh_token() {
+        assert_eq!(refresh_token(b"refresh_token=abc%2B1&x=y").as_deref(), Some("abc+1"));
         for wrong in
             ["", "refresh_token=", "refresh_token=a&refresh_token=b", "Refresh_Token=a", "refresh_token=a%00"]
         {
-            assert_eq!(token(wrong.as_bytes()), None, "{wrong}");
+            assert_eq!(refresh_token(wrong.as_bytes()), None, "{wrong}");
         }
-        assert_eq!(token(format!("refresh_token={}", "x".repeat(9000)).as_bytes()), None);
+        assert_eq!(refresh_token(format!("refresh_token={}", "x".repeat(9000)).as_bytes()), None);
     }
 }

@@ -8,9 +8,9 @@ use crate::imis::PartyId;
 use crate::imis::party::{Kind, Profile, is_inactive};
 use crate::imis::recognise::Identity;
 use crate::sso::claims;
-use crate::sso::decision::Trace;
 use crate::sso::denied::Denied;
 use crate::sso::email_address::EmailAddress;
+use crate::sso::trace::Trace;
 
 /// Proof that a person may enter, with all that a token needs.
 pub(crate) struct Permit {
@@ -23,7 +23,7 @@ pub(crate) struct Permit {
 }
 
 /// Names in Zendesk are at most 255 characters.
-const MOST_NAME_CHARACTERS: usize = 255;
+const MAX_NAME_CHARACTERS: usize = 255;
 
 /// Whose profile counts. Somebody who acts for another contact is never taken for that contact unless the app says so in so many words.
 pub(crate) fn subject<'a>(app: &App, identity: &'a Identity) -> Result<&'a PartyId, Denied> {
@@ -38,9 +38,10 @@ pub(crate) fn subject<'a>(app: &App, identity: &'a Identity) -> Result<&'a Party
 pub(crate) fn authorize(
     profile: Profile,
     app: &App,
-    (language, facts): (&Language, &Facts),
+    language: &Language,
+    facts: &Facts,
     trace: &mut Trace,
-) -> Result<Permit, Refused> {
+) -> Result<Permit, PolicyError> {
     let guard = |name: &str, refuses: bool, found: bool, denied: Denied, trace: &mut Trace| {
         trace.record(name, || {
             let outcome = match (refuses, found) {
@@ -60,7 +61,7 @@ pub(crate) fn authorize(
     let email = EmailAddress::parse(email).ok_or(Denied::BadEmail)?;
     let name = plain_name(profile.name.as_deref().unwrap_or_default()).ok_or(Denied::NoName)?;
     let rule = match &app.rules {
-        Some(rules) => Some(first_match(rules, (language, facts), trace)?),
+        Some(rules) => Some(first_match(rules, language, facts, trace)?),
         None => {
             trace.record("rules", || "none: everybody enters whom iMIS signed in".to_owned());
             None
@@ -73,7 +74,8 @@ pub(crate) fn authorize(
 /// The number of the rule that lets somebody in.
 fn first_match(
     rules: &[Rule],
-    (language, facts): (&Language, &Facts),
+    language: &Language,
+    facts: &Facts,
     trace: &mut Trace,
 ) -> Result<usize, Denied> {
     for (number, rule) in (1..).zip(rules) {
@@ -101,7 +103,7 @@ fn first_match(
 
 /// Refused, or a claim that is not what it should be.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Refused {
+pub(crate) enum PolicyError {
     #[error(transparent)]
     Denied(#[from] Denied),
     #[error(transparent)]
@@ -115,7 +117,7 @@ fn plain_name(text: &str) -> Option<String> {
             || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
                 | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
     };
-    let visible: String = text.chars().filter(|c| !invisible(*c)).take(MOST_NAME_CHARACTERS).collect();
+    let visible: String = text.chars().filter(|c| !invisible(*c)).take(MAX_NAME_CHARACTERS).collect();
     let trimmed = visible.trim();
     (!trimmed.is_empty()).then(|| trimmed.to_owned())
 }
@@ -170,7 +172,7 @@ pub(crate) fn test_permit(phone: Option<&str>) -> Permit {
 mod tests {
     use super::*;
     use crate::sso::facts;
-    use crate::sso::return_to::LoginParams;
+    use crate::sso::login_params::LoginParams;
 
     pub(crate) fn profile(change: impl FnOnce(&mut Profile)) -> Profile {
         let mut profile = Profile {
@@ -187,18 +189,18 @@ mod tests {
         profile
     }
 
-    pub(crate) fn decide(profile: Profile, app: &App) -> Result<Permit, Refused> {
+    pub(crate) fn decide(profile: Profile, app: &App) -> Result<Permit, PolicyError> {
         let identity = Identity::of(profile.id.clone());
         let params = LoginParams::default();
-        let facts = facts::of(&profile, (&identity, app, &params), &[], "2026-11-27");
-        authorize(profile, app, (&Language::new(), &facts), &mut Trace::disabled())
+        let facts = facts::collect(&profile, &identity, app, &params, &[], "2026-11-27");
+        authorize(profile, app, &Language::new(), &facts, &mut Trace::disabled())
     }
 
     fn denied_by(app: &App, change: impl FnOnce(&mut Profile)) -> Option<Denied> {
         match decide(profile(change), app) {
             Ok(_) => None,
-            Err(Refused::Denied(denied)) => Some(denied),
-            Err(Refused::Claim(error)) => panic!("{error}"),
+            Err(PolicyError::Denied(denied)) => Some(denied),
+            Err(PolicyError::Claim(error)) => panic!("{error}"),
         }
     }
 

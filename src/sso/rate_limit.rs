@@ -1,25 +1,24 @@
-//! How many sign-ins one network and one person may begin: enough for an office that comes to work, too few for whoever tries things out.
+//! Rate limits for sign-ins, for each client network and each person.
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use crate::config::SignInLimits;
 
-/// Every so many visits all keys are looked through for those that are as good as new.
-const LOOK_THROUGH: u32 = 4096;
+/// Requests between two removals of limiters that are full again.
+const CLEANUP_INTERVAL: u32 = 4096;
 
-/// See the module.
+/// The limiters that all sites share.
 pub(crate) struct RateLimits {
     pub(crate) limits: SignInLimits,
     networks: DefaultKeyedRateLimiter<IpAddr>,
     people: DefaultKeyedRateLimiter<String>,
-    visits: AtomicU32,
+    requests: AtomicU32,
 }
 
-/// Who has had enough.
+/// The limit that was exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RateLimited {
     Network,
@@ -27,7 +26,7 @@ pub(crate) enum RateLimited {
 }
 
 impl RateLimited {
-    /// The key of the configuration.
+    /// The configuration key of the limit.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Network => "limits.sign_ins_per_network",
@@ -38,31 +37,30 @@ impl RateLimited {
 
 impl RateLimits {
     pub(crate) fn new(limits: SignInLimits) -> Self {
-        let quota = |a_minute: NonZeroU32| Quota::per_minute(a_minute);
         Self {
             limits,
-            networks: RateLimiter::keyed(quota(limits.per_network)),
-            people: RateLimiter::keyed(quota(limits.per_person)),
-            visits: AtomicU32::new(0),
+            networks: RateLimiter::keyed(Quota::per_minute(limits.per_network)),
+            people: RateLimiter::keyed(Quota::per_minute(limits.per_person)),
+            requests: AtomicU32::new(0),
         }
     }
 
-    /// Another request from this address.
+    /// Counts a request of this client's network.
     pub(crate) fn check_network(&self, client: IpAddr) -> Result<(), RateLimited> {
-        if self.visits.fetch_add(1, Ordering::Relaxed) % LOOK_THROUGH == LOOK_THROUGH - 1 {
+        if self.requests.fetch_add(1, Ordering::Relaxed) % CLEANUP_INTERVAL == CLEANUP_INTERVAL - 1 {
             self.networks.retain_recent();
             self.people.retain_recent();
         }
         self.networks.check_key(&network_of(client)).map_err(|_| RateLimited::Network)
     }
 
-    /// Another sign-in of this person. `site` tells people of one id apart.
+    /// Counts a sign-in of this person. The iMIS of each `site` has its own ids.
     pub(crate) fn check_person(&self, site: &str, imis_id: &str) -> Result<(), RateLimited> {
         self.people.check_key(&format!("{site} {imis_id}")).map_err(|_| RateLimited::Person)
     }
 }
 
-/// A household or office has a /64 of IPv6 at its disposal.
+/// The network of a client: a single IPv4 address, or an IPv6 /64, which one household or office has.
 fn network_of(client: IpAddr) -> IpAddr {
     match client {
         IpAddr::V4(_) => client,
@@ -76,9 +74,10 @@ fn network_of(client: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::num::NonZeroU32;
 
     #[test]
-    fn each_network_and_each_person_has_so_many_a_minute() {
+    fn networks_and_persons_have_separate_limits() {
         let two = NonZeroU32::new(2).unwrap();
         let rates = RateLimits::new(SignInLimits { per_network: two, per_person: two });
         let address = |text: &str| text.parse::<IpAddr>().unwrap();

@@ -1,169 +1,145 @@
-//! From one shared secret to the next without a lost sign-in.
+//! Rotates the shared secret without a failed sign-in.
 //!
-//! Zendesk ends the old secret the moment it has a new one, and nobody can do that and change the gateway's at the same moment. While an
-//! app has two, a token that Zendesk refuses for its signature is minted once more with the other. Which secrets tokens on their way were
-//! signed with, and where their sign-ins were to go, a short-lived cookie tells; it holds fingerprints, and nothing that has to be
-//! believed: whoever makes one up chooses between secrets that are both the operator's.
+//! Zendesk ends the old secret the moment it creates a new one, and the gateway's configuration cannot change at that same moment.
+//! While an app has two secrets, a token that Zendesk refuses for its signature is minted again with the other one. A short-lived
+//! cookie holds the fingerprints of the secrets that pending tokens were signed with, and their login paths. It needs no signature:
+//! a forged cookie only chooses between two secrets that are both the operator's.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use http::header::COOKIE;
 use http::{HeaderMap, Response, StatusCode};
+use serde::{Deserialize, Serialize};
 use tracing::info;
 
+use crate::base::cookies;
 use crate::config::{App, Secret, fingerprint};
 use crate::pages;
-use crate::sso::return_to::LoginParams;
-use crate::sso::{SsoRequest, add_cookie, loop_guard};
+use crate::sso::login_params::LoginParams;
+use crate::sso::loop_guard;
+use crate::sso::request::SsoRequest;
 
-const NAME: &str = "__Host-imis-gateway-signed-";
-/// From the hand-off to Zendesk's answer.
-const SECONDS: u32 = 120;
-/// A longer way is not remembered.
-const MOST_TARGET: usize = 800;
-/// Tokens on their way at a time, for tabs that sign in together.
-const MOST_ON_THEIR_WAY: usize = 4;
-/// So many times one browser is sent through once more: four tabs, and an error that somebody made up.
-const MOST_TRIES: u32 = 6;
+const COOKIE_PREFIX: &str = "__Host-imis-gateway-signed-";
+/// From the hand-off to Zendesk's response.
+const COOKIE_MAX_AGE_SECONDS: u64 = 120;
+/// A longer login path is not remembered.
+const MAX_PATH_BYTES: usize = 800;
+/// Tokens that tabs may have pending at the same time.
+const MAX_PENDING: usize = 4;
+/// How often one client retries: four tabs, and some forged errors.
+const MAX_RETRIES: u32 = 6;
 
-/// What became of the tokens of one browser.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
+/// What happened to the tokens of one client. The cookie is this as JSON in base64.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct TokenAttempts {
-    /// Fingerprints of the secrets that Zendesk did not take.
+    /// Fingerprints of the secrets that Zendesk refused.
     refused: Vec<String>,
-    /// How often the browser was sent through once more.
-    tries: u32,
-    /// The last one comes last.
+    retries: u32,
+    /// The newest is last.
     pending: Vec<PendingToken>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct PendingToken {
-    /// Fingerprint of the secret it was signed with.
-    signed_with: String,
-    target: String,
-}
+/// The fingerprint of the secret that a token was signed with, and the login path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct PendingToken(String, String);
 
-/// A secret, and what it is called.
+/// The secret for the next token.
 pub(super) struct ChosenSecret<'a> {
     pub(super) secret: &'a Secret,
+    /// `current` or `next`.
     pub(super) name: &'static str,
-    /// For the hand-off.
+    /// The `Set-Cookie` value for the response.
     pub(super) cookie: Option<String>,
 }
 
-/// The secret for the next token: the current one, unless Zendesk has just refused it.
+/// Chooses the current secret, unless Zendesk has just refused it.
 pub(super) fn choose<'a>(request: &'a SsoRequest, params: &LoginParams) -> ChosenSecret<'a> {
     let app = &request.app;
     let mut attempts = TokenAttempts::of(&request.headers, app);
-    let matters = attempts.tries > 0 || app.zendesk.shared_secret.next.is_some();
+    let needs_cookie = attempts.retries > 0 || app.zendesk.shared_secret.next.is_some();
     let (name, secret) = attempts.untried(app).unwrap_or(("current", &app.zendesk.shared_secret.current));
-    let target = params.sso_target(app);
-    let target = if target.len() <= MOST_TARGET { target } else { app.path.clone() };
-    attempts.pending.push(PendingToken { signed_with: secret.fingerprint(), target });
-    let cookie = matters.then(|| attempts.cookie(app));
-    ChosenSecret { secret, name, cookie }
+    let path = params.login_path(app);
+    let path = if path.len() <= MAX_PATH_BYTES { path } else { app.path.clone() };
+    attempts.pending.push(PendingToken(secret.fingerprint(), path));
+    ChosenSecret { secret, name, cookie: needs_cookie.then(|| attempts.cookie(app)) }
 }
 
-/// What becomes of a token that Zendesk refused for its signature.
-pub(super) enum Refused {
-    /// Once more, with the other secret.
-    OnceMore(Box<Response<Bytes>>),
-    /// Zendesk takes none. Where the sign-in was to go, and the cookie for what other tabs have on its way.
-    ByAll { target: Option<String>, cookie: String },
+/// What follows after Zendesk refused a signature.
+pub(super) enum AfterRefusal {
+    /// Mint again, with the other secret.
+    Retry(Box<Response<Bytes>>),
+    /// Zendesk refuses every secret. `login_path`: of the sign-in that failed. `cookie`: keeps what other tabs have pending.
+    GiveUp { login_path: Option<String>, cookie: String },
 }
 
-/// A token was refused for its signature.
-pub(super) fn refused(request: &SsoRequest) -> Refused {
+/// Zendesk refused the signature of a token.
+pub(super) fn after_refusal(request: &SsoRequest) -> AfterRefusal {
     let app = &request.app;
     let mut attempts = TokenAttempts::of(&request.headers, app);
-    let Some(token) = attempts.returned() else {
-        return Refused::ByAll { target: None, cookie: attempts.cookie(app) };
+    let Some(PendingToken(_, path)) = attempts.take_refused() else {
+        return AfterRefusal::GiveUp { login_path: None, cookie: attempts.cookie(app) };
     };
-    let target = LoginParams::of_target(&token.target, app).sso_target(app);
-    attempts.tries += 1;
-    match attempts.untried(app).map(|(name, _)| name) {
-        Some(name) if attempts.tries <= MOST_TRIES => {
-            info!(request_id = %request.incident, app = %app.name, secret = name, "Zendesk refused one secret; once more with the other");
-            let mut response = pages::redirect(StatusCode::FOUND, &target);
-            add_cookie(&mut response, &attempts.cookie(app));
-            // How often this goes on is counted here.
-            add_cookie(&mut response, loop_guard::DELETION);
-            Refused::OnceMore(Box::new(response))
+    let path = LoginParams::of_login_path(&path, app).login_path(app);
+    attempts.retries += 1;
+    match attempts.untried(app) {
+        Some((name, _)) if attempts.retries <= MAX_RETRIES => {
+            info!(request_id = request.id(), app = %app.name, secret = name, "Zendesk refused one secret; once more with the other");
+            let mut response = pages::redirect(StatusCode::FOUND, &path);
+            cookies::append(&mut response, &attempts.cookie(app));
+            // Retries are counted here, so they must not count as a loop.
+            cookies::append(&mut response, &loop_guard::reset());
+            AfterRefusal::Retry(Box::new(response))
         }
         Some(_) | None => {
-            // Whoever tries again begins anew.
+            // The next sign-in starts with the current secret again.
             attempts.refused.clear();
-            Refused::ByAll { target: Some(target), cookie: attempts.cookie(app) }
+            AfterRefusal::GiveUp { login_path: Some(path), cookie: attempts.cookie(app) }
         }
     }
 }
 
-fn secrets(app: &App) -> impl Iterator<Item = (&'static str, &Secret)> {
-    let both = &app.zendesk.shared_secret;
-    std::iter::once(("current", &both.current)).chain(both.next.iter().map(|next| ("next", next)))
-}
-
-/// Each app has its own, for tabs that sign in to two.
-fn name(app: &App) -> String {
-    format!("{NAME}{}", fingerprint(&app.path))
+/// Each app has its own cookie, for tabs that sign in to two apps.
+fn cookie_name(app: &App) -> String {
+    format!("{COOKIE_PREFIX}{}", fingerprint(&app.path))
 }
 
 impl TokenAttempts {
-    /// The first secret that Zendesk has not refused.
+    /// The first secret that Zendesk has not refused, with its name.
     fn untried<'a>(&self, app: &'a App) -> Option<(&'static str, &'a Secret)> {
-        secrets(app).find(|(_, secret)| !self.refused.contains(&secret.fingerprint()))
+        let secrets = &app.zendesk.shared_secret;
+        let next = secrets.next.iter().map(|next| ("next", next));
+        let mut all = std::iter::once(("current", &secrets.current)).chain(next);
+        all.find(|(_, secret)| !self.refused.contains(&secret.fingerprint()))
     }
 
-    /// The token that Zendesk has most likely answered about: one with a secret that it is known not to take, else the last one. Its secret is
-    /// known to be refused from now on.
-    fn returned(&mut self) -> Option<PendingToken> {
-        let known = self.pending.iter().rposition(|token| self.refused.contains(&token.signed_with));
-        let place = known.or(self.pending.len().checked_sub(1))?;
-        let token = self.pending.remove(place);
-        if !self.refused.contains(&token.signed_with) {
-            self.refused.push(token.signed_with.clone());
+    /// Removes the token that Zendesk most likely refused: one with a secret that it is known to refuse, else the newest. Its secret
+    /// counts as refused from now on.
+    fn take_refused(&mut self) -> Option<PendingToken> {
+        let known = self.pending.iter().rposition(|token| self.refused.contains(&token.0));
+        let index = known.or(self.pending.len().checked_sub(1))?;
+        let token = self.pending.remove(index);
+        if !self.refused.contains(&token.0) {
+            self.refused.push(token.0.clone());
         }
         Some(token)
     }
 
-    /// What the browser brings; nothing, where that makes no sense.
+    /// The attempts in the request's cookie. An unreadable cookie counts as none.
     fn of(headers: &HeaderMap, app: &App) -> Self {
-        let name = name(app);
-        let lines = headers.get_all(COOKIE).iter();
-        let pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
-        let mut values = pairs.filter_map(|pair| {
-            std::str::from_utf8(pair.trim_ascii()).ok()?.strip_prefix(name.as_str())?.strip_prefix('=')
-        });
-        values.next().and_then(Self::parse).unwrap_or_default()
-    }
-
-    /// `TRIES.REFUSED-REFUSED.SIGNED~TARGET.SIGNED~TARGET`
-    fn parse(value: &str) -> Option<Self> {
-        let mut parts = value.split('.');
-        let tries = parts.next()?.parse().ok()?;
-        let refused = parts.next()?.split('-').filter(|print| !print.is_empty()).map(str::to_owned).collect();
-        let pending_token = |part: &str| {
-            let (signed_with, target) = part.split_once('~')?;
-            let target = String::from_utf8(URL_SAFE_NO_PAD.decode(target).ok()?).ok()?;
-            Some(PendingToken { signed_with: signed_with.to_owned(), target })
-        };
-        let pending = parts.map(pending_token).collect::<Option<Vec<_>>>()?;
-        Some(Self { refused, tries, pending })
+        let value = cookies::value(headers, &cookie_name(app));
+        let json = value.and_then(|value| URL_SAFE_NO_PAD.decode(value).ok());
+        json.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default()
     }
 
     fn cookie(&self, app: &App) -> String {
-        let name = name(app);
+        let name = cookie_name(app);
         if self.pending.is_empty() && self.refused.is_empty() {
-            return format!("{name}=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Lax");
+            return cookies::delete(&name);
         }
-        let mut value = format!("{}.{}", self.tries, self.refused.join("-"));
-        let first = self.pending.len().saturating_sub(MOST_ON_THEIR_WAY);
-        for token in &self.pending[first..] {
-            value += &format!(".{}~{}", token.signed_with, URL_SAFE_NO_PAD.encode(&token.target));
-        }
-        format!("{name}={value}; Path=/; Max-Age={SECONDS}; Secure; HttpOnly; SameSite=Lax")
+        let first = self.pending.len().saturating_sub(MAX_PENDING);
+        let kept = Self { pending: self.pending[first..].to_vec(), ..self.clone() };
+        let value = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&kept).unwrap_or_default());
+        cookies::set(&name, &value, COOKIE_MAX_AGE_SECONDS)
     }
 }
 
@@ -171,6 +147,7 @@ impl TokenAttempts {
 mod tests {
     use super::*;
     use crate::config::test_app;
+    use http::header::COOKIE;
 
     fn sent(cookie: &str) -> HeaderMap {
         let pair = cookie.split(';').next().unwrap();
@@ -178,49 +155,49 @@ mod tests {
     }
 
     fn token(signed_with: &str, target: &str) -> PendingToken {
-        PendingToken { signed_with: signed_with.to_owned(), target: target.to_owned() }
+        PendingToken(signed_with.to_owned(), target.to_owned())
     }
 
     #[test]
-    fn trials_come_back_as_they_were_and_to_their_own_app_alone() {
+    fn attempts_return_unchanged_and_only_to_their_own_app() {
         let app = test_app();
         let tokens =
             vec![token("01234567", "/sso/zendesk?return_to=%2Fhc"), token("89abcdef", "/sso/zendesk")];
-        let attempts = TokenAttempts { refused: vec!["01234567".to_owned()], tries: 2, pending: tokens };
+        let attempts = TokenAttempts { refused: vec!["01234567".to_owned()], retries: 2, pending: tokens };
         let cookie = attempts.cookie(&app);
         assert_eq!(TokenAttempts::of(&sent(&cookie), &app), attempts);
         let other = App { path: "/sso/staff".to_owned(), ..test_app() };
         assert_eq!(TokenAttempts::of(&sent(&cookie), &other), TokenAttempts::default());
-        for odd in ["", "x", "1", "1.a.b", "1.a.b~%", "1.a.b~____", "-1..", "99999999999."] {
-            let cookie = format!("{}={odd}", name(&app));
+        for odd in ["", "x", "1", "e30", "%", "____", "bnVsbA", "99999999999."] {
+            let cookie = format!("{}={odd}", cookie_name(&app));
             assert_eq!(TokenAttempts::of(&sent(&cookie), &app), TokenAttempts::default(), "{odd}");
         }
     }
 
     #[test]
-    fn answers_are_about_the_secret_that_is_known_to_be_refused_first() {
+    fn a_refusal_is_about_the_secret_that_is_known_to_be_refused() {
         let mut attempts =
             TokenAttempts { pending: vec![token("old", "a"), token("old", "b")], ..TokenAttempts::default() };
-        assert_eq!(attempts.returned(), Some(token("old", "b")));
+        assert_eq!(attempts.take_refused(), Some(token("old", "b")));
         attempts.pending.push(token("new", "b"));
         assert_eq!(
-            attempts.returned(),
+            attempts.take_refused(),
             Some(token("old", "a")),
             "the other tab's answer, not the new token's"
         );
         assert_eq!(attempts.refused, ["old"]);
-        assert_eq!(attempts.returned(), Some(token("new", "b")));
-        assert_eq!(attempts.returned(), None);
+        assert_eq!(attempts.take_refused(), Some(token("new", "b")));
+        assert_eq!(attempts.take_refused(), None);
     }
 
     #[test]
-    fn no_more_is_carried_than_a_few_tabs_need() {
+    fn the_cookie_keeps_the_newest_four_tokens() {
         let app = test_app();
         let tokens =
             (0..9).map(|number| token("01234567", &format!("/{number}{}", "x".repeat(780)))).collect();
         let cookie = TokenAttempts { pending: tokens, ..TokenAttempts::default() }.cookie(&app);
         assert!(cookie.len() < 4600, "{}", cookie.len());
         let back = TokenAttempts::of(&sent(&cookie), &app).pending;
-        assert!(back.len() == MOST_ON_THEIR_WAY && back[3].target.starts_with("/8"));
+        assert!(back.len() == MAX_PENDING && back[3].1.starts_with("/8"));
     }
 }

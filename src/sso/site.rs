@@ -12,7 +12,7 @@ use crate::observe::audit::Audit;
 use crate::observe::metrics::Metrics;
 use crate::pages::Pages;
 use crate::sso::rate_limit::RateLimits;
-use crate::sso::state_cookie::Signer;
+use crate::sso::state_cookie::StateCookies;
 use crate::zendesk::staff::Staff;
 
 /// What the sign-ins of all sites share.
@@ -34,7 +34,7 @@ pub(crate) struct SignOn {
     pub(crate) hosts: Vec<String>,
     pub(crate) imis: Imis,
     /// Issues and verifies state parameters.
-    pub(crate) states: Signer,
+    pub(crate) states: StateCookies,
     pub(crate) apps: Vec<Arc<App>>,
     /// The staff of the Zendesk accounts, by the apps' paths.
     pub(crate) staff: HashMap<String, Arc<Staff>>,

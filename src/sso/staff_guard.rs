@@ -1,0 +1,79 @@
+//! Refuses members whose e-mail address or iMIS ID belongs to an agent or admin of Zendesk: a token would sign them in as that person.
+
+use crate::config::App;
+use crate::config::expression::{Expression, ExpressionError};
+use crate::sso::denied::Denied;
+use crate::sso::error::SignInError;
+use crate::sso::policy::Permit;
+use crate::sso::site::SignOn;
+use crate::sso::trace::Trace;
+use crate::zendesk::staff::Standing;
+
+/// What is known about an address.
+enum Verdict {
+    Allowed,
+    Refused,
+    /// The list of the staff has not been fetched yet.
+    Unknown,
+}
+
+/// `holds`: evaluates `guards.is_staff`, which says of a person that they are staff themselves.
+pub(super) fn check(
+    sign_on: &SignOn,
+    app: &App,
+    permit: &Permit,
+    holds: impl FnOnce(&Expression) -> Result<bool, ExpressionError>,
+    trace: &mut Trace,
+) -> Result<(), SignInError> {
+    let (verdict, reason) = verdict(sign_on, app, permit);
+    let (result, reason) = match (verdict, &app.guards.is_staff) {
+        (Verdict::Allowed, _) => (Ok(()), reason),
+        (Verdict::Unknown, _) => (Err(SignInError::StaffUnknown), reason),
+        (Verdict::Refused, None) => (Err(Denied::StaffAddress.into()), reason),
+        (Verdict::Refused, Some(is_staff)) => match holds(is_staff) {
+            Ok(true) => (Ok(()), "guards.is_staff says that this person is staff"),
+            Ok(false) => (Err(Denied::StaffAddress.into()), reason),
+            Err(error) => (Err(Denied::StaffFailed { error }.into()), "guards.is_staff cannot be worked out"),
+        },
+    };
+    trace.record("guard: staff", || reason.to_owned());
+    result
+}
+
+fn verdict(sign_on: &SignOn, app: &App, permit: &Permit) -> (Verdict, &'static str) {
+    use Verdict::{Allowed, Refused, Unknown};
+    let guards = &app.guards;
+    if !guards.refuses_staff {
+        return (Allowed, "off");
+    }
+    let domain = permit.email().rsplit('@').next().unwrap_or_default().to_ascii_lowercase();
+    let is_staff_domain = guards.staff_domains.contains(&domain);
+    let has_no_domains = guards.staff_domains.is_empty();
+    let staff = sign_on.staff.get(&app.path);
+    match staff.map(|staff| staff.standing(permit.email(), permit.id().as_str())) {
+        Some(Standing::NotStaff) => (Allowed, "nobody of the staff has the address"),
+        Some(Standing::NotStaffLongAgo) if is_staff_domain => {
+            (Refused, "the list of the staff is old, and the address is of its domains")
+        }
+        Some(Standing::NotStaffLongAgo) => {
+            (Allowed, "nobody of the staff had the address when the list was fetched, which is a while ago")
+        }
+        Some(Standing::SamePerson) => (Allowed, "the address is of the staff member with this iMIS ID"),
+        Some(Standing::SomebodyOfStaff) => (Refused, "somebody of the staff has the address"),
+        Some(Standing::HasTheirId) => {
+            (Refused, "somebody of the staff has this iMIS ID as external_id, and another address")
+        }
+        Some(Standing::Unknown) if is_staff_domain => {
+            (Refused, "the staff is not known yet, and the address is of its domains")
+        }
+        Some(Standing::Unknown) if has_no_domains => (Unknown, "the staff is not known yet"),
+        Some(Standing::Unknown) => {
+            (Allowed, "the staff is not known yet, and the address is of none of its domains")
+        }
+        None if is_staff_domain => (Refused, "the address is of the staff's domains"),
+        None if has_no_domains => {
+            (Allowed, "nothing is known of the staff (zendesk.api, guards.staff_domains)")
+        }
+        None => (Allowed, "the address is of none of the staff's domains"),
+    }
+}
