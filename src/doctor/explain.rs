@@ -84,7 +84,7 @@ pub(crate) enum ExplainError {
     SeveralApps(String),
     #[error("`{0}` is not an iMIS ID")]
     NoId(String),
-    #[error("the site's first host is not one")]
+    #[error("the site's first host is not a valid host name")]
     Host,
 }
 
@@ -185,8 +185,7 @@ async fn recognise(
     let visitor = visitor.as_visitor();
     trace.record("cookies", || Seen::of(visitor.headers).to_string());
     let Some(session) = sign_on.imis.session(&visitor) else {
-        trace
-            .record("identity", || "nobody: none of the cookies is a session's (session_cookies)".to_owned());
+        trace.record("identity", || "none of the cookies is a session cookie (session_cookies)".to_owned());
         return Ok(None);
     };
     let (identity, outcome) = match sign_on.imis.recognise(&session).await? {
@@ -195,9 +194,9 @@ async fn recognise(
             let outcome = format!("iMIS ID {}{}", identity.id.as_str(), contact.unwrap_or_default());
             (Some(identity), outcome)
         }
-        Answer::Nobody => (None, "nobody, says iMIS".to_owned()),
+        Answer::Nobody => (None, "iMIS says that nobody is signed in".to_owned()),
         Answer::AskSite => {
-            (None, "only the browser can tell (client_application); ask with --imis-id".to_owned())
+            (None, "only a browser can find out (client_application); use --imis-id".to_owned())
         }
     };
     trace.record("identity", || outcome);

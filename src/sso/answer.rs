@@ -35,11 +35,11 @@ pub(super) fn record(request: &SsoRequest, error: &SignInError) {
             ("refused", Some(denied.name()), denied.rule())
         }
         ErrorKind::RateLimited(limited) => {
-            warn!(request_id, app, limit = limited.name(), "a sign-in was turned away");
+            warn!(request_id, app, limit = limited.name(), "refused: rate limit exceeded");
             ("refused", Some("rate"), None)
         }
         ErrorKind::Unavailable { .. } => {
-            warn!(request_id, app, error = %Chain(error), "cannot sign in");
+            warn!(request_id, app, error = %Chain(error), "sign-in failed");
             ("broken", None, None)
         }
     };
@@ -56,9 +56,9 @@ fn message(request: &SsoRequest, params: &LoginParams, error: &SignInError) -> M
     let again = Link::primary("Try again", login.clone());
     match error.kind() {
         ErrorKind::NotNavigation => {
-            let text = "A sign-in starts by opening this address in the browser itself. \
-                        It cannot be embedded in a page, fetched by a script or loaded in advance.";
-            Message::new(StatusCode::FORBIDDEN, "This page has to be opened directly").text(text).link(again)
+            let text = "You can sign in only by opening this address in a browser window. \
+                        It does not work inside another page or from a script.";
+            Message::new(StatusCode::FORBIDDEN, "Please open this page directly").text(text).link(again)
         }
         ErrorKind::Denied(denied) => {
             let languages = request.headers.get(ACCEPT_LANGUAGE);
@@ -69,18 +69,18 @@ fn message(request: &SsoRequest, params: &LoginParams, error: &SignInError) -> M
                 .link(Link::new("Try again", login))
                 .link(Link::new("Sign out, to use another account", request.sign_on.imis.sign_out.clone()))
         }
-        ErrorKind::RateLimited(_) => Message::new(StatusCode::TOO_MANY_REQUESTS, "That was too often")
-            .text("There have been more sign-ins from here than are allowed in a minute. Please wait a little, then try again.")
+        ErrorKind::RateLimited(_) => Message::new(StatusCode::TOO_MANY_REQUESTS, "Too many sign-ins")
+            .text("There were too many sign-ins in the last minute. Please wait a moment, then try again.")
             .link(again)
             .retry_after(RETRY_AFTER_SECONDS),
         ErrorKind::Unavailable { by_imis } => {
             let cause = if by_imis {
-                "The membership system did not answer as it should, so we could not confirm who you are."
+                "The membership system did not answer correctly, so we cannot confirm who you are."
             } else {
-                "Something that has to be known to let you in is not known at the moment, or not set up as it should be."
+                "We cannot check your access right now."
             };
             Message::new(StatusCode::SERVICE_UNAVAILABLE, "We cannot sign you in right now")
-                .text(format!("{cause} The site itself keeps working. Please try {app} again in a minute."))
+                .text(format!("{cause} The site itself still works. Please try {app} again in a minute."))
                 .link(again)
                 .link(request.password_link(params))
                 .retry_after(RETRY_AFTER_SECONDS)

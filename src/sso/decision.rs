@@ -64,7 +64,7 @@ pub(crate) async fn decide(context: &DecisionContext<'_>, trace: &mut Trace) -> 
         trace.record("groups", || {
             let current = memberships.iter().filter(|membership| membership.is_current);
             let names: Vec<&str> = current.map(|membership| membership.group.as_str()).collect();
-            if names.is_empty() { "none that counts today".to_owned() } else { names.join(", ") }
+            if names.is_empty() { "none is current".to_owned() } else { names.join(", ") }
         });
     }
     let facts = facts::collect(&profile, identity, app, params, &memberships, &date);
@@ -92,21 +92,24 @@ async fn check_duplicate_email(
     let is_shared = match sign_on.imis.is_shared(identity, permit.id(), (permit.email(), among)).await {
         Ok(is_shared) => is_shared,
         Err(error) if guard == OnDuplicate::Warn => {
-            warn!(request_id, app = %app.name, error = %Chain(&error), "iMIS did not say who else has this e-mail address");
+            warn!(request_id, app = %app.name, error = %Chain(&error), "cannot look up who else has this e-mail address");
             trace.record(NAME, || Chain(&error).to_string());
             return Ok(());
         }
         Err(error) => return Err(SignInError::Duplicates(error)),
     };
-    let outcome =
-        if is_shared { "somebody else has the same primary address" } else { "nobody else has the address" };
+    let outcome = if is_shared {
+        "another contact has the same primary address"
+    } else {
+        "no other contact has the address"
+    };
     trace.record(NAME, || outcome.to_owned());
     if is_shared && guard == OnDuplicate::Refuse {
         return Err(Denied::DuplicateEmail.into());
     }
     if is_shared {
         let imis_id = permit.id().as_str();
-        warn!(request_id, app = %app.name, imis_id, "somebody else has the same primary e-mail address");
+        warn!(request_id, app = %app.name, imis_id, "another contact has the same primary e-mail address");
     }
     Ok(())
 }

@@ -8,32 +8,32 @@ use crate::config::expression::ExpressionError;
 pub(crate) enum Denied {
     #[error("the person is acting on behalf of another contact")]
     OnBehalfOf,
-    #[error("the record is a company's")]
+    #[error("the record is a company")]
     CompanyRecord,
     #[error("the record is not active")]
     Inactive,
     #[error("the record has no single primary e-mail address")]
     NoEmail,
-    #[error("the primary e-mail address is not one")]
+    #[error("the primary e-mail address is not valid")]
     BadEmail,
     #[error("the record has no usable name")]
     NoName,
-    #[error("somebody else has the same primary e-mail address")]
+    #[error("another contact has the same primary e-mail address")]
     DuplicateEmail,
-    #[error("the e-mail address is of somebody who works in Zendesk")]
+    #[error("the e-mail address belongs to Zendesk staff")]
     StaffAddress,
-    #[error("whether the person is staff cannot be worked out")]
+    #[error("guards.is_staff cannot be evaluated")]
     StaffFailed {
         #[source]
         error: ExpressionError,
     },
     /// `reason`: of the rule, if it has one.
-    #[error("rule {rule} refuses")]
+    #[error("rule {rule} denies")]
     Rule { rule: usize, reason: Option<String> },
-    #[error("no rule lets the person in")]
+    #[error("no rule allows the sign-in")]
     NoRule,
     /// A rule that cannot be evaluated refuses.
-    #[error("rule {rule} cannot be worked out")]
+    #[error("rule {rule} cannot be evaluated")]
     RuleFailed {
         rule: usize,
         #[source]
@@ -50,30 +50,30 @@ impl Denied {
             Self::OnBehalfOf => Texts(
                 "on-behalf-of",
                 "You are working on behalf of somebody else",
-                "While you act for another contact you cannot be signed in to the help desk, neither as yourself nor as the contact. \
-                 Please end that on this site, then try again.",
+                "You cannot sign in to the help desk while you act for another contact. \
+                 Please stop acting for the contact on this site, then try again.",
             ),
             Self::CompanyRecord => Texts(
                 "company-record",
                 "This account belongs to an organization",
-                "The help desk is for people. You are signed in with an organization's account; \
-                 please sign out and use your own.",
+                "You are signed in with an organization's account, but the help desk is for people. \
+                 Please sign out and use your own account.",
             ),
             Self::Inactive => Texts(
                 "inactive",
                 "This account is not active",
-                "Please contact the association: your record is marked as inactive, so it cannot be used here.",
+                "Your record is marked as inactive. Please contact the association.",
             ),
             Self::NoEmail => Texts(
                 "no-email",
                 "Your profile needs an e-mail address",
-                "The help desk knows people by their e-mail address, and your profile has no primary one. \
-                 Please add it to your profile on this site, then try again.",
+                "The help desk identifies people by their e-mail address, and your profile has no primary one. \
+                 Please add one to your profile on this site, then try again.",
             ),
             Self::BadEmail => Texts(
                 "bad-email",
                 "Your profile needs an e-mail address",
-                "The primary e-mail address in your profile is not complete or has characters that do not belong there. \
+                "The primary e-mail address in your profile is incomplete or contains invalid characters. \
                  Please correct it in your profile on this site, then try again.",
             ),
             Self::NoName => Texts(
@@ -84,8 +84,8 @@ impl Denied {
             Self::DuplicateEmail => Texts(
                 "duplicate-email",
                 "Your e-mail address is used twice",
-                "The help desk knows people by their e-mail address, and another account of this site has the same primary one as yours. \
-                 Please use an address of your own in your profile, or contact the association if both accounts are yours.",
+                "The help desk identifies people by their e-mail address, and another account of this site has the same one. \
+                 Please use your own address in your profile. If both accounts are yours, please contact the association.",
             ),
             Self::StaffAddress => Texts("staff-address", STAFF_TITLE, STAFF_ADVICE),
             Self::StaffFailed { .. } => Texts("staff-failed", STAFF_TITLE, STAFF_ADVICE),
@@ -121,11 +121,11 @@ impl Denied {
     }
 }
 
-const STAFF_TITLE: &str = "Your e-mail address is of the help desk's staff";
-const STAFF_ADVICE: &str = "The primary e-mail address in your profile belongs to somebody who works in the help desk, so it cannot be used to sign in from here. \
-    Please use an address of your own in your profile. If you work in the help desk, ask its administrator.";
+const STAFF_TITLE: &str = "Your e-mail address belongs to staff of the help desk";
+const STAFF_ADVICE: &str = "The primary e-mail address in your profile belongs to somebody who works in the help desk, so you cannot sign in with it. \
+    Please use your own address in your profile. If you work in the help desk, ask its administrator.";
 const RULE_TITLE: &str = "This account cannot be used here";
-const RULE_ADVICE: &str = "The help desk is not open to every account of this site. Please contact the association if you think that yours should be let in.";
+const RULE_ADVICE: &str = "The help desk is not open to every account of this site. If you think that yours should have access, please contact the association.";
 
 /// The text in the language that the client prefers (RFC 9110 section 12.5.4), or else the first.
 fn preferred<'a>(texts: &'a [(String, String)], accept_language: &str) -> &'a str {

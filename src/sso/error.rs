@@ -14,31 +14,31 @@ use crate::sso::token::MintError;
 pub(crate) enum SignInError {
     #[error("not a top-level navigation")]
     NotNavigation,
-    #[error("iMIS did not say who the visitor is")]
+    #[error("cannot recognise the visitor")]
     Recognise(#[from] RecogniseError),
-    #[error("iMIS did not say whose refresh token it is")]
+    #[error("cannot redeem the refresh token")]
     Application(#[from] ApplicationError),
-    #[error("iMIS did not give the profile")]
+    #[error("cannot read the profile from iMIS")]
     Profile(#[from] ProfileError),
     #[error("refused")]
     Denied(#[from] Denied),
-    #[error("the token cannot be made")]
+    #[error("cannot mint the token")]
     Mint(#[from] MintError),
-    #[error("the system has no randomness to give")]
+    #[error("the system's random number generator failed")]
     Random(#[source] getrandom::Error),
-    #[error("iMIS did not say which groups the person belongs to")]
+    #[error("cannot read the groups from iMIS")]
     Groups(#[from] GroupsError),
-    #[error("iMIS did not say who else has this e-mail address")]
+    #[error("cannot look up who else has this e-mail address")]
     Duplicates(#[source] ProfileError),
-    #[error("it is not known yet who works in Zendesk")]
+    #[error("the list of Zendesk staff has not been fetched yet")]
     StaffUnknown,
-    #[error("the app's own claims")]
+    #[error("cannot compute the claims")]
     Claims(#[source] claims::NamedError),
-    #[error("iMIS took too long in all")]
+    #[error("iMIS did not answer in time")]
     TimedOut,
-    #[error("too many sign-ins at a time")]
+    #[error("too many concurrent sign-ins")]
     Busy,
-    #[error("too many sign-ins in a minute: {}", .0.name())]
+    #[error("rate limit exceeded: {}", .0.name())]
     RateLimited(RateLimited),
 }
 

@@ -27,7 +27,7 @@ const MAX_TOKEN_BYTES: usize = 8 * 1024;
 pub(crate) async fn respond(mut request: SsoRequest, form: Bytes) -> Response<Bytes> {
     let sign_on = request.sign_on.clone();
     let Some(application) = sign_on.imis.application() else {
-        let message = Message::new(StatusCode::NOT_FOUND, "There is nothing here")
+        let message = Message::new(StatusCode::NOT_FOUND, "Page not found")
             .text("This site does not use iMIS's Single Sign-On page.");
         return request.services.pages.message(&message, request.id());
     };
@@ -35,7 +35,7 @@ pub(crate) async fn respond(mut request: SsoRequest, form: Bytes) -> Response<By
         return answer::failure(&request, &LoginParams::default(), &error);
     }
     if !fetch_metadata::is_same_origin_post(&request.headers, &request.origin()) {
-        return refuse(&request, "it came from another site");
+        return refuse(&request, "the form came from another site");
     }
     let now = clock::unix_now();
     let states = sign_on.states.open(Purpose::SignIn, &request.headers, now);
@@ -45,20 +45,20 @@ pub(crate) async fn respond(mut request: SsoRequest, form: Bytes) -> Response<By
     let (Some(state), Some(app)) = (state, app) else {
         return refuse(
             &request,
-            "the browser was not sent to the Single Sign-On page by us, or keeps no cookies",
+            "no matching state cookie: the sign-in did not start here, or the browser keeps no cookies",
         );
     };
     request.app = app.clone();
     let params = LoginParams::of_login_path(&state.target, app);
     let mut response = if !sign_on.states.consume(state) {
         // Too late, or a second time. The login path is still known, so start again.
-        info!(request_id = request.id(), app = %app.name, "a sign-in by the Single Sign-On page begins anew: its state was used or too old");
+        info!(request_id = request.id(), app = %app.name, "restarting a sign-in: its state cookie was used or has expired");
         pages::redirect(StatusCode::SEE_OTHER, &params.login_path(app))
     } else if let Some(token) = refresh_token(&form) {
         let signed_in = within_timeout(redeem(&request, &params, application, &token)).await;
         signed_in.unwrap_or_else(|error| answer::failure(&request, &params, &error))
     } else {
-        refuse(&request, "the form holds no refresh token, or several")
+        refuse(&request, "the form does not have exactly one refresh token")
     };
     cookies::append(&mut response, &state.deletion());
     response
@@ -113,9 +113,9 @@ fn refresh_token(form: &[u8]) -> Option<String> {
 
 fn refuse(request: &SsoRequest, reason: &str) -> Response<Bytes> {
     let seen = Seen::of(&request.headers);
-    warn!(request_id = request.id(), app = %request.app.name, reason, observed = %seen, "a post of the Single Sign-On page was refused");
+    warn!(request_id = request.id(), app = %request.app.name, reason, observed = %seen, "refused a post of the Single Sign-On page");
     let message = Message::new(StatusCode::FORBIDDEN, "This sign-in could not be completed")
-        .text("It did not begin in this browser, or was left open for too long. Please start again.")
+        .text("It did not start in this browser, or was left open for too long. Please start again.")
         .text("If this happens again, check that your browser accepts cookies of this site.")
         .link(Link::primary("Start again", request.app.path.clone()))
         .link(Link::back_to_site());

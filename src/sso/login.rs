@@ -16,7 +16,7 @@ use crate::sso::{answer, fetch_metadata, handoff, redirects};
 pub(crate) async fn respond(request: SsoRequest) -> Response<Bytes> {
     let params = LoginParams::parse(&request.query, &request.app.zendesk);
     if params.return_to_dropped {
-        warn!(request_id = request.id(), app = %request.app.name, "a return_to that leads elsewhere was dropped");
+        warn!(request_id = request.id(), app = %request.app.name, "dropped a return_to that leads out of the Zendesk account");
     }
     match within_timeout(log_in(&request, &params)).await {
         Ok(response) => response,

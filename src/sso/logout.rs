@@ -48,7 +48,7 @@ pub(crate) async fn respond(request: SsoRequest) -> Response<Bytes> {
         && has_session
         && is_signed_in_as(&request, &parameter("external_id")).await
     {
-        info!(request_id, app, "the person whom Zendesk names is signed out of iMIS, too");
+        info!(request_id, app, "signing the same person out of iMIS");
         return pages::redirect(StatusCode::FOUND, &request.sign_on.imis.sign_out);
     }
     goodbye(&request, policy != FromZendesk::Off && has_session)
@@ -67,7 +67,7 @@ fn goodbye(request: &SsoRequest, offers_sign_out: bool) -> Response<Bytes> {
             .link(Link::new(sign_in, login))
     } else {
         message
-            .text("Whether you are signed in to this site has not changed.")
+            .text("This did not change whether you are signed in to this site.")
             .link(Link::primary(sign_in, login))
     };
     let mut page = request.services.pages.message(&message.link(Link::back_to_site()), request.id());

@@ -68,26 +68,26 @@ fn loop_page(
 ) -> Response<Bytes> {
     let verdict = match destination {
         Destination::SignInPage => {
-            "You are not signed in to this site, or the cookie that says so did not arrive."
+            "You are not signed in to this site, or your session cookie did not arrive."
         }
-        Destination::SingleSignOnPage => "Whether you are signed in to this site, its own page did not tell.",
-        Destination::Zendesk => "You are signed in to this site, and were sent on to the help desk.",
+        Destination::SingleSignOnPage => "The site's own page did not say whether you are signed in.",
+        Destination::Zendesk => "You are signed in to this site, and were sent to the help desk.",
     };
     let app = &request.app.name;
     let seen = Seen::of(&request.headers);
-    warn!(request_id = request.id(), app, reason = verdict, observed = %seen, "a browser was going round in circles and has been stopped");
+    warn!(request_id = request.id(), app, reason = verdict, observed = %seen, "stopped a redirect loop");
     request.services.metrics.decision(app, "refused", "loop");
     if request.audit_subject.signed_in.get().is_some() {
         request.services.audit.record(&Decision { reason: Some("loop"), ..request.decision("refused") });
     }
     let cookies = if seen.cookies.is_empty() { "none".to_owned() } else { seen.cookies.join(", ") };
-    let message = Message::new(StatusCode::FORBIDDEN, "You were going round in circles")
+    let message = Message::new(StatusCode::FORBIDDEN, "We could not finish signing you in")
         .text(format!(
-            "You have been sent from here to sign in, and back, three times within a minute without arriving in {app}. \
-             This is mostly a matter of cookies that your browser does not keep, or of how the sites are set up."
+            "You were sent to the sign-in and back three times within a minute without reaching {app}. \
+             Usually the browser does not keep a cookie, or one of the sites is not set up correctly."
         ))
-        .detail("What was found out about you", verdict)
-        .detail("Cookies that arrived here", cookies)
+        .detail("What we found", verdict)
+        .detail("Cookies that we received", cookies)
         .link(Link::primary("Try again", path))
         .link(request.password_link(params))
         .link(Link::back_to_site());

@@ -27,7 +27,7 @@ pub(crate) async fn respond(request: SsoRequest) -> Response<Bytes> {
         return failure(&request, StatusCode::NOT_FOUND, "not-configured");
     };
     if !fetch_metadata::is_same_origin_script(&request.headers, &request.origin()) {
-        warn!(request_id = request.id(), app = %request.app.name, "refused: a messaging token was not asked for by a script of this site");
+        warn!(request_id = request.id(), app = %request.app.name, "refused: the request for a messaging token did not come from a script of this site");
         return failure(&request, StatusCode::FORBIDDEN, "not-same-origin");
     }
     match within_timeout(issue(&request, messaging)).await {

@@ -45,9 +45,9 @@ pub(crate) fn authorize(
     let guard = |name: &str, refuses: bool, found: bool, denied: Denied, trace: &mut Trace| {
         trace.record(name, || {
             let outcome = match (refuses, found) {
-                (true, true) => "it is one: refused",
-                (false, true) => "it is one, and the guard is off",
-                (_, false) => "it is none",
+                (true, true) => "matches: refused",
+                (false, true) => "matches, but the guard is off",
+                (_, false) => "does not match",
             };
             outcome.to_owned()
         });
@@ -63,7 +63,7 @@ pub(crate) fn authorize(
     let rule = match &app.rules {
         Some(rules) => Some(first_match(rules, language, facts, trace)?),
         None => {
-            trace.record("rules", || "none: everybody enters whom iMIS signed in".to_owned());
+            trace.record("rules", || "none: every member whom iMIS recognises may sign in".to_owned());
             None
         }
     };

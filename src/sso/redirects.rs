@@ -22,7 +22,7 @@ pub(super) const STATE_PARAMETER: &str = "imis-gateway";
 /// Sends a visitor who is not signed in to the sign-in page, unless that happens in a loop.
 pub(super) fn sign_in(request: &SsoRequest, params: &LoginParams) -> Result<Response<Bytes>, SignInError> {
     loop_guard::unless_looping(request, params, Destination::SignInPage, || {
-        info!(request_id = request.id(), app = %request.app.name, "nobody is signed in to iMIS; to its sign-in page");
+        info!(request_id = request.id(), app = %request.app.name, "not signed in to iMIS; redirecting to its sign-in page");
         Ok(to_sign_in_page(request, params))
     })
 }
@@ -32,7 +32,7 @@ pub(super) fn to_sign_in_page(request: &SsoRequest, params: &LoginParams) -> Res
     let full = encoded(&params.login_path(&request.app));
     // IIS answers a longer query with a bare 404.15 page, so a long return_to is dropped.
     let return_url = if full.len() > MAX_RETURN_URL_BYTES {
-        warn!(request_id = request.id(), app = %request.app.name, "a return_to too long for iMIS's sign-in page was dropped");
+        warn!(request_id = request.id(), app = %request.app.name, "dropped a return_to that is too long for iMIS's sign-in page");
         encoded(&request.app.path)
     } else {
         full
@@ -61,7 +61,7 @@ pub(super) fn single_sign_on(
             cookies::append(&mut response, &deletion);
         }
         cookies::append(&mut response, &cookie);
-        debug!(request_id = request.id(), app = %app.name, "to the Single Sign-On page of iMIS");
+        debug!(request_id = request.id(), app = %app.name, "redirecting to iMIS's Single Sign-On page");
         Ok(response)
     })
 }

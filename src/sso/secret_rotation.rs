@@ -83,7 +83,7 @@ pub(super) fn after_refusal(request: &SsoRequest) -> AfterRefusal {
     attempts.retries += 1;
     match attempts.untried(app) {
         Some((name, _)) if attempts.retries <= MAX_RETRIES => {
-            info!(request_id = request.id(), app = %app.name, secret = name, "Zendesk refused one secret; once more with the other");
+            info!(request_id = request.id(), app = %app.name, secret = name, "Zendesk refused one secret; retrying with the other");
             let mut response = pages::redirect(StatusCode::FOUND, &path);
             cookies::append(&mut response, &attempts.cookie(app));
             // Retries are counted here, so they must not count as a loop.

@@ -33,7 +33,7 @@ pub(super) fn check(
         (Verdict::Refused, Some(is_staff)) => match holds(is_staff) {
             Ok(true) => (Ok(()), "guards.is_staff says that this person is staff"),
             Ok(false) => (Err(Denied::StaffAddress.into()), reason),
-            Err(error) => (Err(Denied::StaffFailed { error }.into()), "guards.is_staff cannot be worked out"),
+            Err(error) => (Err(Denied::StaffFailed { error }.into()), "guards.is_staff cannot be evaluated"),
         },
     };
     trace.record("guard: staff", || reason.to_owned());
@@ -51,29 +51,29 @@ fn verdict(sign_on: &SignOn, app: &App, permit: &Permit) -> (Verdict, &'static s
     let has_no_domains = guards.staff_domains.is_empty();
     let staff = sign_on.staff.get(&app.path);
     match staff.map(|staff| staff.standing(permit.email(), permit.id().as_str())) {
-        Some(Standing::NotStaff) => (Allowed, "nobody of the staff has the address"),
+        Some(Standing::NotStaff) => (Allowed, "no staff member has the address"),
         Some(Standing::NotStaffLongAgo) if is_staff_domain => {
-            (Refused, "the list of the staff is old, and the address is of its domains")
+            (Refused, "the staff list is old, and the address is in a staff domain")
         }
         Some(Standing::NotStaffLongAgo) => {
-            (Allowed, "nobody of the staff had the address when the list was fetched, which is a while ago")
+            (Allowed, "no staff member had the address in the last staff list, which is old")
         }
-        Some(Standing::SamePerson) => (Allowed, "the address is of the staff member with this iMIS ID"),
-        Some(Standing::SomebodyOfStaff) => (Refused, "somebody of the staff has the address"),
+        Some(Standing::SamePerson) => (Allowed, "the address belongs to the staff member with this iMIS ID"),
+        Some(Standing::SomebodyOfStaff) => (Refused, "another staff member has the address"),
         Some(Standing::HasTheirId) => {
-            (Refused, "somebody of the staff has this iMIS ID as external_id, and another address")
+            (Refused, "a staff member with another address has this iMIS ID as external_id")
         }
         Some(Standing::Unknown) if is_staff_domain => {
-            (Refused, "the staff is not known yet, and the address is of its domains")
+            (Refused, "the staff list is not available yet, and the address is in a staff domain")
         }
-        Some(Standing::Unknown) if has_no_domains => (Unknown, "the staff is not known yet"),
+        Some(Standing::Unknown) if has_no_domains => (Unknown, "the staff list is not available yet"),
         Some(Standing::Unknown) => {
-            (Allowed, "the staff is not known yet, and the address is of none of its domains")
+            (Allowed, "the staff list is not available yet, and the address is in no staff domain")
         }
-        None if is_staff_domain => (Refused, "the address is of the staff's domains"),
+        None if is_staff_domain => (Refused, "the address is in a staff domain"),
         None if has_no_domains => {
-            (Allowed, "nothing is known of the staff (zendesk.api, guards.staff_domains)")
+            (Allowed, "no staff list (zendesk.api) and no staff domains (guards.staff_domains)")
         }
-        None => (Allowed, "the address is of none of the staff's domains"),
+        None => (Allowed, "the address is in no staff domain"),
     }
 }

@@ -24,9 +24,9 @@ impl Token {
 pub(crate) enum MintError {
     #[error("signing failed")]
     Sign(#[source] jsonwebtoken::errors::Error),
-    #[error("the token has {0} bytes, more than the {MAX_BYTES} that Zendesk takes: fewer claims?")]
+    #[error("the token has {0} bytes, but Zendesk accepts at most {MAX_BYTES}: configure fewer claims")]
     TooLong(usize),
-    #[error("the system gives no randomness")]
+    #[error("the system's random number generator failed")]
     Random(#[source] getrandom::Error),
 }
 
