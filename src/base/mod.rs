@@ -18,3 +18,4 @@ pub(crate) mod phone;
 pub(crate) mod query;
 pub(crate) mod published;
 pub(crate) mod header_rules;
+pub(crate) mod cookies;

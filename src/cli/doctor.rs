@@ -4,8 +4,9 @@ use serde_json::json;
 
 use crate::cli::arguments::{ConfigFile, Format, read_cookies};
 use crate::cli::offline::Offline;
-use crate::cli::output::{FAILURE, SUCCESS, escaped, fail, plural, print};
-use crate::doctor::{Finding, Severity, examine};
+use crate::cli::output::{FAILURE, SUCCESS, escaped, exit_with, fail, plural, print};
+use crate::doctor::test_visitor::pasted_cookies;
+use crate::doctor::{Examination, Finding, Severity, examine};
 use crate::server::control_socket;
 
 #[derive(clap::Args)]
@@ -25,15 +26,20 @@ pub(super) struct Doctor {
 
 pub(super) fn run(arguments: &Doctor) -> Result<i32, i32> {
     let Offline { config, gateway, runtime } = Offline::build(&arguments.config_file)?;
-    let cookies = arguments.cookies.then(read_cookies).transpose()?;
+    let cookies = match arguments.cookies.then(read_cookies).transpose()? {
+        Some(text) => Some(
+            pasted_cookies(&text).ok_or_else(|| exit_with(FAILURE, "the input is not a Cookie header"))?,
+        ),
+        None => None,
+    };
     let running = config.listen.control.as_ref().and_then(|socket| control_socket::status(socket).ok());
-    let findings = examine(
-        (&config, &gateway),
-        running.as_ref(),
-        cookies.as_deref(),
-        arguments.imis_id.as_deref(),
-        &runtime,
-    );
+    let findings = runtime.block_on(examine(&Examination {
+        config: &config,
+        gateway: &gateway,
+        running: running.as_ref(),
+        cookies: cookies.as_ref(),
+        imis_id: arguments.imis_id.as_deref(),
+    }));
     Ok(report(&findings.map_err(|error| fail(&error))?, arguments.format))
 }
 

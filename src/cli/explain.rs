@@ -6,7 +6,7 @@ use crate::cli::arguments::{ConfigFile, Format, read_cookies};
 use crate::cli::offline::Offline;
 use crate::cli::output::{FAILURE, SUCCESS, USAGE, eprint, escaped, exit_with, fail, print};
 use crate::doctor::explain::{Explanation, Question, Who, explain};
-use crate::doctor::pasted_cookies;
+use crate::doctor::test_visitor::pasted_cookies;
 
 #[derive(clap::Args)]
 pub(super) struct Explain {
@@ -42,9 +42,9 @@ struct Person {
 /// Prints the claims that a token would carry.
 pub(super) fn claims(arguments: &Explain) -> Result<i32, i32> {
     let explanation = explained(arguments)?;
-    match &explanation.claims {
+    match explanation.outcome.claims() {
         Some(claims) => print(Value::from(claims.clone())),
-        None => eprint(&explanation.decision),
+        None => eprint(&explanation.outcome.to_string()),
     }
     Ok(exit_code(&explanation))
 }
@@ -53,10 +53,10 @@ pub(super) fn run(arguments: &Explain) -> Result<i32, i32> {
     let explanation = explained(arguments)?;
     match arguments.format {
         Format::Json => {
-            let step = |step: &crate::sso::Step| json!({"step": step.name, "outcome": step.outcome, "ms": step.took.as_secs_f64() * 1000.0});
+            let step = |step: &crate::sso::trace::TraceStep| json!({"step": step.name, "outcome": step.outcome, "ms": step.took.as_secs_f64() * 1000.0});
             let steps: Vec<Value> = explanation.steps.iter().map(step).collect();
             print(
-                json!({"decision": explanation.decision, "may_enter": explanation.may_enter(), "steps": steps, "claims": explanation.claims}),
+                json!({"decision": explanation.outcome.to_string(), "may_enter": explanation.outcome.claims().is_some(), "steps": steps, "claims": explanation.outcome.claims()}),
             );
         }
         Format::Text => report(&explanation),
@@ -65,7 +65,7 @@ pub(super) fn run(arguments: &Explain) -> Result<i32, i32> {
 }
 
 fn exit_code(explanation: &Explanation) -> i32 {
-    if explanation.may_enter() { SUCCESS } else { FAILURE }
+    if explanation.outcome.claims().is_some() { SUCCESS } else { FAILURE }
 }
 
 fn report(explanation: &Explanation) {
@@ -73,8 +73,8 @@ fn report(explanation: &Explanation) {
         let milliseconds = step.took.as_secs_f64() * 1000.0;
         print(format_args!("{milliseconds:>8.1} ms  {:<24} {}", step.name, escaped(&step.outcome)));
     }
-    print(format_args!("\n{}", escaped(&explanation.decision)));
-    for (name, value) in explanation.claims.iter().flatten() {
+    print(format_args!("\n{}", escaped(&explanation.outcome.to_string())));
+    for (name, value) in explanation.outcome.claims().into_iter().flatten() {
         print(escaped(&format!("  {name}: {value}")));
     }
 }
@@ -96,6 +96,6 @@ fn explained(arguments: &Explain) -> Result<Explanation, i32> {
     };
     runtime.block_on(explain(&gateway, &question)).map_err(|error| {
         let code = fail(&error);
-        if error.is_of_the_question() { USAGE } else { code }
+        if error.is_usage_error() { USAGE } else { code }
     })
 }

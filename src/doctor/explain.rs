@@ -1,31 +1,33 @@
-//! "Why?", answered by the same code that decides about sign-ins, in a place that has no way to sign anything.
+//! `explain`: decides about a person with the code of the sign-in, and shows every step. Nothing here can sign a token.
 
-use http::header::{COOKIE, HeaderMap, HeaderValue};
-use http::uri::Authority;
+use std::fmt;
+
+use http::header::HeaderValue;
 use serde_json::{Map, Value};
 
 use crate::base::error_chain::Chain;
 use crate::base::query::encoded;
 use crate::config::App;
+use crate::doctor::test_visitor::TestVisitor;
+use crate::imis::PartyId;
 use crate::imis::recognise::{Answer, Identity, RecogniseError, RecognitionReport};
-use crate::imis::{PartyId, Visitor, visitor_headers};
 use crate::request::gateway::{Gateway, Site};
-use crate::sso::Learned;
-use crate::sso::decide::{Deciding, Step, Steps, decide};
+use crate::sso::audit_subject::AuditSubject;
+use crate::sso::decision::{DecisionContext, decide};
 use crate::sso::error::SignInError;
+use crate::sso::login_params::LoginParams;
 use crate::sso::policy::Permit;
-use crate::sso::return_to::Arrival;
 use crate::sso::site::SignOn;
-use crate::upstream::forwarded::Forwarded;
+use crate::sso::trace::{Trace, TraceStep};
 
-/// Whom a question is about.
+/// The person in question.
 pub(crate) enum Who {
     ImisId(String),
-    /// Whoever these cookies belong to.
+    /// The person whose session cookies these are.
     Cookies(HeaderValue),
 }
 
-/// A question.
+/// What to explain.
 pub(crate) struct Question {
     pub(crate) who: Who,
     /// Name or path.
@@ -34,20 +36,45 @@ pub(crate) struct Question {
     pub(crate) brand_id: Option<u64>,
 }
 
-/// The answer. It tells of a person.
+/// The decision and its steps. Both contain personal data.
 pub(crate) struct Explanation {
-    pub(crate) steps: Vec<Step>,
-    /// What a token would say; none when there would be none.
-    pub(crate) claims: Option<Map<String, Value>>,
-    /// In a few words.
-    pub(crate) decision: String,
+    pub(crate) steps: Vec<TraceStep>,
+    pub(crate) outcome: Outcome,
 }
 
-/// What a decision begins with that could not be made.
-const BROKEN: &str = "broken: ";
-const NO_CONTACT: &str = "iMIS has no contact with this ID";
+/// What a sign-in would end with.
+pub(crate) enum Outcome {
+    /// The claims of the token, without `iat` and `jti`.
+    Allowed(Map<String, Value>),
+    NotSignedIn,
+    /// The reason and its cause.
+    Refused(String),
+    /// iMIS has no such contact.
+    NoContact,
+    /// The decision was not possible.
+    Failed(String),
+}
 
-/// Why there is no answer.
+impl Outcome {
+    /// The claims of the token, if there would be one.
+    pub(crate) fn claims(&self) -> Option<&Map<String, Value>> {
+        if let Self::Allowed(claims) = self { Some(claims) } else { None }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Allowed(_) => f.write_str("may enter"),
+            Self::NotSignedIn => f.write_str("nobody is signed in"),
+            Self::Refused(reason) => write!(f, "refused: {reason}"),
+            Self::NoContact => f.write_str("broken: iMIS has no contact with this ID"),
+            Self::Failed(error) => write!(f, "broken: {error}"),
+        }
+    }
+}
+
+/// The question cannot be answered.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExplainError {
     #[error("there is no app `{0}`; there is {1}")]
@@ -56,78 +83,70 @@ pub(crate) enum ExplainError {
     SeveralApps(String),
     #[error("`{0}` is not an iMIS ID")]
     NoId(String),
-    #[error("the site's first host is not one")]
+    #[error("the site's first host is not a valid host name")]
     Host,
 }
 
 pub(crate) async fn explain(gateway: &Gateway, question: &Question) -> Result<Explanation, ExplainError> {
-    let (site, sign_on, app) = app_of(gateway, &question.app)?;
-    let mut steps = Steps::kept();
-    let arrival = arrival(question, app);
-    match (&question.return_to, &arrival.return_to) {
-        (None, _) => {}
-        (Some(_), Some(target)) => steps.note("return_to", || format!("accepted: {}", target.as_str())),
-        (Some(_), None) => {
-            steps.note("return_to", || "dropped: it does not lead into the account".to_owned())
-        }
-    }
+    let (site, sign_on, app) = find_app(gateway, &question.app)?;
+    let mut trace = Trace::recording();
+    let params = login_params(question, app, &mut trace);
     let identity = match &question.who {
         Who::ImisId(text) => {
             let id = PartyId::parse(text).ok_or_else(|| ExplainError::NoId(text.clone()))?;
-            steps.note("identity", || format!("iMIS ID {text}, as given"));
+            trace.record("identity", || format!("iMIS ID {text}, as given"));
             Ok(Some(Identity::of(id)))
         }
-        Who::Cookies(cookie) => recognised(site, sign_on, cookie, &mut steps).await?,
-    };
-    let identity = match identity {
-        Ok(Some(identity)) => identity,
-        Ok(None) => {
-            return Ok(Explanation {
-                steps: steps.into_list(),
-                claims: None,
-                decision: "nobody is signed in".to_owned(),
-            });
-        }
-        Err(error) => {
-            let decision = format!("{BROKEN}{}", Chain(&error));
-            return Ok(Explanation { steps: steps.into_list(), claims: None, decision });
+        Who::Cookies(cookie) => {
+            let visitor = TestVisitor::new(&site.config.hosts[0], "explain", Some(cookie));
+            recognise(&visitor.ok_or(ExplainError::Host)?, sign_on, &mut trace).await
         }
     };
-    if let Some(staff) = sign_on.staff.get(&app.path) {
+    let outcome = match identity {
+        Ok(Some(identity)) => decide_for(gateway, sign_on, app, &identity, &params, &mut trace).await,
+        Ok(None) => Outcome::NotSignedIn,
+        Err(error) => Outcome::Failed(Chain(&error).to_string()),
+    };
+    Ok(Explanation { steps: trace.into_steps(), outcome })
+}
+
+async fn decide_for(
+    gateway: &Gateway,
+    sign_on: &SignOn,
+    app: &App,
+    identity: &Identity,
+    params: &LoginParams,
+    trace: &mut Trace,
+) -> Outcome {
+    let staff = sign_on.staff.get(&app.path);
+    if let Some(staff) = staff {
         let known = staff.refresh().await;
-        steps.note("staff of Zendesk", || match known {
+        trace.record("staff of Zendesk", || match known {
             Ok(people) => format!("{people} people"),
             Err(error) => format!("not known: {}", Chain(&error)),
         });
     }
-    let deciding = Deciding {
-        sign_on,
-        app,
-        language: &gateway.services.language,
-        incident: "explain",
-        learned: &Learned::default(),
-    };
-    let decided = decide(&deciding, (&identity, &arrival), &mut steps).await;
-    let (claims, decision) = match decided {
-        Ok(permit) => {
-            if let Some(staff) = sign_on.staff.get(&app.path) {
-                let account = staff.account_of(permit.id().as_str(), permit.email()).await;
-                steps.note("account in Zendesk", || {
-                    account.unwrap_or_else(|error| format!("not known: {}", Chain(&error)))
-                });
-            }
-            (Some(claims_of(&permit)), "may enter".to_owned())
-        }
-        Err(SignInError::Profile(error)) if error.is_missing() => (None, format!("{BROKEN}{NO_CONTACT}")),
+    let (language, audit_subject) = (&gateway.services.language, &AuditSubject::default());
+    let request_id = "explain";
+    let context = DecisionContext { sign_on, app, language, identity, params, request_id, audit_subject };
+    let permit = match decide(&context, trace).await {
+        Ok(permit) => permit,
+        Err(SignInError::Profile(error)) if error.is_missing() => return Outcome::NoContact,
         Err(SignInError::Denied(denied)) => {
-            (None, format!("refused: {} ({})", denied.name(), Chain(&denied)))
+            return Outcome::Refused(format!("{} ({})", denied.name(), Chain(&denied)));
         }
-        Err(error) => (None, format!("{BROKEN}{}", Chain(&error))),
+        Err(error) => return Outcome::Failed(Chain(&error).to_string()),
     };
-    Ok(Explanation { steps: steps.into_list(), claims, decision })
+    if let Some(staff) = staff {
+        let account = staff.account_of(permit.id().as_str(), permit.email()).await;
+        trace.record("account in Zendesk", || {
+            account.unwrap_or_else(|error| format!("not known: {}", Chain(&error)))
+        });
+    }
+    Outcome::Allowed(claims_of(&permit))
 }
 
-fn app_of<'a>(gateway: &'a Gateway, wanted: &str) -> Result<(&'a Site, &'a SignOn, &'a App), ExplainError> {
+fn find_app<'a>(gateway: &'a Gateway, wanted: &str) -> Result<(&'a Site, &'a SignOn, &'a App), ExplainError> {
     let sites = gateway.sites.iter().filter_map(|site| Some((site, site.sign_on.as_deref()?)));
     let all: Vec<_> = sites
         .flat_map(|(site, sign_on)| sign_on.apps.iter().map(move |app| (site, sign_on, &**app)))
@@ -143,56 +162,47 @@ fn app_of<'a>(gateway: &'a Gateway, wanted: &str) -> Result<(&'a Site, &'a SignO
     }
 }
 
-fn arrival(question: &Question, app: &App) -> Arrival {
+fn login_params(question: &Question, app: &App, trace: &mut Trace) -> LoginParams {
     let return_to = question.return_to.iter().map(|text| format!("return_to={}", encoded(text)));
     let brand = question.brand_id.iter().map(|id| format!("brand_id={id}"));
-    Arrival::parse(&return_to.chain(brand).collect::<Vec<_>>().join("&"), &app.zendesk)
+    let query = return_to.chain(brand).collect::<Vec<_>>().join("&");
+    let params = LoginParams::parse(&query, &app.zendesk);
+    if question.return_to.is_some() {
+        trace.record("return_to", || match params.return_to() {
+            Some(target) => format!("accepted: {target}"),
+            None => "dropped: it does not lead into the account".to_owned(),
+        });
+    }
+    params
 }
 
-type Recognised = Result<Option<Identity>, RecogniseError>;
-
-async fn recognised(
-    site: &Site,
+async fn recognise(
+    visitor: &TestVisitor,
     sign_on: &SignOn,
-    cookie: &HeaderValue,
-    steps: &mut Steps,
-) -> Result<Recognised, ExplainError> {
-    let host = &site.config.hosts[0];
-    let authority: Authority = host.parse().map_err(|_| ExplainError::Host)?;
-    let mut headers: HeaderMap = visitor_headers();
-    headers.insert(COOKIE, cookie.clone());
-    let forwarded = Forwarded::of_this_machine(host, "explain");
-    let visitor = Visitor { headers: &headers, forwarded: &forwarded, authority: &authority };
-    steps.note("cookies", || RecognitionReport::of(&headers).to_string());
+    trace: &mut Trace,
+) -> Result<Option<Identity>, RecogniseError> {
+    let visitor = visitor.as_visitor();
+    trace.record("cookies", || RecognitionReport::of(visitor.headers).to_string());
     let Some(session) = sign_on.imis.session(&visitor) else {
-        steps.note("identity", || "nobody: none of the cookies is a session's (session_cookies)".to_owned());
-        return Ok(Ok(None));
+        trace.record("identity", || "none of the cookies is a session cookie (session_cookies)".to_owned());
+        return Ok(None);
     };
-    let answer = sign_on.imis.recognise(&session).await;
-    Ok(match answer {
-        Ok(Answer::Person(identity)) => {
-            steps.note("identity", || {
-                let contact =
-                    identity.on_behalf_of.as_ref().map(|id| format!(", acting for {}", id.as_str()));
-                format!("iMIS ID {}{}", identity.id.as_str(), contact.unwrap_or_default())
-            });
-            Ok(Some(identity))
+    let (identity, outcome) = match sign_on.imis.recognise(&session).await? {
+        Answer::Person(identity) => {
+            let contact = identity.on_behalf_of.as_ref().map(|id| format!(", acting for {}", id.as_str()));
+            let outcome = format!("iMIS ID {}{}", identity.id.as_str(), contact.unwrap_or_default());
+            (Some(identity), outcome)
         }
-        Ok(Answer::Anonymous) => {
-            steps.note("identity", || "nobody, says iMIS".to_owned());
-            Ok(None)
+        Answer::Anonymous => (None, "iMIS says that nobody is signed in".to_owned()),
+        Answer::AskSite => {
+            (None, "only a browser can find out (client_application); use --imis-id".to_owned())
         }
-        Ok(Answer::AskSite) => {
-            steps.note("identity", || {
-                "only the browser can tell (client_application); ask with --imis-id".to_owned()
-            });
-            Ok(None)
-        }
-        Err(error) => Err(error),
-    })
+    };
+    trace.record("identity", || outcome);
+    Ok(identity)
 }
 
-/// What a token would say, but for what is of each token: `iat` and `jti`.
+/// The claims of a token, without `iat` and `jti`.
 fn claims_of(permit: &Permit) -> Map<String, Value> {
     let mut claims = Map::new();
     claims.insert("email".to_owned(), permit.email().into());
@@ -204,25 +214,8 @@ fn claims_of(permit: &Permit) -> Map<String, Value> {
 }
 
 impl ExplainError {
-    /// What was asked for does not exist.
-    pub(crate) fn is_of_the_question(&self) -> bool {
+    /// The question itself is wrong.
+    pub(crate) fn is_usage_error(&self) -> bool {
         !matches!(self, Self::Host)
-    }
-}
-
-impl Explanation {
-    /// Whether there is nobody to decide about.
-    pub(crate) fn is_about_nobody(&self) -> bool {
-        self.decision.ends_with(NO_CONTACT)
-    }
-
-    /// Whether it could not be decided.
-    pub(crate) fn is_broken(&self) -> bool {
-        self.decision.starts_with(BROKEN)
-    }
-
-    /// Whether the person may enter.
-    pub(crate) fn may_enter(&self) -> bool {
-        self.claims.is_some()
     }
 }

@@ -12,15 +12,23 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::base::buffers::Buffers;
 use crate::base::header_rules::Rules;
+use crate::base::phone::Preference;
 use crate::base::request_id::RequestId;
 use crate::codec::head::{Request, Response, Scanner, Tokens, slots};
 use crate::codec::request_head::RequestHead;
 use crate::codec::transfer::Receiver;
 use crate::codec::{Length, Version};
-use crate::config::{self, App};
+use crate::config::expression::Language;
+use crate::config::{self, App, Secret};
+use crate::imis;
+use crate::imis::PartyId;
+use crate::imis::party::Party;
+use crate::imis::recognise::Identity;
 use crate::proxy::headers::{self, Forwarding, HeadChanges, ResponseFraming};
 use crate::request::app_path;
-use crate::{imis, sso};
+use crate::sso::login_params::LoginParams;
+use crate::sso::trace::Trace;
+use crate::sso::{facts, policy, token};
 
 /// Reads the head of a request and writes the one that the upstream would get.
 pub fn rewrite_request(head: &[u8], out: &mut Vec<u8>) -> bool {
@@ -164,18 +172,28 @@ impl Tickets {
     }
 }
 
-/// Everything that a token is minted of, but for time and chance.
-pub struct Mint(sso::minting::Minting);
+/// Mints tokens for the benchmark, with a secret of no account.
+pub struct Mint {
+    permit: policy::Permit,
+    secret: Secret,
+}
 
 impl Mint {
-    /// Of a record as the REST API gives it, with a secret of no account.
+    /// `record`: a contact as the REST API returns it.
     pub fn of(id: &str, record: &[u8]) -> Option<Self> {
-        sso::minting::Minting::of(id, record).map(Self)
+        let id = PartyId::parse(id)?;
+        let profile = Party::parse(record).ok()?.profile(&id, &Preference::default()).ok()?;
+        let app = config::app_at("/sso/zendesk")?;
+        let identity = Identity::of(id);
+        let facts = facts::collect(&profile, &identity, &app, &LoginParams::default(), &[], "2026-11-27");
+        let permit =
+            policy::authorize(profile, &app, &Language::new(), &facts, &mut Trace::disabled()).ok()?;
+        Some(Self { permit, secret: Secret::new("not-a-real-secret-but-a-long-one") })
     }
 
-    /// Mints, and tells no more than how long the token is.
+    /// Mints a token, and returns only its length.
     pub fn token_length(&self, now: u64, jti: &str) -> Option<usize> {
-        self.0.token_length(now, jti)
+        token::mint(&self.secret, &self.permit, now, jti).ok().map(|token| token.expose().len())
     }
 }
 

@@ -23,7 +23,7 @@ use crate::imis::PartyId;
 use crate::imis::party::Party;
 use crate::imis::recognise::page::Page;
 use crate::imis::recognise::{SessionCookies, client_context as context, forms_ticket, query_row};
-use crate::sso::ReturnTo;
+use crate::sso::return_to::ReturnTo;
 
 const WHOLE: usize = usize::MAX >> 1;
 

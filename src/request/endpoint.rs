@@ -18,6 +18,8 @@ use crate::request::connection::Connection;
 use crate::request::context::Context;
 use crate::request::error_page::Failure;
 use crate::sso;
+use crate::sso::audit_subject::AuditSubject;
+use crate::sso::request::SsoRequest;
 use crate::upstream::forwarded::Forwarded;
 
 /// The largest form that an endpoint reads, in bytes.
@@ -28,7 +30,7 @@ pub(crate) struct EndpointRequest {
     /// Index of the site.
     site: usize,
     endpoint: Endpoint,
-    request: sso::Visit,
+    request: SsoRequest,
 }
 
 impl EndpointRequest {
@@ -47,7 +49,7 @@ impl EndpointRequest {
             host: host.to_owned(),
             incident: request_id.to_string(),
         };
-        let request = sso::Visit {
+        let request = SsoRequest {
             services: gateway.services.clone(),
             sign_on,
             app,
@@ -55,9 +57,8 @@ impl EndpointRequest {
             forwarded,
             is_head: head.method == "HEAD",
             authority: Authority::try_from(host).map_err(|_| Failure::BadRequest)?,
-            incident: request_id.to_string(),
             headers: header_map(&head.fields)?,
-            learned: sso::Learned::default(),
+            audit_subject: AuditSubject::default(),
         };
         Ok(Self { site, endpoint, request })
     }
@@ -73,12 +74,12 @@ pub(crate) async fn serve<C: ClientStream>(
     context.access.is_for(site);
     let worker = &context.connection.worker;
     let task = match endpoint {
-        Endpoint::Login => worker.control.spawn(sso::sign_in(request)),
-        Endpoint::Logout => worker.control.spawn(sso::signed_out(request)),
-        Endpoint::MessagingToken => worker.control.spawn(sso::messaging_token(request)),
+        Endpoint::Login => worker.control.spawn(sso::login::respond(request)),
+        Endpoint::Logout => worker.control.spawn(sso::logout::respond(request)),
+        Endpoint::MessagingToken => worker.control.spawn(sso::messaging_token::respond(request)),
         Endpoint::ImisCallback => {
             let form = client.read_form(MAX_FORM_BYTES, worker.gateway.timeouts.request_head).await?;
-            worker.control.spawn(sso::posted(request, form))
+            worker.control.spawn(sso::imis_callback::respond(request, form))
         }
     };
     let response = while_connected(client, AbortOnDropHandle::new(task)).await;

@@ -26,14 +26,14 @@ use crate::request::connection::Connection;
 use crate::request::context::Context;
 use crate::request::error_page::Failure;
 use crate::request::session_changes;
-use crate::sso::single_logout::{Departure, Detour};
+use crate::sso::single_logout::{LogoutRedirect, SignOutRequest};
 
 /// A request for the upstream of a site.
 pub(crate) struct ForwardRequest {
     site: usize,
     outgoing: UpstreamRequest,
     /// It signs in to iMIS or out of it.
-    sign_out: Option<Box<Departure>>,
+    sign_out: Option<Box<SignOutRequest>>,
 }
 
 /// Where a request goes, and for whom.
@@ -162,7 +162,7 @@ fn relay_head<C: ClientStream>(
     client: &mut C,
     exchange: &mut Exchange,
     request: &ForwardRequest,
-    redirect: Option<&Detour>,
+    redirect: Option<&LogoutRedirect>,
     context: &mut Context<'_>,
 ) -> Result<RelayedHead, ForwardError> {
     let ForwardRequest { site, outgoing, .. } = request;

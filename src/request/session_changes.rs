@@ -4,16 +4,16 @@ use crate::codec::head::{Response, slots};
 use crate::codec::request_head::{HeaderFields, RequestHead};
 use crate::proxy::exchange::Exchange;
 use crate::request::connection::Connection;
-use crate::sso::single_logout::{self, Departure, Detour};
+use crate::sso::single_logout::{self, LogoutRedirect, SignOutRequest};
 
 /// A request that signs in to iMIS or out of it, if this is one.
 pub(crate) fn sign_out<F: HeaderFields>(
     head: &RequestHead<'_, F>,
     connection: &Connection,
     (site, host): (usize, &str),
-) -> Option<Box<Departure>> {
+) -> Option<Box<SignOutRequest>> {
     let sign_on = connection.worker.gateway.sites[site].sign_on.as_ref()?;
-    Departure::of(sign_on, (head.method, host, head.target), head.fields.pairs()).map(Box::new)
+    SignOutRequest::detect(sign_on, head.method, host, head.target, head.fields.pairs()).map(Box::new)
 }
 
 /// Whether a response deletes a session cookie of the site.
@@ -42,12 +42,12 @@ pub(crate) async fn forget(connection: &Connection, site: usize, head: &[u8]) ->
 
 /// How the response to a sign-out is changed: it leads through the sign-out of Zendesk. Interim responses are never changed.
 pub(crate) async fn logout_redirect(
-    sign_out: &Departure,
+    sign_out: &SignOutRequest,
     exchange: &Exchange,
     request: &[u8],
     connection: &Connection,
     site: usize,
-) -> Option<Detour> {
+) -> Option<LogoutRedirect> {
     let (status, location) = {
         let mut slots = slots();
         let response = Response::parse(exchange.response_head_bytes(), &mut slots, false).ok()?;
@@ -59,5 +59,5 @@ pub(crate) async fn logout_redirect(
     }
     let had_session = forget(connection, site, request).await;
     let sign_on = connection.worker.gateway.sites[site].sign_on.as_ref()?;
-    sign_out.detour(sign_on, had_session, (status, location.as_deref()))
+    sign_out.logout_redirect(sign_on, had_session, status, location.as_deref())
 }

@@ -23,9 +23,9 @@ use crate::request::error_page::Failure;
 use crate::request::gateway::{Gateway, Site};
 use crate::server::build_error::BuildError;
 use crate::server::process_state::ProcessState;
-use crate::sso::rate::Rates;
+use crate::sso::rate_limit::RateLimits;
 use crate::sso::site::{Services, SignOn};
-use crate::sso::state::Signer;
+use crate::sso::state_cookie::StateCookies;
 use crate::upstream::site::SiteUpstream;
 use crate::zendesk::Refusal;
 use crate::zendesk::api::Api;
@@ -151,7 +151,7 @@ impl Parts<'_> {
                     &upstream.servers,
                     Box::new(self.process.metrics.recognition(&config.hosts[0])),
                 )?,
-                states: Signer::new(self.keys, &config.hosts[0], self.process.used_states.clone()),
+                states: StateCookies::new(self.keys, &config.hosts[0], self.process.used_states.clone()),
                 staff: staff_of(&sign_on.apps, self.previous)?,
                 apps: sign_on.apps.clone(),
                 places: previous_sign_on.map_or_else(
@@ -169,10 +169,10 @@ impl Parts<'_> {
     }
 
     /// The rate limits of the previous configuration, as long as their settings are the same.
-    fn rates(&self, config: &Config, of: fn(&Services) -> &Arc<Rates>) -> Arc<Rates> {
+    fn rates(&self, config: &Config, of: fn(&Services) -> &Arc<RateLimits>) -> Arc<RateLimits> {
         let previous = self.previous.map(|previous| of(&previous.services));
         let kept = previous.filter(|rates| rates.limits == config.sign_in_limits);
-        kept.cloned().unwrap_or_else(|| Arc::new(Rates::new(config.sign_in_limits)))
+        kept.cloned().unwrap_or_else(|| Arc::new(RateLimits::new(config.sign_in_limits)))
     }
 }
 

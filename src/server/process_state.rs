@@ -13,7 +13,7 @@ use crate::edge::session_tickets;
 use crate::observe::metrics::Metrics;
 use crate::observe::trace_export::TraceExporter;
 use crate::server::build_error::BuildError;
-use crate::sso::state::UsedStates;
+use crate::sso::state_cookie::UsedNonces;
 
 /// What one process keeps.
 pub(crate) struct ProcessState {
@@ -24,7 +24,7 @@ pub(crate) struct ProcessState {
     pub(crate) tickets: Arc<dyn ProducesTickets>,
     /// Signs where no `state_key` is configured.
     pub(crate) own_key: Secret,
-    pub(crate) used_states: Arc<UsedStates>,
+    pub(crate) used_states: Arc<UsedNonces>,
     /// Exports traces to a collector, if one is configured.
     pub(crate) trace_exporter: Option<Arc<TraceExporter>>,
     /// The certificates from CAs.

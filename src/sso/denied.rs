@@ -1,39 +1,39 @@
-//! Why a person may not enter, in words for the member, and a name for the log.
+//! Why a person may not sign in: a name for the log, and a text for the member.
 
 use crate::config::App;
 use crate::config::expression::ExpressionError;
 
-/// Why a person may not.
+/// Why a person may not sign in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Denied {
     #[error("the person is acting on behalf of another contact")]
     OnBehalfOf,
-    #[error("the record is a company's")]
+    #[error("the record is a company")]
     CompanyRecord,
     #[error("the record is not active")]
     Inactive,
     #[error("the record has no single primary e-mail address")]
     NoEmail,
-    #[error("the primary e-mail address is not one")]
+    #[error("the primary e-mail address is not valid")]
     BadEmail,
     #[error("the record has no usable name")]
     NoName,
-    #[error("somebody else has the same primary e-mail address")]
+    #[error("another contact has the same primary e-mail address")]
     DuplicateEmail,
-    #[error("the e-mail address is of somebody who works in Zendesk")]
+    #[error("the e-mail address belongs to Zendesk staff")]
     StaffAddress,
-    #[error("whether the person is staff cannot be worked out")]
+    #[error("guards.is_staff cannot be evaluated")]
     StaffFailed {
         #[source]
         error: ExpressionError,
     },
-    /// Holds the reason, if the rule has one.
-    #[error("rule {rule} refuses")]
+    /// `reason`: of the rule, if it has one.
+    #[error("rule {rule} denies")]
     Rule { rule: usize, reason: Option<String> },
-    #[error("no rule lets the person in")]
+    #[error("no rule allows the sign-in")]
     NoRule,
-    /// A rule that cannot be worked out lets nobody in.
-    #[error("rule {rule} cannot be worked out")]
+    /// A rule that cannot be evaluated refuses.
+    #[error("rule {rule} cannot be evaluated")]
     RuleFailed {
         rule: usize,
         #[source]
@@ -41,104 +41,93 @@ pub(crate) enum Denied {
     },
 }
 
+/// How a refusal is shown: its name in the log, and the title and advice that the member reads.
+struct Texts(&'static str, &'static str, &'static str);
+
 impl Denied {
-    /// For the log.
+    fn texts(&self) -> Texts {
+        match self {
+            Self::OnBehalfOf => Texts(
+                "on-behalf-of",
+                "You are working on behalf of somebody else",
+                "You cannot sign in to the help desk while you act for another contact. \
+                 Please stop acting for the contact on this site, then try again.",
+            ),
+            Self::CompanyRecord => Texts(
+                "company-record",
+                "This account belongs to an organization",
+                "You are signed in with an organization's account, but the help desk is for people. \
+                 Please sign out and use your own account.",
+            ),
+            Self::Inactive => Texts(
+                "inactive",
+                "This account is not active",
+                "Your record is marked as inactive. Please contact the association.",
+            ),
+            Self::NoEmail => Texts(
+                "no-email",
+                "Your profile needs an e-mail address",
+                "The help desk identifies people by their e-mail address, and your profile has no primary one. \
+                 Please add one to your profile on this site, then try again.",
+            ),
+            Self::BadEmail => Texts(
+                "bad-email",
+                "Your profile needs an e-mail address",
+                "The primary e-mail address in your profile is incomplete or contains invalid characters. \
+                 Please correct it in your profile on this site, then try again.",
+            ),
+            Self::NoName => Texts(
+                "no-name",
+                "Your profile needs a name",
+                "Please add your name to your profile on this site, then try again.",
+            ),
+            Self::DuplicateEmail => Texts(
+                "duplicate-email",
+                "Your e-mail address is used twice",
+                "The help desk identifies people by their e-mail address, and another account of this site has the same one. \
+                 Please use your own address in your profile. If both accounts are yours, please contact the association.",
+            ),
+            Self::StaffAddress => Texts("staff-address", STAFF_TITLE, STAFF_ADVICE),
+            Self::StaffFailed { .. } => Texts("staff-failed", STAFF_TITLE, STAFF_ADVICE),
+            Self::Rule { .. } => Texts("rule", RULE_TITLE, RULE_ADVICE),
+            Self::NoRule => Texts("no-rule", RULE_TITLE, RULE_ADVICE),
+            Self::RuleFailed { .. } => Texts("rule-failed", RULE_TITLE, RULE_ADVICE),
+        }
+    }
+
+    /// The reason for the log, audit record and metric.
     pub(crate) fn name(&self) -> &str {
-        match self {
-            Self::OnBehalfOf => "on-behalf-of",
-            Self::CompanyRecord => "company-record",
-            Self::Inactive => "inactive",
-            Self::NoEmail => "no-email",
-            Self::BadEmail => "bad-email",
-            Self::NoName => "no-name",
-            Self::DuplicateEmail => "duplicate-email",
-            Self::StaffAddress => "staff-address",
-            Self::StaffFailed { .. } => "staff-failed",
-            Self::Rule { reason: Some(reason), .. } => reason,
-            Self::Rule { reason: None, .. } => "rule",
-            Self::NoRule => "no-rule",
-            Self::RuleFailed { .. } => "rule-failed",
-        }
+        if let Self::Rule { reason: Some(reason), .. } = self { reason } else { self.texts().0 }
     }
 
-    /// The rule that refused, counted from 1.
+    /// The number of the rule that refused, counted from 1.
     pub(crate) fn rule(&self) -> Option<usize> {
-        match self {
-            Self::Rule { rule, .. } | Self::RuleFailed { rule, .. } => Some(*rule),
-            Self::OnBehalfOf
-            | Self::CompanyRecord
-            | Self::Inactive
-            | Self::NoEmail
-            | Self::BadEmail
-            | Self::NoName
-            | Self::DuplicateEmail
-            | Self::StaffAddress
-            | Self::StaffFailed { .. }
-            | Self::NoRule => None,
-        }
+        if let Self::Rule { rule, .. } | Self::RuleFailed { rule, .. } = self { Some(*rule) } else { None }
     }
 
-    /// For the member.
+    /// The title of the member's page.
     pub(crate) fn title(&self) -> &'static str {
-        match self {
-            Self::OnBehalfOf => "You are working on behalf of somebody else",
-            Self::CompanyRecord => "This account belongs to an organization",
-            Self::Inactive => "This account is not active",
-            Self::NoEmail | Self::BadEmail => "Your profile needs an e-mail address",
-            Self::NoName => "Your profile needs a name",
-            Self::DuplicateEmail => "Your e-mail address is used twice",
-            Self::StaffAddress | Self::StaffFailed { .. } => {
-                "Your e-mail address is of the help desk's staff"
-            }
-            Self::Rule { .. } | Self::NoRule | Self::RuleFailed { .. } => "This account cannot be used here",
-        }
+        self.texts().1
     }
 
-    /// For the member: what to do. A rule's reason may have words of the association's own, in the language the browser prefers.
-    pub(crate) fn advice(&self, app: &App, accept_language: &str) -> String {
+    /// What the member can do. A rule's reason may have the association's own text, in several languages.
+    pub(crate) fn advice<'a>(&self, app: &'a App, accept_language: &str) -> &'a str {
         if let Self::Rule { reason: Some(reason), .. } = self
             && let Some(reason) = app.reasons.get(reason)
         {
-            return preferred(&reason.texts, accept_language).to_owned();
+            return preferred(&reason.texts, accept_language);
         }
-        let text = match self {
-            Self::OnBehalfOf => {
-                "While you act for another contact you cannot be signed in to the help desk, neither as yourself nor as the contact. \
-                 Please end that on this site, then try again."
-            }
-            Self::CompanyRecord => {
-                "The help desk is for people. You are signed in with an organization's account; \
-                 please sign out and use your own."
-            }
-            Self::Inactive => {
-                "Please contact the association: your record is marked as inactive, so it cannot be used here."
-            }
-            Self::NoEmail => {
-                "The help desk knows people by their e-mail address, and your profile has no primary one. \
-                 Please add it to your profile on this site, then try again."
-            }
-            Self::BadEmail => {
-                "The primary e-mail address in your profile is not complete or has characters that do not belong there. \
-                 Please correct it in your profile on this site, then try again."
-            }
-            Self::NoName => "Please add your name to your profile on this site, then try again.",
-            Self::DuplicateEmail => {
-                "The help desk knows people by their e-mail address, and another account of this site has the same primary one as yours. \
-                 Please use an address of your own in your profile, or contact the association if both accounts are yours."
-            }
-            Self::StaffAddress | Self::StaffFailed { .. } => {
-                "The primary e-mail address in your profile belongs to somebody who works in the help desk, so it cannot be used to sign in from here. \
-                 Please use an address of your own in your profile. If you work in the help desk, ask its administrator."
-            }
-            Self::Rule { .. } | Self::NoRule | Self::RuleFailed { .. } => {
-                "The help desk is not open to every account of this site. Please contact the association if you think that yours should be let in."
-            }
-        };
-        text.to_owned()
+        self.texts().2
     }
 }
 
-/// The text whose language the browser likes best (RFC 9110 section 12.5.4), else the first.
+const STAFF_TITLE: &str = "Your e-mail address belongs to staff of the help desk";
+const STAFF_ADVICE: &str = "The primary e-mail address in your profile belongs to somebody who works in the help desk, so you cannot sign in with it. \
+    Please use your own address in your profile. If you work in the help desk, ask its administrator.";
+const RULE_TITLE: &str = "This account cannot be used here";
+const RULE_ADVICE: &str = "The help desk is not open to every account of this site. If you think that yours should have access, please contact the association.";
+
+/// The text in the language that the client prefers (RFC 9110 section 12.5.4), or else the first.
 fn preferred<'a>(texts: &'a [(String, String)], accept_language: &str) -> &'a str {
     let mut wanted: Vec<(&str, f32)> = accept_language
         .split(',')
@@ -162,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_speaks_the_browsers_language() {
+    fn a_reason_is_shown_in_the_preferred_language() {
         let texts: Vec<_> = [("en", "No."), ("fr-ca", "Non."), ("es", "No, no.")]
             .map(|(l, t)| (l.to_owned(), t.to_owned()))
             .into();

@@ -1,87 +1,89 @@
-//! How a sign-in ends that leads to no token.
+//! Every way in which a sign-in ends without a token, apart from a visitor who is not signed in.
 
 use crate::imis::groups::GroupsError;
 use crate::imis::recognise::RecogniseError;
 use crate::imis::{ApplicationError, ProfileError};
 use crate::sso::claims;
 use crate::sso::denied::Denied;
-use crate::sso::policy::Refused;
-use crate::sso::rate::Enough;
+use crate::sso::policy::PolicyError;
+use crate::sso::rate_limit::RateLimited;
 use crate::sso::token::MintError;
 
-/// Every way a sign-in can end without a token, apart from nobody being signed in.
+/// Why there is no token.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SignInError {
     #[error("not a top-level navigation")]
     NotNavigation,
-    #[error("iMIS did not say who the visitor is")]
+    #[error("cannot recognise the visitor")]
     Recognise(#[from] RecogniseError),
-    #[error("iMIS did not say whose refresh token it is")]
+    #[error("cannot redeem the refresh token")]
     Application(#[from] ApplicationError),
-    #[error("iMIS did not give the profile")]
+    #[error("cannot read the profile from iMIS")]
     Profile(#[from] ProfileError),
     #[error("refused")]
     Denied(#[from] Denied),
-    #[error("the token cannot be made")]
+    #[error("cannot mint the token")]
     Mint(#[from] MintError),
-    #[error("the system has no randomness to give")]
+    #[error("the system's random number generator failed")]
     Random(#[source] getrandom::Error),
-    #[error("iMIS did not say which groups the person belongs to")]
+    #[error("cannot read the groups from iMIS")]
     Groups(#[from] GroupsError),
-    #[error("iMIS did not say who else has this e-mail address")]
+    #[error("cannot look up who else has this e-mail address")]
     Duplicates(#[source] ProfileError),
-    #[error("it is not known yet who works in Zendesk")]
+    #[error("the list of Zendesk staff has not been fetched yet")]
     StaffUnknown,
-    #[error("the app's own claims")]
+    #[error("cannot compute the claims")]
     Claims(#[source] claims::NamedError),
-    #[error("iMIS took too long in all")]
+    #[error("iMIS did not answer in time")]
     TimedOut,
-    #[error("too many sign-ins at a time")]
+    #[error("too many concurrent sign-ins")]
     Busy,
-    #[error("too many sign-ins in a minute: {}", .0.name())]
-    Enough(Enough),
+    #[error("rate limit exceeded: {}", .0.name())]
+    RateLimited(RateLimited),
 }
 
-/// The kinds of answers that there are to them.
-pub(crate) enum Failed<'a> {
+/// The kinds of errors, by how they are answered.
+pub(crate) enum ErrorKind<'a> {
     NotNavigation,
     Denied(&'a Denied),
-    Enough(Enough),
-    /// Nobody knows whether the person may enter.
-    Broken,
+    RateLimited(RateLimited),
+    /// Whether the person may sign in is not known. `by_imis`: iMIS may be the cause.
+    Unavailable {
+        by_imis: bool,
+    },
 }
 
 impl SignInError {
-    pub(crate) fn failed(&self) -> Failed<'_> {
+    pub(crate) fn kind(&self) -> ErrorKind<'_> {
         match self {
-            Self::NotNavigation => Failed::NotNavigation,
-            Self::Denied(denied) => Failed::Denied(denied),
-            Self::Enough(enough) => Failed::Enough(*enough),
+            Self::NotNavigation => ErrorKind::NotNavigation,
+            Self::Denied(denied) => ErrorKind::Denied(denied),
+            Self::RateLimited(limited) => ErrorKind::RateLimited(*limited),
+            Self::StaffUnknown | Self::Claims(_) | Self::Mint(_) | Self::Random(_) => {
+                ErrorKind::Unavailable { by_imis: false }
+            }
             Self::Recognise(_)
             | Self::Application(_)
             | Self::Profile(_)
             | Self::Groups(_)
             | Self::Duplicates(_)
-            | Self::StaffUnknown
-            | Self::Claims(_)
-            | Self::Mint(_)
-            | Self::Random(_)
             | Self::TimedOut
-            | Self::Busy => Failed::Broken,
+            | Self::Busy => ErrorKind::Unavailable { by_imis: true },
         }
-    }
-
-    /// Whether it may be iMIS that did not answer as it should.
-    pub(crate) fn is_of_imis(&self) -> bool {
-        !matches!(self, Self::StaffUnknown | Self::Claims(_) | Self::Mint(_) | Self::Random(_))
     }
 }
 
-impl From<Refused> for SignInError {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Denied(denied) => Self::Denied(denied),
-            Refused::Claim(error) => Self::Claims(error),
+impl From<RateLimited> for SignInError {
+    fn from(limited: RateLimited) -> Self {
+        Self::RateLimited(limited)
+    }
+}
+
+impl From<PolicyError> for SignInError {
+    fn from(error: PolicyError) -> Self {
+        match error {
+            PolicyError::Denied(denied) => Self::Denied(denied),
+            PolicyError::Claim(error) => Self::Claims(error),
         }
     }
 }

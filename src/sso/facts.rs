@@ -1,4 +1,4 @@
-//! What rules and claims can ask about: the profile, who is signed in, the app and the request.
+//! The variables of rules and claims: the profile, the identity, the app and the request.
 
 use std::collections::BTreeMap;
 
@@ -10,13 +10,15 @@ use crate::config::expression::Facts;
 use crate::imis::groups::Membership;
 use crate::imis::profile::{Kind, Profile};
 use crate::imis::recognise::Identity;
-use crate::sso::email::EmailAddress;
-use crate::sso::return_to::Arrival;
+use crate::sso::email_address::EmailAddress;
+use crate::sso::login_params::LoginParams;
 
-/// Everything that is known at the moment of deciding. `date`: today, `YYYY-MM-DD` in UTC.
-pub(super) fn of(
+/// Everything that is known at the moment of context. `date`: today, `YYYY-MM-DD` in UTC.
+pub(crate) fn collect(
     profile: &Profile,
-    (identity, app, arrival): (&Identity, &App, &Arrival),
+    identity: &Identity,
+    app: &App,
+    params: &LoginParams,
     memberships: &[Membership],
     date: &str,
 ) -> Facts {
@@ -49,8 +51,8 @@ pub(super) fn of(
         ("identity.on_behalf_of", Value::from(identity.on_behalf_of.as_ref().map(|id| id.as_str()))),
         ("app.name", Value::from(app.name.as_str())),
         ("app.path", Value::from(app.path.as_str())),
-        ("request.brand_id", Value::from(arrival.brand_id())),
-        ("request.locale_id", Value::from(arrival.locale_id())),
+        ("request.brand_id", Value::from(params.brand_id())),
+        ("request.locale_id", Value::from(params.locale_id())),
         ("request.date", Value::from(date)),
     ]);
     let attributes = profile.attributes.iter().map(|(name, value)| (name.clone(), json(value)));
@@ -68,7 +70,7 @@ fn membership(membership: &Membership) -> BTreeMap<&'static str, Value> {
     ])
 }
 
-/// Scalars as they are, texts without blanks around them; none of what is made of parts.
+/// A scalar attribute, with texts trimmed. `None` for lists and objects.
 fn json(value: &Json) -> Option<Value> {
     match value {
         Json::Bool(truth) => Some(Value::from(*truth)),

@@ -1,51 +1,86 @@
-//! Two ways on: the page whose form the browser posts to Zendesk, and the redirect to the iMIS sign-in page.
+//! Signs a member in to Zendesk: decides, mints a token, and returns the page whose form posts it (form post response mode).
 //!
-//! The token travels in the body of that one POST, never in a URL.
+//! The token is in the body of that one POST, never in a URL.
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
-use tracing::warn;
+use http::Response;
+use tracing::info;
 
-use crate::base::query::encoded;
-use crate::pages::{self, HandOff};
-use crate::sso::Visit;
-use crate::sso::return_to::{Arrival, ReturnTo};
-use crate::sso::token::Token;
+use crate::base::{clock, cookies};
+use crate::imis::PartyId;
+use crate::imis::recognise::Identity;
+use crate::observe::audit::Decision;
+use crate::pages::HandOff;
+use crate::sso::decision;
+use crate::sso::error::SignInError;
+use crate::sso::login_params::LoginParams;
+use crate::sso::loop_guard::{self, Destination};
+use crate::sso::policy::Permit;
+use crate::sso::request::SsoRequest;
+use crate::sso::secret_rotation;
+use crate::sso::state_cookie::Purpose;
+use crate::sso::token::{self, MintError, Token};
+use crate::zendesk;
 
-/// IIS takes queries of up to 2,048 bytes (maxQueryString); `ReturnUrl=` and the page's own parameters need some.
-const MOST_RETURN_URL: usize = 1950;
-
-/// The page that signs in.
-pub(super) fn page(visit: &Visit, arrival: &Arrival, token: &Token) -> Response<Bytes> {
-    let zendesk = &visit.app.zendesk;
-    // Chromium holds the whole chain of redirects after the POST against form-action: Zendesk's hosts, and ours, where
-    // Zendesk sends people with an error.
-    let suffix = visit.authority.port().map(|port| format!(":{port}")).unwrap_or_default();
-    let own = visit.sign_on.hosts.iter().map(|host| format!("https://{host}{suffix}"));
-    let theirs = zendesk.authorities().map(|authority| format!("https://{authority}"));
-    let form_action: Vec<String> = theirs.chain(["'self'".to_owned()]).chain(own).collect();
-    visit.services.pages.hand_off(&HandOff {
-        app: &visit.app.name,
-        action: &crate::zendesk::jwt_url(zendesk),
-        jwt: token.expose(),
-        return_to: arrival.return_to.as_ref().map(ReturnTo::as_str),
-        again: &arrival.sso_target(&visit.app),
-        form_action: &form_action.join(" "),
-        incident: &visit.incident,
+/// The response that signs in the person that iMIS recognised, if the policy allows it.
+pub(super) async fn sign_in_to_zendesk(
+    request: &SsoRequest,
+    params: &LoginParams,
+    identity: &Identity,
+) -> Result<Response<Bytes>, SignInError> {
+    let permit = decision::for_request(request, &request.services.rates, identity, params).await?;
+    loop_guard::unless_looping(request, params, Destination::Zendesk, || {
+        let jti = clock::random_hex().map_err(MintError::Random)?;
+        let chosen = secret_rotation::choose(request, params);
+        let token = token::mint(chosen.secret, &permit, clock::unix_now(), &jti)?;
+        record(request, identity, &permit, chosen.name);
+        let mut response = page(request, params, &token);
+        if let Some(cookie) = chosen.cookie {
+            cookies::append(&mut response, &cookie);
+        }
+        // A sign-in ends any sign-out that is still under way.
+        for state in request.sign_on.states.open(Purpose::SignOut, &request.headers, clock::unix_now()) {
+            cookies::append(&mut response, &state.deletion());
+        }
+        Ok(response)
     })
 }
 
-/// To the site's own sign-in page, which comes back to the SSO path: relative, encoded once.
-pub(super) fn to_sign_in_page(visit: &Visit, arrival: &Arrival) -> Response<Bytes> {
-    let sign_in = &visit.sign_on.imis.sign_in;
-    let separator = if sign_in.contains('?') { '&' } else { '?' };
-    let full = encoded(&arrival.sso_target(&visit.app));
-    // IIS answers a longer query with a bare 404.15: rather arrive at the front page than not at all.
-    let return_url = if full.len() > MOST_RETURN_URL {
-        warn!(request_id = %visit.incident, app = %visit.app.name, "a return_to too long for iMIS's sign-in page was dropped");
-        encoded(&visit.app.path)
-    } else {
-        full
-    };
-    pages::redirect(StatusCode::FOUND, &format!("{sign_in}{separator}ReturnUrl={return_url}"))
+fn record(request: &SsoRequest, identity: &Identity, permit: &Permit, secret: &'static str) {
+    let (app, services) = (&request.app.name, &request.services);
+    info!(
+        request_id = request.id(),
+        client = %request.forwarded.client,
+        app,
+        imis_id = permit.id().as_str(),
+        signed_in_as = identity.id.as_str(),
+        on_behalf_of = identity.on_behalf_of.as_ref().map(PartyId::as_str),
+        rule = permit.rule(),
+        is_member = permit.is_member(),
+        customer_type = permit.customer_type(),
+        secret,
+        "signed in"
+    );
+    services.metrics.decision(app, "signed-in", "");
+    services.metrics.token(app, secret);
+    services.audit.record(&Decision { rule: permit.rule(), ..request.decision("signed-in") });
+}
+
+fn page(request: &SsoRequest, params: &LoginParams, token: &Token) -> Response<Bytes> {
+    let zendesk = &request.app.zendesk;
+    // Chromium checks every redirect after the POST against form-action: Zendesk's hosts, and ours, where Zendesk sends members
+    // with an error.
+    let port = request.authority.port().map(|port| format!(":{port}")).unwrap_or_default();
+    let own = request.sign_on.hosts.iter().map(|host| format!("https://{host}{port}"));
+    let theirs = zendesk.authorities().map(|authority| format!("https://{authority}"));
+    let form_action: Vec<String> = theirs.chain(["'self'".to_owned()]).chain(own).collect();
+    request.services.pages.hand_off(&HandOff {
+        app: &request.app.name,
+        action: &zendesk::jwt_url(zendesk),
+        jwt: token.expose(),
+        return_to: params.return_to(),
+        again: &params.login_path(&request.app),
+        form_action: &form_action.join(" "),
+        incident: request.id(),
+    })
 }

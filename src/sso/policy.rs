@@ -8,9 +8,9 @@ use crate::imis::PartyId;
 use crate::imis::profile::{Kind, Profile, is_inactive};
 use crate::imis::recognise::Identity;
 use crate::sso::claims;
-use crate::sso::decide::Steps;
 use crate::sso::denied::Denied;
-use crate::sso::email::EmailAddress;
+use crate::sso::email_address::EmailAddress;
+use crate::sso::trace::Trace;
 
 /// Proof that a person may enter, with all that a token needs.
 pub(crate) struct Permit {
@@ -23,7 +23,7 @@ pub(crate) struct Permit {
 }
 
 /// Names in Zendesk are at most 255 characters.
-const MOST_NAME_CHARACTERS: usize = 255;
+const MAX_NAME_CHARACTERS: usize = 255;
 
 /// Whose profile counts. Somebody who acts for another contact is never taken for that contact unless the app says so in so many words.
 pub(crate) fn subject<'a>(app: &App, identity: &'a Identity) -> Result<&'a PartyId, Denied> {
@@ -38,31 +38,32 @@ pub(crate) fn subject<'a>(app: &App, identity: &'a Identity) -> Result<&'a Party
 pub(crate) fn authorize(
     profile: Profile,
     app: &App,
-    (language, facts): (&Language, &Facts),
-    steps: &mut Steps,
-) -> Result<Permit, Refused> {
-    let guard = |name: &str, refuses: bool, found: bool, denied: Denied, steps: &mut Steps| {
-        steps.note(name, || {
+    language: &Language,
+    facts: &Facts,
+    trace: &mut Trace,
+) -> Result<Permit, PolicyError> {
+    let guard = |name: &str, refuses: bool, found: bool, denied: Denied, trace: &mut Trace| {
+        trace.record(name, || {
             let outcome = match (refuses, found) {
-                (true, true) => "it is one: refused",
-                (false, true) => "it is one, and the guard is off",
-                (_, false) => "it is none",
+                (true, true) => "matches: refused",
+                (false, true) => "matches, but the guard is off",
+                (_, false) => "does not match",
             };
             outcome.to_owned()
         });
         if refuses && found { Err(denied) } else { Ok(()) }
     };
     let is_company = profile.kind == Kind::Company;
-    guard("guard: company_records", app.guards.refuses_companies, is_company, Denied::CompanyRecord, steps)?;
+    guard("guard: company_records", app.guards.refuses_companies, is_company, Denied::CompanyRecord, trace)?;
     let inactive = profile.status.as_deref().is_some_and(is_inactive);
-    guard("guard: inactive_records", app.guards.refuses_inactive, inactive, Denied::Inactive, steps)?;
+    guard("guard: inactive_records", app.guards.refuses_inactive, inactive, Denied::Inactive, trace)?;
     let email = profile.email.as_deref().ok_or(Denied::NoEmail)?;
     let email = EmailAddress::parse(email).ok_or(Denied::BadEmail)?;
     let name = plain_name(profile.name.as_deref().unwrap_or_default()).ok_or(Denied::NoName)?;
     let rule = match &app.rules {
-        Some(rules) => Some(first_match(rules, (language, facts), steps)?),
+        Some(rules) => Some(first_match(rules, language, facts, trace)?),
         None => {
-            steps.note("rules", || "none: everybody enters whom iMIS signed in".to_owned());
+            trace.record("rules", || "none: every member whom iMIS recognises may sign in".to_owned());
             None
         }
     };
@@ -73,12 +74,13 @@ pub(crate) fn authorize(
 /// The number of the rule that lets somebody in.
 fn first_match(
     rules: &[Rule],
-    (language, facts): (&Language, &Facts),
-    steps: &mut Steps,
+    language: &Language,
+    facts: &Facts,
+    trace: &mut Trace,
 ) -> Result<usize, Denied> {
     for (number, rule) in (1..).zip(rules) {
         let holds = language.holds(&rule.when, facts);
-        steps.note(&format!("rule {number}"), || {
+        trace.record(&format!("rule {number}"), || {
             let effect = if rule.effect == Effect::Allow { "allow" } else { "deny" };
             let outcome = match &holds {
                 Ok(true) => "holds".to_owned(),
@@ -101,7 +103,7 @@ fn first_match(
 
 /// Refused, or a claim that is not what it should be.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Refused {
+pub(crate) enum PolicyError {
     #[error(transparent)]
     Denied(#[from] Denied),
     #[error(transparent)]
@@ -115,7 +117,7 @@ fn plain_name(text: &str) -> Option<String> {
             || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
                 | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
     };
-    let visible: String = text.chars().filter(|c| !invisible(*c)).take(MOST_NAME_CHARACTERS).collect();
+    let visible: String = text.chars().filter(|c| !invisible(*c)).take(MAX_NAME_CHARACTERS).collect();
     let trimmed = visible.trim();
     (!trimmed.is_empty()).then(|| trimmed.to_owned())
 }
@@ -170,7 +172,7 @@ pub(crate) fn test_permit(phone: Option<&str>) -> Permit {
 mod tests {
     use super::*;
     use crate::sso::facts;
-    use crate::sso::return_to::Arrival;
+    use crate::sso::login_params::LoginParams;
 
     pub(crate) fn profile(change: impl FnOnce(&mut Profile)) -> Profile {
         let mut profile = Profile {
@@ -187,18 +189,18 @@ mod tests {
         profile
     }
 
-    pub(crate) fn decide(profile: Profile, app: &App) -> Result<Permit, Refused> {
+    pub(crate) fn decide(profile: Profile, app: &App) -> Result<Permit, PolicyError> {
         let identity = Identity::of(profile.id.clone());
-        let arrival = Arrival::default();
-        let facts = facts::of(&profile, (&identity, app, &arrival), &[], "2026-11-27");
-        authorize(profile, app, (&Language::new(), &facts), &mut Steps::forgotten())
+        let params = LoginParams::default();
+        let facts = facts::collect(&profile, &identity, app, &params, &[], "2026-11-27");
+        authorize(profile, app, &Language::new(), &facts, &mut Trace::disabled())
     }
 
     fn denied_by(app: &App, change: impl FnOnce(&mut Profile)) -> Option<Denied> {
         match decide(profile(change), app) {
             Ok(_) => None,
-            Err(Refused::Denied(denied)) => Some(denied),
-            Err(Refused::Claim(error)) => panic!("{error}"),
+            Err(PolicyError::Denied(denied)) => Some(denied),
+            Err(PolicyError::Claim(error)) => panic!("{error}"),
         }
     }
 

@@ -4,13 +4,12 @@
 //! account's authorities, or a path with one leading slash; anything else is dropped, and the sign-in goes on without.
 
 use percent_encoding::percent_decode_str;
-use url::{Url, form_urlencoded};
+use url::Url;
 
-use crate::base::query::encoded;
-use crate::config::{App, Authority, Zendesk};
+use crate::config::{Authority, Zendesk};
 
 /// Longer ones are dropped: no page of Zendesk's has such an address.
-const MOST_BYTES: usize = 2048;
+const MAX_BYTES: usize = 2048;
 
 /// A place in the account that is safe to send a member to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +23,7 @@ impl ReturnTo {
     /// `None` when the text leads, or could be read as leading, out of the account.
     pub(crate) fn parse(text: &str, zendesk: &Zendesk) -> Option<Self> {
         let plain = |text: &str| !text.contains(|c: char| c.is_control() || c.is_whitespace() || c == '\\');
-        if text.len() > MOST_BYTES || !plain(text) {
+        if text.len() > MAX_BYTES || !plain(text) {
             return None;
         }
         if text.starts_with('/') { relative(text, zendesk) } else { absolute(text, zendesk) }
@@ -92,71 +91,6 @@ fn is_at(url: &Url, own: &Authority) -> bool {
         && url.port_or_known_default() == Some(own.port)
         && url.username().is_empty()
         && url.password().is_none()
-}
-
-/// The parameters of a Remote login URL that matter. `timestamp` does not: tokens carry our own time.
-#[derive(Debug, Default)]
-pub(crate) struct Arrival {
-    pub(crate) return_to: Option<ReturnTo>,
-    /// There was one, and it was not safe.
-    pub(crate) return_to_dropped: bool,
-    brand_id: Option<String>,
-    locale_id: Option<String>,
-}
-
-impl Arrival {
-    pub(crate) fn parse(query: &str, zendesk: &Zendesk) -> Self {
-        let mut arrival = Self::default();
-        let mut seen: Option<String> = None;
-        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            match &*name {
-                "return_to" if !value.is_empty() => {
-                    // Two different ones: neither can be trusted to be the one meant.
-                    arrival.return_to_dropped |= seen.as_deref().is_some_and(|first| first != &*value);
-                    seen = Some(value.into_owned());
-                }
-                "brand_id" => arrival.brand_id = arrival.brand_id.take().or_else(|| digits(&value)),
-                "locale_id" => arrival.locale_id = arrival.locale_id.take().or_else(|| digits(&value)),
-                _ => {}
-            }
-        }
-        if let Some(text) = seen.filter(|_| !arrival.return_to_dropped) {
-            arrival.return_to = ReturnTo::parse(&text, zendesk);
-            arrival.return_to_dropped = arrival.return_to.is_none();
-        }
-        arrival
-    }
-
-    pub(crate) fn brand_id(&self) -> Option<u64> {
-        self.brand_id.as_deref()?.parse().ok()
-    }
-
-    pub(crate) fn locale_id(&self) -> Option<u64> {
-        self.locale_id.as_deref()?.parse().ok()
-    }
-
-    /// Of what `sso_target` made: a path of the app with a query.
-    pub(crate) fn of_target(target: &str, app: &App) -> Self {
-        Self::parse(target.split_once('?').map_or("", |(_, query)| query), &app.zendesk)
-    }
-
-    /// The app's SSO path with these parameters: what a member comes back to.
-    pub(crate) fn sso_target(&self, app: &App) -> String {
-        let return_to = self.return_to.as_ref().map(|return_to| return_to.0.as_str());
-        let pairs = [
-            ("brand_id", self.brand_id.as_deref()),
-            ("locale_id", self.locale_id.as_deref()),
-            ("return_to", return_to),
-        ];
-        let query: Vec<String> =
-            pairs.iter().filter_map(|(name, value)| Some(format!("{name}={}", encoded((*value)?)))).collect();
-        if query.is_empty() { app.path.clone() } else { format!("{}?{}", app.path, query.join("&")) }
-    }
-}
-
-fn digits(text: &str) -> Option<String> {
-    (!text.is_empty() && text.len() <= 20 && text.bytes().all(|byte| byte.is_ascii_digit()))
-        .then(|| text.to_owned())
 }
 
 #[cfg(test)]
@@ -240,30 +174,5 @@ mod tests {
             assert_eq!(accepted(text), None, "{text:?}");
         }
         assert_eq!(accepted(&format!("/{}", "a".repeat(3000))), None);
-    }
-
-    #[test]
-    fn the_path_back_carries_what_matters_encoded_once() {
-        let app = test_app();
-        let query = "brand_id=42&locale_id=1&return_to=https%3A%2F%2Fsupport.contoso.org%2Fhc%3Fa%3D1%26b%3D2&timestamp=1700000000";
-        let target = Arrival::parse(query, &app.zendesk).sso_target(&app);
-        assert_eq!(
-            target,
-            "/sso/zendesk?brand_id=42&locale_id=1&return_to=https%3A%2F%2Fsupport.contoso.org%2Fhc%3Fa%3D1%26b%3D2"
-        );
-        let again = Arrival::parse(target.split_once('?').unwrap().1, &app.zendesk);
-        assert_eq!(again.sso_target(&app), target);
-        assert_eq!(Arrival::parse("", &app.zendesk).sso_target(&app), "/sso/zendesk");
-    }
-
-    #[test]
-    fn parameters_that_are_not_what_they_should_be_are_left_out() {
-        let app = test_app();
-        let arrival =
-            Arrival::parse("brand_id=4%0d%0a2&locale_id=en&return_to=%2F%2Fevil.example", &app.zendesk);
-        assert!(arrival.return_to_dropped);
-        assert_eq!(arrival.sso_target(&app), "/sso/zendesk");
-        let two = Arrival::parse("return_to=%2Fhc&return_to=%2Fagent", &app.zendesk);
-        assert!(two.return_to_dropped && two.return_to.is_none());
     }
 }

@@ -11,8 +11,8 @@ use crate::imis::Imis;
 use crate::observe::audit::Audit;
 use crate::observe::metrics::Metrics;
 use crate::pages::Pages;
-use crate::sso::rate::Rates;
-use crate::sso::state::Signer;
+use crate::sso::rate_limit::RateLimits;
+use crate::sso::state_cookie::StateCookies;
 use crate::zendesk::staff::Staff;
 
 /// What the sign-ins of all sites share.
@@ -21,9 +21,9 @@ pub(crate) struct Services {
     pub(crate) metrics: Metrics,
     pub(crate) audit: Audit,
     /// How many sign-ins one network or person may start.
-    pub(crate) rates: Arc<Rates>,
+    pub(crate) rates: Arc<RateLimits>,
     /// The same for messaging tokens, which every page of the site may request: a busy site must not use up its visitors' sign-ins.
-    pub(crate) messaging_rates: Arc<Rates>,
+    pub(crate) messaging_rates: Arc<RateLimits>,
     /// The language of rules and claims.
     pub(crate) language: Language,
 }
@@ -34,7 +34,7 @@ pub(crate) struct SignOn {
     pub(crate) hosts: Vec<String>,
     pub(crate) imis: Imis,
     /// Issues and verifies state parameters.
-    pub(crate) states: Signer,
+    pub(crate) states: StateCookies,
     pub(crate) apps: Vec<Arc<App>>,
     /// The staff of the Zendesk accounts, by the apps' paths.
     pub(crate) staff: HashMap<String, Arc<Staff>>,

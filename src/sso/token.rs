@@ -24,14 +24,14 @@ impl Token {
 pub(crate) enum MintError {
     #[error("signing failed")]
     Sign(#[source] jsonwebtoken::errors::Error),
-    #[error("the token has {0} bytes, more than the {MOST_BYTES} that Zendesk takes: fewer claims?")]
+    #[error("the token has {0} bytes, but Zendesk accepts at most {MAX_BYTES}: configure fewer claims")]
     TooLong(usize),
-    #[error("the system gives no randomness")]
+    #[error("the system's random number generator failed")]
     Random(#[source] getrandom::Error),
 }
 
 /// Zendesk wants tokens below 4 KB.
-const MOST_BYTES: usize = 4000;
+const MAX_BYTES: usize = 4000;
 
 #[derive(Serialize)]
 struct Claims<'a> {
@@ -62,7 +62,7 @@ pub(crate) fn mint(secret: &Secret, permit: &Permit, now: u64, jti: &str) -> Res
     };
     // Zendesk takes the secret as it is shown: its characters are the key, nothing is decoded.
     let token = sign(secret, &Header::new(Algorithm::HS256), &claims).map_err(MintError::Sign)?;
-    if token.len() > MOST_BYTES { Err(MintError::TooLong(token.len())) } else { Ok(Token(token)) }
+    if token.len() > MAX_BYTES { Err(MintError::TooLong(token.len())) } else { Ok(Token(token)) }
 }
 
 /// Signs with the bytes of the secret. An empty secret is an error.
@@ -81,7 +81,7 @@ pub(crate) fn require_short(permit: &Permit) -> Result<(), MintError> {
 }
 
 /// How long a token for messaging is good. The script is asked for another when it is over.
-pub(crate) const LIFE_OF_MESSAGING: Duration = Duration::from_secs(15 * 60);
+pub(crate) const MESSAGING_TOKEN_LIFETIME: Duration = Duration::from_secs(15 * 60);
 
 #[derive(Serialize)]
 struct MessagingClaims<'a> {
@@ -106,7 +106,7 @@ pub(crate) fn mint_for_messaging(
         name: permit.name(),
         email: permit.email(),
         email_verified: true,
-        exp: now + LIFE_OF_MESSAGING.as_secs(),
+        exp: now + MESSAGING_TOKEN_LIFETIME.as_secs(),
     };
     let header = Header { kid: Some(messaging.key_id.clone()), ..Header::new(Algorithm::HS256) };
     sign(&messaging.secret, &header, &claims).map(Token).map_err(MintError::Sign)

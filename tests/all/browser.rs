@@ -423,7 +423,7 @@ async fn a_script_of_the_site_gets_a_messaging_token_and_no_other() {
         .logged(|line| {
             line["message"]
                 .as_str()
-                .is_some_and(|text| text.contains("not asked for by a script of this site"))
+                .is_some_and(|text| text.contains("did not come from a script of this site"))
         })
         .await;
     // Opened as a page.

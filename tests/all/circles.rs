@@ -19,8 +19,8 @@ async fn the_third_round_ends_on_a_page_that_says_what_was_seen() {
     assert_eq!((page.status.as_u16(), page.token()), (403, None));
     let text = page.text();
     for words in [
-        "You were going round in circles",
-        "You are signed in to this site, and were sent on to the help desk.",
+        "We could not finish signing you in",
+        "You are signed in to this site, and were sent to the help desk.",
         "ASP.NET_SessionId, login, ARRAffinity",
         "Incident number",
         "https://contoso.zendesk.com/access/normal?return_to=",
@@ -30,7 +30,7 @@ async fn the_third_round_ends_on_a_page_that_says_what_was_seen() {
     crate::sign_in::assert_strict_page(&page);
     let line = stage
         .gateway
-        .logged(|line| line["message"].as_str().is_some_and(|text| text.contains("in circles")))
+        .logged(|line| line["message"].as_str().is_some_and(|text| text.contains("redirect loop")))
         .await;
     assert!(line["observed"].as_str().unwrap().contains("login"));
     assert!(jar.get(DEEP).await.token().is_some(), "whoever tries again may");
@@ -46,7 +46,11 @@ async fn a_session_cookie_that_does_not_arrive_is_said_to() {
     }
     let page = jar.get(DEEP).await;
     assert_eq!(page.status, 403);
-    assert!(page.text().contains("You are not signed in to this site, or the cookie"), "{}", page.text());
+    assert!(
+        page.text().contains("You are not signed in to this site, or your session cookie"),
+        "{}",
+        page.text()
+    );
     assert_eq!(stage.imis.requests().len(), 0);
 }
 

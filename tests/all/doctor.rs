@@ -18,7 +18,7 @@ async fn what_works_is_said_to_work() {
     let (code, text) = doctor(&stage, &["--imis-id", "104019"], "").await;
     assert_eq!(code, 0, "{text}");
     for says in [
-        "client_context, not signed in: nobody, as it should be",
+        "client_context, not signed in: nobody, as expected",
         "iMIS markup in the page: MainBody, aspnetForm",
         "iMIS EMS (20.3 and later)",
         "the service account and Party records: it gets a token, and may read them",
@@ -27,7 +27,7 @@ async fn what_works_is_said_to_work() {
         "Zendesk for Contoso Helpdesk, the clock: differs from ours by 0 s",
         "Zendesk for Contoso Helpdesk, who has to sign in: is sent to https://members.example.org/sso/zendesk\n",
         "Zendesk for Contoso Helpdesk, API: a token for: read write",
-        "those without one are kept out by the guard alone",
+        "only the guard protects those without one",
     ] {
         assert!(text.contains(says), "{says}: {text}");
     }
@@ -151,14 +151,15 @@ async fn the_way_to_imis_is_walked_step_by_step() {
 
     let own = proxy.authority.certificate_pem();
     let other = Authority::new("another CA");
-    for (pem, words) in [(other.certificate_pem(), "the TLS handshake: "), (own, "answered 200")] {
+    for (pem, words) in [(other.certificate_pem(), "TLS handshake: "), (own, "answered 200")] {
         std::fs::write(proxy.folder.path().join("ca.pem"), pem).unwrap();
         let (_, text) = proxy.run(&["doctor"]).await;
         assert!(text.contains(words), "{text}");
     }
-    for (server, words) in
-        [("https://127.0.0.1:1", "the connection: "), ("https://no-such-name.invalid", "the name: ")]
-    {
+    for (server, words) in [
+        ("https://127.0.0.1:1", "no connection to port 1: "),
+        ("https://no-such-name.invalid", "DNS lookup: "),
+    ] {
         let proxy = Proxy::to(Authority::new("test CA"), server, None, "");
         let (code, text) = proxy.run(&["doctor"]).await;
         assert_eq!(code, 1);
@@ -178,7 +179,7 @@ async fn the_way_to_imis_is_walked_step_by_step() {
     let proxy = Proxy::to(Authority::new("test CA"), &server, None, "");
     let (code, text) = proxy.run(&["doctor"]).await;
     assert_eq!(code, 1);
-    assert!(text.contains("visitors would go round in circles: use https"), "{text}");
+    assert!(text.contains("this is a redirect loop for visitors: use https"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -197,8 +198,8 @@ async fn an_account_that_is_not_there_not_open_or_not_set_up_is_told_apart() {
     };
     type Answers = fn(&str) -> (u16, String);
     let cases: [(Answers, bool, i32, &[&str]); 5] = [
-        (nothing, true, 1, &["there is none at this subdomain"]),
-        (no_help_center, true, 1, &["it has no Help Center", "activate it"]),
+        (nothing, true, 1, &["there is no account at this subdomain"]),
+        (no_help_center, true, 1, &["it has no Help Center", "activate the Help Center"]),
         (
             own_sign_in,
             true,
@@ -253,7 +254,7 @@ async fn an_account_that_is_not_there_not_open_or_not_set_up_is_told_apart() {
     )
     .await;
     let (code, text) = doctor(&stage, &[], "").await;
-    assert!(code == 0 && text.contains("this machine cannot look at it"), "{text}");
+    assert!(code == 0 && text.contains("this machine cannot reach it"), "{text}");
 }
 
 /// Now, as a `Date` header has it.
@@ -318,10 +319,10 @@ sites:
     let gateway = Gateway::start(folder.path(), &yaml);
     let (_, text) = run(folder.path(), &["doctor"], "").await;
     for says in [
-        &format!("ok       this machine: address {https}: in use, and a gateway runs"),
+        &format!("ok       this machine: address {https}: in use, and a gateway is running"),
         &format!("process {} on the control socket", gateway.pid()),
-        "warning  localhost: the way of localhost to here: it leads here, and this machine does not trust the certificate",
-        "warning  localhost: the way of no-such-name.invalid to here: the name: ",
+        "warning  localhost: public address of localhost: this gateway answers there, but this machine does not trust the certificate",
+        "warning  localhost: public address of no-such-name.invalid: DNS lookup: ",
     ] {
         assert!(text.contains(says), "{says}: {text}");
     }
@@ -336,7 +337,7 @@ sites:
     drop(other);
     let (_, text) = run(folder.path(), &["doctor"], "").await;
     assert!(
-        text.contains(&format!("the way of localhost to here: nobody accepts on port {}", https.port())),
+        text.contains(&format!("public address of localhost: no connection to port {}", https.port())),
         "{text}"
     );
 }

@@ -23,8 +23,8 @@ async fn every_step_is_told_for_an_id_and_for_cookies() {
         "profile                  person 104019, name Ann Müller",
         "rule 1                   deny profile.id == '104020': does not hold",
         "rule 2                   allow profile.is_member: holds",
-        "guard: duplicate_email   nobody else has the address",
-        "guard: staff             nobody of the staff has the address",
+        "guard: duplicate_email   no other contact has the address",
+        "guard: staff             no staff member has the address",
         "account in Zendesk       a new account",
         "may enter",
         "organization: \"Contoso Ltd.\"",
@@ -73,7 +73,7 @@ async fn what_cannot_be_told_is_said() {
     let (code, text) = stage.run(&["explain", "--app", APP, "--cookies"], "a=b").await;
     assert!(
         code == 1
-            && text.contains("none of the cookies is a session's")
+            && text.contains("none of the cookies is a session cookie")
             && text.contains("nobody is signed in"),
         "{text}"
     );
@@ -81,7 +81,7 @@ async fn what_cannot_be_told_is_said() {
     assert_eq!(code, 2);
     stage.imis.set_faults(Faults { api: ApiFault::Status(500), ..Faults::default() });
     let (code, text) = stage.run(&["explain", "--app", APP, "--imis-id", "104019"], "").await;
-    assert!(code == 1 && text.contains("broken: iMIS did not give the profile"), "{text}");
+    assert!(code == 1 && text.contains("broken: cannot read the profile from iMIS"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

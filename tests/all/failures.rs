@@ -148,7 +148,9 @@ async fn more_sign_ins_than_there_are_places_are_told_to_come_back_and_leaving_f
     assert_eq!(reply.header("retry-after"), "30");
     stage
         .gateway
-        .logged(|line| line["error"].as_str().is_some_and(|text| text.contains("too many sign-ins")))
+        .logged(|line| {
+            line["error"].as_str().is_some_and(|text| text.contains("too many concurrent sign-ins"))
+        })
         .await;
     stage.imis.set_faults(Faults::default());
     // Long before iMIS's time for an answer would be over.

@@ -133,7 +133,7 @@ async fn a_claim_that_is_not_what_it_should_be_mints_nothing() {
         ("claims: {phone: \"profile.name\"}", "has to be a phone number"),
         ("claims: {user_fields: {groups: \"profile.groups\"}}", "`user_fields.groups`"),
         ("claims: {custom_role_id: 5}", "goes only with role: agent"),
-        ("claims: {user_fields: {long: \"'x' * 5000\"}}", "more than the 4000"),
+        ("claims: {user_fields: {long: \"'x' * 5000\"}}", "Zendesk accepts at most 4000"),
     ] {
         let stage = stage(app).await;
         let reply = enters(&stage, "AMUELLER").await;
@@ -215,7 +215,7 @@ async fn one_network_and_one_person_begin_only_so_many_sign_ins_a_minute() {
     }
     let reply = enters(&stage, "AMUELLER").await;
     assert_eq!((reply.status.as_u16(), reply.header("retry-after"), reply.token()), (429, "30", None));
-    assert!(reply.text().contains("That was too often"));
+    assert!(reply.text().contains("Too many sign-ins"));
     assert!(enters(&stage, "boconnor").await.token().is_some(), "others are not concerned");
     stage.gateway.logged(|line| line["limit"] == "limits.sign_ins_per_person").await;
     let stage = Stage::with(few("limits: {sign_ins_per_network: 3}")).await;

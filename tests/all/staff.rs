@@ -116,7 +116,11 @@ async fn as_long_as_nothing_is_known_it_is_closed() {
     assert_eq!(status(&stage, "AMUELLER").await, 503);
     stage
         .gateway
-        .logged(|line| line["error"].as_str().is_some_and(|text| text.contains("not known yet who works")))
+        .logged(|line| {
+            line["error"]
+                .as_str()
+                .is_some_and(|text| text.contains("list of Zendesk staff has not been fetched yet"))
+        })
         .await;
     // No list, but domains: those are refused, others enter.
     let app = "guards: {staff_domains: [association.example]}\non_behalf_of: sign_in_as_staff";

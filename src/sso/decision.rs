@@ -1,0 +1,116 @@
+//! Decides whether an identified person may sign in to an app. Sign-ins and `explain` share it.
+
+use tracing::warn;
+
+use crate::base::clock;
+use crate::base::error_chain::Chain;
+use crate::config::expression::Language;
+use crate::config::{App, OnDuplicate};
+use crate::imis::party::AccountScope;
+use crate::imis::recognise::Identity;
+use crate::sso::audit_subject::AuditSubject;
+use crate::sso::denied::Denied;
+use crate::sso::error::SignInError;
+use crate::sso::login_params::LoginParams;
+use crate::sso::policy::Permit;
+use crate::sso::rate_limit::RateLimits;
+use crate::sso::request::SsoRequest;
+use crate::sso::site::SignOn;
+use crate::sso::trace::Trace;
+use crate::sso::{facts, policy, staff_guard, token};
+
+/// What a decision depends on.
+pub(crate) struct DecisionContext<'a> {
+    pub(crate) sign_on: &'a SignOn,
+    pub(crate) app: &'a App,
+    pub(crate) language: &'a Language,
+    pub(crate) identity: &'a Identity,
+    pub(crate) params: &'a LoginParams,
+    pub(crate) request_id: &'a str,
+    pub(crate) audit_subject: &'a AuditSubject,
+}
+
+/// Decides for a request, after the rate limit for the person. Every token of a request needs the permit that this returns.
+pub(super) async fn for_request(
+    request: &SsoRequest,
+    rates: &RateLimits,
+    identity: &Identity,
+    params: &LoginParams,
+) -> Result<Permit, SignInError> {
+    let SsoRequest { sign_on, app, audit_subject, .. } = request;
+    let _ = audit_subject.signed_in.set(identity.id.clone());
+    rates.check_person(&sign_on.hosts[0], identity.id.as_str())?;
+    let language = &request.services.language;
+    let request_id = request.id();
+    let context = DecisionContext { sign_on, app, language, identity, params, request_id, audit_subject };
+    decide(&context, &mut Trace::disabled()).await
+}
+
+/// Reads the profile, then applies the guards and rules of the app.
+pub(crate) async fn decide(context: &DecisionContext<'_>, trace: &mut Trace) -> Result<Permit, SignInError> {
+    let DecisionContext { sign_on, app, language, identity, params, audit_subject, .. } = *context;
+    let imis = &sign_on.imis;
+    let subject = policy::subject(app, identity)?;
+    let _ = audit_subject.subject.set(subject.clone());
+    let profile = imis.profile(identity, subject).await?;
+    if let Some(email) = &profile.email {
+        let _ = audit_subject.email.set(email.clone());
+    }
+    trace.record("profile", || profile.describe());
+    let date = clock::today();
+    let mut memberships = Vec::new();
+    if app.asks_groups() {
+        memberships = imis.memberships(identity, subject, &date).await?;
+        trace.record("groups", || {
+            let current = memberships.iter().filter(|membership| membership.is_current);
+            let names: Vec<&str> = current.map(|membership| membership.group.as_str()).collect();
+            if names.is_empty() { "none is current".to_owned() } else { names.join(", ") }
+        });
+    }
+    let facts = facts::collect(&profile, identity, app, params, &memberships, &date);
+    let permit = policy::authorize(profile, app, language, &facts, trace)?;
+    check_duplicate_email(context, &permit, trace).await?;
+    staff_guard::check(context.sign_on, app, &permit, |is_staff| language.holds(is_staff, &facts), trace)?;
+    token::require_short(&permit)?;
+    Ok(permit)
+}
+
+/// Zendesk identifies people by e-mail address: two members with one address would get one account.
+async fn check_duplicate_email(
+    context: &DecisionContext<'_>,
+    permit: &Permit,
+    trace: &mut Trace,
+) -> Result<(), SignInError> {
+    let DecisionContext { sign_on, app, identity, request_id, .. } = *context;
+    const NAME: &str = "guard: duplicate_email";
+    let guard = app.guards.duplicate_email;
+    if guard == OnDuplicate::Off {
+        trace.record(NAME, || "off".to_owned());
+        return Ok(());
+    }
+    let among =
+        AccountScope { companies: !app.guards.refuses_companies, inactive: !app.guards.refuses_inactive };
+    let is_shared = match sign_on.imis.is_shared(identity, permit.id(), permit.email(), among).await {
+        Ok(is_shared) => is_shared,
+        Err(error) if guard == OnDuplicate::Warn => {
+            warn!(request_id, app = %app.name, error = %Chain(&error), "cannot look up who else has this e-mail address");
+            trace.record(NAME, || Chain(&error).to_string());
+            return Ok(());
+        }
+        Err(error) => return Err(SignInError::Duplicates(error)),
+    };
+    let outcome = if is_shared {
+        "another contact has the same primary address"
+    } else {
+        "no other contact has the address"
+    };
+    trace.record(NAME, || outcome.to_owned());
+    if is_shared && guard == OnDuplicate::Refuse {
+        return Err(Denied::DuplicateEmail.into());
+    }
+    if is_shared {
+        let imis_id = permit.id().as_str();
+        warn!(request_id, app = %app.name, imis_id, "another contact has the same primary e-mail address");
+    }
+    Ok(())
+}
