@@ -6,9 +6,9 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use instant_acme::{Account, ExternalAccountKey, NewAccount};
 
-use super::client::{Client, check_directory};
-use super::order::AcmeError;
-use super::store::NewFile;
+use crate::acme::client::{Client, check_directory};
+use crate::acme::error::AcmeError;
+use crate::acme::store::NewFile;
 use crate::config::Acme;
 
 /// The account in its file, or a new one when there is no file.

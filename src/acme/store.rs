@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use tokio::fs::{self, DirBuilder, File, OpenOptions};
 use tokio::io::AsyncWriteExt;
 
-use super::order::AcmeError;
+use crate::acme::error::AcmeError;
 
 /// A file that takes the place of another when it is complete.
 pub(super) struct NewFile {

@@ -44,7 +44,7 @@ pub(super) fn claims(arguments: &Explain) -> Result<i32, i32> {
     let explanation = explained(arguments)?;
     match explanation.outcome.claims() {
         Some(claims) => print(Value::from(claims.clone())),
-        None => eprint(&explanation.outcome.to_string()),
+        None => eprint(explanation.outcome.to_string()),
     }
     Ok(exit_code(&explanation))
 }

@@ -1,86 +1,29 @@
-//! Certificates from a CA by ACME (RFC 8555): ordered when missing, when they lack a host, and when due for renewal.
-//!
-//! The protocol is instant-acme's. A new certificate is written to the file that the configuration reads; a reload then
-//! checks it and uses it. Until that succeeds the previous one stays. There is one order at a time.
-
-mod account;
-mod client;
-mod order;
-mod schedule;
-mod store;
+//! Orders certificates when they are missing, lack a host, or are due for renewal.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use instant_acme::{CertificateIdentifier, Error, RenewalInfo};
-use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateDer;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
+use crate::acme::error::{AcmeError, one_line};
+use crate::acme::schedule::{Backoff, Renewal};
+use crate::acme::state::{ManagedSite, State, Status};
+use crate::acme::{account, order};
+use crate::base::clock;
 use crate::base::error_chain::Chain;
-use crate::base::published::Published;
-use crate::base::{clock, x509};
-use crate::config::{Acme, Site};
 use crate::observe::metrics::Metrics;
-pub(crate) use client::check_directory;
-use order::{AcmeError, one_line};
-use schedule::{Backoff, Renewal};
 
 /// For one order, or one question about renewal.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(300);
 /// Timers do not run while a machine is suspended.
 const MAX_SLEEP: Duration = Duration::from_secs(3600);
-
-/// What one process keeps over all reloads.
-#[derive(Default)]
-pub(crate) struct State {
-    /// Answers to HTTP-01 challenges, by token.
-    pub(crate) answers: Arc<Published<String>>,
-    /// Certificates for TLS-ALPN-01 challenges, by host.
-    pub(crate) certificates: Arc<Published<CertifiedKey>>,
-    /// A new certificate waits for a reload.
-    pub(crate) wants_reload: Notify,
-    statuses: Mutex<HashMap<PathBuf, Status>>,
-}
-
-/// The state of one certificate. Times in seconds since 1970.
-#[derive(Clone, Default)]
-pub(crate) struct Status {
-    pub(crate) next_check: Option<i64>,
-    pub(crate) renewal: Option<i64>,
-    /// Why the last order failed, or why its certificate is not in use.
-    pub(crate) last_error: Option<String>,
-}
-
-/// A site whose certificate comes from a CA.
-pub(crate) struct ManagedSite {
-    hosts: Vec<String>,
-    acme: Arc<Acme>,
-    /// The certificate in use.
-    leaf: Option<CertificateDer<'static>>,
-    lacks_host: bool,
-}
-
-impl State {
-    /// The state of the certificate in this file.
-    pub(crate) fn status(&self, file: &Path) -> Status {
-        self.statuses.lock().unwrap_or_else(PoisonError::into_inner).get(file).cloned().unwrap_or_default()
-    }
-}
-
-impl ManagedSite {
-    pub(crate) fn of(site: &Site) -> Option<Arc<Self>> {
-        let (hosts, acme, certificate) = (site.hosts.clone(), site.acme.clone()?, site.certificate.as_ref());
-        let lacks_host = certificate.is_some_and(|key| hosts.iter().any(|host| !x509::covers(key, host)));
-        let leaf = certificate.and_then(|key| key.cert.first().cloned());
-        Some(Arc::new(Self { hosts, acme, leaf, lacks_host }))
-    }
-}
 
 /// Keeps the certificates of these sites up to date. A reload replaces the list.
 pub(crate) async fn run(
