@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::counter::{Atomic, Counter};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 
@@ -22,6 +22,29 @@ impl<M: Clone + Default> PerWorker<M> {
         instances.entry(worker).or_default().clone()
     }
 }
+
+/// A number that only one thread writes, so that it needs no atomic addition.
+#[derive(Debug, Default)]
+pub(crate) struct SingleWriter(AtomicU64);
+
+impl Atomic<u64> for SingleWriter {
+    fn inc(&self) -> u64 {
+        self.inc_by(1)
+    }
+
+    fn inc_by(&self, more: u64) -> u64 {
+        let previous = self.0.load(Ordering::Relaxed);
+        self.0.store(previous + more, Ordering::Relaxed);
+        previous
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A counter that only one worker increments.
+pub(crate) type WorkerCounter = Counter<u64, SingleWriter>;
 
 /// A metric whose instances can be added up.
 pub(crate) trait Sum: TypedMetric + Sized {
@@ -45,7 +68,7 @@ impl<M: Sum> EncodeMetric for PerWorker<M> {
     }
 }
 
-impl Sum for Counter {
+impl Sum for WorkerCounter {
     fn encode_sum<'a>(instances: impl Iterator<Item = &'a Self>, mut to: MetricEncoder<'_>) -> fmt::Result {
         let sum: u64 = instances.map(Self::get).sum();
         to.encode_counter::<NoLabelSet, _, u64>(&sum, None)
@@ -62,23 +85,23 @@ impl Sum for Gauge {
 /// Upper bounds of the buckets, in milliseconds.
 const BOUNDS: [u64; 14] = [1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000];
 
-/// A histogram of durations without a lock, unlike that of `prometheus_client`. Clones share it.
+/// A histogram of durations that only one worker writes. That of `prometheus_client` takes a lock, and cannot be added up. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct DurationHistogram(Arc<Buckets>);
 
 #[derive(Debug, Default)]
 struct Buckets {
     /// The last one counts what is beyond every bound.
-    counts: [AtomicU64; BOUNDS.len() + 1],
-    microseconds: AtomicU64,
+    counts: [SingleWriter; BOUNDS.len() + 1],
+    microseconds: SingleWriter,
 }
 
 impl DurationHistogram {
     pub(crate) fn observe(&self, duration: Duration) {
         let milliseconds = duration.as_millis() as u64;
         let bucket = BOUNDS.partition_point(|bound| *bound < milliseconds);
-        self.0.counts[bucket].fetch_add(1, Ordering::Relaxed);
-        self.0.microseconds.fetch_add(duration.as_micros() as u64, Ordering::Relaxed);
+        self.0.counts[bucket].inc();
+        self.0.microseconds.inc_by(duration.as_micros() as u64);
     }
 }
 
@@ -93,9 +116,9 @@ impl Sum for DurationHistogram {
         let mut microseconds = 0;
         for Self(instance) in instances {
             for ((_, sum), count) in buckets.iter_mut().zip(&instance.counts) {
-                *sum += count.load(Ordering::Relaxed);
+                *sum += count.get();
             }
-            microseconds += instance.microseconds.load(Ordering::Relaxed);
+            microseconds += instance.microseconds.get();
         }
         let count = buckets.iter().map(|(_, count)| count).sum();
         to.encode_histogram::<NoLabelSet>(microseconds as f64 / 1e6, count, &buckets, None)

@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::observe::metrics::families::{Counters, Labels, labels, register, register_in};
-use crate::observe::metrics::per_worker::{DurationHistogram, PerWorker};
+use crate::observe::metrics::per_worker::{DurationHistogram, PerWorker, WorkerCounter};
 
 /// Status codes are counted from 100 to 599.
 const MIN_STATUS: u16 = 100;
@@ -65,20 +65,20 @@ pub(crate) struct CompletedRequest {
     pub(crate) outcome: Outcome,
 }
 
-type WorkerCounter<const N: usize> = Family<Labels<N>, PerWorker<Counter>>;
+type WorkerFamily<const N: usize> = Family<Labels<N>, PerWorker<WorkerCounter>>;
 
 /// Every counter of requests and connections. The name of a site is its first host; requests for no site have an empty one.
 #[derive(Debug, Clone)]
 pub(crate) struct Traffic {
-    requests: WorkerCounter<4>,
+    requests: WorkerFamily<4>,
     durations: Family<Labels<2>, PerWorker<DurationHistogram>>,
-    response_bytes: WorkerCounter<1>,
-    request_ends: WorkerCounter<2>,
+    response_bytes: WorkerFamily<1>,
+    request_ends: WorkerFamily<2>,
     requests_in_flight: PerWorker<Gauge>,
-    upstream_connections: WorkerCounter<2>,
+    upstream_connections: WorkerFamily<2>,
     connections_accepted: Counters<1>,
-    connections_rejected: PerWorker<Counter>,
-    tls_handshakes: WorkerCounter<1>,
+    connections_rejected: PerWorker<WorkerCounter>,
+    tls_handshakes: WorkerFamily<1>,
 }
 
 impl Traffic {
@@ -180,14 +180,14 @@ impl Traffic {
 #[derive(Debug)]
 pub(crate) struct SiteCounters {
     /// By responder, protocol and status. A series is looked up when it is first needed.
-    by_status: Box<[OnceCell<Counter>]>,
-    requests: WorkerCounter<4>,
+    by_status: Box<[OnceCell<WorkerCounter>]>,
+    requests: WorkerFamily<4>,
     site: String,
     worker: usize,
     /// By responder.
     durations: [DurationHistogram; 2],
-    body_bytes: Counter,
-    outcomes: [Counter; 3],
+    body_bytes: WorkerCounter,
+    outcomes: [WorkerCounter; 3],
 }
 
 impl SiteCounters {
@@ -198,7 +198,7 @@ impl SiteCounters {
         self.outcomes[request.outcome as usize].inc();
     }
 
-    fn of_status(&self, request: &CompletedRequest) -> &Counter {
+    fn of_status(&self, request: &CompletedRequest) -> &WorkerCounter {
         let CompletedRequest { responder, protocol, status, .. } = *request;
         let status = usize::from(status.saturating_sub(MIN_STATUS)).min(STATUSES - 1);
         let index = (responder as usize * 2 + protocol as usize) * STATUSES + status;
@@ -218,21 +218,21 @@ impl SiteCounters {
 /// What one worker counts about its connections to one site's iMIS.
 #[derive(Debug, Clone)]
 pub(crate) struct UpstreamCounters {
-    pub(crate) opened: Counter,
-    pub(crate) reused: Counter,
-    pub(crate) failed: Counter,
+    pub(crate) opened: WorkerCounter,
+    pub(crate) reused: WorkerCounter,
+    pub(crate) failed: WorkerCounter,
 }
 
 /// What one worker counts about client connections and requests.
 #[derive(Debug, Clone)]
 pub(crate) struct WorkerCounters {
     pub(crate) connections_accepted: Counter,
-    pub(crate) connections_rejected: Counter,
+    pub(crate) connections_rejected: WorkerCounter,
     pub(crate) requests_in_flight: Gauge,
-    pub(crate) full_handshakes: Counter,
-    pub(crate) resumed_handshakes: Counter,
-    pub(crate) failed_handshakes: Counter,
-    pub(crate) timed_out_handshakes: Counter,
+    pub(crate) full_handshakes: WorkerCounter,
+    pub(crate) resumed_handshakes: WorkerCounter,
+    pub(crate) failed_handshakes: WorkerCounter,
+    pub(crate) timed_out_handshakes: WorkerCounter,
 }
 
 #[cfg(test)]
