@@ -65,7 +65,8 @@ pub(crate) fn start(
     })
 }
 
-#[cfg(all(test, feature = "otel"))]
+#[cfg(feature = "otel")]
+#[cfg(test)]
 mod tests {
     use super::*;
 
