@@ -106,8 +106,8 @@ impl Certificate {
             }
             Err(error) => {
                 let wait = self.backoff.failed(error.retry_after());
-                let (error, again_in_seconds) = (one_line(&Chain(&error).to_string()), wait.as_secs());
-                error!(site = host, %directory, challenge, error, again_in_seconds, "the certificate order failed");
+                let (error, retry_in_seconds) = (one_line(&Chain(&error).to_string()), wait.as_secs());
+                error!(site = host, %directory, challenge, error, retry_in_seconds, "the certificate order failed");
                 self.status.last_error = Some(error);
                 wait
             }

@@ -397,7 +397,7 @@ async fn signals_that_other_servers_know_end_nothing() {
     stage
         .gateway
         .logged(|line| {
-            line["message"].as_str().is_some_and(|text| text.starts_with("SIGUSR1 and SIGUSR2 mean nothing"))
+            line["message"].as_str().is_some_and(|text| text.starts_with("SIGUSR1 and SIGUSR2 are ignored"))
         })
         .await;
     assert_eq!(stage.client().get("/Default.aspx", &[]).await.status, 200);

@@ -41,11 +41,7 @@ fn the_check_sees_imports_in_every_form() {
         names.iter().map(|name| (name.split("::").map(str::to_owned).collect(), String::new())).collect();
     let seen = |text: &str| {
         let module = vec!["a".to_owned(), "b".to_owned()];
-        imports_of(&module, text, &files)
-            .into_iter()
-            .map(shown)
-            .collect::<Vec<_>>()
-            .join(" ")
+        imports_of(&module, text, &files).into_iter().map(shown).collect::<Vec<_>>().join(" ")
     };
     assert_eq!(seen("use crate::d::X;"), "d");
     assert_eq!(seen("use crate::{a::{b::c, Y}, d};"), "a a::b::c d");

@@ -79,7 +79,7 @@ async fn what_a_trusted_proxy_begins_otherwise_is_closed_and_logged() {
     for header in [&b""[..], b"GET / HTTP/1.1\r\n\r\n", b"PROXY TCP4 not an address\r\n"] {
         assert_eq!(status(&proxy, &[header]).await, None, "{}", String::from_utf8_lossy(header));
     }
-    let closed = |line: &serde_json::Value| line["message"] == "a trusted proxy's connection was closed";
+    let closed = |line: &serde_json::Value| line["message"] == "closed the connection of a trusted proxy";
     proxy.gateway.logged_times(3, closed).await;
     // The other listener, and a visitor who is not signed in to anything.
     let mut stream = TcpStream::connect(proxy.gateway.http).await.unwrap();

@@ -293,8 +293,12 @@ async fn certificates_are_taken_up_when_links_are_swapped_and_never_half_a_pair(
         assert!(Instant::now() < end, "not taken up: {}", proxy.gateway.log());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let failures =
-        proxy.gateway.log().lines().filter(|line| line.contains("what ran before goes on")).count();
+    let failures = proxy
+        .gateway
+        .log()
+        .lines()
+        .filter(|line| line.contains("keeping the previous configuration"))
+        .count();
     assert_eq!(failures, 1, "what is wrong is said once, not at every look");
     assert_eq!(proxy.client.get("/", &[]).await.text(), "one...");
 }
