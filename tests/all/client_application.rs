@@ -3,7 +3,7 @@
 use http::Method;
 use imis_gateway_simulators::imis::{ApiFault, Faults, Generation, TokenFault};
 
-use crate::support::jar::Jar;
+use crate::support::cookie_jar::Jar;
 use crate::support::{Reply, SSO, Setup, Stage};
 use crate::tokens::claims;
 

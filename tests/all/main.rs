@@ -4,49 +4,56 @@
 
 mod support;
 
+// The connection of a client, and what passes through to iMIS.
 mod acme;
-mod answers;
-mod attacks;
-mod audit;
-mod balance;
-mod browser;
-mod circles;
-mod client_application;
-mod command_line;
-mod configuration;
-mod doctor;
-mod documents;
-mod explain;
-mod failures;
-mod guarding;
-mod identities;
-mod identity_attacks;
-mod identity_cache;
-mod faithful;
-mod faults;
-mod layers;
-mod logs;
-mod messaging;
-mod methods;
-mod observability;
-mod patience;
+mod denial_of_service;
+mod path_filtering;
 mod proxy_protocol;
 mod proxying;
+mod resource_limits;
+mod streaming;
+mod timeouts;
+mod tls;
+mod transparency;
+mod upstream_failures;
+mod upstream_responses;
+mod upstreams;
+mod websocket;
+mod worker_balance;
+
+// Sign-in, sign-out and what is known of a member.
+mod browser;
+mod client_application;
+mod concurrent_members;
+mod identity_cache;
+mod imis_outages;
+mod messaging;
+mod profile_values;
 mod recognition;
-mod reload;
-mod reload_attacks;
-mod restarts;
-mod rotation;
+mod recognition_methods;
+mod redirect_loops;
 mod rules;
-mod rules_attacks;
-mod scale_out;
+mod secret_rotation;
 mod sign_in;
 mod single_logout;
 mod staff;
-mod streaming;
-mod systemd;
-mod tls;
+mod state_cookie;
 mod tokens;
-mod upstreams;
-mod walls;
-mod websocket;
+
+// Operation: configuration, commands, reload and restart, what the gateway reports.
+mod audit;
+mod command_line;
+mod configuration;
+mod control_socket;
+mod doctor;
+mod explain;
+mod logs;
+mod observability;
+mod reload;
+mod restarts;
+mod scale_out;
+mod systemd;
+
+// The source itself.
+mod documentation;
+mod layers;

@@ -3,7 +3,7 @@
 use http::Method;
 use imis_gateway_simulators::imis::Generation;
 
-use crate::support::jar::Jar;
+use crate::support::cookie_jar::Jar;
 use crate::support::{SSO, Setup, Stage, ZENDESK};
 
 const OUT: &str = "/AsiCommon/Controls/Shared/FormsAuthentication/logout.aspx";

@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 
 use imis_gateway_simulators::imis::Generation;
 
-use crate::support::jar::Jar;
+use crate::support::cookie_jar::Jar;
 use crate::support::origin::{Connection, Origin, Proxy, read_request};
 use crate::support::{SITE, Setup, Stage};
 

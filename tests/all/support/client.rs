@@ -17,7 +17,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::SITE;
-use super::flushing::Flushing;
+use super::flush_on_write::Flushing;
 
 /// A connection to the gateway.
 pub(crate) type Browser = Flushing<TlsStream<TcpStream>>;

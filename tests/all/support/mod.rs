@@ -2,10 +2,10 @@
 
 pub(crate) mod chromium;
 pub(crate) mod client;
-pub(crate) mod flushing;
-pub(crate) mod frames;
+pub(crate) mod flush_on_write;
+pub(crate) mod http2_frames;
 pub(crate) mod gateway;
-pub(crate) mod jar;
+pub(crate) mod cookie_jar;
 pub(crate) mod origin;
 
 use std::io::Write;

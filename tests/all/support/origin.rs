@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::flushing::Flushing;
+use super::flush_on_write::Flushing;
 use super::{Client, Gateway, SITE, SSO, edit, lay_out_certificates, run};
 
 pub(crate) type Connection = Flushing<TlsStream<TcpStream>>;

@@ -7,7 +7,7 @@ use imis_gateway_simulators::certificates::Authority;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::SITE;
-use crate::support::frames::{
+use crate::support::http2_frames::{
     DATA, END_HEADERS, END_STREAM, HEADERS, Raw, SETTINGS, frame, request, setting,
 };
 use crate::support::origin::{Connection, Origin, Proxy, read_request};

@@ -3,7 +3,7 @@
 use imis_gateway_simulators::imis::Generation;
 use serde_json::{Value, json};
 
-use crate::support::jar::Jar;
+use crate::support::cookie_jar::Jar;
 use crate::support::{SSO, Setup, Stage};
 use crate::tokens::claims;
 

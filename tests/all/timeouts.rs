@@ -7,7 +7,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::support::SITE;
-use crate::support::frames::{END_HEADERS, END_STREAM, HEADERS, WINDOW_UPDATE, frame, request, setting};
+use crate::support::http2_frames::{
+    END_HEADERS, END_STREAM, HEADERS, WINDOW_UPDATE, frame, request, setting,
+};
 use crate::support::origin::{Origin, Proxy, read_request};
 
 /// A gateway with the given deadlines towards browsers and the upstream.

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::reload::is_signed_with;
 use crate::sign_in::{form_of, post_to_zendesk};
 use crate::support::chromium::{Browser, Scripts};
-use crate::support::jar::Jar;
+use crate::support::cookie_jar::Jar;
 use crate::support::{Reply, SITE, SSO, Setup, Stage, ZENDESK};
 
 const NEW: &str = "the-new-secret-of-the-account-long-enough";

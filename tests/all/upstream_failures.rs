@@ -10,7 +10,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::SITE;
-use crate::support::frames::{END_HEADERS, END_STREAM, HEADERS, RST_STREAM, Raw, SETTINGS, frame, request};
+use crate::support::http2_frames::{
+    END_HEADERS, END_STREAM, HEADERS, RST_STREAM, Raw, SETTINGS, frame, request,
+};
 use crate::support::origin::Proxy;
 
 /// How a connection of the upstream ends.

@@ -2,7 +2,7 @@
 
 use imis_gateway_simulators::imis::Generation;
 
-use crate::support::jar::Jar;
+use crate::support::cookie_jar::Jar;
 use crate::support::{SSO, Setup, Stage};
 
 const DEEP: &str = "/sso/zendesk?return_to=%2Fhc%2Fen-us%2Frequests";

@@ -6,7 +6,7 @@ use http::Method;
 use imis_gateway_simulators::imis::{Faults, Generation, PageFault};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::jar::Jar;
+use crate::support::cookie_jar::Jar;
 use crate::support::{Reply, SITE, SSO, Setup, Stage};
 use crate::tokens::claims;
 
