@@ -91,3 +91,33 @@ impl Drop for HeadBuffer {
         self.buffers.keep_head(&mut self.bytes);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_buffer_returns_to_the_pool_when_it_is_dropped() {
+        fn fails(mut head: HeadBuffer) -> Result<(), ()> {
+            head.extend_from_slice(b"GET / HTTP/1.1\r\n\r\n");
+            Err(())
+        }
+        let buffers = Rc::new(Buffers::default());
+        let first = buffers.head_buffer();
+        let address = first.as_ptr();
+        assert!(buffers.heads.borrow().is_empty());
+        fails(first).unwrap_err();
+        assert_eq!(buffers.heads.borrow().len(), 1, "returned on an early exit, too");
+        let second = buffers.head_buffer();
+        assert!(second.is_empty() && second.as_ptr() == address, "the same buffer, without its contents");
+        drop(second);
+
+        // A buffer that has grown is freed, and so are more than the pool holds.
+        let mut large = buffers.head_buffer();
+        large.reserve(4 * HEAD + 1);
+        drop(large);
+        assert_eq!(buffers.heads.borrow().len(), 0);
+        drop((0..MAX_KEPT + 1).map(|_| buffers.head_buffer()).collect::<Vec<_>>());
+        assert_eq!(buffers.heads.borrow().len(), MAX_KEPT);
+    }
+}

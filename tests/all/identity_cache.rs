@@ -1,11 +1,16 @@
 //! Who a session belongs to is remembered for a moment, and forgotten at once when a sign-out passes.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::Method;
 use imis_gateway_simulators::imis::{Faults, Generation};
 
-use crate::support::{Reply, Setup, Stage};
+use tokio::io::AsyncWriteExt;
+
+use crate::support::origin::{Connection, Proxy, read_request};
+use crate::support::{Reply, SSO, Setup, Stage};
 use crate::tokens::claims;
 
 fn probes(stage: &Stage) -> usize {
@@ -89,7 +94,7 @@ async fn whoever_signs_out_is_nobody_at_once_however_it_is_done() {
 
 #[tokio::test]
 async fn an_answer_that_was_on_its_way_when_a_sign_out_passed_is_not_kept() {
-    let stage = std::sync::Arc::new(Stage::new().await);
+    let stage = Arc::new(Stage::new().await);
     let cookie = stage.cookie_of("AMUELLER");
     stage.imis.set_faults(Faults { delay: Some(Duration::from_millis(400)), ..Faults::default() });
     let asking = tokio::spawn({
@@ -142,4 +147,56 @@ async fn whoever_has_just_signed_in_is_not_taken_for_nobody() {
     let page = "/AsiCommon/Controls/Shared/FormsAuthentication/Login.aspx?ReturnUrl=%2F";
     stage.client().send(Method::POST, page, &[("cookie", &cookie)], "x=y").await;
     assert_eq!(who(&stage.sso("", &cookie).await).as_deref(), Some("104019"));
+}
+
+/// An iMIS whose session cookie belongs to a member. `/interim` deletes that cookie in an interim response, `/final` in a final one.
+async fn deletes_the_session_cookie(mut connection: Connection, probes: Arc<AtomicUsize>) {
+    const DELETED: &str = "Set-Cookie: Login=; expires=Thu, 01-Jan-1970 00:00:00 GMT; path=/\r\n";
+    while let Some(request) = read_request(&mut connection).await {
+        let (interim, more, body) = match request.split(' ').nth(1).unwrap() {
+            "/interim" => (format!("HTTP/1.1 103 Early Hints\r\n{DELETED}\r\n"), "", "ok".to_owned()),
+            "/final" => (String::new(), DELETED, "ok".to_owned()),
+            "/imis-gateway-probe" => {
+                probes.fetch_add(1, Ordering::Relaxed);
+                let context = r#"{"isAnonymous":false,"loggedInPartyId":"1111"}"#;
+                (
+                    String::new(),
+                    "Content-Type: text/html\r\n",
+                    format!("<input id=__ClientContext value='{context}'>"),
+                )
+            }
+            // The profile is not needed here.
+            _ => (String::new(), "Content-Type: application/json\r\n", "{}".to_owned()),
+        };
+        let answer =
+            format!("{interim}HTTP/1.1 200 OK\r\n{more}Content-Length: {}\r\n\r\n{body}", body.len());
+        if connection.write_all(answer.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_final_response_that_deletes_the_session_cookie_ends_the_cached_session_and_an_interim_one_does_not()
+ {
+    for h2 in [false, true] {
+        let probes = Arc::new(AtomicUsize::new(0));
+        let counted = probes.clone();
+        let proxy =
+            Proxy::with_app(move |connection| deletes_the_session_cookie(connection, counted.clone())).await;
+        let cookie = [("cookie", "Login=of-a-session")];
+        let get = async |target: &str| match h2 {
+            false => proxy.client.get(target, &cookie).await,
+            true => proxy.client.send_h2(Method::GET, target, &cookie, "").await,
+        };
+        let signs_in = async || {
+            assert_ne!(proxy.client.get(SSO, &cookie).await.status, 302, "somebody is signed in");
+            probes.load(Ordering::Relaxed)
+        };
+        assert_eq!([signs_in().await, signs_in().await], [1, 1], "cached");
+        assert_eq!(get("/interim").await.text(), "ok");
+        assert_eq!(signs_in().await, 1, "still cached, h2 {h2}");
+        assert_eq!(get("/final").await.text(), "ok");
+        assert_eq!(signs_in().await, 2, "asked again, h2 {h2}");
+    }
 }

@@ -4,7 +4,9 @@ use http::Method;
 use imis_gateway_simulators::imis::Generation;
 
 use crate::support::cookie_jar::Jar;
-use crate::support::{SSO, Setup, Stage, ZENDESK};
+use crate::support::origin::Proxy;
+use crate::support::{Reply, SSO, Setup, Stage, ZENDESK};
+use crate::upstreams::{Two, two};
 
 const OUT: &str = "/AsiCommon/Controls/Shared/FormsAuthentication/logout.aspx";
 const STATE: &str = "__Host-imis-gateway-sign-out";
@@ -207,4 +209,108 @@ async fn both_ways_at_once_come_to_an_end() {
         };
     }
     assert_eq!(way, [OUT, &format!("{ZENDESK}/access/logout"), "https://members.example.org/", ""]);
+}
+
+/// A sign-out by another site's link, given up half way, and a later one.
+#[tokio::test]
+async fn a_crafted_sign_out_leads_no_later_one_away() {
+    let app = "path: /sso/zendesk\n";
+    let setup =
+        Setup::new(Generation::Ems).edit(app, &format!("{app}        single_logout: {{from_imis: true}}\n"));
+    let stage = Stage::with(setup).await;
+    let mut jar = Jar::new(stage.client()).with(&stage.cookie_of("AMUELLER"));
+    // Opened by another site's window, which closes it before Zendesk has answered.
+    let reply = jar.get(&format!("{OUT}?returnurl=https%3A%2F%2Fevil.example%2Fzendesk-login")).await;
+    assert!(reply.header("location").contains("zendesk.com/access/logout"));
+    // The member comes back, works, and signs out of Zendesk.
+    let mut jar = jar.with(&stage.cookie_of("AMUELLER"));
+    assert!(jar.get(SSO).await.token().is_some());
+    let reply = jar.get(&format!("{SSO}/signed-out?brand_id=1&external_id=104019")).await;
+    assert_ne!(
+        reply.header("location"),
+        "https://evil.example/zendesk-login",
+        "led to another site by a sign-out of Zendesk"
+    );
+}
+
+/// Two servers behind a site with an app and single logout.
+async fn two_with_single_logout(upstream_keys: &str) -> Two {
+    let servers = two(upstream_keys).await;
+    let timeouts = "idle: 60s}\n";
+    let app = format!(
+        "{timeouts}    imis:
+      session_cookies: [Login]
+      recognise: {{method: client_context, page: /imis-gateway-probe}}
+      service_account: {{username: svc-gateway, password: {{file: any-secret}}}}
+    apps:
+      - name: Contoso Helpdesk
+        path: {SSO}
+        single_logout: {{from_imis: true}}
+        zendesk: {{subdomain: contoso, shared_secret: {{file: any-secret}}}}
+"
+    );
+    servers.proxy.reload(timeouts, &app).await;
+    servers
+}
+
+/// A GET over either protocol, as of a top-level navigation.
+async fn navigate(proxy: &Proxy, h2: bool, target: &str, cookie: &str) -> Reply {
+    let headers = [("cookie", cookie), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
+    match h2 {
+        false => proxy.client.get(target, &headers).await,
+        true => proxy.client.send_h2(Method::GET, target, &headers, "").await,
+    }
+}
+
+fn assert_leads_to_zendesk(reply: &Reply, h2: bool) {
+    let locations: Vec<_> =
+        reply.headers.get_all("location").iter().map(|location| location.to_str().unwrap()).collect();
+    assert_eq!(
+        (reply.status.as_u16(), locations),
+        (302, vec![format!("{ZENDESK}/access/logout").as_str()]),
+        "h2 {h2}"
+    );
+}
+
+fn cookies_set(reply: &Reply) -> Vec<&str> {
+    let lines = reply.headers.get_all("set-cookie").iter();
+    lines.map(|line| line.to_str().unwrap().split(';').next().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_sign_out_sets_the_state_cookie_and_then_the_affinity_cookie() {
+    let servers = two_with_single_logout("      balance: least_requests\n      affinity: cookie\n").await;
+    for h2 in [false, true] {
+        let reply = navigate(&servers.proxy, h2, OUT, "Login=of-a-session").await;
+        assert_leads_to_zendesk(&reply, h2);
+        let names: Vec<_> =
+            cookies_set(&reply).iter().map(|cookie| cookie.split('=').next().unwrap()).collect();
+        assert_eq!(names, ["Login", STATE, "__Host-imis-gateway-server"], "h2 {h2}");
+    }
+}
+
+#[tokio::test]
+async fn learned_affinity_does_not_learn_from_the_state_cookie_of_a_sign_out() {
+    let keys = format!("      balance: least_requests\n      affinity: [ARRAffinity, {STATE}]\n");
+    let servers = two_with_single_logout(&keys).await;
+    let proxy = &servers.proxy;
+    for h2 in [false, true] {
+        // A session on one of the servers, by a cookie of iMIS.
+        let server = navigate(proxy, h2, "/set", "a=b").await.text();
+        let session = format!("ARRAffinity=of-{server}");
+        for _ in 0..10 {
+            assert_eq!(navigate(proxy, h2, "/", &session).await.text(), server, "learned, h2 {h2}");
+        }
+        let reply = navigate(proxy, h2, OUT, &format!("{session}; Login=of-a-session")).await;
+        assert_leads_to_zendesk(&reply, h2);
+        let set = cookies_set(&reply);
+        assert_eq!(set.len(), 2, "{set:?}");
+        let state = set[1];
+        assert!(state.starts_with(STATE), "{set:?}");
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..20 {
+            seen.insert(navigate(proxy, h2, "/", state).await.text());
+        }
+        assert_eq!(seen.len(), 2, "the state cookie says nothing about the server, h2 {h2}");
+    }
 }

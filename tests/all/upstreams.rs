@@ -16,7 +16,7 @@ use crate::support::cookie_jar::Jar;
 use crate::support::origin::{Connection, Origin, Proxy, read_request};
 use crate::support::{SITE, Setup, Stage};
 
-/// A server that says its name, and on `/set` sets a cookie of iMIS's with it; on `/well` whether it is.
+/// A server that answers with its name. `/set` sets a cookie with it, `/well` is the health check, and the sign-out page redirects.
 async fn serve(
     mut connection: Connection,
     name: &'static str,
@@ -30,6 +30,8 @@ async fn serve(
         }
         let status = if request.starts_with("GET /well") && !well.load(Ordering::Relaxed) {
             "503 Ill"
+        } else if request.starts_with("GET /AsiCommon/Controls/Shared/FormsAuthentication/logout.aspx") {
+            "302 Found\r\nLocation: /\r\nSet-Cookie: Login=; expires=Thu, 01-Jan-1970 00:00:00 GMT; path=/"
         } else {
             "200 OK"
         };
@@ -45,8 +47,8 @@ async fn serve(
     }
 }
 
-struct Two {
-    proxy: Proxy,
+pub(crate) struct Two {
+    pub(crate) proxy: Proxy,
     one: Option<Origin>,
     two: Option<Origin>,
     well: Arc<AtomicBool>,
@@ -55,7 +57,7 @@ struct Two {
 }
 
 /// In front of two servers, with more keys of the upstream.
-async fn two(keys: &str) -> Two {
+pub(crate) async fn two(keys: &str) -> Two {
     let authority = Authority::new("test CA");
     let yes = || Arc::new(AtomicBool::new(true));
     let (well, live) = (yes(), [yes(), yes()]);

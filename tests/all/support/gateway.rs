@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long to wait for something that has to happen, also on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A gateway that runs until the value is dropped.
 pub(crate) struct Gateway {
@@ -116,7 +117,7 @@ impl Gateway {
 
     /// Waits until the log holds so many such lines, and returns the last of them.
     pub(crate) async fn logged_times(&self, times: usize, wanted: impl Fn(&Value) -> bool) -> Value {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         loop {
             let lines = self.log.lock().unwrap().clone();
             let parsed = lines.iter().filter_map(|line| serde_json::from_str(line).ok());
@@ -159,7 +160,7 @@ impl Drop for Gateway {
 }
 
 fn address_in(lines: &Receiver<String>, message: &str) -> Option<SocketAddr> {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     loop {
         let line = lines.recv_timeout(end.saturating_duration_since(Instant::now())).ok()?;
         let Ok(value) = serde_json::from_str::<Value>(&line) else { continue };
