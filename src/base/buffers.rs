@@ -15,7 +15,6 @@ const HEAD: usize = 4 * 1024;
 /// Buffers of either kind that are kept.
 const MAX_KEPT: usize = 16;
 
-/// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Buffers {
     reads: RefCell<Vec<BytesMut>>,
@@ -38,7 +37,7 @@ impl Buffers {
     pub(crate) fn give_back(&self, bytes: &mut BytesMut) {
         let mut bytes = std::mem::take(bytes);
         let mut kept = self.reads.borrow_mut();
-        // Never one that somebody still reads from, and never one that grew.
+        // Only a buffer that is no longer shared and has not grown.
         if kept.len() < MAX_KEPT && bytes.try_reclaim(READ) && bytes.capacity() <= 2 * READ {
             kept.push(bytes);
         }

@@ -14,7 +14,6 @@ use tokio_util::io::poll_read_buf;
 use crate::base::acked_bytes::acknowledged;
 use crate::base::buffers::Buffers;
 
-/// See the module.
 #[derive(Debug)]
 pub(crate) struct CorkedSocket {
     stream: TcpStream,
@@ -68,7 +67,7 @@ impl CorkedSocket {
         self.holding = false;
     }
 
-    /// Whether so many bytes more were taken in.
+    /// Whether that many more bytes could be buffered.
     fn hold(&mut self, slices: &[IoSlice<'_>]) -> Option<usize> {
         let count = slices.iter().map(|slice| slice.len()).sum();
         if !self.holding || self.held.len() + count > MAX_HELD {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a browser may be waited for within a request before its connection may have to make room.
+/// How long a client may be waited for within a request before its connection may have to make room.
 const WITHIN: Duration = Duration::from_secs(2);
 
 /// Whether the worker drains, and whom to wake when it begins to.
@@ -29,7 +29,7 @@ pub(crate) struct Drain {
 #[derive(Debug)]
 struct Place {
     waker: Waker,
-    /// Since when the connection has had nothing to do but wait for its browser; within a request, `WITHIN` later.
+    /// Since when the connection has had nothing to do but wait for its client; within a request, `WITHIN` later.
     waits_since: Option<Instant>,
     /// It is to make room.
     evicted: bool,
@@ -63,7 +63,7 @@ impl Drain {
         self.places.borrow().iter().flatten().filter(|place| place.evicted).count()
     }
 
-    /// Ends the connections that have waited longest for their browsers, at most so many; returns how many.
+    /// Evicts the connections that have waited longest for their clients, at most `most`. Returns how many.
     pub(crate) fn evict(&self, most: usize) -> usize {
         let mut places = self.places.borrow_mut();
         let now = Instant::now();
@@ -146,7 +146,7 @@ impl DrainWatch {
         self.is_draining()
     }
 
-    /// The same, when there is nothing to do but wait for the browser: the connection may have to make room.
+    /// The same, when there is nothing to do but wait for the client: the connection may have to make room.
     pub(crate) fn poll_waiting(&mut self, cx: &Context<'_>) -> bool {
         let on = self.poll(cx);
         if !self.waits {
@@ -155,7 +155,7 @@ impl DrainWatch {
         on
     }
 
-    /// The same within a request, when its browser is waited for and iMIS is not: for a moment that is in order.
+    /// The same within a request, when its client is waited for and iMIS is not: for a moment that is in order.
     pub(crate) fn poll_waiting_within(&mut self, cx: &Context<'_>) -> bool {
         let on = self.poll(cx);
         if !self.waits {

@@ -1,7 +1,7 @@
-//! How fast a browser has to move while it is waited for: silence is told by a gap, dripping by a rate.
+//! How fast a client has to read or send while the gateway waits for it: an idle time-out, and a minimum rate.
 //!
 //! A gap alone would be started again by every byte, so one byte now and then would keep a connection for ever. Only time in
-//! which it is the browser's turn counts; while iMIS is waited for, nobody is asked to hurry.
+//! which the gateway waits for the client counts; time in which it waits for iMIS does not.
 
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -10,12 +10,12 @@ use tokio::time::Instant;
 
 use crate::base::deadline::Deadline;
 
-/// What browsers are allowed.
+/// What clients are allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// They may move nothing for so long.
     pub(crate) gap: Duration,
-    /// And have to move so many bytes a second, on average over a gap of waiting; 0 = as few as they like.
+    /// The minimum rate in bytes per second, averaged over `gap` of waiting; 0 = none.
     pub(crate) rate: u64,
 }
 
@@ -26,12 +26,12 @@ impl Limits {
     }
 }
 
-/// One body on its way to or from a browser.
+/// One body on its way to or from a client.
 #[derive(Debug, Default)]
 pub(crate) struct MinRateTimer {
-    /// When the waiting was last looked at; none while nobody waits.
+    /// When the timer was last updated; none while the gateway does not wait for the client.
     looked: Option<Instant>,
-    /// Since when nobody waits.
+    /// Since when the gateway does not wait for the client.
     rested: Option<Instant>,
     waited: Duration,
     /// What had moved when `waited` began to be counted.
@@ -57,7 +57,7 @@ struct Moved {
 const ASK_EVERY: Duration = Duration::from_secs(5);
 
 impl MinRateTimer {
-    /// The browser is waited for, and so many bytes have moved, all in all: how long it may go on like this until it is looked
+    /// The client is waited for, and so many bytes have moved, all in all: how long it may go on like this until it is looked
     /// at again. None when it has been too slow, and what has `arrived` shows nothing else.
     pub(crate) fn left(
         &mut self,
@@ -96,7 +96,7 @@ impl MinRateTimer {
             if arrived_since.unwrap_or(moved_since) >= limits.least() {
                 self.begin(moved, arrives, now);
             } else if moved_since >= limits.least() && !self.in_doubt {
-                // It may be on its way. Whoever reads nothing can have a lot of it sent.
+                // The data may be on its way: the kernel buffers a lot for a client that reads nothing.
                 (self.in_doubt, self.waited) = (true, Duration::ZERO);
             } else {
                 return None;
@@ -116,7 +116,7 @@ impl MinRateTimer {
         mark
     }
 
-    /// The same with a deadline: ready when the browser has been too slow.
+    /// The same with a deadline: ready when the client has been too slow.
     pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -133,7 +133,7 @@ impl MinRateTimer {
         }
     }
 
-    /// Somebody else is waited for.
+    /// The gateway does not wait for the client for now.
     pub(crate) fn rests(&mut self, now: Instant) {
         if let Some(looked) = self.looked.take() {
             self.waited += now - looked;
@@ -148,7 +148,7 @@ mod tests {
 
     const LIMITS: Limits = Limits { gap: Duration::from_secs(30), rate: 240 };
 
-    /// Seconds until a browser that moves `bytes` every `every` seconds is too slow; none when it is not within an hour.
+    /// Seconds until a client that moves `bytes` every `every` seconds is too slow; none when it is not within an hour.
     fn given_up(bytes: u64, every: u64, limits: Limits) -> Option<u64> {
         let (mut pace, begun) = (MinRateTimer::default(), Instant::now());
         (0..3600).find(|second| {

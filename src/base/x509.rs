@@ -45,7 +45,7 @@ pub(crate) fn validity(leaf: &CertificateDer<'_>) -> Option<(i64, i64)> {
     Some((validity.not_before.timestamp(), validity.not_after.timestamp()))
 }
 
-/// So many days before its end a certificate is worth a word, at every start and reload and once a day.
+/// A warning starts this many days before a certificate expires: at each start and reload, and once a day.
 const EXPIRES_SOON_DAYS: i64 = 30;
 const A_DAY: i64 = 24 * 3600;
 

@@ -4,7 +4,7 @@ use crate::codec::head_error::HeadError;
 use crate::codec::length::Length;
 use crate::codec::version::Version;
 
-/// More options on `Connection` are no browser's and no server's.
+/// More options on `Connection` are no client's and no server's.
 const MAX_CONNECTION_OPTIONS: usize = 64;
 
 /// The field lines of one head, in their order.
@@ -156,7 +156,7 @@ impl<'b> Said<'b> {
                 return Err(HeadError::Malformed("more than one Transfer-Encoding"));
             }
             if !coding.eq_ignore_ascii_case(b"chunked") {
-                // RFC 9112 section 6.3: where the last coding is not chunked, nobody can tell where the body ends.
+                // RFC 9112 section 6.3: where the last coding is not chunked, the end of the body is not known.
                 let mut codings = coding.rsplit(|byte| *byte == b',').map(<[u8]>::trim_ascii);
                 let last = codings.next().is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked"));
                 let again = codings.any(|coding| coding.eq_ignore_ascii_case(b"chunked"));

@@ -1,4 +1,4 @@
-//! HTTP/1.1 as bytes: heads, framing, bodies. Used towards browsers and towards iMIS alike, so there is one meaning of a
+//! HTTP/1.1 as bytes: heads, framing, bodies. Used towards clients and towards iMIS alike, so there is one meaning of a
 //! message.
 //!
 //! Strict: what two readers could read in two ways is refused, never repaired (RFC 9112 sections 2.2, 5.1, 6.3, 7.1). Field

@@ -1,4 +1,4 @@
-//! Who may connect: so many connections in all, and so many from one address.
+//! Connection limits: in total, and per client address.
 //!
 //! Shared by all workers and touched once when a connection begins and once when it ends, never by a request.
 
@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::Limits;
 
-/// See the module.
 #[derive(Debug)]
 pub(crate) struct Admission {
     open: AtomicUsize,
@@ -68,7 +67,7 @@ impl Admission {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a connection in. `trusted`: many visitors come from this address. `leaving`: so many others are about to end.
+    /// Admits a connection. `trusted`: a proxy that many visitors share. `leaving`: connections that are about to end.
     pub(crate) fn admit(
         self: &Arc<Self>,
         peer: IpAddr,
@@ -79,7 +78,7 @@ impl Admission {
         let mut counts = self.counts();
         let Counts { limits, by_address } = &mut *counts;
         let count = address.map(|address| by_address.get(&address).copied().unwrap_or(0));
-        // Its own limit first: nobody makes room for an address that has enough.
+        // The limit of the address first: no connection is closed for an address that has reached it.
         if count.is_some_and(|count| count >= limits.connections_per_address) {
             return Err(Full::Address);
         }

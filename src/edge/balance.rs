@@ -74,7 +74,7 @@ impl WorkerHandle {
         // It counts from now on, so that many at once do not all go to the same worker.
         self.place().open.fetch_add(1, Ordering::Relaxed);
         self.place().sender.send(connection).map_err(|returned| {
-            // Nobody will ever hand one on to it again.
+            // The worker has ended: no connection is handed over to it again.
             self.place().open.store(usize::MAX / 2, Ordering::Relaxed);
             returned.0
         })

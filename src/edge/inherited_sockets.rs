@@ -1,5 +1,5 @@
-//! Listening sockets that systemd, or whoever starts the gateway, has opened before (sd_listen_fds(3)): they stay open while one process
-//! ends and the next begins, and whoever connects meanwhile waits.
+//! Listening sockets that systemd passes to the process (sd_listen_fds(3)). They stay open between two processes, and clients that
+//! connect meanwhile wait.
 
 use std::net::{SocketAddr, TcpListener};
 

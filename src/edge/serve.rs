@@ -13,7 +13,7 @@ use crate::edge::{http1, http2};
 use crate::request::connection::{Connection, Entry};
 use crate::request::worker::Worker;
 
-/// Serves a browser until it leaves or the worker drains.
+/// Serves a client until it leaves or the worker drains.
 pub(crate) async fn https(stream: Box<TlsStream<CorkedSocket>>, peer: SocketAddr, worker: Rc<Worker>) {
     let (_, tls) = stream.get_ref();
     if tls.alpn_protocol() == Some(ACME_TLS) {

@@ -2,7 +2,7 @@
 //! once.
 //!
 //! A request takes its place when it is about to be whole, since before that iMIS has nothing to work on, and gives it back with
-//! the head of the response, or after `LONG`: a slow browser holds none, and neither do reports and long polls.
+//! the head of the response, or after `LONG`: a slow client holds none, and neither do reports and long polls.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -17,9 +17,9 @@ use tokio::time::Instant;
 
 use crate::config::UpstreamLimits;
 
-/// What iMIS has worked on for so long is no page that somebody waits for.
+/// A request that takes longer than this is a report or a long poll, and no longer counts against the limit.
 pub(crate) const LONG: Duration = Duration::from_secs(5);
-/// So many waiting times after one of those who waited was sent away, the queue is still kept short.
+/// After a request has been rejected, the queue stays short for this many queue time-outs.
 const REMEMBERED: u32 = 10;
 
 /// The places of one site, shared by all workers.
@@ -38,7 +38,7 @@ struct Queue {
     served: usize,
     served_before: usize,
     since: Instant,
-    /// When somebody was last sent away.
+    /// When a request was last rejected.
     sent_away: Option<Instant>,
 }
 
@@ -84,7 +84,7 @@ impl ConcurrencyLimit {
 }
 
 impl Queue {
-    /// How many may wait: as many as were lately served in the time that one waits, once somebody has waited in vain.
+    /// How many may wait: after a rejection, as many as were recently served within one queue time-out.
     fn most(&mut self, limits: UpstreamLimits, now: Instant) -> usize {
         if now - self.since >= limits.queue_timeout {
             let lately = now - self.since < limits.queue_timeout * 2;
@@ -100,7 +100,7 @@ impl Queue {
     }
 }
 
-/// Counts somebody who waits.
+/// Counts a waiting request.
 struct Waiting<'a>(&'a ConcurrencyLimit);
 
 impl<'a> Waiting<'a> {
@@ -126,7 +126,7 @@ impl Drop for Waiting<'_> {
 pub(super) struct HeldPermits {
     places: Arc<ConcurrencyLimit>,
     since: RefCell<Vec<Option<Instant>>>,
-    /// Of the entries of `since`, those that nobody uses.
+    /// Unused entries of `since`.
     free: RefCell<Vec<usize>>,
 }
 

@@ -57,7 +57,7 @@ impl Connection {
 
     /// Whether an idle connection is still open and silent. What comes unasked would be taken for the answer to the next
     /// request.
-    pub(super) fn is_silent(&mut self) -> bool {
+    pub(super) fn check_idle(&mut self) -> bool {
         let mut byte = [0];
         let mut read = std::pin::pin!(unconstrained(poll_fn(|cx| {
             Pin::new(&mut self.stream).poll_read(cx, &mut ReadBuf::new(&mut byte))

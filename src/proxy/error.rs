@@ -26,10 +26,10 @@ pub(crate) enum ForwardError {
 /// Why a request does not arrive whole.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UploadError {
-    /// The browser broke off, or sent what is no body.
+    /// The client broke off, or sent what is no body.
     #[error("reading from the client failed")]
     Client(#[source] ReceiveError),
-    /// The browser's HTTP/2 stream ended before its body did.
+    /// The client's HTTP/2 stream ended before its body did.
     #[error("the HTTP/2 stream ended early")]
     Stream(#[source] h2::Error),
     #[error("writing to the upstream failed")]

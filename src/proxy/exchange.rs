@@ -18,7 +18,7 @@ use crate::proxy::error::{ForwardError, UploadError, UpstreamError};
 use crate::proxy::upstream_request::UpstreamRequest;
 use crate::upstream::servers::Busy;
 
-/// The browser's side of an exchange: where the body of a request comes from, and how fast what is sent to it goes.
+/// The client's side of an exchange: where the body of a request comes from, and how fast what is sent to it goes.
 pub(crate) trait Upload {
     /// Moves the body on to the upstream; ready when the whole request is on the wire. The last of it waits until `may_end`.
     fn poll_upload(
@@ -28,10 +28,10 @@ pub(crate) trait Upload {
         may_end: impl FnMut(&mut Context<'_>) -> Poll<()>,
     ) -> Poll<Result<(), UploadError>>;
 
-    /// Ready when the browser has left; asked while only iMIS is waited for.
+    /// Ready when the client has left; asked while only iMIS is waited for.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
-    /// Whether there is more to come and nothing of it is here: it is the browser's waiting_on.
+    /// Whether there is more to come and nothing of it is here: it is the client's waiting_on.
     fn wants_data(&self) -> bool;
 
     /// Bytes that it has sent, or that were handed over to be sent to it, all in all; whichever `waiting_on` is about.
@@ -62,7 +62,7 @@ pub(crate) async fn while_connected<T>(
 pub(crate) struct RelayTimeouts {
     /// From the end of the request to the head of the response.
     pub(crate) response_head: Duration,
-    /// Within a body, when it is the browser that is waited for.
+    /// Within a body, when it is the client that is waited for.
     pub(crate) browser: Limits,
     /// Within a body, when it is the upstream.
     pub(crate) upstream: Duration,
@@ -84,12 +84,12 @@ pub(crate) struct Exchange {
     pub(crate) sending: Sending,
     /// Bytes of the head that has come.
     pub(crate) head: usize,
-    /// The connection serves this browser alone.
+    /// The connection serves this client alone.
     pub(crate) exclusive: bool,
     pub(super) gate: PermitWait,
     /// Its server has something to do.
     pub(super) busy: Option<Busy>,
-    /// Of the answer to the browser, and of its upload.
+    /// Of the answer to the client, and of its upload.
     reading: Option<Box<MinRateTimer>>,
     uploading: Option<Box<MinRateTimer>>,
     /// What had moved when it was last the upstream's waiting_on, and since when it has been that much.
@@ -99,9 +99,9 @@ pub(crate) struct Exchange {
 /// Who has to do something for an exchange to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WaitingOn {
-    /// The browser has to read.
+    /// The client has to read.
     ClientRead,
-    /// The browser has to send.
+    /// The client has to send.
     ClientSend,
     Upstream,
 }
@@ -109,9 +109,9 @@ pub(crate) enum WaitingOn {
 /// Why an exchange does not go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expired {
-    /// Whoever's waiting_on it was has been too slow.
+    /// The side that was waited for has been too slow.
     TooSlow,
-    /// The browser is to make room for others.
+    /// The client is to make room for others.
     Evicted,
 }
 
@@ -247,7 +247,7 @@ impl Exchange {
         }
     }
 
-    /// Ready when whoever's waiting_on it is within a body has stood still for too long, or dripped, or has to make room.
+    /// Ready when the side that is waited for within a body has been idle for too long, was too slow, or is evicted.
     pub(crate) fn poll_timeouts(
         &mut self,
         cx: &mut Context<'_>,

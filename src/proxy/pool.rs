@@ -8,7 +8,6 @@ use crate::proxy::connection::Connection;
 /// More idle connections than this are closed.
 const MAX_IDLE: usize = 512;
 
-/// See the module.
 pub(super) struct Pool {
     idle: RefCell<Vec<(Box<Connection>, Instant)>>,
     keep: Duration,
@@ -23,7 +22,7 @@ impl Pool {
     pub(super) fn take(&self) -> Option<Box<Connection>> {
         let mut idle = self.idle.borrow_mut();
         while let Some((mut connection, since)) = idle.pop() {
-            if since.elapsed() < self.keep && connection.is_silent() {
+            if since.elapsed() < self.keep && connection.check_idle() {
                 return Some(connection);
             }
         }
@@ -42,6 +41,6 @@ impl Pool {
     pub(super) fn prune(&self) {
         self.idle
             .borrow_mut()
-            .retain_mut(|(connection, since)| since.elapsed() < self.keep && connection.is_silent());
+            .retain_mut(|(connection, since)| since.elapsed() < self.keep && connection.check_idle());
     }
 }

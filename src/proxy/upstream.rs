@@ -79,7 +79,7 @@ impl Upstream {
         Arc::ptr_eq(&self.concurrency_limit, concurrency_limit) && self.relay_timeouts.browser == limits
     }
 
-    /// Sends a request and waits for the head of the response. `own`: the connection that is the browser's alone.
+    /// Sends a request and waits for the head of the response. `own`: the connection that is the client's alone.
     pub(crate) async fn send(
         &self,
         request: &UpstreamRequest,
@@ -96,11 +96,11 @@ impl Upstream {
         let own = own.filter(|own| {
             self.upstream.config.proxy_protocol.is_none() || own.visitor == Some(request.client.ip())
         });
-        let own = own.and_then(|mut connection| connection.is_silent().then_some(connection));
+        let own = own.and_then(|mut connection| connection.check_idle().then_some(connection));
         let exclusive = own.is_some();
         let several = (self.servers.len() > 1).then(|| self.servers.order(request.session.as_ref()));
         let order = several.as_deref().unwrap_or(&[0]);
-        // A connection that may be signed in, or names its visitor, starts anew: nobody else has used it, nobody else will.
+        // A connection that may be signed in, or that names its visitor, is a new one and is never shared.
         let for_one = request.signs_in || self.upstream.config.proxy_protocol.is_some();
         let kept = own.or_else(|| if for_one { None } else { self.pools[order[0]].take() });
         if let Some(connection) = kept {
@@ -129,7 +129,7 @@ impl Upstream {
     }
 
     /// Takes a connection back whose response is over, if another request may follow on it. `keep`: the server keeps it.
-    /// One that belongs to a browser alone is handed back; it closes when it is dropped.
+    /// One that belongs to a client alone is handed back; it closes when it is dropped.
     pub(crate) fn settle(&self, exchange: Exchange, keep: bool) -> Option<Box<Connection>> {
         if !exchange.is_reusable(keep) {
             return None;

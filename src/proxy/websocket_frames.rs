@@ -16,7 +16,7 @@ const MAX_HEAD: usize = 14;
 #[derive(Debug, Default, Clone)]
 pub(super) struct Frames {
     head: [u8; MAX_HEAD],
-    /// Of the head of the next frame, so many bytes have been seen.
+    /// Bytes of the next frame's header that have been seen.
     seen: usize,
     /// Bytes of the frame's payload that are still to come.
     left: u64,
@@ -74,7 +74,7 @@ impl Frames {
     }
 }
 
-/// For a browser: servers do not mask.
+/// For a client: servers do not mask.
 pub(super) fn close_to_browser(out: &mut Vec<u8>) {
     out.extend_from_slice(&[CLOSE, 2]);
     out.extend_from_slice(&GOING_AWAY);

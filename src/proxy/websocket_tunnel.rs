@@ -36,7 +36,7 @@ fn names_websocket(upgrade: Option<&[u8]>) -> bool {
     upgrade.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
 }
 
-/// The browser's end.
+/// The client's end.
 pub(crate) struct End<'a, S> {
     pub(crate) receiver: &'a mut Receiver,
     pub(crate) sender: &'a mut Sender,
@@ -61,8 +61,8 @@ pub(crate) enum TunnelError {
 /// How long a WebSocket that is closed for the end of the gateway may take over its last frames.
 const CLOSING: Duration = Duration::from_secs(2);
 
-/// Moves bytes both ways until both sides have ended, or nothing has come for too long, or been taken by the browser. What was
-/// read behind the two heads goes first. `arrived`: what has arrived at the browser. When the worker's grace is over, both sides are
+/// Moves bytes both ways until both sides have ended, or nothing has come for too long, or been taken by the client. What was
+/// read behind the two heads goes first. `arrived`: what has arrived at the client. When the worker's grace is over, both sides are
 /// told between two frames.
 pub(crate) async fn tunnel<S: AsyncRead + AsyncWrite + Unpin>(
     browser: End<'_, S>,
@@ -96,7 +96,7 @@ pub(crate) async fn tunnel<S: AsyncRead + AsyncWrite + Unpin>(
         }
         if closing {
             let over = upstream.deadline.poll(cx).is_ready();
-            // Whoever has been told and says nothing has had its chance.
+            // The client has got its close frame and does not answer.
             let told = down.half != Half::Open;
             if over && !told {
                 draining.cut_off();
@@ -107,7 +107,7 @@ pub(crate) async fn tunnel<S: AsyncRead + AsyncWrite + Unpin>(
                 Poll::Ready(if told { Ok(()) } else { Err(TunnelError::Cut) })
             };
         }
-        // What waits for the browser waits only so long.
+        // What waits for the client waits only so long.
         if !upstream.receiver.data().is_empty() || !browser.sender.is_empty() {
             let io = &*browser.io;
             return pace
@@ -154,7 +154,7 @@ impl Way {
         Self { half: Half::Open, frames: Frames::default(), close, said: false, awaits_reply }
     }
 
-    /// Reads, for nobody, until the other side's close frame or its end.
+    /// Reads and discards, until the other side's close frame or its end.
     fn poll_reply<R: AsyncRead + Unpin>(
         &mut self,
         cx: &mut Context<'_>,

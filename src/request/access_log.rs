@@ -38,7 +38,7 @@ pub(crate) struct Came {
 /// The record of one request. It is counted, and its line written, when it is dropped.
 pub(crate) struct Access {
     worker: Rc<Worker>,
-    /// None: it is for none of the sites, or nobody knows which.
+    /// None: the request is for none of the sites, or the site is not known.
     site: Option<usize>,
     responder: Responder,
     protocol: Protocol,
@@ -105,13 +105,13 @@ impl Access {
         self.span.as_deref()
     }
 
-    /// It is for this site.
-    pub(crate) fn is_for(&mut self, site: usize) {
+    /// The request is for this site.
+    pub(crate) fn set_site(&mut self, site: usize) {
         self.site = Some(site);
     }
 
-    /// It is answered by iMIS, as far as iMIS answers.
-    pub(crate) fn is_forwarded(&mut self) {
+    /// The request is forwarded to iMIS.
+    pub(crate) fn mark_forwarded(&mut self) {
         self.responder = Responder::Imis;
     }
 

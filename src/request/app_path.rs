@@ -1,6 +1,6 @@
 //! Which part of the gateway a path belongs to: a pure function of the path and the site's apps.
 //!
-//! A path is ours only when its bytes are simply an app's path. Any other spelling that IIS, a browser or a decoder
+//! A path is ours only when its bytes are simply an app's path. Any other spelling that IIS, a client or a decoder
 //! could take for one of our paths is `Ambiguous`: it is refused, never forwarded, so that there is one meaning a path.
 
 use std::sync::Arc;
@@ -117,7 +117,7 @@ struct Reading {
     literal: Vec<String>,
     /// The same for readers for whom the path ends where something else begins.
     cut: Vec<String>,
-    /// There is a `..`, or what somebody could make one of.
+    /// There is a `..`, or what could be read as one.
     climbs: bool,
 }
 
@@ -168,7 +168,7 @@ fn is_like(name: &str, ours: &str) -> bool {
         && ours.next().is_none()
 }
 
-/// Whoever encodes more often than that means nobody's path.
+/// A path that is encoded more often than this is not one of ours.
 const MAX_DECODED: usize = 6;
 
 /// One round of percent-decoding, `%uXXXX` included.

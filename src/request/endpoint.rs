@@ -71,7 +71,7 @@ pub(crate) async fn serve<C: ClientStream>(
     context: &mut Context<'_>,
 ) -> Result<Response<Bytes>, Failure> {
     let EndpointRequest { site, endpoint, request } = request;
-    context.access.is_for(site);
+    context.access.set_site(site);
     let worker = &context.connection.worker;
     let task = match endpoint {
         Endpoint::Login => worker.control.spawn(sso::login::respond(request)),

@@ -117,8 +117,8 @@ pub(crate) async fn forward<C: ClientStream>(
 ) -> Result<(), Failure> {
     let (site, connection) = (request.site, context.connection);
     let upstream = &*connection.worker.upstreams[site];
-    context.access.is_for(site);
-    context.access.is_forwarded();
+    context.access.set_site(site);
+    context.access.mark_forwarded();
     request.outgoing.whole |= client.has_whole_body();
     if request.sign_out.is_some() {
         session_changes::forget(connection, site, &request.outgoing.head).await;

@@ -62,7 +62,7 @@ impl Check {
             let address = (server.host.as_str(), server.port);
             let mut stream = TcpStream::connect(address).await.map_err(|_| "no connection")?;
             if let Some(version) = self.proxy_protocol {
-                // It is nobody's but our own.
+                // The check is the gateway's own request.
                 let (Ok(own), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) else {
                     return Err("no connection");
                 };

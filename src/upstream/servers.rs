@@ -18,10 +18,9 @@ const FIRST_REST: Duration = Duration::from_secs(1);
 /// One request tries a server that has rested, and has so long for it.
 const TRIAL_MILLISECONDS: u64 = 10_000;
 const LONGEST_REST: Duration = Duration::from_secs(30);
-/// By which a browser comes back to its server.
+/// By which a client comes back to its server.
 pub(crate) const COOKIE: &str = "__Host-imis-gateway-server";
 
-/// See the module.
 pub(crate) struct Servers {
     all: Vec<State>,
     balance: Balance,
@@ -30,17 +29,17 @@ pub(crate) struct Servers {
     sessions: Option<Arc<Sessions>>,
     turn: AtomicUsize,
     since: Instant,
-    /// Somebody asks after their health.
+    /// Health checks are running.
     pub(crate) is_watched: AtomicBool,
 }
 
 struct State {
     server: Arc<Server>,
-    /// What its cookie holds: the first one, or one of those of before.
+    /// Values of its affinity cookie: the current one first, then those of previous keys.
     marks: Vec<String>,
     /// Its health check says that it is ill.
     ill: AtomicBool,
-    /// Somebody takes it out of service.
+    /// An operator has taken it out of service.
     drained: AtomicBool,
     /// Times in a row that it could not be connected to.
     failures: AtomicU32,
@@ -272,7 +271,7 @@ impl Servers {
                 to.store(from.load(Ordering::Relaxed), Ordering::Relaxed)
             };
             load(&other.drained, &state.drained);
-            // Nobody would find it well again whom nobody asks.
+            // Without health checks an unhealthy server would never become healthy again.
             if same_health {
                 load(&other.ill, &state.ill);
             }

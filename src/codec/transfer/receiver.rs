@@ -23,7 +23,7 @@ pub(crate) enum ReceiveError {
     Body(#[from] BodyError),
 }
 
-/// Whoever sends this much at once may have sent more.
+/// After a read of this many bytes, more may be waiting.
 const LARGE_READ: usize = 8 * 1024;
 
 /// One side of a connection: bytes as they come, and the body among them without its framing.
@@ -160,7 +160,7 @@ impl Receiver {
         self.taken += ready as u64;
         let bytes = self.bytes.split_to(ready).freeze();
         if self.bytes.is_empty() {
-            // What is left of the buffer belongs to whoever reads the piece.
+            // The rest of the buffer belongs to the piece.
             self.bytes = BytesMut::new();
         }
         bytes

@@ -89,13 +89,13 @@ pub(crate) struct Arrivals(Weak<RefCell<Inner<Box<TlsStream<CorkedSocket>>>>>);
 
 impl CoalescingIo<Box<TlsStream<CorkedSocket>>> {
     /// Bytes of answers that the peer's machine has acknowledged, all in all; none when that is not known. What frames and TLS add
-    /// does not count: whoever opens its windows byte by byte has a lot of that sent.
+    /// does not count: a client that opens its windows byte by byte causes a lot of it.
     pub(crate) fn arrived(&self) -> Option<u64> {
-        let (is_out, _) = self.progress();
+        let (record_sent, _) = self.progress();
         let inner = &mut *self.0.borrow_mut();
         let wire = inner.io.get_ref().0;
-        if is_out {
-            inner.milestones.is_out(wire.sent());
+        if record_sent {
+            inner.milestones.record_sent(wire.sent());
         }
         Some(inner.milestones.arrived(wire.acknowledged()?))
     }

@@ -1,4 +1,4 @@
-//! A connection of a browser that speaks HTTP/2: h2 speaks the protocol, each stream is a request.
+//! A connection of a client that speaks HTTP/2: h2 speaks the protocol, each stream is a request.
 //!
 //! The connection itself is kept here: how long it may be without a request, what it may cost (`flood_guard`), and how it ends.
 
@@ -32,7 +32,7 @@ use crate::request::serve::serve as serve_request;
 
 /// Requests at a time.
 const STREAMS: u32 = 100;
-/// Of bodies, what browsers may send before it has been passed on, in bytes: all streams together, and one of them, so that one
+/// Of bodies, what clients may send before it has been passed on, in bytes: all streams together, and one of them, so that one
 /// that stands still leaves room for others.
 const WINDOW: u32 = 1024 * 1024;
 const STREAM_WINDOW: u32 = WINDOW / 4;
@@ -54,7 +54,7 @@ const STILL_READ: Duration = Duration::from_secs(1);
 
 type Io = CoalescingIo<Box<TlsStream<CorkedSocket>>>;
 
-/// Serves a browser until it leaves or the worker drains.
+/// Serves a client until it leaves or the worker drains.
 pub(crate) async fn serve(stream: Box<TlsStream<CorkedSocket>>, connection: Connection) {
     let peer = connection.peer;
     let mut kept = Box::new(Http2Connection::new(stream, connection));
@@ -112,7 +112,7 @@ enum Look {
     Again(Duration),
     Tell,
     HangUp(&'static str),
-    /// Nobody is there to be told.
+    /// Close without a GOAWAY frame: the client does not read.
     GiveUp(&'static str),
 }
 
@@ -180,7 +180,7 @@ impl Http2Connection {
         }
     }
 
-    /// Moves everything on, and takes up the requests that have come.
+    /// Drives the connection and starts the requests that have arrived.
     fn poll_streams(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         loop {
             let connection = match &mut self.stage {
@@ -272,7 +272,7 @@ impl Http2Connection {
                     // Nothing moves that would have to be looked over, unless a head has begun.
                     left = if self.flood_guard.is_unfinished() { left.min(time) } else { time };
                 }
-                Some(_) | None if self.is_being_read(now) => left = STILL_READ,
+                Some(_) | None if self.still_reads(now) => left = STILL_READ,
                 Some(_) | None => return Look::Tell,
             }
             self.draining.poll_waiting(cx)
@@ -289,7 +289,7 @@ impl Http2Connection {
 
     /// Whether the peer still takes, and fast enough, what the system has of answers. A connection that is closed under it is reset when
     /// the peer says anything, and that takes the rest away.
-    fn is_being_read(&mut self, now: Instant) -> bool {
+    fn still_reads(&mut self, now: Instant) -> bool {
         let (_, sent) = self.io.progress();
         self.io.is_under_way() && self.pace.left(sent, || self.io.arrived(), self.limits, now).is_some()
     }
@@ -326,7 +326,7 @@ impl Http2Connection {
                 return Poll::Ready(());
             }
             while self.deadline.poll(cx).is_ready() {
-                if !self.is_being_read(Instant::now()) {
+                if !self.still_reads(Instant::now()) {
                     return Poll::Ready(());
                 }
                 self.deadline.set(STILL_READ);

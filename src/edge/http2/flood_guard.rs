@@ -99,7 +99,6 @@ impl Frames {
     }
 }
 
-/// See the module.
 #[derive(Debug)]
 pub(crate) struct FloodGuard {
     received: RefCell<Frames>,
@@ -112,14 +111,14 @@ pub(crate) struct FloodGuard {
     in_headers: Cell<bool>,
     /// Bytes of bodies that came, all in all.
     pub(crate) data_received: Cell<u64>,
-    /// Requests that are being answered, and how many of them wait for the browser.
+    /// Requests that are being answered, and how many of them wait for the client.
     answering: Cell<usize>,
     waiting: Cell<usize>,
-    /// Whoever looks after the connection, to be woken when iMIS is waited for again.
+    /// Wakes the connection's task when a request waits for iMIS again.
     keeper: RefCell<Waker>,
-    /// Somebody has seen that this peer only costs.
+    /// The client has used up its credit: the connection is closed.
     pub(crate) hang_up: Cell<bool>,
-    /// One of its requests has stood still for too long: the connection ends once the others have been answered. A browser that
+    /// One of its requests has stood still for too long: the connection ends once the others have been answered. A client that
     /// meant no harm opens another.
     pub(crate) closing: Cell<bool>,
 }
@@ -181,7 +180,7 @@ impl FloodGuard {
         self.answering.set(self.answering.get() - 1);
     }
 
-    /// One of the requests begins to wait for the browser, or has been waiting.
+    /// One of the requests begins to wait for the client, or has been waiting.
     pub(crate) fn waits(&self, waits: bool) {
         let all_waited = self.all_wait();
         self.waiting.set(if waits { self.waiting.get() + 1 } else { self.waiting.get() - 1 });
@@ -199,7 +198,7 @@ impl FloodGuard {
         self.answering.get() == 0
     }
 
-    /// Whether everything waits for the browser.
+    /// Whether everything waits for the client.
     pub(crate) fn all_wait(&self) -> bool {
         self.answering.get() == self.waiting.get()
     }

@@ -25,7 +25,7 @@ pub(super) struct RequestBody {
     left: Option<u64>,
     /// Bytes of it that have come.
     received: u64,
-    /// Bytes that have been handed over to be sent to the browser.
+    /// Bytes that have been handed over to be sent to the client.
     pub(super) handed_over: u64,
     flood_guard: Rc<FloodGuard>,
     arrivals: Arrivals,
@@ -53,7 +53,7 @@ impl RequestBody {
         self.left = Some(bytes);
     }
 
-    /// Whether the browser is waited for.
+    /// Whether the client is waited for.
     pub(super) fn set_waits(&mut self, waits: bool) {
         if waits != self.waits {
             self.waits = waits;
@@ -79,7 +79,7 @@ impl RequestBody {
                 match body.data().await {
                     Some(Ok(frame)) => {
                         form.extend_from_slice(&frame);
-                        // The client may send as much again. Fails only when nobody is there to be told.
+                        // Returns the window credit. Fails only when the stream is gone.
                         let _ = body.flow_control().release_capacity(frame.len());
                         if form.len() > max {
                             return Err(Failure::FormTooLarge);
@@ -117,7 +117,7 @@ impl RequestBody {
                 let sent = sent.map_err(UploadError::Upstream)?;
                 self.frame.advance(sent);
                 if let Some(body) = &mut self.body {
-                    // The client may send as much again. Fails only when nobody is there to be told.
+                    // Returns the window credit. Fails only when the stream is gone.
                     let _ = body.flow_control().release_capacity(sent);
                 }
             }

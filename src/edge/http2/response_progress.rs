@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use rustls::{ServerConnection, SupportedCipherSuite};
 
-/// A record of TLS has at most so many bytes within (RFC 8446 section 5.1).
+/// The largest payload of a TLS record, in bytes (RFC 8446 section 5.1).
 const RECORD: usize = 16 * 1024;
 /// More milestones are not kept: of those between the first and the last every other one goes.
 const MOST: usize = 16;
@@ -33,7 +33,6 @@ struct Milestone {
     answers: u64,
 }
 
-/// See the module.
 #[derive(Debug)]
 pub(crate) struct ResponseProgress {
     all: VecDeque<Milestone>,
@@ -49,7 +48,7 @@ impl ResponseProgress {
         Self { all: VecDeque::new(), end: Milestone { wire, answers: 0 }, around }
     }
 
-    /// TLS has taken so many bytes, with which there are so many of answers in all.
+    /// TLS has accepted `count` bytes; `answers` is the total number of response bytes so far.
     pub(crate) fn taken(&mut self, count: usize, answers: u64) {
         if self.all.is_empty() {
             self.all.push_back(self.end);
@@ -68,7 +67,7 @@ impl ResponseProgress {
     }
 
     /// All of it is on the wire, which ends here: that is not reckoned but known.
-    pub(crate) fn is_out(&mut self, wire: u64) {
+    pub(crate) fn record_sent(&mut self, wire: u64) {
         self.end.wire = wire;
         for milestone in &mut self.all {
             milestone.wire = milestone.wire.min(wire);
@@ -134,7 +133,7 @@ mod tests {
             let mut milestones = ResponseProgress::new(0, 22);
             milestones.taken(50_000, 50_000);
             milestones.taken(50_000, 100_000);
-            milestones.is_out(out);
+            milestones.record_sent(out);
             assert_eq!((milestones.arrived(out - 1) < 100_000, milestones.arrived(out)), (true, 100_000));
             milestones.taken(100, 100_100);
             assert_eq!(milestones.arrived(out + 122), 100_100);

@@ -16,7 +16,7 @@ use crate::codec::fields::{Fate, decimal};
 use crate::codec::request_head::{HeaderFields, RequestHead};
 use crate::codec::{Length, Version, head};
 
-/// What iMIS is told about the visitor.
+/// The forwarding headers for the upstream.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Forwarding<'a> {
     /// `X-Forwarded-For`: what trusted proxies said, then our peer.
@@ -227,7 +227,7 @@ impl RequestFraming {
     }
 }
 
-/// Which of a response's headers go on to the browser. An upstream that names an essential header in `Connection` is
+/// Which of a response's headers go on to the client. An upstream that names an essential header in `Connection` is
 /// not obeyed.
 pub(crate) fn fate_in_response(name: &str, named: &[&str], status: u16) -> Fate {
     let goes = is_hop_by_hop(name)
@@ -237,7 +237,7 @@ pub(crate) fn fate_in_response(name: &str, named: &[&str], status: u16) -> Fate 
     if goes { Fate::Drop } else { Fate::Keep }
 }
 
-/// What an HTTP/1 browser is told about its connection and the body.
+/// The framing of a response for an HTTP/1 client.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ResponseFraming {
     pub(crate) version: Version,
@@ -288,7 +288,7 @@ pub(crate) fn write_response(
     end_response(out, framing);
 }
 
-/// What ends the head of a response for an HTTP/1 browser.
+/// What ends the head of a response for an HTTP/1 client.
 pub(crate) fn end_response(out: &mut Vec<u8>, framing: ResponseFraming) {
     if framing.length == Length::Chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
@@ -359,7 +359,7 @@ mod tests {
     use super::*;
     use crate::codec::head::{Request, Response, Tokens, slots};
 
-    /// The lines of a response as the browser gets them.
+    /// The lines of a response as the client gets them.
     fn for_browser(lines: &str) -> String {
         const DATE: &str = "Date: Wed, 25 Nov 2026 02:00:00 GMT\r\n";
         let head = format!("HTTP/1.1 200 OK\r\n{lines}{DATE}\r\n");
