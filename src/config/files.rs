@@ -71,7 +71,7 @@ impl Watched {
 }
 
 /// More is no certificate, no secret and no configuration.
-const MOST_BYTES: u64 = 4 * 1024 * 1024;
+const MAX_BYTES: u64 = 4 * 1024 * 1024;
 
 /// All of a file. What is no file (a pipe, a device) could keep whoever reads it waiting for ever.
 pub(crate) fn read(path: &Path) -> std::io::Result<Vec<u8>> {
@@ -80,9 +80,9 @@ pub(crate) fn read(path: &Path) -> std::io::Result<Vec<u8>> {
         return Err(std::io::Error::other("it is not a regular file"));
     }
     let mut bytes = Vec::new();
-    file.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MOST_BYTES {
-        return Err(std::io::Error::other(format!("it has more than {MOST_BYTES} bytes")));
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(std::io::Error::other(format!("it has more than {MAX_BYTES} bytes")));
     }
     Ok(bytes)
 }
@@ -122,7 +122,7 @@ mod tests {
         assert_ne!(before.now(), now);
         assert!(read(folder.path()).unwrap_err().to_string().contains("regular file"));
         assert!(read(Path::new("/dev/zero")).unwrap_err().to_string().contains("regular file"));
-        std::fs::write(at("large"), vec![0; MOST_BYTES as usize + 1]).unwrap();
+        std::fs::write(at("large"), vec![0; MAX_BYTES as usize + 1]).unwrap();
         assert!(read(&at("large")).is_err());
     }
 }

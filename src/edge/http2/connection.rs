@@ -45,7 +45,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// What a connection without any request has to take note that it is being closed.
 const UNUSED_GRACE: Duration = Duration::from_secs(2);
 /// What a peer that is hung up on has to take note of that.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a peer that has been told everything may go on sending, so that it gets to read it; the same once the worker drains.
 const LINGER: Duration = Duration::from_secs(30);
 const LINGER_IN_DRAIN: Duration = Duration::from_secs(5);
@@ -341,6 +341,6 @@ impl Http2Connection {
         if let Stage::Open(connection) = &mut self.stage {
             connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
         }
-        self.deadline.set(LAST_WORDS);
+        self.deadline.set(GOAWAY_TIMEOUT);
     }
 }

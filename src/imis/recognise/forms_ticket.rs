@@ -15,13 +15,13 @@ use crate::config::machine_keys::Validation;
 use crate::config::machine_keys::{Compatibility, MachineKeys, hexadecimal};
 
 /// As ASP.NET: a longer text is no ticket.
-const MOST_CHARACTERS: usize = 4096;
+const MAX_CHARACTERS: usize = 4096;
 const BLOCK: usize = 16;
 
 /// Why a cookie is no ticket. Says nothing of what is in it.
 #[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum TicketError {
-    #[error("is longer than {MOST_CHARACTERS} characters")]
+    #[error("is longer than {MAX_CHARACTERS} characters")]
     TooLong,
     #[error("is neither hexadecimal nor ASP.NET's base64")]
     NotEncoded,
@@ -94,7 +94,7 @@ fn split<'a>(keys: &MachineKeys, signed: &'a [u8]) -> Result<(&'a [u8], &'a [u8]
 
 /// Hexadecimal if it can be, else ASP.NET's UrlToken: URL-safe base64 whose last character counts the padding.
 fn decoded(text: &str) -> Result<Vec<u8>, TicketError> {
-    if text.len() > MOST_CHARACTERS {
+    if text.len() > MAX_CHARACTERS {
         return Err(TicketError::TooLong);
     }
     if let Some(bytes) = hexadecimal(text) {
