@@ -335,7 +335,7 @@ async fn a_ca_that_does_not_find_us_is_quoted_and_the_other_sites_go_on() {
     let (_, said) = run(ca.folder.path(), &["doctor"], "").await;
     for says in [
         &format!("FAILED   {SITE}: last certificate: the CA could not validate {SITE}"),
-        "the CA has given no certificate yet",
+        "the CA has not issued a certificate yet",
     ] {
         assert!(said.contains(says), "{says}: {said}");
     }
