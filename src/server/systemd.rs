@@ -35,8 +35,7 @@ fn notify(states: &[NotifyState<'_>]) {
 /// process.
 pub(crate) async fn feed_watchdog(heartbeats: Vec<Heartbeat>) {
     let Some(within) = sd_notify::watchdog_enabled() else { return };
-    // sd_watchdog_enabled(3): half of the time at most. They come once a second, so that two seconds show one of each worker.
-    let every = (within / 3).max(Duration::from_secs(2)).min(within / 2);
+    let every = watchdog_interval(within);
     info!(watchdog_seconds = within.as_secs_f64(), "systemd watches this service");
     let mut before: Vec<u64> = vec![0; heartbeats.len()];
     loop {
@@ -49,5 +48,23 @@ pub(crate) async fn feed_watchdog(heartbeats: Vec<Heartbeat>) {
             error!(workers = ?still, "workers stand still; the watchdog of systemd is not fed");
         }
         before = now;
+    }
+}
+
+/// Half of the watchdog's timeout at most (sd_watchdog_enabled(3)). Workers count once a second, so that each counts within two seconds.
+fn watchdog_interval(within: Duration) -> Duration {
+    (within / 3).max(Duration::from_secs(2)).min(within / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_watchdog_is_fed_at_least_twice_within_its_timeout() {
+        for (timeout_ms, interval_ms) in [(1_000, 500), (4_000, 2_000), (6_000, 2_000), (30_000, 10_000)] {
+            let interval = watchdog_interval(Duration::from_millis(timeout_ms));
+            assert_eq!(interval, Duration::from_millis(interval_ms), "{timeout_ms} ms");
+        }
     }
 }

@@ -255,3 +255,37 @@ impl Staff {
         Ok(all)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::config::{Secret, ZendeskApi, ZendeskCredentials};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_is_fetched_again_and_again_until_it_is_not_needed_any_more() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        // Accepts connections and never answers.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let attempts = || std::iter::from_fn(|| listener.accept().ok()).count();
+        let token = Arc::new(Secret::new("a token"));
+        let mut api = ZendeskApi {
+            url: format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap(),
+            roots: Default::default(),
+            credentials: ZendeskCredentials::Token { email: "a@example.org".to_owned(), token },
+        };
+        let certificate = rcgen::generate_simple_self_signed(["zendesk.example".to_owned()]).unwrap();
+        Arc::make_mut(&mut api.roots.0).add(certificate.cert.der().clone()).unwrap();
+        let staff = Staff::new(Api::new(&api).unwrap(), "app", None);
+        staff.keep_fresh(&Handle::current());
+        tokio::time::sleep(REFRESH_INTERVAL * 4).await;
+        assert!(attempts() > 3);
+        staff.stop_refresh();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        attempts();
+        tokio::time::sleep(REFRESH_INTERVAL * 4).await;
+        assert_eq!(attempts(), 0);
+    }
+}

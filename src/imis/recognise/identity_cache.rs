@@ -141,3 +141,29 @@ impl IdentityCache {
         self.known.entry_count()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::imis::party_id::PartyId;
+
+    #[test]
+    fn nobody_and_members_who_may_act_for_others_are_cached_for_five_seconds() {
+        let cached_for = |known: Option<Identity>, configured| {
+            let lifetimes = Lifetimes { signed_in: Duration::from_secs(configured) };
+            lifetimes
+                .expire_after_create(&[0; 32], &known.map(Arc::new), Instant::now())
+                .map(|it| it.as_secs())
+        };
+        let id = |text| PartyId::parse(text).unwrap();
+        let member = || Identity::of(id("7"));
+        let acting = || Identity { on_behalf_of: Some(id("8")), ..member() };
+        for (configured, [nobody, signed_in, may_act]) in [(60, [5, 60, 5]), (2, [2, 2, 2]), (0, [0, 0, 0])] {
+            assert_eq!(cached_for(None, configured), Some(nobody));
+            assert_eq!(cached_for(Some(member()), configured), Some(signed_in));
+            let sees = Identity { sees_on_behalf: true, ..member() };
+            assert_eq!(cached_for(Some(sees), configured), Some(may_act));
+            assert_eq!(cached_for(Some(acting()), configured), Some(0), "it may end at any moment");
+        }
+    }
+}
