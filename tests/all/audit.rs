@@ -3,9 +3,11 @@
 use std::process::Command;
 
 use imis_gateway_simulators::imis::{ApiFault, Faults, Generation};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::support::{Setup, Stage};
+use crate::profile_values::{ann, ems};
+use crate::support::cookie_jar::Jar;
+use crate::support::{SSO, Setup, Stage};
 
 fn setup(audit: &str) -> Setup {
     Setup::new(Generation::Ems).edit("version: 1\n", &format!("version: 1\naudit: {audit}\n"))
@@ -119,4 +121,139 @@ async fn a_file_that_cannot_be_written_keeps_nobody_out() {
         .output()
         .unwrap();
     assert_eq!(show.status.code(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn audit_emails_writes_control_characters_out() {
+    let mut setup = ems("");
+    for person in &mut setup.imis.people {
+        if person.username.starts_with("twin") {
+            person.party["Emails"]["$values"][0]["Address"] = json!("x\u{1b}]0;evil\u{7}@example.org");
+        }
+    }
+    let stage = Stage::with(setup).await;
+    let (_, text) = stage.run(&["audit", "emails"], "").await;
+    assert!(!text.contains('\u{1b}'), "{text:?}");
+}
+
+async fn wait_for(stage: &Stage, what: &str) -> String {
+    let file = stage.folder().join("audit.jsonl");
+    for _ in 0..150 {
+        let text = String::from_utf8_lossy(&std::fs::read(&file).unwrap_or_default()).into_owned();
+        if text.contains(what) {
+            return text;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("{:?}", std::fs::read(&file));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_torn_line_takes_no_other_with_it() {
+    let stage = Stage::with(setup("{file: audit.jsonl}")).await;
+    std::fs::write(stage.folder().join("audit.jsonl"), "{\"time\":\"2026-11-27T").unwrap();
+    assert_eq!(ann(&stage).await, 200);
+    wait_for(&stage, "signed-in").await;
+    let (_, text) = stage.run(&["audit", "show"], "").await;
+    assert!(text.contains("1 decision\n"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_byte_that_is_no_utf8_hides_one_line() {
+    let stage = Stage::with(setup("{file: audit.jsonl}")).await;
+    std::fs::write(stage.folder().join("audit.jsonl"), b"{\"time\":\"M\xc3\n").unwrap();
+    assert_eq!(ann(&stage).await, 200);
+    wait_for(&stage, "signed-in").await;
+    let (code, text) = stage.run(&["audit", "show"], "").await;
+    assert!(code == 0 && text.contains("1 decision\n"), "{code} {text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn before_the_first_decision_there_are_none() {
+    let stage = Stage::with(setup("{file: audit.jsonl}")).await;
+    let (code, text) = stage.run(&["audit", "show"], "").await;
+    assert_eq!(code, 0, "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn audit_show_refuses_nonsense() {
+    let stage = Stage::with(setup("{file: audit.jsonl}")).await;
+    assert_eq!(ann(&stage).await, 200);
+    wait_for(&stage, "signed-in").await;
+    let mut all = Vec::new();
+    for wrong in [
+        ["--decision", "signedin"],
+        ["--since", "yesterday"],
+        ["--since", "27.11.2026"],
+        ["--app", "Contoso"],
+    ] {
+        let (code, text) = stage.run(&["audit", "show", wrong[0], wrong[1]], "").await;
+        all.push((wrong, code, text));
+    }
+    assert!(all.iter().all(|(_, code, _)| *code != 0), "{all:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_was_moved_away_is_begun_anew() {
+    let stage = Stage::with(setup("{file: audit.jsonl}")).await;
+    assert_eq!(ann(&stage).await, 200);
+    wait_for(&stage, "signed-in").await;
+    std::fs::remove_file(stage.folder().join("audit.jsonl")).unwrap();
+    assert_eq!(ann(&stage).await, 200);
+    wait_for(&stage, "signed-in").await;
+}
+
+#[tokio::test]
+async fn strangers_who_are_turned_away_push_no_record_out() {
+    let limits = "limits: {sign_ins_per_network: 1000000, sign_ins_per_person: 1000000}";
+    let setup = setup("{file: audit.jsonl, rotate_at: 64KiB, keep: 1}")
+        .edit(limits, "limits: {sign_ins_per_network: 5}");
+    let stage = Stage::with(setup).await;
+    assert_eq!(ann(&stage).await, 200);
+    wait_for(&stage, "signed-in").await;
+    let client = stage.client();
+    for _ in 0..700 {
+        client.get(SSO, &[("cookie", "a=b")]).await;
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let read = |name: &str| std::fs::read_to_string(stage.folder().join(name)).unwrap_or_default();
+    let text = read("audit.jsonl") + &read("audit.jsonl.1");
+    let rates = text.lines().filter(|line| line.contains("\"rate\"")).count();
+    assert!(text.contains("signed-in"), "gone; {rates} lines of rate");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_warns_of_an_audit_file_that_cannot_be() {
+    let stage = Stage::with(setup("{file: no/such/audit.jsonl}")).await;
+    let (code, text) = stage.run(&["check"], "").await;
+    assert!(code != 0 || text.contains("audit"), "{code} {text}");
+}
+
+#[tokio::test]
+async fn forged_rounds_leave_no_record() {
+    let stage = Stage::with(setup("{file: audit.jsonl}")).await;
+    let client = stage.client();
+    let mut jar = Jar::new(stage.client());
+    jar.get(SSO).await;
+    let header = jar.header().replace("=1-0-0", "=9-0-0");
+    for _ in 0..3 {
+        assert_eq!(client.get(SSO, &[("cookie", &header)]).await.status, 403);
+    }
+    assert_eq!(ann(&stage).await, 200);
+    let text = wait_for(&stage, "signed-in").await;
+    assert!(text.lines().count() == 1 && !text.contains("loop"), "{text}");
+}
+
+#[tokio::test]
+async fn the_record_of_a_refusal_says_whom_it_is_about() {
+    let stage = Stage::with(
+        setup("{file: audit.jsonl}").with_app("on_behalf_of: sign_in_as_contact\nrules: [{deny: \"true\"}]"),
+    )
+    .await;
+    let client = stage.client();
+    client.get(SSO, &[("cookie", &stage.cookie_of("staff"))]).await;
+    let text = wait_for(&stage, "refused").await;
+    let line: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    assert_eq!((&line["imis_id"], &line["signed_in_as"]), (&json!("104019"), &json!("300001")), "{text}");
+    assert_eq!(line["email"].as_str().unwrap().len(), 16, "{text}");
 }

@@ -5,6 +5,7 @@ use imis_gateway_simulators::imis::{ApiFault, Faults, Generation};
 use imis_gateway_simulators::zendesk::Faults as ZendeskFaults;
 
 use crate::support::chromium::{Browser, Scripts};
+use crate::support::gateway::TIMEOUT;
 use crate::support::{MAPPED, SITE, Setup, Stage, ZENDESK};
 
 const WANTED: &str = "/hc/en-us/requests/42?page=2&filter=a%20b";
@@ -71,7 +72,7 @@ async fn whoever_comes_back_to_the_hand_off_page_finds_a_link_and_posts_nothing(
     browser.go(&format!("https://{SITE}/sso/zendesk?return_to=%2Fhc%2Fen-us")).await;
     // 204: the browser stays where it is.
     browser.text_of("#hand-off").await;
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let end = std::time::Instant::now() + TIMEOUT;
     while jwt_posts(&stage) == 0 {
         assert!(std::time::Instant::now() < end, "the page has not posted");
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;

@@ -1,5 +1,5 @@
-//! Nobody is ever taken for somebody else: many members at once, over both protocols and on shared connections, while iMIS
-//! fails in every way it knows and browsers break off in the middle.
+//! Members are never mixed up: many at once, over both protocols and on shared connections, while iMIS fails in every way and
+//! clients disconnect.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -5,6 +5,8 @@ use std::path::Path;
 use imis_gateway::config::Config;
 use imis_gateway_simulators::certificates::Authority;
 
+use crate::support::Stage;
+
 fn shipped() -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config.yaml")).unwrap()
 }
@@ -413,4 +415,27 @@ fn the_examples_in_the_documentation_are_good() {
         config.warnings()
     );
     assert_eq!(by_schema(&yaml), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_secret_that_is_pasted_where_its_reference_belongs_is_not_shown() {
+    let stage = Stage::new().await;
+    let original = "shared_secret: {file: zendesk-jwt}";
+    for pasted in [
+        "{env: 'S3CR3T/+='}",
+        "{S3CR3T: x}",
+        "{file: zendesk-jwt, S3CR3T: x}",
+        "S3CR3T",
+        "[S3CR3T]",
+        "{credential: ../S3CR3T}",
+    ] {
+        stage.edit(original, &format!("shared_secret: {pasted}"));
+        for command in ["check", "reload"] {
+            let (code, said) = stage.run(&[command], "").await;
+            assert_eq!(code, 78, "{pasted}: {said}");
+            assert!(!said.contains("S3CR3T"), "{pasted}: {said}");
+        }
+        stage.edit(&format!("shared_secret: {pasted}"), original);
+    }
+    assert!(!stage.gateway.log().contains("S3CR3T"));
 }

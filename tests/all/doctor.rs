@@ -183,7 +183,7 @@ async fn the_way_to_imis_is_walked_step_by_step() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_account_that_is_not_there_not_open_or_not_set_up_is_told_apart() {
+async fn doctor_distinguishes_missing_closed_and_unconfigured_accounts() {
     let of = |now: bool| if now { now_as_date() } else { "Sun, 06 Nov 1994 08:49:37 GMT".to_owned() };
     let nothing = |_: &str| (404, String::new());
     let no_help_center = |path: &str| (if path.starts_with("/hc") { 404 } else { 200 }, String::new());
@@ -267,7 +267,7 @@ fn now_as_date() -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_service_account_lacks_and_another_imis_than_configured_are_found() {
+async fn doctor_finds_missing_permissions_and_another_imis_than_configured() {
     let refused = Setup::new(Generation::Ems)
         .with_account_here()
         .edit("password: {file: imis-password}", "password: {file: zendesk-api}");

@@ -1,8 +1,9 @@
-//! `explain` and `claims`: the same decision as at a sign-in, told step by step, and nothing signed.
+//! `explain` and `claims`: the same decision as during a sign-in, shown step by step, without a signed token.
 
 use imis_gateway_simulators::imis::{ApiFault, Faults, Generation};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::profile_values::{ann, ems, with_ann};
 use crate::support::{Setup, Stage};
 
 const APP: &str = "Contoso Helpdesk";
@@ -116,4 +117,46 @@ async fn addresses_that_would_keep_people_out_are_listed_beforehand() {
     stage.imis.set_faults(Faults { api: ApiFault::Status(500), ..Faults::default() });
     let (code, text) = stage.run(&["audit", "emails"], "").await;
     assert!(code == 1 && text.contains("status 500"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn explain_refuses_a_token_that_would_be_too_long() {
+    let stage = Stage::with(ems("claims: {user_fields: {long: \"'x' * 5000\"}}")).await;
+    let status = ann(&stage).await;
+    let (code, text) = stage.run(&["explain", "--app", APP, "--imis-id", "104019"], "").await;
+    assert_eq!((status, code), (503, 1), "{}", &text[..text.len().min(1500)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn explain_writes_control_characters_out() {
+    let stage = Stage::with(with_ann(ems("rules: [{deny: \"true\"}]"), |party| {
+        party["PersonName"]["FullName"] = json!("Ann\u{1b}[2J\n\nmay enter\n  role: \"admin\"");
+    }))
+    .await;
+    let (_, text) = stage.run(&["explain", "--app", APP, "--imis-id", "104019"], "").await;
+    assert!(!text.contains('\u{1b}') && !text.lines().any(|line| line == "may enter"), "{text:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn explain_tells_the_guards_of_whom_a_rule_refuses() {
+    let stage = Stage::with(ems("rules: [{deny: \"true\"}]")).await;
+    let (_, text) = stage.run(&["explain", "--app", APP, "--imis-id", "104024"], "").await;
+    assert!(text.contains("guard: company_records") && text.contains("guard: inactive_records"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn explain_tells_a_wrong_question_from_a_no() {
+    let stage = Stage::with(ems("rules: [{deny: \"true\"}]")).await;
+    let mut codes = Vec::new();
+    for arguments in [
+        vec!["explain", "--app", "Typo", "--imis-id", "104019"],
+        vec!["explain", "--app", APP, "--imis-id", "999"],
+        vec!["explain", "--app", APP, "--imis-id", "104019"],
+        vec!["explain", "--app", APP, "--imis-id", "x y"],
+    ] {
+        let (code, text) = stage.run(&arguments, "").await;
+        codes.push((arguments, code, text));
+    }
+    let got: Vec<i32> = codes.iter().map(|(_, code, _)| *code).collect();
+    assert_eq!(got, [2, 1, 1, 2], "{codes:#?}");
 }

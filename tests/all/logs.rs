@@ -1,8 +1,12 @@
-//! What the log tells, and what it never does.
+//! What the log contains, and which secrets it never contains.
+
+use std::time::Duration;
 
 use http::Method;
 use imis_gateway_simulators::imis::{ApiFault, Faults, Generation, PageFault, TokenFault};
 
+use crate::state_cookie::{POSTS_TO, STATE, application};
+use crate::support::cookie_jar::Jar;
 use crate::support::{SSO, Setup, Stage};
 
 #[tokio::test]
@@ -103,4 +107,60 @@ async fn the_access_log_can_be_turned_off() {
     stage.sso("", &stage.cookie_of("nomail")).await;
     stage.gateway.logged(|line| line["message"] == "refused").await;
     assert!(!stage.gateway.log().contains("\"request\""));
+}
+
+/// A cookie without a name is all value.
+#[tokio::test]
+async fn a_cookie_without_a_name_is_not_told() {
+    let stage = Stage::new().await;
+    let cookie = format!("{}; s3cr3t-of-a-nameless-cookie", stage.cookie_of("AMUELLER"));
+    stage.sso("", &cookie).await;
+    stage.imis.set_faults(Faults { pages: PageFault::ErrorPage, ..Faults::default() });
+    stage.sso("", &format!("{}; s3cr3t-of-a-nameless-cookie", stage.cookie_of("boconnor"))).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!stage.gateway.log().contains("s3cr3t"), "{}", stage.gateway.log());
+}
+
+/// Everything that a log can hold.
+#[tokio::test]
+async fn no_secret_of_the_official_way_is_in_the_log() {
+    let mut setup = application();
+    setup.log_level = "trace";
+    let stage = Stage::with(setup).await;
+    let value = stage.imis.sign_in("AMUELLER");
+    let mut jar = Jar::new(stage.client()).with(&format!("login={value}"));
+    let begun = jar.get(&format!("{SSO}?return_to=%2Fhc%2Fs3cr3t")).await;
+    let state = jar
+        .header()
+        .split("; ")
+        .find(|pair| pair.starts_with(STATE))
+        .unwrap()
+        .split_once('=')
+        .unwrap()
+        .1
+        .to_owned();
+    let page = jar.get(begun.header("location")).await;
+    let token = page.field("refresh_token").unwrap();
+    let reply = jar.post(POSTS_TO, begun.header("location"), &format!("refresh_token={token}")).await;
+    let jwt = reply.token().unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let log = stage.gateway.log();
+    let client_secret = stage.imis.options().client_application.1.clone();
+    let password = stage.imis.options().service_account.1.clone();
+    for (what, secret) in [
+        ("session", &value),
+        ("state", &state),
+        ("refresh", &token),
+        ("jwt", &jwt),
+        ("client secret", &client_secret),
+        ("password", &password),
+        ("secret", &stage.secret),
+    ] {
+        assert!(!log.contains(secret.as_str()), "{what}");
+    }
+    for secret in stage.imis.tokens() {
+        assert!(!log.contains(&secret), "access token");
+    }
+    assert!(!log.contains("example.org\"") || !log.contains("ann.mueller@"), "e-mail");
+    assert!(!log.contains("s3cr3t"), "deep link");
 }

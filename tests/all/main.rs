@@ -6,6 +6,8 @@ mod support;
 
 // The connection of a client, and what passes through to iMIS.
 mod acme;
+mod connection_auth;
+mod connection_limits;
 mod denial_of_service;
 mod path_filtering;
 mod proxy_protocol;
@@ -47,11 +49,13 @@ mod configuration;
 mod control_socket;
 mod doctor;
 mod explain;
+mod file_watch;
 mod logs;
 mod observability;
 mod reload;
 mod restarts;
 mod scale_out;
+mod signals;
 mod systemd;
 
 // The source itself.

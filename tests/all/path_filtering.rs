@@ -1,5 +1,5 @@
-//! What a visitor writes has one meaning, and none of it is taken for a word of ours: spellings of paths, names of headers,
-//! upgrades. The upstream records all that reaches it.
+//! What a client sends has one meaning and cannot pose as the gateway: spellings of paths, names of headers, upgrades. The
+//! upstream records everything that reaches it.
 
 use std::sync::{Arc, Mutex};
 

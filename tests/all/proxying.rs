@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::support::gateway::TIMEOUT;
 use crate::support::origin::{Proxy, read_request};
 use crate::support::{Client, SITE, Stage};
 
@@ -160,7 +161,7 @@ async fn bodies_have_one_framing() {
     assert!(head.ends_with("5\r\nhello\r\n0\r\n\r\n"), "{head}");
 }
 
-async fn read_until(stream: &mut (impl AsyncReadExt + Unpin), end: &str) -> String {
+pub(crate) async fn read_until(stream: &mut (impl AsyncReadExt + Unpin), end: &str) -> String {
     let mut bytes = Vec::new();
     while !String::from_utf8_lossy(&bytes).ends_with(end) {
         bytes.push(stream.read_u8().await.unwrap());
@@ -264,8 +265,7 @@ async fn a_response_streams_as_it_is_made() {
     })
     .await;
     for alpn in ["http/1.1", "h2"] {
-        let first =
-            tokio::time::timeout(Duration::from_secs(10), first_frame(&proxy.client, alpn)).await.unwrap();
+        let first = tokio::time::timeout(TIMEOUT, first_frame(&proxy.client, alpn)).await.unwrap();
         assert_eq!(first, "data: 1\n\n", "{alpn}");
     }
 }
@@ -311,8 +311,7 @@ async fn a_request_body_streams_as_it_comes() {
     browser.write_all(head.as_bytes()).await.unwrap();
     read_until(&mut browser, "HTTP/1.1 100 Continue\r\n\r\n").await;
     browser.write_all(b"first part").await.unwrap();
-    let head =
-        tokio::time::timeout(Duration::from_secs(10), read_until(&mut browser, "\r\n\r\n")).await.unwrap();
+    let head = tokio::time::timeout(TIMEOUT, read_until(&mut browser, "\r\n\r\n")).await.unwrap();
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
 }
 
@@ -525,79 +524,4 @@ async fn each_site_has_its_own_certificate_and_upstream() {
             .unwrap();
         assert!(read_until(&mut stream, "\r\n\r\n").await.starts_with("HTTP/1.1 421"));
     }
-}
-
-/// An upstream that asks for NTLM and then takes the connection for the person's.
-async fn signs_connections_in(mut connection: crate::support::origin::Connection) {
-    let mut person = "nobody".to_owned();
-    while let Some(request) = read_request(&mut connection).await {
-        if let Some(name) = request
-            .split("Authorization: NTLM ")
-            .nth(1)
-            .or_else(|| request.split("authorization: NTLM ").nth(1))
-        {
-            name.lines().next().unwrap().clone_into(&mut person);
-        }
-        let (status, challenge) = match person.as_str() {
-            "nobody" if request.contains("/staff") => ("401 Unauthorized", "WWW-Authenticate: NTLM\r\n"),
-            _ => ("200 OK", ""),
-        };
-        let answer =
-            format!("HTTP/1.1 {status}\r\n{challenge}Content-Length: {}\r\n\r\n{person}", person.len());
-        if connection.write_all(answer.as_bytes()).await.is_err() {
-            return;
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_connection_that_windows_authentication_signed_in_serves_its_client_alone() {
-    let proxy = Proxy::start(signs_connections_in).await;
-    let mut ann = proxy.client.connect("http/1.1").await;
-    let ask = |path: &str, more: &str| format!("GET {path} HTTP/1.1\r\nHost: {SITE}\r\n{more}\r\n");
-    for (request, answer) in [
-        (ask("/staff", ""), "nobody"),
-        (ask("/staff", "Authorization: NTLM ann\r\n"), "ann"),
-        (ask("/staff", ""), "ann"),
-    ] {
-        ann.write_all(request.as_bytes()).await.unwrap();
-        let reply = read_until(&mut ann, answer).await;
-        assert!(answer != "nobody" || reply.contains("WWW-Authenticate: NTLM"), "{reply}");
-    }
-    for _ in 0..3 {
-        assert_eq!(proxy.client.get("/", &[]).await.text(), "nobody", "while Ann's connection is open");
-        assert_eq!(proxy.client.send_h2(Method::GET, "/", &[], "").await.text(), "nobody");
-    }
-    drop(ann);
-    for _ in 0..3 {
-        assert_eq!(proxy.client.get("/", &[]).await.text(), "nobody", "and when it is closed");
-    }
-    // A client that signs in without being asked, over HTTP/2 (which has no connection of its own to keep it in), too.
-    assert_eq!(
-        proxy.client.send_h2(Method::GET, "/", &[("authorization", "NTLM bob")], "").await.text(),
-        "bob"
-    );
-    for _ in 0..3 {
-        assert_eq!(proxy.client.get("/", &[]).await.text(), "nobody");
-    }
-}
-
-#[tokio::test]
-async fn a_connection_that_was_signed_in_is_closed_with_its_client() {
-    let (closed, mut closing) = tokio::sync::mpsc::unbounded_channel();
-    let proxy = Proxy::start(move |connection| {
-        let closed = closed.clone();
-        async move {
-            signs_connections_in(connection).await;
-            let _ = closed.send(());
-        }
-    })
-    .await;
-    let mut ann = proxy.client.connect("http/1.1").await;
-    let request = format!("GET /staff HTTP/1.1\r\nHost: {SITE}\r\nAuthorization: Negotiate ann\r\n\r\n");
-    ann.write_all(request.as_bytes()).await.unwrap();
-    read_until(&mut ann, "nobody").await;
-    assert!(closing.try_recv().is_err(), "as long as she stays");
-    drop(ann);
-    tokio::time::timeout(Duration::from_secs(10), closing.recv()).await.unwrap();
 }

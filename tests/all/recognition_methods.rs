@@ -1,7 +1,8 @@
-//! Every way to know who somebody is, against both generations of iMIS: who is known, who is nobody, and when nobody can say.
+//! Every recognition method with both generations of iMIS: which member it recognises, who is anonymous, and when it fails.
 
 use imis_gateway_simulators::imis::ticket::MachineKey;
 use imis_gateway_simulators::imis::{ApiFault, Faults, Generation, PageFault, QueryFault};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{Reply, SSO, Setup, Stage};
 use crate::tokens::claims;
@@ -354,4 +355,37 @@ async fn a_head_and_a_script_ask_nobody() {
         assert_eq!(stage.client().get(SSO, &script).await.status, 403, "{name}");
         assert_eq!(stage.imis.requests().len(), 0, "{name}");
     }
+}
+
+/// A page that says nothing of who is signed in, and a query that has a row for the user GUEST.
+#[tokio::test]
+async fn the_row_of_guest_lets_nobody_in() {
+    let setup = Setup::new(Generation::Ems).without_service_account().recognised_by(
+        "{method: whoami_query, page: /probe, query: $/Gateway/WhoAmI, endpoint: /api/query, \
+         columns: {id: ID, name: Name, email: Email, status: null, company: null}}",
+    );
+    let stage = Stage::with(setup).await;
+    let origin = crate::support::origin::Origin::start(&stage.authority, |mut connection| async move {
+        let mut buffer = [0; 8192];
+        let count = connection.read(&mut buffer).await.unwrap_or(0);
+        let text = String::from_utf8_lossy(&buffer[..count]).into_owned();
+        let (kind, body) = if text.starts_with("GET /api/query") {
+            ("application/json", r#"{"Items":{"$values":[{"ID":"1","Name":"Guest","Email":"web@example.org"}]},"TotalCount":1}"#)
+        } else {
+            ("text/html", "<input name=__RequestVerificationToken id=__RequestVerificationToken value=abc>")
+        };
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+        let _ = connection.write_all(answer.as_bytes()).await;
+        let _ = connection.shutdown().await;
+    })
+    .await;
+    let yaml = std::fs::read_to_string(stage.folder().join("config.yaml")).unwrap();
+    let yaml = yaml.replace(
+        &format!("servers: [\"https://{}\"]", stage.imis.address()),
+        &format!("servers: [\"https://{}\"]", origin.address),
+    );
+    let gateway = crate::support::Gateway::start(stage.folder(), &yaml);
+    let client = crate::support::Client::new(&stage.authority, gateway.https);
+    let reply = client.get(SSO, &[("cookie", "Login=of-a-session-that-is-over")]).await;
+    assert_eq!(reply.token(), None, "a visitor whose session is over is let in as GUEST's contact");
 }

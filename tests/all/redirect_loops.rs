@@ -1,4 +1,4 @@
-//! A browser that is sent round and round is stopped and told what was seen; whoever only comes often is not.
+//! A redirect loop during a sign-in ends on a page that explains it. Frequent sign-ins are not a loop.
 
 use imis_gateway_simulators::imis::Generation;
 

@@ -1,6 +1,5 @@
-//! Another configuration while the gateway runs: all or nothing, and nobody notices.
+//! Reloading the configuration while the gateway runs: all or nothing, without a lost request.
 
-use std::os::unix::fs::symlink;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -13,12 +12,13 @@ use imis_gateway_simulators::zendesk::Faults as ZendeskFaults;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::support::gateway::TIMEOUT;
 use crate::support::origin::{Connection, Origin, Proxy, read_request};
 use crate::support::{SITE, SSO, Setup, Stage};
 use crate::tokens::claims;
 
 /// Answers every request with its name; `/slow` in two halves, the second when `go` is set; `/chat` is a WebSocket that echoes.
-async fn named(mut connection: Connection, name: &'static str, go: Arc<AtomicBool>) {
+pub(crate) async fn named(mut connection: Connection, name: &'static str, go: Arc<AtomicBool>) {
     while let Some(request) = read_request(&mut connection).await {
         if request.starts_with("GET /chat") {
             let agreed =
@@ -252,57 +252,6 @@ async fn what_waits_for_a_restart_is_said() {
     assert!(status.contains("restart        needed for the change of workers"), "{status}");
 }
 
-/// The serial number of the certificate that a new connection is shown.
-async fn certificate(proxy: &Proxy) -> Vec<u8> {
-    let stream = proxy.client.connect("http/1.1").await;
-    stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
-}
-
-#[tokio::test]
-async fn certificates_are_taken_up_when_links_are_swapped_and_never_half_a_pair() {
-    let proxy = Proxy::start(|connection| named(connection, "one", Arc::default())).await;
-    let folder = proxy.folder.path();
-    let pairs = ["first", "second"];
-    for name in pairs {
-        std::fs::create_dir(folder.join(name)).unwrap();
-        proxy.authority.issue(&[SITE, "www.example.org"]).write(&folder.join(name), "members").unwrap();
-    }
-    let link = |pair: &str, file: &str| {
-        symlink(folder.join(pair).join(file), folder.join("new")).unwrap();
-        std::fs::rename(folder.join("new"), folder.join(file)).unwrap();
-    };
-    for file in ["members.pem", "members.key"] {
-        link("first", file);
-    }
-    proxy.reload("workers: 1", "workers: 1\nwatch_interval: 100ms").await;
-    let first = certificate(&proxy).await;
-
-    // As certbot does it: one link after the other, here with a pause in between.
-    link("second", "members.pem");
-    proxy
-        .gateway
-        .logged(|line| {
-            line["message"] == "reload failed"
-                && line["problem"].as_str().is_some_and(|text| text.contains("does not go with"))
-        })
-        .await;
-    assert_eq!(certificate(&proxy).await, first, "half a pair is not taken up");
-    link("second", "members.key");
-    let end = Instant::now() + Duration::from_secs(10);
-    while certificate(&proxy).await == first {
-        assert!(Instant::now() < end, "not taken up: {}", proxy.gateway.log());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let failures = proxy
-        .gateway
-        .log()
-        .lines()
-        .filter(|line| line.contains("keeping the previous configuration"))
-        .count();
-    assert_eq!(failures, 1, "what is wrong is said once, not at every look");
-    assert_eq!(proxy.client.get("/", &[]).await.text(), "one...");
-}
-
 /// Whether HMAC-SHA-256 with this key gives the token's signature (RFC 7515 appendix A.1).
 pub(crate) fn is_signed_with(token: &str, secret: &str) -> bool {
     use base64::Engine;
@@ -312,41 +261,9 @@ pub(crate) fn is_signed_with(token: &str, secret: &str) -> bool {
     aws_lc_rs::hmac::verify(&key, signed.as_bytes(), &signature).is_ok()
 }
 
-#[tokio::test]
-async fn the_text_that_runs_is_the_one_whose_files_are_watched() {
-    let stage =
-        Stage::with(Setup::new(Generation::Ems).edit("workers: 2", "workers: 2\nwatch_interval: 100ms"))
-            .await;
-    let cookie = stage.cookie_of("AMUELLER");
-    // Somebody is writing the file, and has not asked for it to be taken up.
-    stage.edit(
-        "        path: /sso/zendesk\n",
-        "        path: /sso/zendesk\n        rules: [{deny: 'true', reason: closed}]\n",
-    );
-    let secret = "another-secret-of-the-account-long-enough";
-    std::fs::write(stage.folder().join("zendesk-jwt"), secret).unwrap();
-    stage.zendesk.reset_secret(secret);
-    stage.gateway.logged(|line| line["trigger"] == "files").await;
-    let reply = stage.sso("", &cookie).await;
-    let token = reply.token().unwrap();
-    assert!(is_signed_with(&token, secret));
-    // What cannot be read is not taken up, and the one before stays.
-    std::fs::remove_file(stage.folder().join("zendesk-jwt")).unwrap();
-    stage
-        .gateway
-        .logged(|line| {
-            line["trigger"] == "files"
-                && line["problem"].as_str().is_some_and(|text| text.contains("cannot read"))
-        })
-        .await;
-    assert!(stage.sso("", &cookie).await.token().is_some());
-    let log = stage.gateway.log();
-    assert!(!log.contains(secret));
-}
-
 /// Waits until a count has grown by so many.
 async fn grown_by(more: usize, count: &AtomicUsize) {
-    let (before, end) = (count.load(Ordering::Relaxed), Instant::now() + Duration::from_secs(20));
+    let (before, end) = (count.load(Ordering::Relaxed), Instant::now() + TIMEOUT);
     while count.load(Ordering::Relaxed) < before + more {
         assert!(Instant::now() < end, "nothing is answered any more");
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -479,4 +396,89 @@ async fn status_and_healthcheck_say_what_runs() {
     let socket = stage.folder().join("control.sock");
     use std::os::unix::fs::PermissionsExt;
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o660);
+}
+
+#[tokio::test]
+async fn sites_that_change_places_never_serve_one_another() {
+    async fn serve(mut connection: Connection, name: &'static str) {
+        while read_request(&mut connection).await.is_some() {
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{name}");
+            if connection.write_all(answer.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    }
+    let proxy = Arc::new(Proxy::start(|connection| serve(connection, "one")).await);
+    let two = Origin::start(&proxy.authority, |connection| serve(connection, "two")).await;
+    let folder = proxy.folder.path();
+    let text = std::fs::read_to_string(folder.join("config.yaml")).unwrap();
+    let (head, _) = text.split_once("sites:\n").unwrap();
+    let server = text.lines().find(|line| line.contains("servers:")).unwrap().trim();
+    proxy.authority.issue(&["b.example.org"]).write(folder, "b").unwrap();
+    let a = format!(
+        "  - hosts: [{SITE}]\n    certificate: {{chain: members.pem, key: members.key}}\n    upstream: {{{server}, ca_file: ca.pem}}\n"
+    );
+    let b = format!(
+        "  - hosts: [b.example.org]\n    certificate: {{chain: b.pem, key: b.key}}\n    upstream: {{servers: [\"https://{}\"], ca_file: ca.pem, host: {SITE}}}\n",
+        two.address
+    );
+    let write =
+        |sites: &str| std::fs::write(folder.join("config.yaml"), format!("{head}sites:\n{sites}")).unwrap();
+    write(&format!("{a}{b}"));
+    assert!(crate::control_socket::control(folder, "POST", "/reload").await.starts_with("HTTP/1.1 200"));
+    let over = Arc::new(AtomicBool::new(false));
+    let mut clients = Vec::new();
+    for (host, wanted) in [(SITE, "one"), ("b.example.org", "two")] {
+        let (proxy, over) = (proxy.clone(), over.clone());
+        clients.push(tokio::spawn(async move {
+            let mut stream = proxy.client.connect_as("http/1.1", host).await.unwrap();
+            while !over.load(Ordering::Relaxed) {
+                stream.write_all(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).await.unwrap();
+                let mut text = String::new();
+                while !text.contains("\r\n\r\n") || text.split_once("\r\n\r\n").unwrap().1.len() < 3 {
+                    text.push(char::from(stream.read_u8().await.unwrap()));
+                }
+                assert!(text.ends_with(wanted), "{host}: {text}");
+            }
+            stream
+        }));
+    }
+    for round in 0..200 {
+        write(&if round % 2 == 0 { format!("{b}{a}") } else { format!("{a}{b}") });
+        assert!(crate::control_socket::control(folder, "POST", "/reload").await.starts_with("HTTP/1.1 200"));
+    }
+    over.store(true, Ordering::Relaxed);
+    let mut kept = clients.pop().unwrap().await.unwrap();
+    clients.pop().unwrap().await.unwrap();
+    // A site that is gone is gone on the connections that were made to it, too.
+    write(&a);
+    assert!(crate::control_socket::control(folder, "POST", "/reload").await.starts_with("HTTP/1.1 200"));
+    kept.write_all(b"GET / HTTP/1.1\r\nHost: b.example.org\r\n\r\n").await.unwrap();
+    let mut answer = [0; 12];
+    kept.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 421");
+    assert!(proxy.client.connect_as("http/1.1", "b.example.org").await.is_err());
+}
+
+#[tokio::test]
+async fn a_reload_is_done_whole_whether_or_not_somebody_waits_for_it() {
+    let stage = Stage::new().await;
+    for round in 0..40 {
+        stage.edit("version: 1\n", &format!("version: 1\n# {round}\n"));
+        let mut stream = tokio::net::UnixStream::connect(stage.folder().join("control.sock")).await.unwrap();
+        stream.write_all(b"POST /reload HTTP/1.1\r\nHost: g\r\n\r\n").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(round / 4)).await;
+    }
+    let asked = |line: &Value| line["message"] == "reload requested on the control socket";
+    let done = |line: &Value| line["message"].as_str().is_some_and(|text| text.starts_with("reloaded: "));
+    stage.gateway.logged(asked).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let lines: Vec<Value> =
+        stage.gateway.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let count = lines.iter().filter(|line| asked(line)).count();
+    stage.gateway.logged_times(count, done).await;
+    assert_eq!(stage.run(&["reload"], "").await.0, 0);
+    let (_, status) = stage.run(&["status", "--format", "json"], "").await;
+    let status: Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["configuration"]["differs_from_file"], false);
 }

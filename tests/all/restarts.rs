@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use imis_gateway_simulators::certificates::Authority;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::support::gateway::TIMEOUT;
 use crate::support::origin::{Connection, Origin, read_request};
 use crate::support::{Browser, Client, Gateway, SITE, lay_out_certificates};
 
@@ -76,7 +77,7 @@ async fn multiplexes(client: &Client, over: &AtomicBool, answered: &AtomicUsize)
                 Ok(response) => response,
                 // It came too late for this connection, and is sent anew by browsers: the peer says which requests were not taken up
                 // (RFC 9113 sections 6.8 and 8.7).
-                Err(error) if is_not_taken_up(&error) || (used && error.is_canceled()) => break,
+                Err(error) if is_not_accepted(&error) || (used && error.is_canceled()) => break,
                 Err(error) => panic!("lost: {error:?}"),
             };
             let body = within("the body", response.into_body().collect()).await;
@@ -89,11 +90,11 @@ async fn multiplexes(client: &Client, over: &AtomicBool, answered: &AtomicUsize)
 
 /// Nothing here takes longer.
 async fn within<T>(what: &str, something: impl Future<Output = T>) -> T {
-    let waited = tokio::time::timeout(Duration::from_secs(20), something).await;
+    let waited = tokio::time::timeout(TIMEOUT, something).await;
     waited.unwrap_or_else(|_| panic!("{what} does not come"))
 }
 
-fn is_not_taken_up(error: &hyper::Error) -> bool {
+fn is_not_accepted(error: &hyper::Error) -> bool {
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<h2::Error>() {
@@ -199,6 +200,6 @@ async fn without_descriptors_a_gateway_ends_all_the_same() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     proxy.gateway.signal("TERM");
     let ended = tokio::task::spawn_blocking(move || proxy.gateway.wait());
-    let ended = tokio::time::timeout(Duration::from_secs(15), ended).await;
+    let ended = tokio::time::timeout(TIMEOUT, ended).await;
     assert_eq!(ended.unwrap().unwrap().code(), Some(0));
 }

@@ -1,4 +1,5 @@
-//! Signing out of one leads to signing out of the other, where an app says so: never in circles, never by a script.
+//! Single logout: signing out of iMIS or Zendesk leads to signing out of the other if an app is configured so. It never loops and
+//! never follows a script.
 
 use http::Method;
 use imis_gateway_simulators::imis::Generation;

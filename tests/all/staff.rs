@@ -1,4 +1,4 @@
-//! The guard of Zendesk's staff: an iMIS account with the address of somebody who works there does not become that person.
+//! The guard of the Zendesk staff: an iMIS account with the address or the ID of an agent does not sign in as that agent.
 
 use std::time::Duration;
 
@@ -6,7 +6,8 @@ use imis_gateway_simulators::imis::Generation;
 use imis_gateway_simulators::zendesk::{Faults as ZendeskFaults, Role};
 use serde_json::{Value, json};
 
-use crate::support::{Setup, Stage};
+use crate::profile_values::{ann, ems, with_ann};
+use crate::support::{SITE, SSO, Setup, Stage};
 
 /// Ann's record with another address.
 fn with_address(mut setup: Setup, address: &str) -> Setup {
@@ -169,4 +170,135 @@ async fn more_staff_than_a_page_holds_is_fetched_whole() {
     let client = crate::support::Client::new(&stage.authority, again.https);
     let cookie = stage.cookie_of("AMUELLER");
     assert_eq!(client.get("/sso/zendesk", &[("cookie", &cookie)]).await.status, 403);
+}
+
+async fn is_known(stage: &Stage, times: usize) {
+    stage.gateway.logged_times(times, |line| line["message"] == "fetched the Zendesk staff list").await;
+}
+
+#[tokio::test]
+async fn no_external_id_is_told_from_another_by_case() {
+    let mut setup = Setup::new(Generation::Ems).with_api().with_app("guards: {duplicate_email: off}");
+    let ann = setup.imis.people.iter_mut().find(|person| person.username == "AMUELLER").unwrap();
+    ann.party = serde_json::from_str(&ann.party.to_string().replace("104019", "ann1")).unwrap();
+    ann.id = "ann1".to_owned();
+    let stage = Stage::with(setup).await;
+    is_known(&stage, 1).await;
+    let cookie = stage.cookie_of("AMUELLER");
+    assert_eq!(stage.sso("", &cookie).await.status, 200);
+    stage.zendesk.edit_users(|users| {
+        let sam = users.iter_mut().find(|user| user.email.starts_with("sam@")).unwrap();
+        sam.external_id = Some("ANN1".to_owned());
+    });
+    // Another name of the app: its list is fetched anew.
+    stage.edit("name: Contoso Helpdesk", "name: Renamed");
+    assert_eq!(stage.run(&["reload"], "").await.0, 0);
+    is_known(&stage, 2).await;
+    let reply = stage.sso("", &cookie).await;
+    assert_eq!((reply.status.as_u16(), reply.token()), (403, None));
+}
+
+#[tokio::test]
+async fn what_is_known_of_the_staff_is_the_accounts_whatever_else_changes() {
+    let stage = Stage::with(Setup::new(Generation::Ems).with_api()).await;
+    is_known(&stage, 1).await;
+    let cookie = stage.cookie_of("AMUELLER");
+    stage.zendesk.set_faults(ZendeskFaults { drop: true, ..ZendeskFaults::default() });
+    stage
+        .authority
+        .issue(&[SITE, "www.example.org", "new.example.org"])
+        .write(stage.folder(), "members")
+        .unwrap();
+    stage.edit(
+        &format!("hosts: [{SITE}, www.example.org]"),
+        &format!("hosts: [new.example.org, www.example.org, {SITE}]"),
+    );
+    stage.edit("path: /sso/zendesk", "path: /sso/zendesk\n        on_behalf_of: sign_in_as_staff");
+    assert_eq!(stage.run(&["reload"], "").await.0, 0);
+    assert_eq!(stage.sso("", &cookie).await.status, 200, "under another first host");
+    stage.edit("name: Contoso Helpdesk", "name: Renamed");
+    assert_eq!(stage.run(&["reload"], "").await.0, 0);
+    assert_eq!(stage.sso("", &cookie).await.status, 200, "under another name of the app");
+    let metrics = stage.gateway.metrics().await;
+    assert!(
+        metrics.contains("zendesk_staff{app=\"Renamed\"}")
+            && !metrics.contains("zendesk_staff{app=\"Contoso"),
+        "{metrics}"
+    );
+    // Another account has another list, which is not known yet.
+    let address = stage.zendesk.address().to_string();
+    stage.edit(&format!("url: https://{address}"), "url: https://127.0.0.1:9");
+    assert_eq!(stage.run(&["reload"], "").await.0, 0);
+    assert_eq!(stage.sso("", &cookie).await.status, 503);
+}
+
+#[tokio::test]
+async fn an_account_that_a_reload_corrects_is_asked_once_and_reloads_do_not_ask_again() {
+    let right = "client_secret: {file: zendesk-api}";
+    let setup = Setup::new(Generation::Ems).with_api().edit(right, "client_secret: {file: imis-password}");
+    let stage = Stage::with(setup).await;
+    stage.gateway.logged(|line| line["message"] == "cannot fetch the Zendesk staff list").await;
+    stage.edit("client_secret: {file: imis-password}", right);
+    stage.edit("name: Contoso Helpdesk", "name: Renamed");
+    assert_eq!(stage.run(&["reload"], "").await.0, 0);
+    is_known(&stage, 1).await;
+    // A list that is needed as before is not fetched once more.
+    for round in 0..10 {
+        stage.edit("version: 1\n", &format!("version: 1\n# {round}\n"));
+        assert!(
+            crate::control_socket::control(stage.folder(), "POST", "/reload")
+                .await
+                .starts_with("HTTP/1.1 200")
+        );
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let known =
+        stage.gateway.log().lines().filter(|line| line.contains("fetched the Zendesk staff list")).count();
+    assert_eq!(known, 1);
+}
+
+#[tokio::test]
+async fn a_list_of_staff_without_an_admin_is_not_believed() {
+    let setup = with_ann(
+        ems("guards: {duplicate_email: off, staff_domains: [association.example]}").with_api(),
+        |party| party["Emails"]["$values"][0]["Address"] = json!("sam@association.example"),
+    );
+    let stage = Stage::with(setup).await;
+    stage.gateway.logged(|line| line["message"] == "fetched the Zendesk staff list").await;
+    assert_eq!(ann(&stage).await, 403);
+    stage.zendesk.edit_users(|users| users.retain(|user| user.role == Role::EndUser));
+    let config = std::fs::read_to_string(stage.folder().join("config.yaml")).unwrap();
+    let again = crate::support::Gateway::start(stage.folder(), &config);
+    let line = again
+        .logged(|line| line["message"].as_str().is_some_and(|text| text.contains("Zendesk staff list")))
+        .await;
+    let client = crate::support::Client::new(&stage.authority, again.https);
+    let reply = client.get(SSO, &[("cookie", &stage.cookie_of("AMUELLER"))]).await;
+    assert!(reply.token().is_none(), "{line}");
+}
+
+// An agent whom Zendesk knows by this iMIS ID, under another address.
+#[tokio::test]
+async fn whoever_has_the_imis_id_of_somebody_of_the_staff_is_refused() {
+    let stage = Stage::with(ems("").with_api()).await;
+    stage.zendesk.edit_users(|users| {
+        let sam = users.iter_mut().find(|user| user.email.starts_with("sam@")).unwrap();
+        sam.external_id = Some("104019".to_owned());
+    });
+    let config = std::fs::read_to_string(stage.folder().join("config.yaml")).unwrap();
+    let again = crate::support::Gateway::start(stage.folder(), &config);
+    again.logged(|line| line["message"] == "fetched the Zendesk staff list").await;
+    let client = crate::support::Client::new(&stage.authority, again.https);
+    let reply = client.get(SSO, &[("cookie", &stage.cookie_of("AMUELLER"))]).await;
+    assert!(reply.token().is_none(), "becomes sam");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn audit_emails_and_doctor_fail_without_the_staff() {
+    let setup =
+        ems("").with_api().edit("client_secret: {file: zendesk-api}", "client_secret: {file: imis-password}");
+    let stage = Stage::with(setup).await;
+    let (code, text) = stage.run(&["audit", "emails", "--format", "json"], "").await;
+    let (doctor, said) = stage.run(&["doctor"], "").await;
+    assert!(code != 0 && doctor != 0, "emails {code} {text}\ndoctor {doctor} {said}");
 }

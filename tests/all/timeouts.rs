@@ -1,4 +1,4 @@
-//! Every deadline by itself: what is slow in one way is not cut off for another.
+//! Each timeout by itself: a client or an upstream that is slow in one way is not closed for another.
 
 use std::time::{Duration, Instant};
 
@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::support::SITE;
+use crate::support::gateway::TIMEOUT;
 use crate::support::http2_frames::{
     END_HEADERS, END_STREAM, HEADERS, WINDOW_UPDATE, frame, request, setting,
 };
@@ -28,7 +29,7 @@ where
 async fn read_to_end(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
     let mut bytes = Vec::new();
     // How it ends is not the question here.
-    let _ = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut bytes)).await.unwrap();
+    let _ = tokio::time::timeout(TIMEOUT, stream.read_to_end(&mut bytes)).await.unwrap();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
@@ -135,7 +136,7 @@ async fn a_response_may_take_its_time_between_bytes_but_not_for_ever() {
         let _ = connection.read_u8().await;
     })
     .await;
-    // Longer than the gap in all.
+    // Longer than the timeout in total.
     let reply = proxy.client.get("/whole", &[]).await;
     assert_eq!(reply.text(), "hello!");
     let mut browser = proxy.client.connect("http/1.1").await;
@@ -143,7 +144,7 @@ async fn a_response_may_take_its_time_between_bytes_but_not_for_ever() {
     browser.write_all(format!("GET / HTTP/1.1\r\nHost: {SITE}\r\n\r\n").as_bytes()).await.unwrap();
     let text = read_to_end(&mut browser).await;
     assert!(text.ends_with("hell"), "{text}");
-    within(started, 4.0, 18.0);
+    within(started, 4.0, 40.0);
     proxy.gateway.logged(|line| line["outcome"] == "upstream_broke").await;
 }
 
@@ -173,7 +174,7 @@ async fn an_idle_upstream_connection_is_closed_before_iis_would() {
     .await;
     let started = Instant::now();
     assert_eq!(proxy.client.get("/", &[]).await.text(), "ok");
-    tokio::time::timeout(Duration::from_secs(20), closing.recv()).await.unwrap();
+    tokio::time::timeout(TIMEOUT, closing.recv()).await.unwrap();
     within(started, 0.9, 15.0);
 }
 
@@ -211,7 +212,7 @@ async fn a_browser_that_leaves_takes_its_request_with_it() {
             arriving.recv().await.unwrap();
             drop(browser);
         }
-        tokio::time::timeout(Duration::from_secs(10), going.recv()).await.expect(alpn);
+        tokio::time::timeout(TIMEOUT, going.recv()).await.expect(alpn);
     }
 }
 
@@ -226,35 +227,37 @@ async fn an_idle_http_2_connection_is_closed_whether_or_not_it_has_asked_for_any
     };
     let started = Instant::now();
     let (_sender, connection) = connected().await;
-    let _ = tokio::time::timeout(Duration::from_secs(15), connection).await.unwrap();
+    let _ = tokio::time::timeout(TIMEOUT, connection).await.unwrap();
     within(started, 0.8, 15.0);
 
     let started = Instant::now();
     let (mut sender, connection) = connected().await;
     let request = http::Request::get(format!("https://{SITE}/")).body(String::new()).unwrap();
     assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
-    let _ = tokio::time::timeout(Duration::from_secs(40), connection).await.unwrap();
+    let _ = tokio::time::timeout(TIMEOUT, connection).await.unwrap();
     within(started, 1.8, 30.0);
 }
 
 #[tokio::test]
 async fn the_last_answer_has_as_long_as_any_other() {
     const LENGTH: usize = 60_000;
-    let proxy = proxy("body_idle: 8s", "", |mut connection| async move {
+    let proxy = proxy("body_idle: 60s", "", |mut connection| async move {
         let _ = read_request(&mut connection).await;
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");
         let _ = connection.write_all(&[head.as_bytes(), &[b'x'; LENGTH]].concat()).await;
         let _ = connection.read_u8().await;
     })
     .await;
-    // A browser that has room for next to nothing, and takes its time.
+    let request = format!("GET / HTTP/1.1\r\nHost: {SITE}\r\nConnection: close\r\n\r\n");
+    // A client with a small receive buffer, which reads nothing for now.
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let stream = socket.connect(proxy.gateway.https).await.unwrap();
     let mut browser = proxy.client.over(stream, "http/1.1").await.unwrap();
-    let request = format!("GET / HTTP/1.1\r\nHost: {SITE}\r\nConnection: close\r\n\r\n");
     browser.write_all(request.as_bytes()).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    // The gateway has written everything and closed the connection.
+    proxy.gateway.logged(|line| line["message"] == "request").await;
+    proxy.gateway.wait_for_metric("imis_gateway_connections 0").await;
     let mut bytes = Vec::new();
     browser.read_to_end(&mut bytes).await.unwrap();
     assert_eq!(bytes.iter().filter(|byte| **byte == b'x').count(), LENGTH);
@@ -289,13 +292,13 @@ async fn the_last_answer_is_not_lost_to_what_lies_unread_behind_its_request() {
 async fn an_upload_may_wait_for_the_upstream_as_long_as_that_may_take() {
     const LENGTH: usize = 20 * 1024 * 1024;
     let slow = |upstream| {
-        proxy("body_idle: 1s", upstream, |mut connection| async move {
+        proxy("body_idle: 500ms", upstream, |mut connection| async move {
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") {
                 let Ok(byte) = connection.read_u8().await else { return };
                 head.push(byte);
             }
-            tokio::time::sleep(Duration::from_secs(4)).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
             let (mut buffer, mut left) = (vec![0; 65536], LENGTH);
             while left > 0 {
                 let Ok(count @ 1..) = connection.read(&mut buffer).await else { return };
@@ -304,7 +307,7 @@ async fn an_upload_may_wait_for_the_upstream_as_long_as_that_may_take() {
             let _ = connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
         })
     };
-    for (upstream, status) in [("body_idle: 60s", 200), ("body_idle: 2s", 504)] {
+    for (upstream, status) in [("body_idle: 60s", 200), ("body_idle: 400ms", 504)] {
         let proxy = slow(upstream).await;
         let body = || bytes::Bytes::from(vec![b'x'; LENGTH]);
         let told = |times| proxy.gateway.logged_times(times, |line| line["message"] == "request");
@@ -316,8 +319,8 @@ async fn an_upload_may_wait_for_the_upstream_as_long_as_that_may_take() {
 }
 
 /// A gateway in front of an answer that is large whatever is asked, with short deadlines.
-async fn large_answers(gap: &str) -> Proxy {
-    proxy(&format!("body_idle: {gap}"), "", |mut connection| async move {
+async fn large_answers(timeout: &str) -> Proxy {
+    proxy(&format!("body_idle: {timeout}"), "", |mut connection| async move {
         // Whatever body there may be, it is not waited for.
         let _ = connection.read(&mut [0; 4096]).await;
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n");
@@ -343,16 +346,16 @@ fn asked_h2(requests: u32) -> Vec<u8> {
 #[tokio::test]
 async fn whoever_reads_slowly_but_steadily_is_not_taken_for_silent() {
     // What a system keeps for a slow reader must not hide that he reads: with megabytes of it, he would seem silent for minutes.
-    let proxy = large_answers("8s").await;
+    let proxy = large_answers("3s").await;
     let one = format!("GET / HTTP/1.1\r\nHost: {SITE}\r\nConnection: close\r\n\r\n").into_bytes();
     let read = |alpn: &'static str, asked: Vec<u8>| {
         let (client, gateway) = (&proxy.client, &proxy.gateway);
         async move {
             let mut browser = client.narrow(alpn, 8 * 1024).await;
             browser.write_all(&asked).await.unwrap();
-            // 12 KiB a second, for more than twice as long as the gap. The reader's system opens its window in leaps, too.
+            // 12 KiB a second, for more than twice as long as the timeout. The client's system opens its window in leaps.
             let (started, mut bytes, mut piece) = (Instant::now(), 0, [0; 3072]);
-            while started.elapsed() < Duration::from_secs(20) {
+            while started.elapsed() < Duration::from_secs(7) {
                 let count = browser.read_exact(&mut piece).await;
                 bytes +=
                     count.unwrap_or_else(|error| panic!("{alpn} after {bytes}: {error}\n{}", gateway.log()));
@@ -406,7 +409,7 @@ async fn windows_that_are_opened_by_whoever_reads_nothing_keep_no_answer() {
     browser.write_all(&asked).await.unwrap();
     let opening = async {
         // Four times what the rate asks for, into a socket that has room for much more.
-        for _ in 0..60 {
+        for _ in 0..200 {
             tokio::time::sleep(Duration::from_millis(500)).await;
             for stream in [0, 1] {
                 let _ = browser.write_all(&frame(WINDOW_UPDATE, 0, stream, &500_u32.to_be_bytes())).await;
@@ -429,7 +432,7 @@ async fn an_answer_that_is_not_read_ends_whatever_is_sent_beside_it() {
         browser.write_all(head.as_bytes()).await.unwrap();
         // Fast enough for an upload, were it one's turn.
         let dripping = async {
-            for _ in 0..100 {
+            for _ in 0..300 {
                 let _ = browser.write_all(beside.repeat(50).as_bytes()).await;
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -440,6 +443,6 @@ async fn an_answer_that_is_not_read_ends_whatever_is_sent_beside_it() {
                 assert_eq!(line["outcome"], "client_gone");
             }
         }
-        within(started, 0.5, 9.0);
+        within(started, 0.5, 20.0);
     }
 }

@@ -1,6 +1,5 @@
-//! What passes through is what would have passed without us: every shape is sent once straight to the upstream and once
-//! through the gateway, and both what the upstream saw and what the client saw are compared, byte for byte but for the
-//! documented headers.
+//! Forwarding changes only the documented headers: each message is sent directly and through the gateway, and what the
+//! upstream and the client got is compared byte by byte.
 
 use std::sync::{Arc, Mutex};
 

@@ -1,5 +1,5 @@
-//! What an upstream may answer and what it may not, byte by byte. A faulty answer is a 502 or a broken-off body, over
-//! either protocol, and its connection is never used again.
+//! Valid and invalid responses of an upstream, byte by byte. An invalid one is a 502 or a truncated body over both protocols, and
+//! its connection is not used again.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::SITE;
+use crate::support::gateway::TIMEOUT;
 use crate::support::origin::{Proxy, read_request};
 
 /// What to say, and whether to hang up after it.
@@ -405,17 +406,16 @@ async fn an_upload_goes_on_while_its_answer_waits_to_be_read() {
         }
     })
     .await;
-    let patience = std::time::Duration::from_secs(20);
     let mut browser = proxy.client.connect("http/1.1").await;
     // On a busy machine the upload may be over before the answer is looked at, and the connection then good for another request.
     let head =
         format!("POST / HTTP/1.1\r\nHost: {SITE}\r\nConnection: close\r\nContent-Length: {UP}\r\n\r\n");
     browser.write_all(head.as_bytes()).await.unwrap();
-    tokio::time::timeout(patience, browser.write_all(&vec![b'u'; UP])).await.unwrap().unwrap();
+    tokio::time::timeout(TIMEOUT, browser.write_all(&vec![b'u'; UP])).await.unwrap().unwrap();
     browser.flush().await.unwrap();
-    assert_eq!(tokio::time::timeout(patience, arriving.recv()).await.unwrap(), Some(UP));
+    assert_eq!(tokio::time::timeout(TIMEOUT, arriving.recv()).await.unwrap(), Some(UP));
     let mut answer = Vec::new();
-    tokio::time::timeout(patience, browser.read_to_end(&mut answer)).await.unwrap().unwrap();
+    tokio::time::timeout(TIMEOUT, browser.read_to_end(&mut answer)).await.unwrap().unwrap();
     // A letter that stands neither in the head nor in the size of a chunk.
     assert_eq!(answer.iter().filter(|byte| **byte == b'z').count(), DOWN);
 
@@ -426,6 +426,6 @@ async fn an_upload_goes_on_while_its_answer_waits_to_be_read() {
     let body = http_body_util::Full::new(bytes::Bytes::from(vec![b'u'; UP]));
     let request = http::Request::post(format!("https://{SITE}/")).body(body).unwrap();
     // The answer is not read, and its window is soon full.
-    let _response = tokio::time::timeout(patience, sender.send_request(request)).await.unwrap().unwrap();
-    assert_eq!(tokio::time::timeout(patience, arriving.recv()).await.unwrap(), Some(UP), "over HTTP/2");
+    let _response = tokio::time::timeout(TIMEOUT, sender.send_request(request)).await.unwrap().unwrap();
+    assert_eq!(tokio::time::timeout(TIMEOUT, arriving.recv()).await.unwrap(), Some(UP), "over HTTP/2");
 }

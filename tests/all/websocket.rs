@@ -1,10 +1,11 @@
-//! Upgrades: only WebSocket, only when iMIS agrees, then bytes both ways.
+//! Upgrades: only to WebSocket and only if iMIS agrees; then bytes pass both ways.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use imis_gateway_simulators::certificates::Authority;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
 
 use crate::support::SITE;
 use crate::support::origin::{Connection, Origin, Proxy, read_request};
@@ -61,15 +62,16 @@ async fn a_websocket_passes_bytes_both_ways() {
 async fn at_the_end_of_the_grace_both_sides_get_a_close_frame_between_two_frames() {
     let authority = Authority::new("test CA");
     let seen = Arc::new(Mutex::new(Vec::new()));
-    let kept = seen.clone();
+    let drain_is_over = Arc::new(Semaphore::new(0));
+    let (kept, may_go_on) = (seen.clone(), drain_is_over.clone());
     let origin = Origin::start(&authority, move |mut connection| {
-        let kept = kept.clone();
+        let (kept, may_go_on) = (kept.clone(), may_go_on.clone());
         async move {
             let _ = read_request(&mut connection).await;
             connection.write_all(AGREED.as_bytes()).await.unwrap();
-            // A frame of ten bytes, five of them after the end of the grace.
+            // A frame of ten bytes, five of them after the drain timeout.
             connection.write_all(b"\x82\x0ahalf ").await.unwrap();
-            tokio::time::sleep(Duration::from_millis(1500)).await;
+            let _permit = may_go_on.acquire().await;
             connection.write_all(b"whole\x82\x05never").await.unwrap();
             let mut bytes = Vec::new();
             let _ = connection.read_to_end(&mut bytes).await;
@@ -78,11 +80,14 @@ async fn at_the_end_of_the_grace_both_sides_get_a_close_frame_between_two_frames
     })
     .await;
     let server = format!("https://{}", origin.address);
-    let mut proxy = Proxy::to(authority, &server, Some(origin), "timeouts: {drain: 1s}");
+    let mut proxy = Proxy::to(authority, &server, Some(origin), "timeouts: {drain: 300ms}");
     let mut browser = proxy.client.connect("http/1.1").await;
     browser.write_all(ASK.as_bytes()).await.unwrap();
     assert!(head(&mut browser).await.starts_with("HTTP/1.1 101"));
     proxy.gateway.signal("TERM");
+    proxy.gateway.logged(|line| line["signal"] == "SIGTERM").await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    drain_is_over.add_permits(1);
     let mut frames = [0; 16];
     browser.read_exact(&mut frames).await.unwrap();
     assert_eq!(&frames[..12], b"\x82\x0ahalf whole");
@@ -178,13 +183,13 @@ async fn whoever_takes_nothing_of_a_websocket_is_let_go_and_whoever_is_only_sile
     let server = format!("https://{}", origin.address);
     let proxy =
         Proxy::with_timeouts(authority, &server, Some(origin), "timeouts: {body_idle: 1s}", "body_idle: 60s");
-    let mut deaf = proxy.client.connect("http/1.1").await;
-    deaf.write_all(ASK.as_bytes()).await.unwrap();
     let mut silent = proxy.client.connect("http/1.1").await;
     silent.write_all(ASK.replace("room=1", "room=2").as_bytes()).await.unwrap();
     assert!(head(&mut silent).await.starts_with("HTTP/1.1 101"));
+    let mut deaf = proxy.client.connect("http/1.1").await;
+    deaf.write_all(ASK.as_bytes()).await.unwrap();
     proxy.gateway.logged(|line| line["error"] == "the browser takes nothing").await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // The other has been silent for longer than this one was given.
     silent.write_all(b"?").await.unwrap();
     assert_eq!(silent.read_u8().await.unwrap(), b'!');
 }

@@ -9,10 +9,8 @@ use fantoccini::{Client, ClientBuilder, Locator};
 use serde_json::json;
 use tempfile::TempDir;
 
+use super::gateway::TIMEOUT;
 use super::{SITE, Stage, skip};
-
-/// A page is there long before, on however busy a machine.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A browser window that closes with the value.
 pub(crate) struct Browser {
@@ -81,7 +79,7 @@ impl Browser {
     /// Waits for an element and returns its text. While pages follow each other the driver loses elements and breaks its own
     /// commands off: then it is asked again.
     pub(crate) async fn text_of(&self, css: &str) -> String {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         loop {
             let text = match self.page.find(Locator::Css(css)).await {
                 Ok(element) => element.text().await,
@@ -123,7 +121,7 @@ impl Browser {
         let form = self.url().await;
         self.click("#SubmitButton").await;
         // What is looked at next is on the page behind it.
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         while self.url().await == form && Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// How long to wait for something that has to happen, also on a busy machine.
-const TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A gateway that runs until the value is dropped.
 pub(crate) struct Gateway {
@@ -37,6 +37,19 @@ impl Gateway {
         text
     }
 
+    /// Waits until `/metrics` has this line.
+    pub(crate) async fn wait_for_metric(&self, line: &str) {
+        let end = Instant::now() + TIMEOUT;
+        loop {
+            let metrics = self.metrics().await;
+            if metrics.lines().any(|own| own == line) {
+                return;
+            }
+            assert!(Instant::now() < end, "no `{line}` in {metrics}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Starts it with `yaml` as the configuration in `folder`, and waits until it listens.
     pub(crate) fn start(folder: &Path, yaml: &str) -> Self {
         let file = folder.join("config.yaml");
@@ -58,11 +71,11 @@ impl Gateway {
         Self::spawn(command)
     }
 
-    /// Starts it as a service of `Type=notify` whose `WatchdogSec=` is six seconds, with the configuration in `folder`.
+    /// Starts it as a service of `Type=notify` whose `WatchdogSec=` is four seconds, with the configuration in `folder`.
     pub(crate) fn start_notifying(socket: &Path, folder: &Path) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_imis-gateway"));
         command.args(["run", "--config"]).arg(folder.join("config.yaml"));
-        command.env("NOTIFY_SOCKET", socket).env("WATCHDOG_USEC", "6000000");
+        command.env("NOTIFY_SOCKET", socket).env("WATCHDOG_USEC", "4000000");
         Self::spawn(command)
     }
 

@@ -1,9 +1,8 @@
 //! An HTTP/2 client that sends what it is told, frame by frame, however wrong.
 
-use std::time::Duration;
-
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
+use super::gateway::TIMEOUT;
 use super::{Browser, Client, SITE};
 
 pub(crate) const DATA: u8 = 0;
@@ -95,7 +94,7 @@ impl Raw {
 
     /// `false`: the peer has closed.
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> bool {
-        let sent = tokio::time::timeout(Duration::from_secs(20), async {
+        let sent = tokio::time::timeout(TIMEOUT, async {
             self.writer.write_all(bytes).await?;
             self.writer.flush().await
         });
@@ -105,7 +104,7 @@ impl Raw {
     /// The next frame; none at the end.
     pub(crate) async fn next(&mut self) -> Option<Frame> {
         let reader = self.reader.as_mut().unwrap();
-        tokio::time::timeout(Duration::from_secs(20), read(reader)).await.ok()?
+        tokio::time::timeout(TIMEOUT, read(reader)).await.ok()?
     }
 
     /// Reads on in a task of its own; the frames come when the connection has ended.
