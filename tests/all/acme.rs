@@ -333,7 +333,7 @@ async fn a_certificate_comes_by_a_request_on_the_plain_port_for_an_account_that_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ca_that_does_not_find_us_is_quoted_and_the_other_sites_go_on() {
+async fn a_failed_validation_is_quoted_and_other_sites_are_served() {
     // Nobody listens there.
     let Some(ca) = Ca::start("127.0.0.77", false).await else { return };
     let gateway = ca.gateway(&ca.directory(), "");
@@ -362,7 +362,7 @@ async fn a_ca_that_does_not_find_us_is_quoted_and_the_other_sites_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_pair_is_not_used_and_asked_for_anew() {
+async fn a_stored_certificate_that_does_not_match_its_key_is_ordered_again() {
     let Some(ca) = Ca::start("127.0.0.1", false).await else { return };
     drop(ca.gateway(&ca.directory(), ""));
     let kept = ca.folder.path().join("state").join(format!("127.0.0.1={}_dir", ca.acme.port()));
@@ -448,7 +448,7 @@ async fn a_ca_that_lies_is_one_failure_like_any_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_changes_to_a_ca_keeps_the_certificate_until_it_has_given_one() {
+async fn a_site_that_changes_to_acme_keeps_its_certificate_until_the_ca_issues_one() {
     let Some(ca) = Ca::start("127.0.0.1", false).await else { return };
     ca.authority.issue(&[SITE]).write(ca.folder.path(), "own").unwrap();
     let gateway = ca.gateway("https://127.0.0.1:1/dir", "");
@@ -487,7 +487,7 @@ async fn whoever_changes_to_a_ca_keeps_the_certificate_until_it_has_given_one() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_kept_is_not_asked_for_and_what_cannot_be_taken_up_is_kept() {
+async fn an_order_needs_a_writable_folder_and_a_certificate_that_cannot_be_used_yet_is_kept() {
     let Some(ca) = Ca::start("127.0.0.1", false).await else { return };
     // A file where the folder should be: nothing is asked for.
     std::fs::write(ca.folder.path().join("state"), "").unwrap();

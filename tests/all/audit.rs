@@ -27,7 +27,7 @@ async fn records(stage: &Stage, count: usize) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn who_entered_who_did_not_and_what_broke_is_recorded() {
+async fn every_sign_in_is_recorded_with_its_outcome() {
     let stage =
         Stage::with(setup("{file: audit.jsonl}").with_app("rules: [{allow: \"profile.id != '104020'\"}]"))
             .await;
@@ -95,7 +95,7 @@ async fn who_entered_who_did_not_and_what_broke_is_recorded() {
 }
 
 #[tokio::test]
-async fn addresses_are_shown_as_the_operator_wants_them() {
+async fn addresses_are_recorded_as_configured() {
     for (emails, shown) in [("plain", Some("ann.mueller@example.org")), ("none", None)] {
         let stage = Stage::with(setup(&format!("{{file: audit.jsonl, emails: {emails}}}"))).await;
         stage.sso("", &stage.cookie_of("AMUELLER")).await;
@@ -104,7 +104,7 @@ async fn addresses_are_shown_as_the_operator_wants_them() {
 }
 
 #[tokio::test]
-async fn a_file_that_cannot_be_written_keeps_nobody_out() {
+async fn an_audit_file_that_cannot_be_written_does_not_stop_sign_ins() {
     let stage = Stage::with(setup("{file: no/such/folder/audit.jsonl}")).await;
     let reply = stage.sso("", &stage.cookie_of("AMUELLER")).await;
     assert!(reply.token().is_some());
@@ -149,7 +149,7 @@ async fn wait_for(stage: &Stage, what: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_torn_line_takes_no_other_with_it() {
+async fn an_incomplete_line_does_not_hide_others() {
     let stage = Stage::with(setup("{file: audit.jsonl}")).await;
     std::fs::write(stage.folder().join("audit.jsonl"), "{\"time\":\"2026-11-27T").unwrap();
     assert_eq!(ann(&stage).await, 200);
@@ -159,7 +159,7 @@ async fn a_torn_line_takes_no_other_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_byte_that_is_no_utf8_hides_one_line() {
+async fn a_line_outside_utf8_does_not_hide_others() {
     let stage = Stage::with(setup("{file: audit.jsonl}")).await;
     std::fs::write(stage.folder().join("audit.jsonl"), b"{\"time\":\"M\xc3\n").unwrap();
     assert_eq!(ann(&stage).await, 200);
@@ -169,14 +169,14 @@ async fn a_byte_that_is_no_utf8_hides_one_line() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn before_the_first_decision_there_are_none() {
+async fn audit_show_works_before_the_first_decision() {
     let stage = Stage::with(setup("{file: audit.jsonl}")).await;
     let (code, text) = stage.run(&["audit", "show"], "").await;
     assert_eq!(code, 0, "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn audit_show_refuses_nonsense() {
+async fn audit_show_rejects_invalid_filters() {
     let stage = Stage::with(setup("{file: audit.jsonl}")).await;
     assert_eq!(ann(&stage).await, 200);
     wait_for(&stage, "signed-in").await;
@@ -194,7 +194,7 @@ async fn audit_show_refuses_nonsense() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_was_moved_away_is_begun_anew() {
+async fn an_audit_file_that_was_moved_away_is_created_again() {
     let stage = Stage::with(setup("{file: audit.jsonl}")).await;
     assert_eq!(ann(&stage).await, 200);
     wait_for(&stage, "signed-in").await;
@@ -204,7 +204,7 @@ async fn a_file_that_was_moved_away_is_begun_anew() {
 }
 
 #[tokio::test]
-async fn strangers_who_are_turned_away_push_no_record_out() {
+async fn rate_limited_clients_do_not_rotate_records_away() {
     let limits = "limits: {sign_ins_per_network: 1000000, sign_ins_per_person: 1000000}";
     let setup = setup("{file: audit.jsonl, rotate_at: 64KiB, keep: 1}")
         .edit(limits, "limits: {sign_ins_per_network: 5}");
@@ -223,14 +223,14 @@ async fn strangers_who_are_turned_away_push_no_record_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn check_warns_of_an_audit_file_that_cannot_be() {
+async fn check_rejects_an_audit_file_in_a_missing_folder() {
     let stage = Stage::with(setup("{file: no/such/audit.jsonl}")).await;
     let (code, text) = stage.run(&["check"], "").await;
     assert!(code != 0 || text.contains("audit"), "{code} {text}");
 }
 
 #[tokio::test]
-async fn forged_rounds_leave_no_record() {
+async fn forged_loop_cookies_leave_no_record() {
     let stage = Stage::with(setup("{file: audit.jsonl}")).await;
     let client = stage.client();
     let mut jar = Jar::new(stage.client());
@@ -245,7 +245,7 @@ async fn forged_rounds_leave_no_record() {
 }
 
 #[tokio::test]
-async fn the_record_of_a_refusal_says_whom_it_is_about() {
+async fn the_record_of_a_refusal_names_the_member_and_the_staff_account() {
     let stage = Stage::with(
         setup("{file: audit.jsonl}").with_app("on_behalf_of: sign_in_as_contact\nrules: [{deny: \"true\"}]"),
     )

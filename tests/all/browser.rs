@@ -29,7 +29,7 @@ async fn a_signed_out_member_ends_on_the_page_asked_for_first() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_member_who_is_signed_in_sees_only_a_blink_on_every_brand() {
+async fn a_signed_in_member_reaches_every_brand_without_a_click() {
     let stage = Stage::new().await;
     let Some(browser) = Browser::open(&stage, Scripts::On).await else { return };
     browser.go(&format!("https://{SITE}/SignIn")).await;
@@ -62,7 +62,7 @@ async fn going_back_does_not_post_again() {
 
 /// The page stays in the history when its post has not led anywhere yet: here the connection to Zendesk is dropped.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_comes_back_to_the_hand_off_page_finds_a_link_and_posts_nothing() {
+async fn going_back_to_the_hand_off_page_shows_a_link_and_posts_nothing() {
     let stage = Stage::new().await;
     let Some(browser) = Browser::open(&stage, Scripts::On).await else { return };
     browser.go(&format!("https://{SITE}/SignIn")).await;
@@ -145,7 +145,7 @@ async fn the_deep_link_survives_an_outage_of_the_api() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_may_not_enter_can_change_the_account() {
+async fn a_member_who_is_refused_can_change_the_account() {
     let stage = Stage::new().await;
     let Some(browser) = Browser::open(&stage, Scripts::On).await else { return };
     browser.go(&format!("{ZENDESK}{WANTED}")).await;
@@ -265,7 +265,7 @@ fn targets() -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_is_taken_as_a_place_to_return_to_is_in_the_account_by_the_browsers_own_rules() {
+async fn every_accepted_return_to_leads_to_the_account_by_the_rules_of_browsers() {
     let stage = Stage::new().await;
     let Some(browser) = Browser::open(&stage, Scripts::On).await else { return };
     let (cookie, client) = (stage.cookie_of("AMUELLER"), stage.client());
@@ -328,7 +328,7 @@ async fn the_single_sign_on_page_of_imis_leads_to_the_page_asked_for() {
 
 /// A page of an attacker's posts a token of his own into the browser of a member who is on her way.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_sites_form_signs_nobody_in() {
+async fn a_form_of_another_site_does_not_sign_a_member_in() {
     let mut setup = Setup::new(Generation::Ems).recognised_by(
         "{method: client_application, page: /SingleSignOn, client_id: zendesk-gateway, client_secret: {file: client-secret}}",
     );

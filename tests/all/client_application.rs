@@ -106,7 +106,7 @@ async fn over_http_2_too() {
 
 /// Login CSRF: a post of the attacker's own token signs the victim in as nobody, whatever the victim's browser holds.
 #[tokio::test]
-async fn a_post_that_the_browser_was_not_sent_for_signs_nobody_in() {
+async fn a_forged_post_is_refused() {
     let stage = Stage::with(setup(Generation::Ems)).await;
     let form = || format!("refresh_token={}", stage.imis.refresh_token("boconnor"));
     let refused = |reply: &Reply| {
@@ -145,7 +145,7 @@ async fn a_post_that_the_browser_was_not_sent_for_signs_nobody_in() {
 }
 
 #[tokio::test]
-async fn nobody_signed_in_goes_to_the_sign_in_page_and_carries_nothing() {
+async fn without_a_session_the_sign_in_page_comes_first() {
     let stage = Stage::with(setup(Generation::Ems)).await;
     let mut jar = Jar::new(stage.client());
     let reply = jar.get(&format!("{SSO}?return_to=%2Fhc")).await;
@@ -216,7 +216,7 @@ async fn ten_tabs_at_once_each_end_where_they_wanted_to() {
 }
 
 #[tokio::test]
-async fn tabs_that_are_given_up_do_not_fill_the_browser() {
+async fn abandoned_tabs_do_not_accumulate_cookies() {
     let stage = Stage::with(setup(Generation::Ems)).await;
     let mut jar = browser(&stage, "AMUELLER");
     for tab in 0..60 {
@@ -230,7 +230,7 @@ async fn tabs_that_are_given_up_do_not_fill_the_browser() {
 }
 
 #[tokio::test]
-async fn lost_cookies_end_on_a_page_and_not_in_a_circle() {
+async fn lost_cookies_end_on_a_page_and_not_in_a_redirect_loop() {
     let stage = Stage::with(setup(Generation::Ems)).await;
     let mut jar = browser(&stage, "AMUELLER");
     let begun = jar.get(SSO).await;
@@ -242,7 +242,7 @@ async fn lost_cookies_end_on_a_page_and_not_in_a_circle() {
 }
 
 #[tokio::test]
-async fn what_imis_does_not_vouch_for_signs_nobody_in() {
+async fn posts_without_a_valid_token_sign_no_member_in() {
     let stage = Stage::with(setup(Generation::Ems)).await;
     let mut jar = browser(&stage, "AMUELLER");
     for form in ["refresh_token=0123456789", "refresh_token=", "x=y", "refresh_token=a&refresh_token=b", ""] {

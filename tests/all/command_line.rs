@@ -39,7 +39,7 @@ sites:
 ";
 
 #[test]
-fn a_good_configuration_is_said_to_be_good() {
+fn check_accepts_a_valid_configuration() {
     let folder = folder_with(GOOD);
     let output = run(&["check"], folder.path());
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
@@ -48,7 +48,7 @@ fn a_good_configuration_is_said_to_be_good() {
 }
 
 #[test]
-fn every_problem_is_told_at_once_with_its_place_and_a_suggestion() {
+fn check_reports_all_problems_with_line_column_and_suggestion() {
     let yaml = "version: 1
 lisen: {}
 sites:
@@ -96,7 +96,7 @@ sites:
 }
 
 #[test]
-fn yaml_that_is_none_and_files_that_are_missing_are_bad_configuration() {
+fn invalid_yaml_and_missing_files_are_configuration_errors() {
     for (yaml, expected) in [
         ("version: 1\nsites: [\n", "not valid YAML"),
         ("version: 1\nversion: 1\n", "config.yaml:2:1: not valid YAML: duplicate mapping key: version"),
@@ -188,7 +188,7 @@ fn an_address_that_is_taken_is_named() {
 }
 
 #[test]
-fn what_is_allowed_and_seldom_meant_is_warned_of() {
+fn check_warns_about_settings_that_are_rarely_intended() {
     let yaml = GOOD
         .replace("hosts: [members.example.org]", "hosts: [members.example.org, other.example.org]")
         .replace("imis:\n", "imis:\n      api_url: http://127.0.0.1:9/\n")
@@ -268,7 +268,7 @@ async fn certificates_are_spoken_of_before_they_end_and_when_they_have() {
 }
 
 #[tokio::test]
-async fn what_hurts_later_is_said_at_once() {
+async fn check_warns_about_settings_that_fail_later() {
     use std::os::unix::fs::PermissionsExt;
     let stage = Stage::new().await;
     let secret = stage.folder().join("zendesk-jwt");

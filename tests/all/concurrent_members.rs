@@ -194,14 +194,14 @@ async fn forty_members_at_once_are_never_mixed_up_whatever_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nor_by_a_query() {
+async fn forty_members_recognised_by_a_query_are_never_mixed_up() {
     let query = "{method: whoami_query, page: /imis-gateway-probe, query: $/Gateway/WhoAmI, columns: {id: ID, name: Full Name, \
                  email: Email, status: Member Status, company: Is Company}}";
     at_once(Setup::new(Generation::Ems).recognised_by(query).without_service_account()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nor_by_tickets_and_what_comes_after_them() {
+async fn forty_members_recognised_by_tickets_are_never_mixed_up() {
     let list = "[{method: forms_ticket, validation_key: {file: validation-key}, decryption_key: {file: decryption-key}}, \
                 {method: login_status_redirect}, {method: client_context, page: /iMIS/imis-gateway-probe}]";
     at_once(Setup::new(Generation::Imis2017).recognised_by(list)).await;

@@ -418,7 +418,7 @@ fn the_examples_in_the_documentation_are_good() {
 }
 
 #[tokio::test]
-async fn a_secret_that_is_pasted_where_its_reference_belongs_is_not_shown() {
+async fn a_secret_pasted_instead_of_a_reference_is_not_shown() {
     let stage = Stage::new().await;
     let original = "shared_secret: {file: zendesk-jwt}";
     for pasted in [

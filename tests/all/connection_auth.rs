@@ -9,7 +9,7 @@ use crate::support::gateway::TIMEOUT;
 use crate::support::origin::{Connection, Proxy, read_request};
 
 #[tokio::test]
-async fn windows_authentication_lives_through_a_reload_that_leaves_the_servers_as_they_are() {
+async fn windows_authentication_survives_a_reload_that_leaves_the_servers_unchanged() {
     let proxy = Proxy::start(|mut connection: Connection| async move {
         let mut signed_in = false;
         while let Some(request) = read_request(&mut connection).await {
@@ -66,7 +66,7 @@ async fn signs_connections_in(mut connection: Connection) {
 }
 
 #[tokio::test]
-async fn a_connection_that_windows_authentication_signed_in_serves_its_client_alone() {
+async fn a_connection_signed_in_by_windows_authentication_serves_only_its_client() {
     let proxy = Proxy::start(signs_connections_in).await;
     let mut ann = proxy.client.connect("http/1.1").await;
     let ask = |path: &str, more: &str| format!("GET {path} HTTP/1.1\r\nHost: {SITE}\r\n{more}\r\n");
@@ -98,7 +98,7 @@ async fn a_connection_that_windows_authentication_signed_in_serves_its_client_al
 }
 
 #[tokio::test]
-async fn a_connection_that_was_signed_in_is_closed_with_its_client() {
+async fn a_signed_in_connection_is_closed_with_its_client() {
     let (closed, mut closing) = tokio::sync::mpsc::unbounded_channel();
     let proxy = Proxy::start(move |connection| {
         let closed = closed.clone();

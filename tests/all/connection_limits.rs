@@ -20,7 +20,7 @@ use crate::support::http2_frames::{
 use crate::support::origin::{Connection, Origin, Proxy, read_request};
 
 #[tokio::test]
-async fn when_there_is_no_place_left_whoever_waits_longest_makes_room() {
+async fn at_the_connection_limit_the_longest_idle_connections_are_closed() {
     let proxy = proxy("limits: {connections: 100, connections_per_address: 1000}").await;
     // More than there are places, all silent behind their handshake or in the middle of a head.
     let mut silent = Vec::new();
@@ -46,7 +46,7 @@ async fn when_there_is_no_place_left_whoever_waits_longest_makes_room() {
 }
 
 #[tokio::test]
-async fn one_address_gets_only_so_many_connections_and_the_log_says_so_once() {
+async fn connections_per_address_are_limited_and_rejections_logged_together() {
     let proxy = proxy("limits: {connections: 100, connections_per_address: 5}").await;
     let mut held = Vec::new();
     for _ in 0..5 {
@@ -71,7 +71,7 @@ async fn one_address_gets_only_so_many_connections_and_the_log_says_so_once() {
 }
 
 #[tokio::test]
-async fn a_connection_ends_at_its_age_with_its_last_answer() {
+async fn a_connection_ends_at_its_maximum_age_with_a_last_response() {
     let authority = Authority::new("test CA");
     let origin = Origin::start(&authority, serve).await;
     let server = format!("https://{}", origin.address);
@@ -101,7 +101,7 @@ async fn a_connection_ends_at_its_age_with_its_last_answer() {
 }
 
 #[tokio::test]
-async fn a_connection_that_ends_by_its_age_loses_nothing_of_its_last_answers() {
+async fn a_connection_that_reaches_its_maximum_age_delivers_its_last_response() {
     let authority = Authority::new("test CA");
     let origin = Origin::start(&authority, serve).await;
     let server = format!("https://{}", origin.address);
@@ -132,7 +132,7 @@ async fn a_connection_that_ends_by_its_age_loses_nothing_of_its_last_answers() {
 }
 
 #[tokio::test]
-async fn whoever_does_not_answer_a_ping_is_not_served_for_ever() {
+async fn a_client_that_ignores_the_shutdown_ping_is_closed() {
     let authority = Authority::new("test CA");
     let origin = Origin::start(&authority, serve).await;
     let server = format!("https://{}", origin.address);
@@ -154,7 +154,7 @@ async fn whoever_does_not_answer_a_ping_is_not_served_for_ever() {
 }
 
 #[tokio::test]
-async fn without_descriptors_the_gateway_waits_and_recovers() {
+async fn without_file_descriptors_the_gateway_waits_and_recovers() {
     let proxy = proxy("limits: {connections: 1000, connections_per_address: 1000}").await;
     assert_eq!(proxy.client.get("/", &[]).await.status, 200);
     let pid = proxy.gateway.pid().to_string();
@@ -180,7 +180,7 @@ async fn without_descriptors_the_gateway_waits_and_recovers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn four_thousand_slow_connections_keep_nobody_waiting() {
+async fn four_thousand_slow_connections_do_not_delay_other_clients() {
     // One descriptor for each, here as there.
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(20_000)), hard).unwrap();

@@ -20,7 +20,7 @@ pub(crate) async fn control(folder: &Path, method: &str, path: &str) -> String {
 }
 
 #[tokio::test]
-async fn nothing_but_a_socket_is_replaced_by_the_control_socket() {
+async fn the_control_socket_replaces_only_a_stale_socket() {
     let stage = Stage::new().await;
     let precious = stage.folder().join("precious");
     std::fs::write(&precious, "of value").unwrap();
@@ -43,7 +43,7 @@ async fn nothing_but_a_socket_is_replaced_by_the_control_socket() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_ends_takes_nothing_up() {
+async fn a_gateway_that_drains_refuses_to_reload() {
     let mut proxy = Proxy::start(|mut connection: Connection| async move {
         while read_request(&mut connection).await.is_some() {
             tokio::time::sleep(Duration::from_millis(800)).await;
@@ -97,7 +97,7 @@ async fn only_the_gateway_of_this_file_is_reloaded() {
 }
 
 #[tokio::test]
-async fn who_listens_there_and_is_no_gateway_is_not_believed() {
+async fn a_control_socket_of_another_program_is_not_trusted() {
     let folder = tempfile::tempdir().unwrap();
     let listener = tokio::net::UnixListener::bind(folder.path().join("control.sock")).unwrap();
     tokio::spawn(async move {

@@ -61,7 +61,7 @@ fn calmed(frames: &[Frame]) -> bool {
 }
 
 #[tokio::test]
-async fn floods_over_http2_are_hung_up_on_and_nobody_else_is() {
+async fn floods_over_http2_are_closed_and_other_clients_are_served() {
     let proxy = proxy("").await;
     let get = |stream| frame(HEADERS, END_HEADERS | END_STREAM, stream, &request("GET", "/", &[]));
     let post = frame(HEADERS, END_HEADERS, 1, &request("POST", "/", &[]));
@@ -104,7 +104,7 @@ async fn floods_over_http2_are_hung_up_on_and_nobody_else_is() {
 }
 
 #[tokio::test]
-async fn requests_that_are_reset_at_once_are_hung_up_on() {
+async fn a_client_that_resets_its_requests_at_once_is_closed() {
     let proxy = proxy("").await;
     // Rapid Reset, and its sibling in which the gateway is made to reset: a window that is opened by nothing.
     let resets: [(&str, u8, &[u8]); 2] =
@@ -142,7 +142,7 @@ async fn closed(raw: &mut Raw) {
 }
 
 #[tokio::test]
-async fn whoever_takes_an_answer_in_drips_or_not_at_all_is_hung_up_on() {
+async fn a_client_that_reads_too_slowly_over_http2_is_closed() {
     let proxy = proxy("").await;
     let get = |stream| frame(HEADERS, END_HEADERS | END_STREAM, stream, &request("GET", "/large", &[]));
     let no_window = setting(4, 0);
@@ -196,7 +196,7 @@ async fn whoever_takes_an_answer_in_drips_or_not_at_all_is_hung_up_on() {
 }
 
 #[tokio::test]
-async fn requests_that_never_become_whole_end_over_http2() {
+async fn incomplete_requests_over_http2_time_out() {
     let proxy = proxy("").await;
     let nothing = async {
         let mut raw = Raw::connect(&proxy.client, &frame(SETTINGS, 0, 0, &[])).await;
@@ -228,7 +228,7 @@ async fn requests_that_never_become_whole_end_over_http2() {
 }
 
 #[tokio::test]
-async fn header_lists_are_limited_in_bytes_and_in_number_crumbs_of_cookies_included() {
+async fn header_lists_are_limited_in_size_and_number_including_cookie_crumbs() {
     let proxy = proxy("").await;
     let crumbs: Vec<(&str, &str)> = (0..300).map(|_| ("cookie", "a=b")).collect();
     let reply = proxy.client.send_h2(Method::GET, "/", &crumbs, "").await;
@@ -257,7 +257,7 @@ async fn header_lists_are_limited_in_bytes_and_in_number_crumbs_of_cookies_inclu
 }
 
 #[tokio::test]
-async fn uploads_and_downloads_that_drip_end_over_http1() {
+async fn an_upload_that_is_too_slow_over_http1_ends_with_408() {
     let proxy = proxy("").await;
     let upload = async {
         let mut browser = proxy.client.connect("http/1.1").await;
@@ -297,7 +297,7 @@ async fn uploads_and_downloads_that_drip_end_over_http1() {
 }
 
 #[tokio::test]
-async fn a_page_of_ours_that_is_taken_byte_by_byte_ends_too() {
+async fn an_error_page_that_is_read_byte_by_byte_is_closed() {
     let proxy = proxy("").await;
     let mut raw = Raw::connect(&proxy.client, &setting(4, 0)).await;
     raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &request("TRACE", "/", &[]))).await;
@@ -311,7 +311,7 @@ async fn a_page_of_ours_that_is_taken_byte_by_byte_ends_too() {
 }
 
 #[tokio::test]
-async fn answers_that_wait_for_windows_which_were_taken_back_are_not_kept() {
+async fn responses_blocked_by_a_shrunk_window_are_closed() {
     let proxy = proxy("").await;
     let wide = [setting(4, 0x3fff_ffff), frame(WINDOW_UPDATE, 0, 0, &[0x3f, 0, 0, 0])].concat();
     let mut raw = Raw::greet(proxy.client.narrow("h2", 4096).await, &wide).await;

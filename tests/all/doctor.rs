@@ -13,7 +13,7 @@ async fn doctor(stage: &Stage, arguments: &[&str], input: &str) -> (i32, String)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_works_is_said_to_work() {
+async fn doctor_reports_what_works() {
     let stage = Stage::with(Setup::new(Generation::Ems).with_account_here()).await;
     let (code, text) = doctor(&stage, &["--imis-id", "104019"], "").await;
     assert_eq!(code, 0, "{text}");

@@ -9,7 +9,7 @@ use crate::support::{Setup, Stage};
 const APP: &str = "Contoso Helpdesk";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_step_is_told_for_an_id_and_for_cookies() {
+async fn explain_shows_every_step_for_an_id_and_for_cookies() {
     let app = "rules: [{deny: \"profile.id == '104020'\", reason: not-bob}, {allow: \"profile.is_member\"}]\n\
                claims: {organization: \"profile.organization\"}";
     let stage = Stage::with(Setup::new(Generation::Ems).with_api().with_app(app)).await;
@@ -65,7 +65,7 @@ async fn the_decision_is_the_one_of_the_sign_in() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_told_is_said() {
+async fn explain_says_what_it_cannot_determine() {
     let stage = Stage::new().await;
     let (code, text) = stage.run(&["explain", "--app", "No Such", "--imis-id", "1"], "").await;
     assert!(code == 2 && text.contains("there is no app `No Such`; there is Contoso Helpdesk"), "{text}");
@@ -86,7 +86,7 @@ async fn what_cannot_be_told_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn addresses_that_would_keep_people_out_are_listed_beforehand() {
+async fn audit_emails_lists_addresses_that_would_be_refused() {
     let mut setup = Setup::new(Generation::Ems);
     setup.imis.people[0].party["Emails"]["$values"][0]["Address"] = Value::from("olga@association.example");
     let stage = Stage::with(setup.with_api()).await;
@@ -138,14 +138,14 @@ async fn explain_writes_control_characters_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn explain_tells_the_guards_of_whom_a_rule_refuses() {
+async fn explain_shows_the_guards_of_a_member_whom_a_rule_refuses() {
     let stage = Stage::with(ems("rules: [{deny: \"true\"}]")).await;
     let (_, text) = stage.run(&["explain", "--app", APP, "--imis-id", "104024"], "").await;
     assert!(text.contains("guard: company_records") && text.contains("guard: inactive_records"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn explain_tells_a_wrong_question_from_a_no() {
+async fn explain_distinguishes_usage_errors_from_refusals() {
     let stage = Stage::with(ems("rules: [{deny: \"true\"}]")).await;
     let mut codes = Vec::new();
     for arguments in [

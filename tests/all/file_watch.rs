@@ -16,7 +16,7 @@ async fn watching() -> Stage {
 }
 
 #[tokio::test]
-async fn what_is_no_file_keeps_nobody_waiting() {
+async fn a_secret_that_is_not_a_regular_file_is_refused_without_blocking() {
     let stage = watching().await;
     let file = stage.folder().join("zendesk-jwt");
     std::fs::remove_file(&file).unwrap();
@@ -35,7 +35,7 @@ async fn what_is_no_file_keeps_nobody_waiting() {
 }
 
 #[tokio::test]
-async fn a_failure_lasts_as_long_as_what_failed() {
+async fn a_reload_failure_is_reported_until_its_cause_is_gone() {
     let stage = watching().await;
     let file = stage.folder().join("zendesk-jwt");
     let secret = std::fs::read(&file).unwrap();
@@ -63,7 +63,7 @@ async fn a_failure_lasts_as_long_as_what_failed() {
 }
 
 #[tokio::test]
-async fn how_often_files_are_looked_at_changes_at_once() {
+async fn a_new_watch_interval_applies_at_once() {
     let stage =
         Stage::with(Setup::new(Generation::Ems).edit("workers: 2", "workers: 2\nwatch_interval: 1h")).await;
     stage.edit("watch_interval: 1h", "watch_interval: 100ms");
@@ -79,7 +79,7 @@ async fn certificate(proxy: &Proxy) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn certificates_are_taken_up_when_links_are_swapped_and_never_half_a_pair() {
+async fn certificates_are_reloaded_when_links_are_swapped_and_only_as_a_matching_pair() {
     let proxy = Proxy::start(|connection| named(connection, "one", Arc::default())).await;
     let folder = proxy.folder.path();
     let pairs = ["first", "second"];
@@ -124,7 +124,7 @@ async fn certificates_are_taken_up_when_links_are_swapped_and_never_half_a_pair(
 }
 
 #[tokio::test]
-async fn the_text_that_runs_is_the_one_whose_files_are_watched() {
+async fn changed_secrets_are_reloaded_without_the_edited_configuration() {
     let stage =
         Stage::with(Setup::new(Generation::Ems).edit("workers: 2", "workers: 2\nwatch_interval: 100ms"))
             .await;

@@ -28,7 +28,7 @@ fn who(reply: &Reply) -> Option<String> {
 }
 
 #[tokio::test]
-async fn an_identity_is_remembered_and_a_profile_is_not() {
+async fn an_identity_is_cached_and_a_profile_is_not() {
     let stage = Stage::new().await;
     let cookie = stage.cookie_of("AMUELLER");
     for round in 1..=3 {
@@ -45,7 +45,7 @@ async fn an_identity_is_remembered_and_a_profile_is_not() {
 }
 
 #[tokio::test]
-async fn it_can_be_switched_off_or_shortened() {
+async fn the_cache_can_be_disabled_or_shortened() {
     for (written, wait) in [("null", 0), ("300ms", 400)] {
         let edit = format!("identity_cache: {written}\n      session_cookies: [Login]");
         let stage = Stage::with(Setup::new(Generation::Ems).edit("session_cookies: [Login]", &edit)).await;
@@ -58,7 +58,7 @@ async fn it_can_be_switched_off_or_shortened() {
 }
 
 #[tokio::test]
-async fn whoever_signs_out_is_nobody_at_once_however_it_is_done() {
+async fn every_kind_of_sign_out_ends_the_cached_session_at_once() {
     for (generation, method, target) in [
         (Generation::Ems, Method::GET, OUT),
         (
@@ -95,7 +95,7 @@ async fn whoever_signs_out_is_nobody_at_once_however_it_is_done() {
 }
 
 #[tokio::test]
-async fn an_answer_that_was_on_its_way_when_a_sign_out_passed_is_not_kept() {
+async fn an_answer_under_way_during_a_sign_out_is_not_cached() {
     let stage = Arc::new(Stage::new().await);
     let cookie = stage.cookie_of("AMUELLER");
     stage.imis.set_faults(Faults { delay: Some(Duration::from_millis(400)), ..Faults::default() });
@@ -123,7 +123,7 @@ async fn an_ended_session_is_cached_too() {
 }
 
 #[tokio::test]
-async fn what_imis_could_not_say_is_not_remembered() {
+async fn a_failed_recognition_is_not_cached() {
     let stage = Stage::new().await;
     let cookie = stage.cookie_of("AMUELLER");
     let page = PageFault::ErrorPage;
@@ -135,7 +135,7 @@ async fn what_imis_could_not_say_is_not_remembered() {
 
 /// A cookie may stay the same when its session becomes somebody's.
 #[tokio::test]
-async fn whoever_has_just_signed_in_is_not_taken_for_nobody() {
+async fn a_sign_in_ends_the_cached_anonymous_session() {
     let stage = Stage::new().await;
     let value = stage.imis.sign_in("AMUELLER");
     stage.imis.end_session(&value);
@@ -149,7 +149,7 @@ async fn whoever_has_just_signed_in_is_not_taken_for_nobody() {
 
 /// A second session cookie that is sent with the sign-out only, by its path.
 #[tokio::test]
-async fn a_sign_out_with_one_more_session_cookie_is_one() {
+async fn a_sign_out_with_an_additional_session_cookie_ends_the_cached_session() {
     let setup =
         Setup::new(Generation::Ems).edit("session_cookies: [Login]", "session_cookies: [Login, .ASPXAUTH]");
     let stage = Stage::with(setup).await;
@@ -163,7 +163,7 @@ async fn a_sign_out_with_one_more_session_cookie_is_one() {
 
 /// A second session cookie that a sibling domain has planted for the path of the sign-out page.
 #[tokio::test]
-async fn a_sign_out_with_a_planted_cookie_is_one() {
+async fn a_sign_out_with_a_planted_session_cookie_ends_the_cached_session() {
     let stage = Stage::new().await;
     let cookie = stage.cookie_of("AMUELLER");
     assert_eq!(who(&stage.sso("", &cookie).await).as_deref(), Some("104019"));
@@ -175,7 +175,7 @@ async fn a_sign_out_with_a_planted_cookie_is_one() {
 
 /// The browser leaves before iMIS has answered the sign-out.
 #[tokio::test]
-async fn a_sign_out_whose_browser_leaves_is_one() {
+async fn a_sign_out_that_the_client_abandons_ends_the_cached_session() {
     for h2 in [true, false] {
         let stage = Stage::new().await;
         let value = stage.imis.sign_in("AMUELLER");
@@ -225,7 +225,7 @@ async fn acting_for_another_is_noticed_when_the_cached_identity_has_expired() {
 
 /// Two sessions whose cookies differ in bytes that are no UTF-8.
 #[tokio::test]
-async fn two_sessions_that_differ_in_odd_bytes_are_never_one() {
+async fn sessions_that_differ_in_bytes_outside_utf8_are_not_mixed_up() {
     let proxy = Proxy::with_app(|mut connection| async move {
         let mut bytes = Vec::new();
         let mut buffer = [0; 4096];

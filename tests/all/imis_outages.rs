@@ -14,7 +14,7 @@ const IMIS_TIMEOUT: Duration = Duration::from_secs(10);
 const DEEP: &str = "?return_to=https%3A%2F%2Fcontoso.zendesk.com%2Fhc%2Fen-us%2Frequests%2F7";
 
 #[tokio::test]
-async fn a_failing_api_is_said_honestly_keeps_the_deep_link_and_leaves_proxying_alone() {
+async fn a_failing_api_gives_a_503_that_keeps_the_deep_link_while_pages_pass() {
     let stage = Stage::new().await;
     let cookie = stage.cookie_of("AMUELLER");
     let token = |token| Faults { token, ..Faults::default() };
@@ -52,7 +52,7 @@ async fn a_failing_api_is_said_honestly_keeps_the_deep_link_and_leaves_proxying_
 }
 
 #[tokio::test]
-async fn a_token_refused_before_its_end_is_replaced_once() {
+async fn a_token_refused_before_it_expires_is_replaced_once() {
     let stage = Stage::new().await;
     let cookie = stage.cookie_of("AMUELLER");
     stage.imis.set_faults(Faults { api: ApiFault::Unauthorized(1), ..Faults::default() });
@@ -63,7 +63,7 @@ async fn a_token_refused_before_its_end_is_replaced_once() {
 }
 
 #[tokio::test]
-async fn a_token_is_not_used_to_its_end() {
+async fn a_token_is_renewed_before_it_expires() {
     let mut setup = Setup::new(Generation::Ems);
     // A life of no time at all: each sign-in finds the token of the one before too old.
     setup.imis.token_seconds = 0;
@@ -76,7 +76,7 @@ async fn a_token_is_not_used_to_its_end() {
 }
 
 #[tokio::test]
-async fn a_life_of_a_token_that_cannot_be_is_taken_as_a_day() {
+async fn an_absurd_token_lifetime_is_capped_at_a_day() {
     let mut setup = Setup::new(Generation::Ems);
     setup.imis.token_seconds = u64::MAX;
     let stage = Stage::with(setup).await;
@@ -120,7 +120,7 @@ async fn a_token_endpoint_that_hangs_is_waited_for_once_and_not_in_turn() {
 }
 
 #[tokio::test]
-async fn more_sign_ins_than_there_are_places_are_told_to_come_back_and_leaving_frees_a_place() {
+async fn too_many_concurrent_sign_ins_get_a_503_and_a_client_that_leaves_frees_its_slot() {
     let stage = Stage::new().await;
     let cookie = stage.cookie_of("AMUELLER");
     stage.imis.set_faults(Faults { delay: Some(Duration::from_secs(60)), ..Faults::default() });
@@ -164,14 +164,14 @@ async fn more_sign_ins_than_there_are_places_are_told_to_come_back_and_leaving_f
 }
 
 #[tokio::test]
-async fn a_page_that_is_lost_identifies_nobody() {
+async fn a_lost_probe_response_is_a_503() {
     let stage = Stage::new().await;
     stage.imis.set_faults(Faults { pages: PageFault::Drop, ..Faults::default() });
     assert_eq!(stage.sso("", &stage.cookie_of("AMUELLER")).await.status, 503);
 }
 
 #[tokio::test]
-async fn a_setup_without_apps_needs_no_imis() {
+async fn without_apps_nothing_is_asked_of_imis() {
     let (proxy, _) = Proxy::answering(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").await;
     assert_eq!(proxy.client.get("/sso/zendesk", &[]).await.text(), "hi");
 }

@@ -10,7 +10,7 @@ use crate::support::cookie_jar::Jar;
 use crate::support::{SSO, Setup, Stage};
 
 #[tokio::test]
-async fn at_trace_the_whole_flow_leaves_no_cookie_token_secret_or_address_in_the_log() {
+async fn at_trace_level_no_cookie_token_secret_or_address_is_logged() {
     let mut setup = Setup::new(Generation::Ems);
     setup.log_level = "trace";
     let stage = Stage::with(setup).await;
@@ -63,7 +63,7 @@ async fn at_trace_the_whole_flow_leaves_no_cookie_token_secret_or_address_in_the
 }
 
 #[tokio::test]
-async fn every_request_has_one_line_with_the_number_that_imis_and_the_page_show() {
+async fn every_request_has_one_line_with_the_request_id_of_imis_and_the_page() {
     let stage = Stage::new().await;
     let refused = stage.sso("", &stage.cookie_of("nomail")).await.text();
     let incident = refused.split("<code>").nth(1).unwrap().split("</code>").next().unwrap().to_owned();
@@ -111,7 +111,7 @@ async fn the_access_log_can_be_turned_off() {
 
 /// A cookie without a name is all value.
 #[tokio::test]
-async fn a_cookie_without_a_name_is_not_told() {
+async fn a_cookie_without_a_name_is_not_logged() {
     let stage = Stage::new().await;
     let cookie = format!("{}; s3cr3t-of-a-nameless-cookie", stage.cookie_of("AMUELLER"));
     stage.sso("", &cookie).await;
@@ -123,7 +123,7 @@ async fn a_cookie_without_a_name_is_not_told() {
 
 /// Everything that a log can hold.
 #[tokio::test]
-async fn no_secret_of_the_official_way_is_in_the_log() {
+async fn no_secret_of_a_client_application_sign_in_is_logged() {
     let mut setup = application();
     setup.log_level = "trace";
     let stage = Stage::with(setup).await;

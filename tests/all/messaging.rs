@@ -77,7 +77,7 @@ async fn a_script_of_the_site_gets_a_token_for_the_member_who_is_signed_in() {
 }
 
 #[tokio::test]
-async fn nobody_else_gets_anything() {
+async fn other_requests_get_no_messaging_token() {
     let stage = stage("rules: [{deny: \"profile.id == '104020'\", reason: not-bob}, {allow: \"true\"}]\nreasons: {not-bob: Not Bob}").await;
     let nobody = ask(&stage, None, &OWN_SCRIPT).await;
     assert_eq!((nobody.status.as_u16(), nobody.text().as_str()), (204, ""));
@@ -104,7 +104,7 @@ async fn nobody_else_gets_anything() {
 }
 
 #[tokio::test]
-async fn without_a_key_there_is_none() {
+async fn without_a_key_there_are_no_messaging_tokens() {
     let stage = Stage::new().await;
     let reply = ask(&stage, Some("AMUELLER"), &OWN_SCRIPT).await;
     assert_eq!((reply.status.as_u16(), &json_of(&reply)["error"]), (404, &json!("not-configured")));

@@ -27,7 +27,7 @@ fn number(metrics: &str, series: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn every_request_is_counted_once_with_how_it_ended() {
+async fn every_request_is_counted_once_with_its_outcome() {
     let proxy = Proxy::start(|mut connection: Connection| async move {
         while let Some(request) = read_request(&mut connection).await {
             if request.starts_with("GET /break") {
@@ -341,7 +341,7 @@ fn attribute(span: &Span, name: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn traces_go_to_a_collector_as_whoever_began_them_wants_it() {
+async fn the_sampling_decision_of_the_caller_applies_to_exported_spans() {
     let (address, taken) = collector().await;
     let heads = Arc::new(Mutex::new(Vec::new()));
     let seen = heads.clone();

@@ -87,7 +87,7 @@ async fn the_same_targets_pass_over_http2_as_far_as_its_uris_can_hold_them() {
 }
 
 #[tokio::test]
-async fn another_spelling_of_an_sso_path_is_refused_and_reaches_nobody() {
+async fn other_spellings_of_an_sso_path_are_refused_and_not_forwarded() {
     let (proxy, heads) = recording().await;
     let spellings = [
         "/SSO/zendesk",
@@ -160,7 +160,7 @@ const SPOOFED: [&str; 24] = [
 ];
 
 #[tokio::test]
-async fn no_header_that_a_proxys_word_is_taken_from_reaches_the_upstream_in_any_spelling() {
+async fn headers_that_only_a_proxy_may_set_are_removed_in_any_spelling() {
     let (proxy, heads) = recording().await;
     for name in SPOOFED {
         let spellings = [
@@ -190,7 +190,7 @@ async fn no_header_that_a_proxys_word_is_taken_from_reaches_the_upstream_in_any_
 }
 
 #[tokio::test]
-async fn connection_cannot_take_away_what_makes_a_request() {
+async fn a_connection_header_cannot_remove_essential_headers() {
     let (proxy, heads) = recording().await;
     for name in ["cookie", "Host", "content-length", "Authorization", "content-type"] {
         let request = format!(
@@ -203,7 +203,7 @@ async fn connection_cannot_take_away_what_makes_a_request() {
 }
 
 #[tokio::test]
-async fn what_is_malformed_over_http2_is_reset_and_reaches_nobody() {
+async fn malformed_http2_requests_are_reset_and_not_forwarded() {
     let (proxy, heads) = recording().await;
     let malformed = [
         block(&[

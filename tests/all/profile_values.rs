@@ -31,7 +31,7 @@ fn attribute(name: &str, value: Value) -> impl FnOnce(&mut Value) {
 }
 
 #[tokio::test]
-async fn no_error_quotes_a_persons_value() {
+async fn errors_do_not_quote_profile_values() {
     let stage = Stage::with(ems("rules: [{allow: \"profile.attributes.get(profile.email) == 'x'\"}]")).await;
     assert_eq!(ann(&stage).await, 403);
     stage.gateway.logged(|line| line["message"] == "refused").await;
@@ -44,7 +44,7 @@ async fn no_error_quotes_a_persons_value() {
 }
 
 #[tokio::test]
-async fn an_empty_list_takes_nothing_away() {
+async fn an_empty_list_omits_the_claim() {
     let stage = Stage::with(ems(
         "claims: {organizations: \"profile.groups\", tags: \"profile.groups\"}\noverwrite: [organizations, tags]",
     ))
@@ -55,7 +55,7 @@ async fn an_empty_list_takes_nothing_away() {
 }
 
 #[tokio::test]
-async fn an_organizations_name_with_a_comma_is_not_two() {
+async fn an_organization_name_with_a_comma_is_refused() {
     let setup = with_ann(
         ems("claims: {organizations: \"profile.organization\"}\noverwrite: [organizations]"),
         |party| party["PrimaryOrganization"]["Name"] = json!("X Ltd.,Fabrikam\u{1b} Inc."),
@@ -66,7 +66,7 @@ async fn an_organizations_name_with_a_comma_is_not_two() {
 }
 
 #[tokio::test]
-async fn attributes_that_cannot_be_read_open_no_deny() {
+async fn unreadable_attributes_do_not_bypass_a_deny_rule() {
     let rules = "rules: [{deny: \"profile.attributes.get('Suspended', false)\"}, {allow: \"true\"}]";
     let stage = Stage::with(with_ann(ems(rules), attribute("Suspended", json!(true)))).await;
     assert_eq!(ann(&stage).await, 403);
@@ -96,7 +96,7 @@ async fn attributes_that_cannot_be_read_open_no_deny() {
 }
 
 #[tokio::test]
-async fn a_padded_code_escapes_no_deny() {
+async fn padded_codes_do_not_bypass_a_deny_rule() {
     let rules = "rules: [{deny: \"profile.customer_type == 'NM'\"}, {allow: \"true\"}]";
     let mut odd = Vec::new();
     for value in [json!("NM"), json!("NM   "), json!({"$type": "System.String", "$value": "NM "})] {
@@ -111,7 +111,7 @@ async fn a_padded_code_escapes_no_deny() {
 }
 
 #[tokio::test]
-async fn a_search_that_finds_not_even_the_member_is_not_believed() {
+async fn an_address_search_that_misses_the_member_is_an_error() {
     let mut setup = with_ann(ems(""), |party| {
         party["Emails"]["$values"]
             .as_array_mut()
@@ -127,7 +127,7 @@ async fn a_search_that_finds_not_even_the_member_is_not_believed() {
 }
 
 #[tokio::test]
-async fn the_guard_of_addresses_counts_all_who_may_enter() {
+async fn the_duplicate_email_guard_counts_everyone_who_may_sign_in() {
     let mut told = Vec::new();
     for (guards, change) in [
         (

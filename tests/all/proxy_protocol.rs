@@ -51,7 +51,7 @@ fn proxy(more: &str) -> Proxy {
 }
 
 #[tokio::test]
-async fn a_trusted_proxy_names_the_visitor() {
+async fn a_trusted_proxy_header_sets_the_client_address() {
     for (header, client) in [(LINE.to_vec(), "192.0.2.7"), (binary(), "2001:db8::7")] {
         let proxy = proxy(TRUSTED);
         assert_eq!(status(&proxy, &[&header]).await.as_deref(), Some("502"));
@@ -65,7 +65,7 @@ async fn a_trusted_proxy_names_the_visitor() {
 }
 
 #[tokio::test]
-async fn a_trusted_proxy_may_speak_for_itself() {
+async fn a_local_proxy_header_keeps_the_address_of_the_proxy() {
     for header in [&b"PROXY UNKNOWN\r\n"[..], b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"] {
         let proxy = proxy(TRUSTED);
         assert_eq!(status(&proxy, &[header]).await.as_deref(), Some("502"));
@@ -74,7 +74,7 @@ async fn a_trusted_proxy_may_speak_for_itself() {
 }
 
 #[tokio::test]
-async fn what_a_trusted_proxy_begins_otherwise_is_closed_and_logged() {
+async fn a_connection_of_a_trusted_proxy_without_the_header_is_closed_and_logged() {
     let proxy = proxy(TRUSTED);
     for header in [&b""[..], b"GET / HTTP/1.1\r\n\r\n", b"PROXY TCP4 not an address\r\n"] {
         assert_eq!(status(&proxy, &[header]).await, None, "{}", String::from_utf8_lossy(header));
@@ -93,7 +93,7 @@ async fn what_a_trusted_proxy_begins_otherwise_is_closed_and_logged() {
 }
 
 #[tokio::test]
-async fn nobody_else_is_read_a_header_of() {
+async fn a_proxy_header_of_an_untrusted_client_is_not_read() {
     for more in ["trusted_proxies: [192.0.2.1]\nproxy_protocol: true", "trusted_proxies: [127.0.0.0/8]"] {
         let proxy = proxy(more);
         assert_eq!(status(&proxy, &[]).await.as_deref(), Some("502"), "{more}");
@@ -104,7 +104,7 @@ async fn nobody_else_is_read_a_header_of() {
 }
 
 #[tokio::test]
-async fn visitors_behind_a_proxy_are_counted_one_by_one() {
+async fn connection_limits_count_the_clients_behind_a_proxy() {
     let proxy = proxy(&format!("{TRUSTED}\nlimits: {{connections: 10, connections_per_address: 2}}"));
     let mut held = Vec::new();
     for _ in 0..2 {

@@ -82,7 +82,7 @@ async fn the_clients_forwarding_and_hop_by_hop_headers_stop_here() {
 }
 
 #[tokio::test]
-async fn a_trusted_proxy_is_believed_and_added_to() {
+async fn headers_of_a_trusted_proxy_are_extended() {
     let heads = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let authority = imis_gateway_simulators::certificates::Authority::new("test CA");
     let shared = heads.clone();
@@ -346,7 +346,7 @@ async fn ten_megabytes_go_up_and_come_down() {
 }
 
 #[tokio::test]
-async fn a_connection_that_died_idle_is_replaced_without_a_word() {
+async fn a_connection_closed_while_idle_is_replaced() {
     let proxy = Proxy::start(|mut connection| async move {
         // One answer a connection, then it is gone without notice.
         let _ = read_request(&mut connection).await;
@@ -361,7 +361,7 @@ async fn a_connection_that_died_idle_is_replaced_without_a_word() {
 }
 
 #[tokio::test]
-async fn a_connection_that_dies_under_a_request_that_changes_nothing_is_replaced_once() {
+async fn a_safe_request_is_retried_once_when_its_connection_breaks() {
     let proxy = Proxy::start(|mut connection| async move {
         // The second request on a connection finds it closing, however it is timed.
         let _ = read_request(&mut connection).await;
@@ -394,7 +394,7 @@ async fn a_request_that_could_have_a_body_and_has_none_says_so() {
 }
 
 #[tokio::test]
-async fn an_upload_that_breaks_off_is_not_imiss_fault() {
+async fn an_interrupted_upload_is_not_an_upstream_failure() {
     let (proxy, heads) = Proxy::answering(OK).await;
     let mut browser = proxy.client.connect("http/1.1").await;
     let malformed = format!("POST / HTTP/1.1\r\nHost: {SITE}\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n");
@@ -441,7 +441,7 @@ async fn plain_http_is_sent_to_https_with_its_target_as_it_is() {
 }
 
 #[tokio::test]
-async fn names_that_are_not_ours_are_refused() {
+async fn unknown_hosts_get_a_421() {
     let stage = Stage::new().await;
     let client = stage.client();
     assert!(client.connect_as("http/1.1", "other.example").await.is_err(), "in the handshake");

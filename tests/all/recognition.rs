@@ -43,7 +43,7 @@ async fn the_probe_carries_the_visitors_own_headers_and_extends_no_session() {
 }
 
 #[tokio::test]
-async fn redirects_are_told_apart_and_not_followed() {
+async fn redirects_of_the_probe_are_classified_and_not_followed() {
     let stage = Stage::new().await;
     let cookie = stage.cookie_of("AMUELLER");
     for (fault, says) in [(PageFault::ErrorPage, "error page"), (PageFault::Missing, "404")] {
@@ -58,7 +58,7 @@ async fn redirects_are_told_apart_and_not_followed() {
 }
 
 #[tokio::test]
-async fn a_session_that_imis_no_longer_knows_is_nobody() {
+async fn an_ended_session_is_anonymous() {
     let stage = Stage::new().await;
     let reply = stage.sso("", "login=0123456789").await;
     assert_eq!(reply.status, 302);
@@ -67,7 +67,7 @@ async fn a_session_that_imis_no_longer_knows_is_nobody() {
 }
 
 #[tokio::test]
-async fn a_page_that_redirects_to_the_sign_in_page_means_nobody() {
+async fn a_redirect_to_the_sign_in_page_means_anonymous() {
     let setup = Setup::new(Generation::Ems).edit("page: /imis-gateway-probe", "page: /Members/Benefits.aspx");
     let stage = Stage::with(setup).await;
     assert_eq!(stage.sso("", "login=0123456789").await.status, 302);
@@ -93,7 +93,7 @@ async fn a_sign_in_path_with_a_slash_at_the_end_is_recognised() {
 }
 
 #[tokio::test]
-async fn what_is_not_imiss_own_page_identifies_nobody() {
+async fn a_page_that_is_not_from_imis_identifies_no_member() {
     let stage = Stage::new().await;
     let cookie = stage.cookie_of("AMUELLER");
     let field = "<input id=\"__ClientContext\" value=\"{&quot;isAnonymous&quot;:false,&quot;loggedInPartyId&quot;:&quot;104019&quot;}\">";
@@ -120,7 +120,7 @@ async fn what_is_not_imiss_own_page_identifies_nobody() {
 }
 
 #[tokio::test]
-async fn two_different_session_cookies_are_nobody() {
+async fn two_different_session_cookies_are_anonymous() {
     let stage = Stage::new().await;
     let cookie =
         format!("login={}; Login={}", stage.imis.sign_in("AMUELLER"), stage.imis.sign_in("boconnor"));

@@ -65,7 +65,7 @@ fn who(reply: &Reply) -> String {
 }
 
 #[tokio::test]
-async fn everybody_is_known_and_only_as_themselves() {
+async fn every_method_recognises_every_member_correctly() {
     for (name, setup) in setups() {
         let stage = Stage::with(setup).await;
         let (ann, bob) = (stage.cookie_of("AMUELLER"), stage.cookie_of("boconnor"));
@@ -82,7 +82,7 @@ async fn everybody_is_known_and_only_as_themselves() {
 }
 
 #[tokio::test]
-async fn who_may_not_enter_may_not_by_any_method() {
+async fn no_method_lets_a_refused_member_in() {
     for (name, setup) in setups() {
         let stage = Stage::with(setup).await;
         for username in ["contoso", "lapsed", "nomail", "badmail"] {
@@ -93,7 +93,7 @@ async fn who_may_not_enter_may_not_by_any_method() {
 }
 
 #[tokio::test]
-async fn nobody_is_nobody_by_any_method() {
+async fn every_method_treats_an_ended_session_as_anonymous() {
     for (name, setup) in setups() {
         let stage = Stage::with(setup).await;
         let cookie = stage.cookie_of("AMUELLER");
@@ -130,7 +130,7 @@ async fn a_probe_extends_no_session_and_names_no_member_in_the_log() {
 
 /// What each method does not take for an answer.
 #[tokio::test]
-async fn when_imis_does_not_say_nobody_is_signed_in() {
+async fn without_a_clear_answer_of_imis_no_member_is_signed_in() {
     let pages = [
         PageFault::ErrorPage,
         PageFault::Missing,
@@ -192,7 +192,7 @@ async fn when_imis_does_not_say_nobody_is_signed_in() {
 }
 
 #[tokio::test]
-async fn a_profile_of_columns_is_not_made_without_them() {
+async fn a_profile_from_query_columns_needs_those_columns() {
     let stage = Stage::with(query(Generation::Ems, "query", COLUMNS).without_service_account()).await;
     for (column, status) in [
         ("Member Status", 503),
@@ -237,7 +237,7 @@ const LIST: &str = "[{method: forms_ticket, validation_key: {file: validation-ke
                      {method: client_context, page: /iMIS/imis-gateway-probe}]";
 
 #[tokio::test]
-async fn a_method_that_cannot_say_leaves_it_to_the_next_unless_it_is_to_stop() {
+async fn if_a_method_fails_the_next_one_is_tried_unless_configured_to_stop() {
     let stage =
         Stage::with(Setup::new(Generation::Imis2017).recognised_by(&LIST.replace("ON_ERROR", ""))).await;
     let asked_for = |stage: &Stage, what: &str| {
@@ -265,7 +265,7 @@ async fn a_method_that_cannot_say_leaves_it_to_the_next_unless_it_is_to_stop() {
 }
 
 #[tokio::test]
-async fn whoever_acts_for_another_is_refused_unless_the_app_says_otherwise() {
+async fn acting_for_another_contact_is_refused_by_default() {
     for (methods, generation) in [(None, Generation::Ems), (Some(()), Generation::Ems)] {
         let setup = || match methods {
             None => Setup::new(generation),
@@ -292,7 +292,7 @@ async fn whoever_acts_for_another_is_refused_unless_the_app_says_otherwise() {
 }
 
 #[tokio::test]
-async fn what_was_wrong_is_told_apart_in_the_log() {
+async fn the_log_distinguishes_the_causes_of_failures() {
     let stage = Stage::new().await;
     let cookie = stage.cookie_of("AMUELLER");
     for (fault, says) in [
@@ -315,7 +315,7 @@ async fn what_was_wrong_is_told_apart_in_the_log() {
 }
 
 #[tokio::test]
-async fn ten_tabs_at_once_are_one_question() {
+async fn ten_concurrent_tabs_share_one_probe() {
     for (name, setup) in setups() {
         let stage = std::sync::Arc::new(Stage::with(setup).await);
         stage
@@ -345,7 +345,7 @@ async fn ten_tabs_at_once_are_one_question() {
 }
 
 #[tokio::test]
-async fn a_head_and_a_script_ask_nobody() {
+async fn head_requests_and_scripts_do_not_probe_imis() {
     for (name, setup) in setups() {
         let stage = Stage::with(setup).await;
         let cookie = stage.cookie_of("AMUELLER");
@@ -359,7 +359,7 @@ async fn a_head_and_a_script_ask_nobody() {
 
 /// A page that says nothing of who is signed in, and a query that has a row for the user GUEST.
 #[tokio::test]
-async fn the_row_of_guest_lets_nobody_in() {
+async fn the_query_row_of_the_guest_user_is_anonymous() {
     let setup = Setup::new(Generation::Ems).without_service_account().recognised_by(
         "{method: whoami_query, page: /probe, query: $/Gateway/WhoAmI, endpoint: /api/query, \
          columns: {id: ID, name: Name, email: Email, status: null, company: null}}",

@@ -8,7 +8,7 @@ use crate::support::{SSO, Setup, Stage};
 const DEEP: &str = "/sso/zendesk?return_to=%2Fhc%2Fen-us%2Frequests";
 
 #[tokio::test]
-async fn the_third_round_ends_on_a_page_that_says_what_was_seen() {
+async fn the_third_redirect_ends_on_a_page_that_explains_the_loop() {
     // Zendesk does not keep its own cookie, so that it sends the browser back each time.
     let stage = Stage::new().await;
     let mut jar = Jar::new(stage.client()).with(&stage.cookie_of("AMUELLER"));
@@ -37,7 +37,7 @@ async fn the_third_round_ends_on_a_page_that_says_what_was_seen() {
 }
 
 #[tokio::test]
-async fn a_session_cookie_that_does_not_arrive_is_said_to() {
+async fn the_page_says_that_the_session_cookie_is_missing() {
     let cookies = "session_cookies: [Login]";
     let stage = Stage::with(Setup::new(Generation::Ems).edit(cookies, "session_cookies: [NoSuchName]")).await;
     let mut jar = Jar::new(stage.client()).with(&stage.cookie_of("AMUELLER"));
@@ -55,7 +55,7 @@ async fn a_session_cookie_that_does_not_arrive_is_said_to() {
 }
 
 #[tokio::test]
-async fn tabs_that_are_opened_together_are_no_circle_nor_are_other_pages() {
+async fn concurrent_tabs_and_other_pages_are_not_a_loop() {
     let stage = Stage::new().await;
     let mut jar = Jar::new(stage.client()).with(&stage.cookie_of("AMUELLER"));
     for page in 0..6 {

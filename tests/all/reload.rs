@@ -63,7 +63,7 @@ async fn rest(stream: &mut (impl AsyncReadExt + Unpin), read: &str) -> String {
 }
 
 #[tokio::test]
-async fn new_requests_get_the_new_and_what_is_under_way_is_left_alone() {
+async fn a_reload_applies_to_new_requests_and_leaves_running_ones_alone() {
     let go = Arc::new(AtomicBool::new(false));
     let of_first = go.clone();
     let proxy = Proxy::start(move |connection| named(connection, "one", of_first.clone())).await;
@@ -122,7 +122,7 @@ async fn new_requests_get_the_new_and_what_is_under_way_is_left_alone() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_said_as_check_says_it_and_the_old_goes_on() {
+async fn a_bad_configuration_is_reported_as_by_check_and_the_old_one_is_kept() {
     let stage = Stage::new().await;
     let cookie = stage.cookie_of("AMUELLER");
     stage.edit(
@@ -181,7 +181,7 @@ async fn what_is_wrong_is_said_as_check_says_it_and_the_old_goes_on() {
 }
 
 #[tokio::test]
-async fn rules_and_claims_are_taken_up_by_command_and_by_signal() {
+async fn rules_and_claims_are_reloaded_by_command_and_by_signal() {
     let stage = Stage::new().await;
     let cookie = stage.cookie_of("AMUELLER");
     assert!(stage.sso("", &cookie).await.token().is_some());
@@ -229,7 +229,7 @@ async fn tls_sessions_are_resumed_across_a_reload() {
 }
 
 #[tokio::test]
-async fn what_waits_for_a_restart_is_said() {
+async fn changes_that_need_a_restart_are_reported() {
     let proxy = Proxy::start(|connection| named(connection, "one", Arc::default())).await;
     let (_, checked) = proxy.run(&["check"]).await;
     assert!(
@@ -368,7 +368,7 @@ async fn reloads_by_the_hundred_lose_no_request() {
 }
 
 #[tokio::test]
-async fn status_and_healthcheck_say_what_runs() {
+async fn status_and_healthcheck_report_the_running_configuration() {
     let stage = Stage::new().await;
     let (code, status) = stage.run(&["status", "--format", "json"], "").await;
     let status: Value = serde_json::from_str(&status).unwrap();
@@ -399,7 +399,7 @@ async fn status_and_healthcheck_say_what_runs() {
 }
 
 #[tokio::test]
-async fn sites_that_change_places_never_serve_one_another() {
+async fn sites_that_swap_positions_never_serve_each_other() {
     async fn serve(mut connection: Connection, name: &'static str) {
         while read_request(&mut connection).await.is_some() {
             let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{name}");
@@ -461,7 +461,7 @@ async fn sites_that_change_places_never_serve_one_another() {
 }
 
 #[tokio::test]
-async fn a_reload_is_done_whole_whether_or_not_somebody_waits_for_it() {
+async fn a_reload_completes_even_if_its_client_has_gone() {
     let stage = Stage::new().await;
     for round in 0..40 {
         stage.edit("version: 1\n", &format!("version: 1\n# {round}\n"));

@@ -169,7 +169,7 @@ async fn ask(proxy: &Proxy, count: usize) {
 }
 
 #[tokio::test]
-async fn nobody_waits_for_whoever_does_not_read_the_log() {
+async fn a_log_reader_that_stalls_does_not_delay_requests() {
     let proxy = Proxy::start(quick).await;
     {
         let _unread = proxy.gateway.leave_log_unread();
@@ -185,7 +185,7 @@ async fn nobody_waits_for_whoever_does_not_read_the_log() {
 }
 
 #[tokio::test]
-async fn a_log_that_nobody_can_read_any_more_stops_nothing() {
+async fn a_closed_log_pipe_does_not_stop_the_gateway() {
     let proxy = Proxy::start(quick).await;
     proxy.gateway.close_log();
     ask(&proxy, 2_000).await;
@@ -203,7 +203,7 @@ impl Drop for Ended {
 }
 
 #[tokio::test]
-async fn a_full_disk_under_the_log_stops_nothing() {
+async fn a_full_disk_does_not_stop_the_gateway() {
     // `/dev/full` refuses every write as a full disk does.
     let Ok(full) = std::fs::OpenOptions::new().write(true).open("/dev/full") else {
         return crate::support::skip("/dev/full");

@@ -175,7 +175,7 @@ sites:
 }
 
 #[tokio::test]
-async fn without_descriptors_a_gateway_ends_all_the_same() {
+async fn a_gateway_without_file_descriptors_still_ends() {
     use crate::support::origin::Proxy;
     if std::process::Command::new("prlimit")
         .arg("--version")

@@ -51,7 +51,7 @@ async fn the_first_rule_that_matches_decides_and_none_refuses() {
 }
 
 #[tokio::test]
-async fn a_rule_that_cannot_be_worked_out_refuses_and_says_so() {
+async fn a_rule_that_cannot_be_evaluated_refuses_and_is_logged() {
     let stage = stage("rules: [{allow: \"profile.attributes.Chapter != 'North'\"}, {allow: \"true\"}]").await;
     let reply = enters(&stage, "AMUELLER").await;
     assert_eq!((reply.status.as_u16(), reply.token()), (403, None));
@@ -62,7 +62,7 @@ async fn a_rule_that_cannot_be_worked_out_refuses_and_says_so() {
 }
 
 #[tokio::test]
-async fn groups_are_asked_for_only_when_a_rule_or_claim_does() {
+async fn groups_are_read_only_when_a_rule_or_claim_uses_them() {
     let rules = "rules: [{allow: \"'Staff' in profile.groups\"}]\non_behalf_of: sign_in_as_staff";
     let all_at_once = stage(rules).await;
     assert!(enters(&all_at_once, "staff").await.token().is_some());
@@ -84,7 +84,7 @@ async fn groups_are_asked_for_only_when_a_rule_or_claim_does() {
 }
 
 #[tokio::test]
-async fn when_groups_cannot_be_had_nobody_enters() {
+async fn without_groups_no_member_is_admitted() {
     let stage = stage("rules: [{deny: \"'Suspended' in profile.groups\"}, {allow: \"true\"}]").await;
     let cookie = stage.cookie_of("AMUELLER");
     assert!(stage.sso("", &cookie).await.token().is_some());
@@ -126,7 +126,7 @@ async fn claims_are_what_the_file_says_each_of_its_kind() {
 }
 
 #[tokio::test]
-async fn a_claim_that_is_not_what_it_should_be_mints_nothing() {
+async fn a_claim_of_the_wrong_type_mints_no_token() {
     for (app, says) in [
         ("claims: {organization_id: \"profile.name\"}", "`organization_id`: has to be a whole number"),
         ("claims: {organization: \"profile.attributes.Chapter\"}", "no attribute `Chapter`"),
@@ -193,7 +193,7 @@ async fn only_active_people_with_the_same_primary_address_count() {
 }
 
 #[tokio::test]
-async fn no_rule_and_no_claim_changes_who_it_is() {
+async fn rules_and_claims_cannot_change_the_identity() {
     let stage = stage("rules: [{allow: \"true\"}]\nclaims: {organization: \"'x'\"}").await;
     for username in ["contoso", "lapsed", "nomail", "badmail", "staff", "twin1"] {
         let reply = enters(&stage, username).await;
@@ -206,7 +206,7 @@ async fn no_rule_and_no_claim_changes_who_it_is() {
 }
 
 #[tokio::test]
-async fn one_network_and_one_person_begin_only_so_many_sign_ins_a_minute() {
+async fn sign_ins_are_rate_limited_per_network_and_per_member() {
     let limits = "limits: {sign_ins_per_network: 1000000, sign_ins_per_person: 1000000}";
     let few = |limits_now: &str| Setup::new(Generation::Ems).edit(limits, limits_now);
     let stage = Stage::with(few("limits: {sign_ins_per_person: 3}")).await;

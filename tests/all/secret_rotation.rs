@@ -93,7 +93,7 @@ async fn no_sign_in_is_lost_whenever_zendesk_and_the_gateway_change() {
 }
 
 #[tokio::test]
-async fn when_zendesk_takes_neither_there_is_a_page_and_no_circle() {
+async fn when_zendesk_accepts_neither_secret_a_page_ends_the_sign_in() {
     let stage = stage().await;
     stage.zendesk.reset_secret("a-third-secret-that-nobody-has-told-us-of");
     let mut jar = member(&stage);
@@ -143,7 +143,7 @@ async fn tabs_that_sign_in_together_all_arrive() {
 }
 
 #[tokio::test]
-async fn a_second_sign_in_within_the_minute_is_no_circle() {
+async fn a_second_sign_in_within_a_minute_is_not_a_loop() {
     let stage = stage().await;
     stage.zendesk.reset_secret(NEW);
     for _ in 0..4 {
@@ -162,7 +162,7 @@ async fn a_second_sign_in_within_the_minute_is_no_circle() {
 }
 
 #[tokio::test]
-async fn an_error_that_somebody_made_up_costs_a_detour_and_no_sign_in() {
+async fn a_forged_error_causes_a_retry_and_the_sign_in_succeeds() {
     let stage = stage().await;
     let mut jar = jar_with_a_sign_in(&stage).await;
     let forged = jar.get(&format!("{SSO}/signed-out?kind=error&message=invalid+signature")).await;
@@ -178,7 +178,7 @@ async fn an_error_that_somebody_made_up_costs_a_detour_and_no_sign_in() {
 }
 
 #[tokio::test]
-async fn whoever_makes_an_error_up_changes_nothing() {
+async fn forged_errors_have_no_effect() {
     let stage = stage().await;
     let forged =
         format!("{SSO}/signed-out?kind=error&message=invalid+signature&return_to=https%3A%2F%2Fevil.example");
@@ -257,7 +257,7 @@ async fn only_fingerprints_are_shown() {
 }
 
 #[tokio::test]
-async fn two_that_are_one_are_refused_by_check() {
+async fn check_refuses_two_identical_secrets() {
     let stage = stage().await;
     std::fs::write(stage.folder().join("zendesk-next"), format!("{}\n", stage.secret)).unwrap();
     let (code, said) = stage.run(&["check"], "").await;

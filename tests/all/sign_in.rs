@@ -8,7 +8,7 @@ use crate::support::{MAPPED, SSO, Setup, Stage, ZENDESK};
 const FROM_ZENDESK: &str = "?brand_id=360001&locale_id=1&return_to=https%3A%2F%2Fsupport.contoso.org%2Fhc%2Fen-us%2Frequests%3Fpage%3D2&timestamp=1700000000";
 
 #[tokio::test]
-async fn nobody_signed_in_is_sent_to_the_sign_in_page_and_comes_back_with_what_matters() {
+async fn without_a_session_the_sign_in_page_comes_first_and_the_deep_link_is_kept() {
     let stage = Stage::new().await;
     let reply = stage.sso(FROM_ZENDESK, "ASP.NET_SessionId=abc").await;
     assert_eq!(reply.status, 302);
@@ -88,7 +88,7 @@ async fn a_return_to_that_leads_elsewhere_is_dropped_and_the_sign_in_goes_on() {
 }
 
 #[tokio::test]
-async fn a_return_to_too_long_for_iis_does_not_keep_anybody_from_the_sign_in_page() {
+async fn a_return_to_too_long_for_iis_is_left_out_of_the_sign_in_redirect() {
     let stage = Stage::new().await;
     let long = format!("?return_to=%2Fhc%2F{}", "%3F".repeat(600));
     let location = stage.sso(&long, "").await.header("location").to_owned();
@@ -98,7 +98,7 @@ async fn a_return_to_too_long_for_iis_does_not_keep_anybody_from_the_sign_in_pag
 }
 
 #[tokio::test]
-async fn those_who_may_not_enter_get_a_page_that_says_what_to_do_and_no_token() {
+async fn a_refused_member_gets_a_page_with_advice_and_no_token() {
     let stage = Stage::new().await;
     for (username, words) in [
         ("nomail", "needs an e-mail address"),
@@ -185,7 +185,7 @@ async fn a_sign_in_with_the_second_host_comes_back_to_that_host() {
 }
 
 #[tokio::test]
-async fn after_a_sign_out_of_zendesk_there_is_a_good_bye() {
+async fn after_a_sign_out_of_zendesk_a_page_confirms_it() {
     let stage = Stage::new().await;
     let path =
         format!("{SSO}/signed-out?brand_id=1&email=ann%40example.org&external_id=104019&return_to=%2Fhc");
@@ -198,7 +198,7 @@ async fn after_a_sign_out_of_zendesk_there_is_a_good_bye() {
 }
 
 #[tokio::test]
-async fn zendesks_errors_are_explained_escaped_and_sign_nobody_out() {
+async fn errors_of_zendesk_are_explained_and_escaped_and_keep_the_session() {
     let stage = Stage::new().await;
     let cookie = stage.cookie_of("AMUELLER");
     for (message, words) in [

@@ -73,7 +73,7 @@ async fn a_slow_reader_gets_all_of_an_answer_that_was_under_way() {
 }
 
 #[tokio::test]
-async fn whoever_only_keeps_a_connection_open_does_not_hold_up_the_end() {
+async fn idle_connections_do_not_delay_the_end() {
     let setup = Setup::new(Generation::Ems).edit("workers: 2", "workers: 2\ntimeouts: {drain: 300s}");
     let mut stage = Stage::with(setup).await;
     let mut silent = stage.client().connect("h2").await;
@@ -97,7 +97,7 @@ async fn whoever_only_keeps_a_connection_open_does_not_hold_up_the_end() {
 }
 
 #[tokio::test]
-async fn signals_that_other_servers_know_end_nothing() {
+async fn signals_that_other_servers_use_do_not_end_the_process() {
     let stage = Stage::new().await;
     for signal in ["USR1", "USR2"] {
         stage.gateway.signal(signal);
@@ -112,7 +112,7 @@ async fn signals_that_other_servers_know_end_nothing() {
 }
 
 #[tokio::test]
-async fn a_hangup_at_the_start_ends_nothing() {
+async fn a_hangup_during_the_start_does_not_end_the_process() {
     let stage = Stage::new().await;
     let text = std::fs::read_to_string(stage.folder().join("config.yaml")).unwrap();
     std::fs::write(

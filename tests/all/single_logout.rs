@@ -51,7 +51,7 @@ async fn a_sign_out_of_imis_leads_through_zendesk_and_on_to_where_imis_wanted() 
 }
 
 #[tokio::test]
-async fn nothing_else_is_led_anywhere() {
+async fn only_a_top_level_sign_out_is_redirected() {
     let stage = stage("{from_imis: true}").await;
     let cookie = stage.cookie_of("AMUELLER");
     let navigation = [("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
@@ -96,7 +96,7 @@ async fn nothing_else_is_led_anywhere() {
 }
 
 #[tokio::test]
-async fn by_default_a_sign_out_of_imis_concerns_nobody_else() {
+async fn by_default_a_sign_out_of_imis_passes_unchanged() {
     let stage = Stage::new().await;
     let mut jar = browser(&stage);
     let reply = jar.get(OUT).await;
@@ -105,7 +105,7 @@ async fn by_default_a_sign_out_of_imis_concerns_nobody_else() {
 }
 
 #[tokio::test]
-async fn a_cookie_that_we_did_not_make_leads_nobody_anywhere() {
+async fn a_forged_state_cookie_does_not_redirect() {
     let stage = stage("{from_imis: true}").await;
     for value in ["", "x", "aHR0cHM6Ly9ldmlsLmV4YW1wbGUv.AAAA"] {
         let headers = [
@@ -193,7 +193,7 @@ async fn a_sign_out_of_zendesk_offers_or_does_that_of_imis() {
 
 /// Both ways at once end, and end at home.
 #[tokio::test]
-async fn both_ways_at_once_come_to_an_end() {
+async fn single_logout_in_both_directions_ends() {
     let stage = stage("{from_imis: true, from_zendesk: sign_out}").await;
     let mut jar = browser(&stage);
     let mut at = format!("{SSO}/signed-out?external_id=104019");
@@ -214,7 +214,7 @@ async fn both_ways_at_once_come_to_an_end() {
 
 /// A sign-out by another site's link, given up half way, and a later one.
 #[tokio::test]
-async fn a_crafted_sign_out_leads_no_later_one_away() {
+async fn a_crafted_sign_out_does_not_redirect_a_later_one() {
     let app = "path: /sso/zendesk\n";
     let setup =
         Setup::new(Generation::Ems).edit(app, &format!("{app}        single_logout: {{from_imis: true}}\n"));

@@ -31,7 +31,7 @@ async fn status(stage: &Stage, username: &str) -> u16 {
 }
 
 #[tokio::test]
-async fn metrics_say_how_many_are_known_and_how_old_that_is() {
+async fn metrics_show_the_size_and_age_of_the_staff_list() {
     let stage = Stage::with(setup("")).await;
     known(&stage).await;
     let metrics = stage.gateway.metrics().await;
@@ -69,7 +69,7 @@ async fn an_account_with_an_agents_address_is_refused() {
 }
 
 #[tokio::test]
-async fn whom_zendesk_knows_by_the_imis_id_enters() {
+async fn an_agent_with_the_same_imis_id_is_admitted() {
     let stage = Stage::with(setup("on_behalf_of: sign_in_as_staff")).await;
     stage.zendesk.edit_users(|users| {
         let sam = users.iter_mut().find(|user| user.email.starts_with("sam@")).unwrap();
@@ -89,7 +89,7 @@ async fn whom_zendesk_knows_by_the_imis_id_enters() {
 }
 
 #[tokio::test]
-async fn a_rule_of_its_own_says_who_is_staff_indeed() {
+async fn a_configured_rule_decides_who_is_staff() {
     let app = "on_behalf_of: sign_in_as_staff\nguards: {duplicate_email: off, is_staff: \"'Staff' in profile.groups\"}";
     let stage = Stage::with(setup(app)).await;
     known(&stage).await;
@@ -105,7 +105,7 @@ async fn a_rule_of_its_own_says_who_is_staff_indeed() {
 }
 
 #[tokio::test]
-async fn as_long_as_nothing_is_known_it_is_closed() {
+async fn without_a_staff_list_members_are_refused() {
     let down = "client_secret: {file: zendesk-api}";
     let wrong = "client_secret: {file: imis-password}";
     // No list, no domains: nobody enters.
@@ -177,7 +177,7 @@ async fn is_known(stage: &Stage, times: usize) {
 }
 
 #[tokio::test]
-async fn no_external_id_is_told_from_another_by_case() {
+async fn external_ids_of_staff_are_compared_without_case() {
     let mut setup = Setup::new(Generation::Ems).with_api().with_app("guards: {duplicate_email: off}");
     let ann = setup.imis.people.iter_mut().find(|person| person.username == "AMUELLER").unwrap();
     ann.party = serde_json::from_str(&ann.party.to_string().replace("104019", "ann1")).unwrap();
@@ -199,7 +199,7 @@ async fn no_external_id_is_told_from_another_by_case() {
 }
 
 #[tokio::test]
-async fn what_is_known_of_the_staff_is_the_accounts_whatever_else_changes() {
+async fn a_reload_keeps_the_staff_list_of_an_account_and_only_of_that_account() {
     let stage = Stage::with(Setup::new(Generation::Ems).with_api()).await;
     is_known(&stage, 1).await;
     let cookie = stage.cookie_of("AMUELLER");
@@ -258,7 +258,7 @@ async fn an_account_that_a_reload_corrects_is_asked_once_and_reloads_do_not_ask_
 }
 
 #[tokio::test]
-async fn a_list_of_staff_without_an_admin_is_not_believed() {
+async fn a_staff_list_without_an_admin_is_rejected() {
     let setup = with_ann(
         ems("guards: {duplicate_email: off, staff_domains: [association.example]}").with_api(),
         |party| party["Emails"]["$values"][0]["Address"] = json!("sam@association.example"),
@@ -279,7 +279,7 @@ async fn a_list_of_staff_without_an_admin_is_not_believed() {
 
 // An agent whom Zendesk knows by this iMIS ID, under another address.
 #[tokio::test]
-async fn whoever_has_the_imis_id_of_somebody_of_the_staff_is_refused() {
+async fn a_member_with_the_imis_id_of_an_agent_is_refused() {
     let stage = Stage::with(ems("").with_api()).await;
     stage.zendesk.edit_users(|users| {
         let sam = users.iter_mut().find(|user| user.email.starts_with("sam@")).unwrap();

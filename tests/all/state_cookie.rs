@@ -29,7 +29,7 @@ pub(crate) fn application() -> Setup {
 
 /// One byte beyond ASCII in any cookie.
 #[tokio::test]
-async fn a_cookie_beyond_ascii_is_somebody_elses_affair() {
+async fn another_cookie_outside_ascii_does_not_disturb_a_sign_in() {
     let stage = Stage::with(application()).await;
     let mut jar = Jar::new(stage.client()).with(&stage.cookie_of("AMUELLER"));
     let begun = jar.get(SSO).await;
@@ -42,7 +42,7 @@ async fn a_cookie_beyond_ascii_is_somebody_elses_affair() {
 
 /// Two apps, one Single Sign-On page.
 #[tokio::test]
-async fn a_tab_of_another_app_that_was_given_up_changes_nothing() {
+async fn an_abandoned_tab_of_another_app_does_not_disturb_a_sign_in() {
     let app = "    apps:\n";
     let more = "    apps:\n      - name: Staff Desk\n        path: /sso/staff\n        \
                 zendesk: {subdomain: contoso-staff, shared_secret: {file: zendesk-jwt}}\n";
@@ -75,7 +75,7 @@ async fn one_single_sign_on_page_serves_every_app() {
 
 /// A frame of a sibling, in a browser that says Origin and no Sec-Fetch-Site.
 #[tokio::test]
-async fn an_opaque_origin_alone_is_not_ours() {
+async fn a_post_with_an_opaque_origin_is_refused() {
     let stage = Stage::with(application()).await;
     let mut victim = Jar::new(stage.client()).with(&stage.cookie_of("AMUELLER"));
     victim.get(SSO).await;
@@ -88,7 +88,7 @@ async fn an_opaque_origin_alone_is_not_ours() {
 
 /// States of a process that has gone.
 #[tokio::test]
-async fn states_of_a_process_that_has_gone_do_not_pile_up() {
+async fn state_cookies_of_an_ended_process_do_not_accumulate() {
     let stage = Stage::with(application()).await;
     let dead: Vec<String> =
         (0..8).map(|at| format!("{STATE}-0000000{at}={}.AAAA", "A".repeat(1800))).collect();
@@ -109,7 +109,7 @@ async fn raw(stage: &Stage, bytes: &[u8], within: Duration) -> String {
 
 /// What comes behind a form is a request of its own, or nothing.
 #[tokio::test]
-async fn a_form_is_framed_like_any_body() {
+async fn the_form_is_framed_like_any_request_body() {
     let stage = Stage::with(application()).await;
     let next = format!("GET /next HTTP/1.1\r\nHost: {SITE}\r\nConnection: close\r\n\r\n");
     let head = format!("POST {POSTS_TO} HTTP/1.1\r\nHost: {SITE}\r\n");
@@ -163,7 +163,7 @@ async fn a_form_is_framed_like_any_body() {
 
 /// A state of one site shown to another site of the gateway that has an app on the same path.
 #[tokio::test]
-async fn a_state_of_another_site_is_none() {
+async fn a_state_cookie_of_another_site_is_not_accepted() {
     let stage = Stage::with(application()).await;
     let yaml = std::fs::read_to_string(stage.folder().join("config.yaml")).unwrap();
     let (before, site) = yaml.split_once("sites:\n").unwrap();
@@ -191,7 +191,7 @@ async fn a_state_of_another_site_is_none() {
 
 /// The same state several times at once.
 #[tokio::test]
-async fn a_state_is_good_once_also_for_many_at_once() {
+async fn a_state_cookie_is_valid_once_even_for_concurrent_posts() {
     let stage = Stage::with(application()).await;
     let mut jar = Jar::new(stage.client()).with(&stage.cookie_of("AMUELLER"));
     jar.get(SSO).await;
@@ -217,7 +217,7 @@ async fn a_state_is_good_once_also_for_many_at_once() {
 
 /// States in several Cookie lines, among junk, over both protocols; and a post that waits to be told to go on.
 #[tokio::test]
-async fn states_are_found_in_whatever_lines_they_come() {
+async fn state_cookies_are_found_in_any_cookie_line() {
     let stage = Stage::with(application()).await;
     for h2 in [false, true] {
         let mut jar = Jar::new(stage.client()).with(&stage.cookie_of("AMUELLER"));

@@ -29,7 +29,7 @@ fn datagram(socket: &UnixDatagram) -> String {
 }
 
 #[test]
-fn systemd_hears_of_the_start_each_reload_the_end_and_in_time_that_all_goes_on() {
+fn systemd_is_notified_of_start_reload_stop_and_the_watchdog() {
     let folder = tempfile::tempdir().unwrap();
     lay_out_certificates(&Authority::new("test CA"), folder.path());
     let yaml = format!(

@@ -56,7 +56,7 @@ async fn a_silent_handshake_ends() {
 }
 
 #[tokio::test]
-async fn a_head_that_does_not_come_ends_with_408_and_an_idle_connection_without_a_word() {
+async fn an_incomplete_head_ends_with_408_and_an_idle_connection_is_closed_silently() {
     let proxy = proxy("request_head: 1s, idle: 2s", "", answers).await;
     let started = Instant::now();
     let mut browser = proxy.client.connect("http/1.1").await;
@@ -76,7 +76,7 @@ async fn a_head_that_does_not_come_ends_with_408_and_an_idle_connection_without_
 }
 
 #[tokio::test]
-async fn a_head_that_drips_ends_however_steadily_it_drips() {
+async fn a_head_that_arrives_slowly_ends_with_408() {
     let proxy = proxy("request_head: 2s", "", answers).await;
     let started = Instant::now();
     let mut browser = proxy.client.connect("http/1.1").await;
@@ -106,7 +106,7 @@ async fn an_upload_that_stalls_ends_with_408() {
 }
 
 #[tokio::test]
-async fn a_browser_that_stops_reading_is_let_go() {
+async fn a_client_that_stops_reading_is_closed() {
     let proxy = proxy("body_idle: 1s", "", |mut connection| async move {
         let _ = read_request(&mut connection).await;
         let _ = connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 209715200\r\n\r\n").await;
@@ -122,7 +122,7 @@ async fn a_browser_that_stops_reading_is_let_go() {
 }
 
 #[tokio::test]
-async fn a_response_may_take_its_time_between_bytes_but_not_for_ever() {
+async fn a_response_may_pause_between_bytes_up_to_the_timeout() {
     let proxy = proxy("", "body_idle: 2s", |mut connection| async move {
         let request = read_request(&mut connection).await.unwrap_or_default();
         let _ = connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n").await;
@@ -179,7 +179,7 @@ async fn an_idle_upstream_connection_is_closed_before_iis_would() {
 }
 
 #[tokio::test]
-async fn a_browser_that_leaves_takes_its_request_with_it() {
+async fn a_client_that_disconnects_cancels_its_request() {
     let (gone, mut going) = tokio::sync::mpsc::unbounded_channel();
     let (arrived, mut arriving) = tokio::sync::mpsc::unbounded_channel();
     let proxy = proxy("", "", move |mut connection| {
@@ -217,7 +217,7 @@ async fn a_browser_that_leaves_takes_its_request_with_it() {
 }
 
 #[tokio::test]
-async fn an_idle_http_2_connection_is_closed_whether_or_not_it_has_asked_for_anything() {
+async fn an_idle_http2_connection_is_closed_with_or_without_requests() {
     let proxy = proxy("request_head: 1s, idle: 2s", "", answers).await;
     let connected = || async {
         let io = hyper_util::rt::TokioIo::new(proxy.client.connect("h2").await);
@@ -239,7 +239,7 @@ async fn an_idle_http_2_connection_is_closed_whether_or_not_it_has_asked_for_any
 }
 
 #[tokio::test]
-async fn the_last_answer_has_as_long_as_any_other() {
+async fn the_last_response_of_a_connection_may_be_read_slowly() {
     const LENGTH: usize = 60_000;
     let proxy = proxy("body_idle: 60s", "", |mut connection| async move {
         let _ = read_request(&mut connection).await;
@@ -266,7 +266,7 @@ async fn the_last_answer_has_as_long_as_any_other() {
 }
 
 #[tokio::test]
-async fn the_last_answer_is_not_lost_to_what_lies_unread_behind_its_request() {
+async fn unread_bytes_behind_a_request_do_not_lose_the_last_response() {
     const LENGTH: usize = 300_000;
     let proxy = proxy("", "", |mut connection| async move {
         let _ = read_request(&mut connection).await;
@@ -289,7 +289,7 @@ async fn the_last_answer_is_not_lost_to_what_lies_unread_behind_its_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upload_may_wait_for_the_upstream_as_long_as_that_may_take() {
+async fn an_upload_waits_for_the_upstream_by_the_upstream_timeout() {
     const LENGTH: usize = 20 * 1024 * 1024;
     let slow = |upstream| {
         proxy("body_idle: 500ms", upstream, |mut connection| async move {
@@ -344,7 +344,7 @@ fn asked_h2(requests: u32) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn whoever_reads_slowly_but_steadily_is_not_taken_for_silent() {
+async fn a_client_that_reads_slowly_but_steadily_is_not_closed() {
     // What a system keeps for a slow reader must not hide that he reads: with megabytes of it, he would seem silent for minutes.
     let proxy = large_answers("3s").await;
     let one = format!("GET / HTTP/1.1\r\nHost: {SITE}\r\nConnection: close\r\n\r\n").into_bytes();
@@ -372,7 +372,7 @@ async fn whoever_reads_slowly_but_steadily_is_not_taken_for_silent() {
 }
 
 #[tokio::test]
-async fn an_answer_that_the_system_has_and_that_is_read_is_no_idleness() {
+async fn a_connection_whose_response_is_still_read_is_not_idle() {
     const LENGTH: usize = 400 * 1024;
     let proxy = proxy("idle: 1s", "", |mut connection| async move {
         while read_request(&mut connection).await.is_some() {
@@ -401,7 +401,7 @@ async fn an_answer_that_the_system_has_and_that_is_read_is_no_idleness() {
 }
 
 #[tokio::test]
-async fn windows_that_are_opened_by_whoever_reads_nothing_keep_no_answer() {
+async fn window_updates_without_reading_do_not_keep_a_connection() {
     let proxy = large_answers("2s").await;
     let mut browser = proxy.client.narrow("h2", 8 * 1024).await;
     let mut asked = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), setting(4, 1000)].concat();
@@ -423,7 +423,7 @@ async fn windows_that_are_opened_by_whoever_reads_nothing_keep_no_answer() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_not_read_ends_whatever_is_sent_beside_it() {
+async fn a_response_that_is_not_read_times_out_even_if_the_client_sends() {
     let proxy = large_answers("1s").await;
     for (times, length, beside) in [(1, "1000000", "x"), (2, "0", "GET / HTTP/1.1\r\nX: ")] {
         let started = Instant::now();

@@ -65,7 +65,7 @@ fn handshake(config: &Arc<ClientConfig>, address: std::net::SocketAddr) -> (bool
 }
 
 #[test]
-fn sessions_resume_and_nothing_is_taken_before_the_handshake_is_over() {
+fn sessions_resume_and_early_data_is_not_accepted() {
     let authority = Authority::new("test CA");
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.certificate_pem().as_bytes()).unwrap()).unwrap();

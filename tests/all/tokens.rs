@@ -65,7 +65,7 @@ fn verified_by(
 }
 
 #[tokio::test]
-async fn other_peoples_verifiers_read_what_was_minted() {
+async fn independent_verifiers_accept_our_tokens() {
     let stage = Stage::new().await;
     let mut seen = std::collections::HashSet::new();
     for (username, id, name, phone) in [

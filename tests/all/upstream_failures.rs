@@ -259,7 +259,7 @@ fn status_of(block: &[u8], before: &str) -> String {
 }
 
 #[tokio::test]
-async fn every_fault_of_an_upstream_is_told_in_time_over_either_protocol_and_leaves_nothing_behind() {
+async fn every_upstream_failure_is_reported_over_both_protocols_and_leaves_no_connection() {
     let (proxy, seen) = stage().await;
     let open = || std::fs::read_dir(format!("/proc/{}/fd", proxy.gateway.pid())).unwrap().count();
     assert!(over_h1(&proxy, "GET", "").await == Gets::Status("200"));
@@ -294,7 +294,7 @@ async fn every_fault_of_an_upstream_is_told_in_time_over_either_protocol_and_lea
 }
 
 #[tokio::test]
-async fn what_changes_something_is_sent_once_and_what_does_not_at_most_twice() {
+async fn unsafe_requests_are_sent_once_and_safe_ones_at_most_twice() {
     let (proxy, seen) = stage().await;
     for h2 in [false, true] {
         for (method, most) in [("POST", 1), ("DELETE", 1), ("GET", 2)] {
@@ -316,7 +316,7 @@ async fn what_changes_something_is_sent_once_and_what_does_not_at_most_twice() {
 }
 
 #[tokio::test]
-async fn nobody_at_the_address_is_a_502_over_either_protocol() {
+async fn a_refused_upstream_connection_is_a_502_over_both_protocols() {
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let proxy = Proxy::to(Authority::new("test CA"), &format!("http://127.0.0.1:{port}"), None, "");
     assert!(over_h1(&proxy, "GET", "").await == BAD);
@@ -324,7 +324,7 @@ async fn nobody_at_the_address_is_a_502_over_either_protocol() {
 }
 
 #[tokio::test]
-async fn an_unreachable_imis_is_a_502_with_a_page_of_ours() {
+async fn an_unreachable_upstream_is_a_502_with_an_error_page() {
     // A port that was free a moment ago.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let proxy = Proxy::to(Authority::new("test CA"), &format!("https://127.0.0.1:{port}"), None, "");
@@ -342,7 +342,7 @@ async fn an_unreachable_imis_is_a_502_with_a_page_of_ours() {
 }
 
 #[tokio::test]
-async fn an_imis_that_accepts_and_says_nothing_is_a_504() {
+async fn a_silent_upstream_is_a_504() {
     let proxy =
         Proxy::start(|mut connection| async move { while read_request(&mut connection).await.is_some() {} })
             .await;
@@ -352,7 +352,7 @@ async fn an_imis_that_accepts_and_says_nothing_is_a_504() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_is_not_vouched_for_is_not_talked_to() {
+async fn an_untrusted_upstream_certificate_is_a_502() {
     let other = Authority::new("another CA");
     let origin = Origin::start(&other, |_| async {}).await;
     let proxy =

@@ -59,7 +59,7 @@ async fn raw(proxy: &Proxy, request: &str) -> (String, bool) {
 }
 
 #[tokio::test]
-async fn answers_that_are_none_are_a_502_and_their_connection_is_not_used_again() {
+async fn invalid_responses_are_a_502_and_their_connection_is_not_reused() {
     let (proxy, say, connections) = scripted().await;
     let endless = b"HTTP/1.1 102 Processing\r\n\r\n".repeat(50);
     let fields = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: 1\r\n".repeat(300));
@@ -102,7 +102,7 @@ async fn answers_that_are_none_are_a_502_and_their_connection_is_not_used_again(
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_off_is_never_shown_as_whole_over_either_protocol() {
+async fn a_truncated_body_is_never_shown_as_complete_over_either_protocol() {
     let (proxy, say, _) = scripted().await;
     for answer in [
         &b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"[..],
@@ -142,7 +142,7 @@ async fn broken_over_h2(proxy: &Proxy) -> bool {
 }
 
 #[tokio::test]
-async fn what_comes_behind_an_answer_is_not_taken_for_the_next() {
+async fn bytes_behind_a_response_are_not_taken_for_the_next_one() {
     let (proxy, say, connections) = scripted().await;
     *say.lock().unwrap() = (
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
@@ -162,7 +162,7 @@ async fn what_comes_behind_an_answer_is_not_taken_for_the_next() {
 }
 
 #[tokio::test]
-async fn interim_answers_are_passed_on_to_whoever_knows_them() {
+async fn interim_responses_are_forwarded_to_clients_that_support_them() {
     let (proxy, say, _) = scripted().await;
     let answer = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\nDate: today\r\nContent-Length: 2\r\n\r\nok";
     *say.lock().unwrap() = (answer.to_vec(), false);
@@ -176,7 +176,7 @@ async fn interim_answers_are_passed_on_to_whoever_knows_them() {
 }
 
 #[tokio::test]
-async fn sixteen_interim_answers_pass_and_no_more() {
+async fn at_most_sixteen_interim_responses_are_forwarded() {
     let (proxy, say, _) = scripted().await;
     for (count, status) in [(16, "HTTP/1.1 200"), (17, "HTTP/1.1 502")] {
         let mut answer = b"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(count);
@@ -190,7 +190,7 @@ async fn sixteen_interim_answers_pass_and_no_more() {
 }
 
 #[tokio::test]
-async fn an_early_answer_ends_an_upload_and_leaves_nothing_behind() {
+async fn an_early_response_ends_an_upload_and_its_connection() {
     let proxy = Proxy::start(|mut connection| async move {
         // Answers before the body has come, and reads none of it.
         let mut seen = Vec::new();
@@ -305,7 +305,7 @@ async fn head(stream: &mut TcpStream) -> Option<String> {
 }
 
 #[tokio::test]
-async fn a_reset_is_no_end_of_a_body_that_ends_with_its_connection() {
+async fn a_reset_is_not_the_end_of_a_body_delimited_by_close() {
     let proxy = plain("", |mut stream| async move {
         let _ = head(&mut stream).await;
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
@@ -324,7 +324,7 @@ async fn a_reset_is_no_end_of_a_body_that_ends_with_its_connection() {
 }
 
 #[tokio::test]
-async fn a_kept_connection_that_spoke_unasked_is_not_used_however_busy_the_client() {
+async fn a_kept_connection_with_unsolicited_bytes_is_not_reused() {
     let (spoke, mut speaking) = tokio::sync::mpsc::unbounded_channel();
     let proxy = plain("", move |mut stream| {
         let spoke = spoke.clone();
@@ -354,7 +354,7 @@ async fn a_kept_connection_that_spoke_unasked_is_not_used_however_busy_the_clien
 }
 
 #[tokio::test]
-async fn a_browser_that_does_not_read_over_http_2_lets_its_upstream_connection_go() {
+async fn a_client_that_does_not_read_over_http2_releases_its_upstream_connection() {
     let (gone, mut going) = tokio::sync::mpsc::unbounded_channel();
     let proxy = plain("timeouts: {body_idle: 1s}", move |mut stream| {
         let gone = gone.clone();

@@ -91,7 +91,7 @@ async fn becomes(two: &Two, wanted: &str) {
 }
 
 #[tokio::test]
-async fn one_that_accepts_no_connection_is_left_alone_and_comes_back() {
+async fn a_server_that_accepts_no_connections_is_ejected_and_returns() {
     let mut servers = two("").await;
     assert_eq!(who(&servers).await, "one");
     let address = servers.one.as_ref().unwrap().address;
@@ -138,7 +138,7 @@ async fn one_that_accepts_no_connection_is_left_alone_and_comes_back() {
 }
 
 #[tokio::test]
-async fn one_whose_health_check_fails_is_not_used_until_it_is_well() {
+async fn a_server_whose_health_check_fails_is_not_used_until_it_recovers() {
     let keys = "      health: {path: /well, interval: 50ms, timeout: 1s, fall: 2, rise: 2}\n";
     let mut servers = two(keys).await;
     assert_eq!(who(&servers).await, "one");
@@ -248,7 +248,7 @@ async fn behind_proxy_headers() -> (std::net::SocketAddr, Arc<AtomicUsize>) {
 }
 
 #[tokio::test]
-async fn a_proxy_header_names_the_visitor_and_its_connection_serves_nobody_else() {
+async fn a_proxy_header_names_the_client_whose_connection_is_not_shared() {
     for version in ["v1", "v2"] {
         let (address, count) = behind_proxy_headers().await;
         let proxy = Proxy::to(Authority::new("test CA"), &format!("http://{address}"), None, "");
@@ -287,7 +287,7 @@ async fn a_proxy_header_names_the_visitor_and_its_connection_serves_nobody_else(
 }
 
 #[tokio::test]
-async fn a_proxy_header_of_one_visitor_serves_no_other_on_the_same_connection_of_a_load_balancer() {
+async fn clients_behind_one_load_balancer_connection_get_their_own_proxy_header() {
     let (address, _) = behind_proxy_headers().await;
     let proxy = Proxy::to(
         Authority::new("test CA"),

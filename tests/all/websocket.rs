@@ -59,7 +59,7 @@ async fn a_websocket_passes_bytes_both_ways() {
 }
 
 #[tokio::test]
-async fn at_the_end_of_the_grace_both_sides_get_a_close_frame_between_two_frames() {
+async fn after_the_drain_timeout_both_sides_get_a_close_frame_between_frames() {
     let authority = Authority::new("test CA");
     let seen = Arc::new(Mutex::new(Vec::new()));
     let drain_is_over = Arc::new(Semaphore::new(0));
@@ -111,7 +111,7 @@ async fn at_the_end_of_the_grace_both_sides_get_a_close_frame_between_two_frames
 }
 
 #[tokio::test]
-async fn a_websocket_that_never_ends_its_frame_is_cut_and_that_is_said() {
+async fn a_websocket_in_an_endless_frame_is_cut_and_that_is_logged() {
     let authority = Authority::new("test CA");
     let origin = Origin::start(&authority, |mut connection| async move {
         let _ = read_request(&mut connection).await;
@@ -167,7 +167,7 @@ async fn a_switch_to_another_protocol_than_asked_for_is_a_502() {
 }
 
 #[tokio::test]
-async fn whoever_takes_nothing_of_a_websocket_is_let_go_and_whoever_is_only_silent_is_not() {
+async fn a_websocket_client_that_does_not_read_is_closed_and_a_silent_one_is_not() {
     let authority = Authority::new("test CA");
     let origin = Origin::start(&authority, |mut connection| async move {
         let request = read_request(&mut connection).await.unwrap_or_default();

@@ -20,7 +20,7 @@ fn used_by_workers(pid: u32) -> Vec<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_few_long_connections_no_worker_idles_while_another_works() {
+async fn few_long_connections_are_spread_over_the_workers() {
     for round in 0..5 {
         // Two workers; which one the system gives a connection to is chance. A new gateway for each round: connections of a round before
         // would count, and leave room for chance.
