@@ -25,17 +25,47 @@ pub enum Generation {
     Imis2017,
 }
 
+/// The sign-in widget of the site.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SignInForm {
+    /// User name and password in one form.
+    #[default]
+    Password,
+    /// EMS: first the e-mail address (or user name), then the choice of a password, then the password.
+    EmailFirst,
+    /// EMS with a directory (OpenID Connect): first the e-mail address, then the directory's own host, which posts back.
+    Directory,
+}
+
+/// The mark-up of the page with the content item Contact > Single Sign-On.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SsoPage {
+    /// A form that the page submits when it has loaded.
+    #[default]
+    Onload,
+    /// The same in upper case, without quotes, with other fields beside the token.
+    UpperCase,
+    /// The form has single quotes and entities, and a script at the end of the page submits it.
+    Script,
+    /// The form stands inside a whole RiSE page with a form of its own.
+    InsidePage,
+}
+
 /// The configuration of the simulator.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Which generation of iMIS to simulate.
     pub generation: Generation,
+    /// The sign-in widget.
+    pub sign_in_form: SignInForm,
     /// Name of the authentication cookie: `Login` on 2017, `login` on Cloud.
     pub cookie: String,
     /// Whether `/api/query` is there.
     pub query_api: bool,
     /// Where the Single Sign-On content item posts its refresh token; none = no such page.
     pub sso_page_target: Option<String>,
+    /// The mark-up of that page.
+    pub sso_page: SsoPage,
     /// The client application's id and secret.
     pub client_application: (String, String),
     /// The keys of the authentication cookie on 2017.
@@ -44,6 +74,8 @@ pub struct Options {
     pub ticket_seconds: i64,
     /// The service account's user name and password.
     pub service_account: (String, String),
+    /// Without the role that reads other contacts, the service account sees only its own record, this person's.
+    pub service_account_reads_only: Option<String>,
     /// The lifetime of access tokens in seconds.
     pub token_seconds: u64,
     /// The contacts.
@@ -55,16 +87,19 @@ impl Options {
     pub fn new(generation: Generation) -> Self {
         Self {
             generation,
+            sign_in_form: SignInForm::default(),
             cookie: match generation {
                 Generation::Ems => "login".to_owned(),
                 Generation::Imis2017 => "Login".to_owned(),
             },
             query_api: true,
             sso_page_target: None,
+            sso_page: SsoPage::default(),
             client_application: ("zendesk-gateway".to_owned(), server::random_hex(16)),
             machine_key: MachineKey::random(false),
             ticket_seconds: 50_000_000 * 60,
             service_account: ("svc-gateway".to_owned(), server::random_hex(16)),
+            service_account_reads_only: None,
             token_seconds: 1199,
             people: people::sample(),
         }
@@ -145,6 +180,8 @@ pub enum QueryFault {
     Without(&'static str),
     /// It returns no row.
     Empty,
+    /// Without a filter on the member, a visitor who is not signed in gets the row of the user GUEST.
+    Guest,
 }
 
 /// Faults, which can change at any time.
@@ -204,6 +241,8 @@ pub(crate) struct State {
     refresh_tokens: Mutex<HashMap<String, String>>,
     antiforgery: Mutex<HashMap<String, Option<String>>>,
     requests: Mutex<Vec<Recorded>>,
+    /// The origin of the directory's host.
+    directory: Mutex<String>,
 }
 
 /// Locks, whatever a panicking test has left behind.
@@ -231,6 +270,7 @@ impl Imis {
             refresh_tokens: Mutex::default(),
             antiforgery: Mutex::default(),
             requests: Mutex::default(),
+            directory: Mutex::default(),
         });
         let plain = tls.is_none();
         let shared = state.clone();
@@ -239,6 +279,8 @@ impl Imis {
             async move { answer(&state, request, plain).await }
         };
         let running = server::serve(SocketAddr::from(([127, 0, 0, 1], 0)), tls, handler).await?;
+        // The same server under another name plays the directory.
+        *lock(&state.directory) = format!("https://directory.localhost:{}", running.address().port());
         Ok(Self { running, state })
     }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use rustls::ServerConfig;
 
 use crate::server::{self, Answer, Received, Running};
-pub use users::{Role, User};
+pub use users::{Role, User, staff};
 
 /// How the account is set up. Origins are `https://host[:port]`.
 #[derive(Debug, Clone)]
@@ -77,6 +77,8 @@ pub struct Faults {
     pub delay: Option<Duration>,
     /// Connections are dropped.
     pub drop: bool,
+    /// The language of refusals: `es`, `de` or `pt-BR`; everything else is English.
+    pub language: Option<&'static str>,
 }
 
 pub(crate) struct State {

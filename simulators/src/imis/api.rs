@@ -37,14 +37,16 @@ pub(super) fn answer(state: &State, request: &Received, path: &str, faults: &Fau
         ));
     };
     // Users who are not administrators see only their own record.
-    let own = state.person(&caller).map(|person| person.id.as_str());
-    let is_admin = caller == state.options.service_account.0;
+    let is_service = caller == state.options.service_account.0;
+    let reads_only = state.options.service_account_reads_only.as_deref().filter(|_| is_service);
+    let own = reads_only.or(state.person(&caller).map(|person| person.id.as_str()));
+    let is_admin = is_service && reads_only.is_none();
     if !is_admin && path.starts_with("api/party/") && own != Some(spelled) {
         return Some(server::json(403, &json!({"Message": "Access is denied."})));
     }
     Some(match path.split('/').skip(1).collect::<Vec<_>>().as_slice() {
         ["party", _] => party(state, spelled, &faults.api),
-        ["party"] => parties(state, request),
+        ["party"] => parties(state, request, own.filter(|_| !is_admin)),
         ["user"] => users(state, request),
         ["groupmember"] => group_members(state, request),
         _ => server::json(404, &json!({"Message": "No HTTP resource was found."})),
@@ -132,10 +134,12 @@ fn party(state: &State, id: &str, fault: &ApiFault) -> Reply {
     }
 }
 
-fn parties(state: &State, request: &Received) -> Reply {
+/// `only`: the one contact that the caller may read.
+fn parties(state: &State, request: &Received, only: Option<&str>) -> Reply {
     let wanted = request.query("email").map(|email| email.trim_start_matches("eq:").to_lowercase());
     let people = state.options.people.iter();
-    let found = people.filter(|person| {
+    let readable = people.filter(|person| only.is_none_or(|only| person.id == only));
+    let found = readable.filter(|person| {
         let own = person.party["Emails"]["$values"][0]["Address"].as_str().map(str::to_lowercase);
         wanted.is_none() || own == wanted
     });
@@ -207,8 +211,16 @@ fn query(state: &State, request: &Received, fault: &QueryFault, properties: bool
         QueryFault::Unfiltered => everybody.collect(),
         QueryFault::FirstOfAll => everybody.take(1).collect(),
         QueryFault::Empty => Vec::new(),
+        QueryFault::Guest if visitor.is_none() => vec![guest_row()],
+        QueryFault::Guest => visitor.into_iter().map(row).collect(),
         QueryFault::None | QueryFault::Without(_) => visitor.into_iter().map(row).collect(),
     })
+}
+
+/// Anonymous visitors run as the user GUEST.
+fn guest_row() -> Value {
+    json!({"$type": "System.Dynamic.ExpandoObject, System.Core", "ID": "GUEST", "Full Name": "Guest User",
+        "Email": "guest@association.example", "Member Status": "A", "Is Company": false})
 }
 
 /// As `api/query` gives it, or with named properties as `api/iqa` does.

@@ -7,7 +7,7 @@ use http::Response;
 use http_body_util::Full;
 
 use super::people::Person;
-use super::{Faults, Generation, PageFault, State, lock};
+use super::{Faults, Generation, PageFault, SignInForm, SsoPage, State, lock};
 use crate::server::{self, Answer, Received, encoded, escaped, html, redirect, respond, with};
 
 type Page = Response<Full<Bytes>>;
@@ -27,6 +27,8 @@ pub(super) fn answer(state: &State, request: &Received, path: &str, faults: &Fau
     Some(match (method, below) {
         ("GET" | "HEAD", "signin" | "signin.aspx") => sign_in_page(state, request, None),
         ("GET" | "HEAD", at) if at == format!("{FORMS}login.aspx") => sign_in_page(state, request, None),
+        ("GET", "directory/authorize") => directory_page(request),
+        ("POST", "signin-oidc") => back_from_directory(state, request),
         ("POST", "signin" | "signin.aspx") => sign_in(state, request),
         ("POST", at) if at == format!("{FORMS}login.aspx") => sign_in(state, request),
         (_, at) if at == format!("{FORMS}logout.aspx") => sign_out(state, request, faults),
@@ -134,9 +136,37 @@ fn rise_page(state: &State, request: &Received, visitor: Option<&Person>, title:
     with(response, "set-cookie", &format!("__RequestVerificationToken={token}; path=/; HttpOnly"))
 }
 
-/// A WebForms sign-in page, with its own names for the fields.
+const FIELD: &str = "ctl01$TemplateBody$WebPartManager1$gwpciSignIn$ciSignIn$";
+
+/// The first step of the sign-in widget.
 fn sign_in_page(state: &State, request: &Received, problem: Option<&str>) -> Page {
-    let field = "ctl01$TemplateBody$WebPartManager1$gwpciSignIn$ciSignIn$";
+    let inputs = match state.options.sign_in_form {
+        SignInForm::Password => {
+            format!(
+                "<p><label>Username <input name=\"{FIELD}signInUserName\" id=\"signInUserName\" autocomplete=\"off\"></label></p>\n\
+                 <p><label>Password <input name=\"{FIELD}signInPassword\" id=\"signInPassword\" type=\"password\"></label></p>\n\
+                 <p><label><input type=\"checkbox\" name=\"{FIELD}RememberMe\"> Keep me signed in</label></p>\n{}",
+                button("SubmitButton", "Sign In")
+            )
+        }
+        SignInForm::EmailFirst | SignInForm::Directory => format!(
+            "<p><label>E-mail <input name=\"{FIELD}OpenIdUserName\" id=\"OpenIdUserName\"></label></p>\n{}",
+            button("OpenIdSubmitButton", "Continue")
+        ),
+    };
+    sign_in_step(state, request, problem, &inputs)
+}
+
+fn button(name: &str, text: &str) -> String {
+    format!("<p><input type=\"submit\" name=\"{FIELD}{name}\" id=\"{name}\" value=\"{text}\"></p>\n")
+}
+
+fn hidden(name: &str, value: &str) -> String {
+    format!("<input type=\"hidden\" name=\"{name}\" value=\"{}\" />\n", escaped(value))
+}
+
+/// A WebForms page of the sign-in widget. It posts to its own address, and so keeps the query.
+fn sign_in_step(state: &State, request: &Received, problem: Option<&str>, inputs: &str) -> Page {
     let problem = problem.map(|text| format!("<p role=\"alert\">{text}</p>")).unwrap_or_default();
     let action = escaped(&request.head.uri.to_string());
     let page = format!(
@@ -145,36 +175,94 @@ fn sign_in_page(state: &State, request: &Received, problem: Option<&str>) -> Pag
          <body id=\"MainBody\"><form method=\"post\" action=\"{action}\" id=\"aspnetForm\">\n\
          <input type=\"hidden\" name=\"__VIEWSTATE\" value=\"/wEPDwUKLTE=\" />\n\
          <input type=\"hidden\" name=\"__ClientContext\" id=\"__ClientContext\" value=\"{context}\" />\n\
-         <h1>Sign In</h1>{problem}\n\
-         <p><label>Username <input name=\"{field}signInUserName\" id=\"signInUserName\" autocomplete=\"off\"></label></p>\n\
-         <p><label>Password <input name=\"{field}signInPassword\" id=\"signInPassword\" type=\"password\"></label></p>\n\
-         <p><label><input type=\"checkbox\" name=\"{field}RememberMe\"> Keep me signed in</label></p>\n\
-         <p><input type=\"submit\" name=\"{field}SubmitButton\" id=\"SubmitButton\" value=\"Sign In\"></p>\n\
-         </form></body></html>",
+         <h1>Sign In</h1>{problem}\n{inputs}</form></body></html>",
         base = state.base(),
         context = escaped(&json!({"baseUrl": state.base(), "isAnonymous": true}).to_string()),
     );
     with(html(200, page), "cache-control", "no-cache, no-store")
 }
 
+/// A post of the sign-in widget, at whatever step it is.
 fn sign_in(state: &State, request: &Received) -> Page {
     let ending = |end: &str| {
         let mut fields = url::form_urlencoded::parse(&request.body);
-        fields.find(|(name, _)| name.ends_with(end)).map(|(_, value)| value.into_owned()).unwrap_or_default()
+        fields.find(|(name, _)| name.ends_with(end)).map(|(_, value)| value.into_owned())
     };
-    let (username, password) = (ending("$signInUserName"), ending("$signInPassword"));
-    let Some(person) = state.person(&username).filter(|person| person.password == password) else {
-        return sign_in_page(state, request, Some("Invalid username or password."));
+    let (username, password) = match state.options.sign_in_form {
+        SignInForm::Password => (ending("$signInUserName"), ending("$signInPassword")),
+        SignInForm::Directory => {
+            let own = request.head.uri.to_string();
+            let user = ending("$OpenIdUserName").unwrap_or_default();
+            let directory = lock(&state.directory).clone();
+            return redirect(&format!(
+                "{directory}{}directory/authorize?login_hint={}&state={}&redirect_uri={}",
+                state.base(),
+                encoded(&user),
+                encoded(&own),
+                encoded(&format!("https://{}{}signin-oidc", request.host(), state.base()))
+            ));
+        }
+        SignInForm::EmailFirst => {
+            let username = ending("$OpenIdUserName").or_else(|| ending("$KnownUserName"));
+            let known = hidden(&format!("{FIELD}KnownUserName"), username.as_deref().unwrap_or_default());
+            if ending("$OpenIdSubmitButton").is_some() {
+                let choice = button("ImisPasswordButton", "Sign in using iMIS password");
+                return sign_in_step(state, request, None, &format!("{known}{choice}"));
+            }
+            if ending("$ImisPasswordButton").is_some() {
+                let inputs = format!(
+                    "{known}<p><label>Password <input name=\"{FIELD}OpenIdPassword\" id=\"OpenIdPassword\" type=\"password\"></label></p>\n{}",
+                    button("ReservedUserSubmitButton", "Sign In")
+                );
+                return sign_in_step(state, request, None, &inputs);
+            }
+            (username, ending("$OpenIdPassword"))
+        }
     };
+    let (username, password) = (username.unwrap_or_default(), password.unwrap_or_default());
+    match state.person(&username).filter(|person| person.password == password) {
+        Some(person) => signed_in(state, person, request.query("ReturnUrl")),
+        None => sign_in_page(state, request, Some("Invalid username or password.")),
+    }
+}
+
+/// Opens a session and returns to `wanted`. Only relative addresses on this host are followed.
+fn signed_in(state: &State, person: &Person, wanted: Option<String>) -> Page {
     let value = state.open_session(&person.username);
-    // Only relative addresses on this host are followed.
-    let wanted = request.query("ReturnUrl").filter(|url| url.starts_with('/') && !url.starts_with("//"));
+    let wanted = wanted.filter(|url| url.starts_with('/') && !url.starts_with("//"));
     let response = redirect(&wanted.unwrap_or_else(|| state.base().to_owned()));
     let secure = match state.options.generation {
         Generation::Ems => "; Secure; SameSite=Lax",
         Generation::Imis2017 => "",
     };
     with(response, "set-cookie", &format!("{}={value}; path=/; HttpOnly{secure}", state.options.cookie))
+}
+
+/// The directory, which signs in whom it is told to, and posts back from its own host.
+fn directory_page(request: &Received) -> Page {
+    let value = |name: &str| request.query(name).unwrap_or_default();
+    html(
+        200,
+        format!(
+            "<!DOCTYPE html><html lang=\"en\"><head><title>Directory</title></head>\n\
+             <body onload=\"document.forms[0].submit()\"><form method=\"post\" action=\"{}\">{}{}</form></body></html>",
+            escaped(&value("redirect_uri")),
+            hidden("code", &value("login_hint")),
+            hidden("state", &value("state"))
+        ),
+    )
+}
+
+/// The directory's post. `state` is the address of the sign-in page with its query.
+fn back_from_directory(state: &State, request: &Received) -> Page {
+    let started = request.field("state").unwrap_or_default();
+    let query = started.split_once('?').map(|(_, query)| query).unwrap_or_default();
+    let mut fields = url::form_urlencoded::parse(query.as_bytes());
+    let wanted = fields.find(|(name, _)| name == "ReturnUrl").map(|(_, value)| value.into_owned());
+    match state.person(&request.field("code").unwrap_or_default()) {
+        Some(person) => signed_in(state, person, wanted),
+        None => html(403, "<html><body>unknown user</body></html>"),
+    }
 }
 
 fn sign_out(state: &State, request: &Received, faults: &Faults) -> Page {
@@ -220,12 +308,32 @@ fn single_sign_on(state: &State, request: &Received, visitor: Option<&Person>) -
     };
     let token = server::random_hex(32);
     lock(&state.refresh_tokens).insert(token.clone(), person.username.clone());
+    let target = escaped(target);
     html(
         200,
-        format!(
-            "<html><body onload=\"document.forms[0].submit()\"><form method=\"post\" action=\"{}\">\
-             <input type=\"hidden\" name=\"refresh_token\" value=\"{token}\"></form></body></html>",
-            escaped(target)
-        ),
+        match state.options.sso_page {
+            SsoPage::Onload => format!(
+                "<html><body onload=\"document.forms[0].submit()\"><form method=\"post\" action=\"{target}\">\
+             <input type=\"hidden\" name=\"refresh_token\" value=\"{token}\"></form></body></html>"
+            ),
+            SsoPage::UpperCase => format!(
+                "<HTML><BODY ONLOAD=\"document.forms[0].submit()\"><FORM ACTION={target} METHOD=POST>\
+             <INPUT TYPE=HIDDEN NAME=__RequestVerificationToken VALUE=x1>\
+             <INPUT VALUE={token} TYPE=HIDDEN NAME=refresh_token></FORM></BODY></HTML>"
+            ),
+            SsoPage::Script => format!(
+                "<html><body><form id='sso' method='post' action='{}'>\
+             <input type='hidden' name='refresh_token' value='{token}' /></form>\
+             <script>document.getElementById('sso').submit();</script></body></html>",
+                target.replace('/', "&#47;")
+            ),
+            SsoPage::InsidePage => format!(
+                "<html><body id=\"MainBody\"><form method=\"post\" action=\"./SingleSignOn\" id=\"aspnetForm\">\
+             <input type=\"hidden\" name=\"__VIEWSTATE\" value=\"/wEP\" /></form>\
+             <form name=\"ssoForm\" method=\"post\" action=\"{target}\">\
+             <input type=\"hidden\" name=\"refresh_token\" value=\"{token}\"></form>\
+             <script>document.forms['ssoForm'].submit();</script></body></html>"
+            ),
+        },
     )
 }

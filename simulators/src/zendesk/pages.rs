@@ -183,7 +183,28 @@ fn logout(state: &State, request: &Received, user: Option<User>) -> Page {
 
 /// The response of Zendesk to a token that it rejects.
 fn failed(state: &State, message: &str) -> Page {
+    let message = localised(message, lock(&state.faults).language);
     let url = &state.options.remote_logout_url;
     let separator = if url.contains('?') { '&' } else { '?' };
     redirect(&format!("{url}{separator}kind=error&message={}", encoded(message)))
+}
+
+/// A refusal in another language. Zendesk does not document these texts; the wording is the simulator's own.
+fn localised<'a>(message: &'a str, language: Option<&str>) -> &'a str {
+    let is_signature = message.starts_with("JWT signature invalid");
+    let is_clock = message.starts_with("Invalid iat");
+    match language {
+        Some("es") if is_signature => {
+            "Firma JWT no válida. No se puede verificar la firma, compruebe sus tokens."
+        }
+        Some("es") if is_clock => "Parámetro iat no válido. Compruebe el reloj de su servidor.",
+        Some("es") => "Solicitud no válida",
+        Some("de") if is_signature => "JWT-Signatur ungültig. Die Signatur kann nicht verifiziert werden.",
+        Some("de") if is_clock => "Ungültiger iat-Parameter. Überprüfen Sie die Uhr Ihres Servers.",
+        Some("de") => "Ungültige Anfrage",
+        Some("pt-BR") if is_signature => "Assinatura JWT inválida. A assinatura não pode ser verificada.",
+        Some("pt-BR") if is_clock => "Parâmetro iat inválido. Verifique o relógio do servidor.",
+        Some("pt-BR") => "Solicitação inválida",
+        _ => message,
+    }
 }

@@ -63,6 +63,18 @@ impl User {
     }
 }
 
+/// This many agents with an external id, for accounts with more staff than one minute's requests can read.
+pub fn staff(count: u64) -> Vec<User> {
+    let agent = |number| User {
+        name: format!("Agent {number}"),
+        email: format!("agent{number}@association.example"),
+        external_id: Some(format!("6{number:05}")),
+        role: Role::Agent,
+        ..User::new(10_000 + number, 0)
+    };
+    (0..count).map(agent).collect()
+}
+
 pub(super) fn sample() -> Vec<User> {
     let user = |id, name: &str, email: &str, role, suspended| User {
         id,
