@@ -1,7 +1,7 @@
 //! The journeys of members in a real browser.
 
 use imis_gateway_simulators::imis::people::PASSWORD;
-use imis_gateway_simulators::imis::{ApiFault, Faults, Generation};
+use imis_gateway_simulators::imis::{ApiFault, Faults, Generation, SignInForm, SsoPage};
 use imis_gateway_simulators::zendesk::Faults as ZendeskFaults;
 
 use crate::support::chromium::{Browser, Scripts};
@@ -25,6 +25,27 @@ async fn a_signed_out_member_ends_on_the_page_asked_for_first() {
         assert_eq!(stage.zendesk.posted_tokens().len(), 1);
         let asked = stage.zendesk.arrivals();
         assert!(!asked.iter().any(|arrival| arrival.contains("jwt=")), "a token is never in a URL");
+    }
+}
+
+/// The widget posts several times, and a directory posts back from another site: the page asked for survives both.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_sign_in_widget_leads_to_the_page_asked_for() {
+    for form in [SignInForm::EmailFirst, SignInForm::Directory] {
+        let mut setup = Setup::new(Generation::Ems);
+        setup.imis.sign_in_form = form;
+        let stage = Stage::with(setup).await;
+        let Some(browser) = Browser::open(&stage, Scripts::On).await else { return };
+        browser.go(&format!("{ZENDESK}{WANTED}")).await;
+        browser.type_into("#OpenIdUserName", "AMUELLER").await;
+        browser.click("#OpenIdSubmitButton").await;
+        if form == SignInForm::EmailFirst {
+            browser.click("#ImisPasswordButton").await;
+            browser.type_into("#OpenIdPassword", PASSWORD).await;
+            browser.click("#ReservedUserSubmitButton").await;
+        }
+        assert_eq!(browser.text_of("#email").await, "ann.mueller@example.org", "{form:?}");
+        assert_eq!(browser.url().await, format!("{ZENDESK}{WANTED}"), "{form:?}");
     }
 }
 
@@ -305,12 +326,18 @@ async fn every_accepted_return_to_leads_to_the_account_by_the_rules_of_browsers(
 /// iMIS's own Single Sign-On page posts by itself, in a browser that holds cookies as browsers do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_single_sign_on_page_of_imis_leads_to_the_page_asked_for() {
-    for generation in [Generation::Ems, Generation::Imis2017] {
+    for (generation, markup) in [
+        (Generation::Ems, SsoPage::Onload),
+        (Generation::Ems, SsoPage::UpperCase),
+        (Generation::Ems, SsoPage::InsidePage),
+        (Generation::Imis2017, SsoPage::Script),
+    ] {
         let page = if generation == Generation::Ems { "/SingleSignOn" } else { "/iMIS/SingleSignOn" };
         let mut setup = Setup::new(generation).recognised_by(&format!(
             "{{method: client_application, page: {page}, client_id: zendesk-gateway, client_secret: {{file: client-secret}}}}"
         ));
         setup.imis.sso_page_target = Some("/sso/zendesk/imis".to_owned());
+        setup.imis.sso_page = markup;
         let stage = Stage::with(setup).await;
         let Some(browser) = Browser::open(&stage, Scripts::On).await else { return };
         browser.go(&format!("{ZENDESK}{WANTED}")).await;

@@ -40,6 +40,7 @@ impl Browser {
         for host in ["contoso.zendesk.com", "contoso-events.zendesk.com", "support.contoso.org"] {
             rules.push(format!("MAP {host}:443 127.0.0.1:{zendesk}"));
         }
+        rules.push("MAP directory.localhost 127.0.0.1".to_owned());
         rules.push("MAP * ~NOTFOUND, EXCLUDE 127.0.0.1".to_owned());
         let arguments = [
             "--headless=new".to_owned(),
