@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use crate::codec::request_head::HeaderFields;
-use crate::proxy::headers::forwarded_for;
+use crate::request::client_address;
 use crate::request::worker::Worker;
 
 /// A client connection.
@@ -77,7 +77,7 @@ impl Connection {
     fn vouched_for(&self, fields: &impl HeaderFields) -> Vec<IpAddr> {
         let gateway = &self.worker.gateway;
         if gateway.trusts(self.peer) {
-            forwarded_for(fields.pairs(), |address| gateway.trusts(address))
+            client_address::vouched_for(fields.pairs(), |address| gateway.trusts(address))
         } else {
             Vec::new()
         }

@@ -3,6 +3,7 @@
 pub(crate) mod serve;
 pub(crate) mod context;
 pub(crate) mod client_stream;
+pub(crate) mod client_address;
 pub(crate) mod connection;
 pub(crate) mod access_log;
 pub(crate) mod route;

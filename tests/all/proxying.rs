@@ -98,15 +98,26 @@ async fn headers_of_a_trusted_proxy_are_extended() {
     .await;
     let server = format!("https://{}", origin.address);
     let proxy = Proxy::to(authority, &server, Some(origin), "trusted_proxies: [127.0.0.0/8]");
-    proxy.client.get("/", &[("x-forwarded-for", "6.6.6.6, 192.0.2.7, 127.0.0.9")]).await;
-    let head = heads.lock().unwrap().pop().unwrap().to_lowercase();
-    let vouched_for = "x-forwarded-for: 192.0.2.7, 127.0.0.9, 127.0.0.1\r\n";
-    assert!(
-        head.contains(vouched_for),
-        "what stands left of the visitor, the visitor may have written: {head}"
-    );
-    let line = proxy.gateway.logged(|line| line["message"] == "request").await;
-    assert_eq!(line["client"], "192.0.2.7");
+    // What is left of the visitor's address, the visitor may have written.
+    for (number, (header, chain)) in [
+        ("x-forwarded-for: 6.6.6.6, 192.0.2.7, 127.0.0.9", "192.0.2.7, 127.0.0.9"),
+        ("x-forwarded-for: 203.0.113.7:51008", "203.0.113.7"),
+        ("x-forwarded-for: 198.51.100.9, 203.0.113.7:443", "203.0.113.7"),
+        ("x-forwarded-for: 203.0.113.7:51008, 127.0.0.1", "203.0.113.7, 127.0.0.1"),
+        ("x-forwarded-for: [2001:db8::1]:4711", "2001:db8::1"),
+        ("x-forwarded-for: 2001:db8::1", "2001:db8::1"),
+        ("forwarded: for=\"203.0.113.7:51008\";ext=\"a, for=6.6.6.6\"", "203.0.113.7"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        proxy.client.get(&format!("/{number}"), &[header.split_once(": ").unwrap()]).await;
+        let head = heads.lock().unwrap().pop().unwrap().to_lowercase();
+        let expected = format!("x-forwarded-for: {chain}, 127.0.0.1\r\n");
+        assert!(head.contains(&expected), "{header}: {head}");
+        let line = proxy.gateway.logged(|line| line["path"] == format!("/{number}")).await;
+        assert_eq!(line["client"], chain.split(',').next().unwrap(), "{header}");
+    }
 }
 
 #[tokio::test]
