@@ -162,6 +162,8 @@ pub enum ApiFault {
     Html,
     /// Another party's record than the one asked for.
     AnotherParty(String),
+    /// This text in a record is replaced by that one, as it stands in the JSON.
+    Replaced(&'static str, &'static str),
     /// The connection is dropped.
     Drop,
 }

@@ -19,3 +19,4 @@ pub(crate) mod query;
 pub(crate) mod published;
 pub(crate) mod header_rules;
 pub(crate) mod cookies;
+pub(crate) mod single_line;

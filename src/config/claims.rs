@@ -163,8 +163,10 @@ impl Kind {
     }
 }
 
+/// A name. Tabs and line breaks in it become spaces; other control characters make it another name.
 fn text(value: &Json) -> Option<String> {
-    let text = value.as_str()?.trim();
+    let text = value.as_str()?.replace("\r\n", " ").replace(['\t', '\r', '\n', '\u{85}'], " ");
+    let text = text.trim();
     (!text.is_empty() && text.chars().count() <= MAX_CHARACTERS && !text.contains(char::is_control))
         .then(|| text.to_owned())
 }
@@ -305,6 +307,7 @@ mod tests {
     fn each_claim_is_of_its_kind() {
         for (name, value, carried) in [
             ("organization", json!(" Contoso Ltd. "), json!("Contoso Ltd.")),
+            ("organization", json!("Contoso\tLtd.\r\nNorth\n"), json!("Contoso Ltd. North")),
             ("organizations", json!(["A", "B & C"]), json!("A,B & C")),
             ("organizations", json!(" A Ltd. "), json!("A Ltd.")),
             ("organization_id", json!(7), json!(7)),

@@ -1,13 +1,42 @@
 //! JSON as iMIS writes it: collections in `$values`, values wrapped in `$value`. Duplicate keys are an error.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::Value;
 
-/// Removes the byte order mark that some IIS installations put before JSON.
-pub(super) fn without_bom(json: &[u8]) -> &[u8] {
-    json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json)
+/// JSON as serde_json can read it: without the byte order mark that some IIS installations put before it, and with a
+/// replacement character for each lone surrogate. .NET writes those for text that was cut within a character.
+pub(super) fn readable(json: &[u8]) -> Cow<'_, [u8]> {
+    let json = json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json);
+    let mut lone = Vec::new();
+    let mut at = 0;
+    while let Some(found) = memchr::memchr(b'\\', &json[at..]) {
+        at += found;
+        match (escaped_unit(&json[at..]), escaped_unit(json.get(at + 6..).unwrap_or_default())) {
+            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => at += 12,
+            (Some(0xd800..=0xdfff), _) => {
+                lone.push(at);
+                at += 6;
+            }
+            _ => at = json.len().min(at + 2),
+        }
+    }
+    if lone.is_empty() {
+        return Cow::Borrowed(json);
+    }
+    let mut json = json.to_vec();
+    for at in lone {
+        json[at..at + 6].copy_from_slice(b"\\ufffd");
+    }
+    Cow::Owned(json)
+}
+
+/// The UTF-16 unit of an escape such as `\ud83d` at the beginning of `json`.
+fn escaped_unit(json: &[u8]) -> Option<u16> {
+    let digits = json.strip_prefix(b"\\u")?.get(..4)?;
+    u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
 /// An object without duplicate keys, in order.
@@ -59,7 +88,7 @@ pub(super) struct Rows(Object);
 impl Rows {
     /// `None` if it is not a page.
     pub(super) fn parse(json: &[u8]) -> Option<Self> {
-        let rows = Self(serde_json::from_slice(without_bom(json)).ok()?);
+        let rows = Self(serde_json::from_slice(&readable(json)).ok()?);
         let items = rows.0.get("Items")?;
         let is_list = items.is_array() || items["$values"].is_array();
         is_list.then_some(rows)
@@ -115,4 +144,30 @@ pub(super) fn date(value: &Value) -> Option<String> {
         .enumerate()
         .all(|(at, byte)| if matches!(at, 4 | 7) { byte == b'-' } else { byte.is_ascii_digit() });
     shaped.then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lone_surrogate_becomes_a_replacement_character() {
+        for (json, expected) in [
+            (r#""\ud83d\ude00""#, "\u{1f600}"),
+            (r#""\ud83d""#, "\u{fffd}"),
+            (r#""\udE00\ud83d""#, "\u{fffd}\u{fffd}"),
+            (r#""\ud83d\ud83d\ude00""#, "\u{fffd}\u{1f600}"),
+            (r#""\ud83dx\ude00""#, "\u{fffd}x\u{fffd}"),
+            (r#""\\ud83d""#, r"\ud83d"),
+            (r#""\\\ud83d""#, "\\\u{fffd}"),
+            (r#""\"\u00e4""#, "\"\u{e4}"),
+            ("\u{feff}\"a\"", "a"),
+        ] {
+            let text: String = serde_json::from_slice(&readable(json.as_bytes())).unwrap();
+            assert_eq!(text, expected, "{json}");
+        }
+        for invalid in [r#""\ud8"#, r#""\u+83d""#, "\"\\", r#""\ud83d\"#] {
+            assert!(serde_json::from_slice::<String>(&readable(invalid.as_bytes())).is_err(), "{invalid}");
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::base::single_line::single_line;
 use crate::config::expression::{Facts, Language};
 use crate::config::{App, Effect, OnBehalfOf, Rule};
 use crate::imis::PartyId;
@@ -59,7 +60,11 @@ pub(crate) fn authorize(
     guard("guard: inactive_records", app.guards.refuses_inactive, inactive, Denied::Inactive, trace)?;
     let email = profile.email.as_deref().ok_or(Denied::NoEmail)?;
     let email = EmailAddress::parse(email).ok_or(Denied::BadEmail)?;
-    let name = plain_name(profile.name.as_deref().unwrap_or_default()).ok_or(Denied::NoName)?;
+    let name = profile
+        .name
+        .as_deref()
+        .and_then(|name| single_line(name, MAX_NAME_CHARACTERS))
+        .ok_or(Denied::NoName)?;
     let rule = match &app.rules {
         Some(rules) => Some(first_match(rules, language, facts, trace)?),
         None => {
@@ -108,18 +113,6 @@ pub(crate) enum PolicyError {
     Denied(#[from] Denied),
     #[error(transparent)]
     Claim(#[from] claims::NamedError),
-}
-
-/// A name without control and direction characters, which could make it read as another's.
-fn plain_name(text: &str) -> Option<String> {
-    let invisible = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
-    };
-    let visible: String = text.chars().filter(|c| !invisible(*c)).take(MAX_NAME_CHARACTERS).collect();
-    let trimmed = visible.trim();
-    (!trimmed.is_empty()).then(|| trimmed.to_owned())
 }
 
 impl Permit {

@@ -1,6 +1,6 @@
 //! Unusual values in a profile (missing, repeated, padded, of another type) never let a member in whom the rules or guards refuse.
 
-use imis_gateway_simulators::imis::Generation;
+use imis_gateway_simulators::imis::{ApiFault, Faults, Generation};
 use serde_json::{Value, json};
 
 use crate::support::{Setup, Stage};
@@ -149,4 +149,35 @@ async fn the_duplicate_email_guard_counts_everyone_who_may_sign_in() {
         }
     }
     assert!(told.iter().all(|(_, _, token)| token.is_none()), "{told:#?}");
+}
+
+/// What iMIS has as `FullName`, as it stands in the JSON, and the `name` claim.
+#[tokio::test]
+async fn names_keep_their_spaces_and_joiners() {
+    let stage = Stage::with(ems("")).await;
+    let cookie = stage.cookie_of("AMUELLER");
+    for (name, expected) in [
+        (r"Ann\tSmith", "Ann Smith"),
+        (r"Ann\r\nSmith", "Ann Smith"),
+        (r"Ann\u2028Smith", "Ann Smith"),
+        (r"\u0639\u0644\u06cc\u200c\u0631\u0636\u0627", "\u{639}\u{644}\u{6cc}\u{200c}\u{631}\u{636}\u{627}"),
+        (r"\ud83d\udc68\u200d\ud83d\udc69 Family", "\u{1f468}\u{200d}\u{1f469} Family"),
+        (r"\u202eAnn", "Ann"),
+        (r"Ann\u200bSmith", "AnnSmith"),
+        // Lone surrogates, which no UTF-8 text can contain.
+        (r"Ann\ud83d", "Ann\u{fffd}"),
+        (r"\udc68Ann \ud83dSmith", "\u{fffd}Ann \u{fffd}Smith"),
+        (r"\\ud83d", r"\ud83d"),
+    ] {
+        let api = ApiFault::Replaced("\"FullName\":\"Ann Müller\"", name_json(name));
+        stage.imis.set_faults(Faults { api, ..Faults::default() });
+        let reply = stage.sso("", &cookie).await;
+        let token = reply.token().unwrap_or_else(|| panic!("{name}: {}", reply.text()));
+        assert_eq!(claims(&token)["name"], expected, "{name}");
+    }
+}
+
+/// The key with this value. The simulator's faults live as long as the program.
+fn name_json(value: &str) -> &'static str {
+    format!("\"FullName\":\"{value}\"").leak()
 }

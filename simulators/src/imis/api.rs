@@ -56,7 +56,9 @@ pub(super) fn answer(state: &State, request: &Received, path: &str, faults: &Fau
 /// The response of a fault; `Some(None)` closes the connection.
 fn fault(state: &State, fault: &ApiFault) -> Option<Answer> {
     match fault {
-        ApiFault::None | ApiFault::AnotherParty(_) | ApiFault::Unauthorized(0) => None,
+        ApiFault::None | ApiFault::AnotherParty(_) | ApiFault::Replaced(..) | ApiFault::Unauthorized(0) => {
+            None
+        }
         ApiFault::Unauthorized(times) => {
             lock(&state.faults).api = ApiFault::Unauthorized(times - 1);
             Some(Some(server::json(
@@ -123,13 +125,21 @@ fn party(state: &State, id: &str, fault: &ApiFault) -> Reply {
     let id = match fault {
         ApiFault::AnotherParty(other) => other,
         ApiFault::None
+        | ApiFault::Replaced(..)
         | ApiFault::Unauthorized(_)
         | ApiFault::Status(_)
         | ApiFault::Html
         | ApiFault::Drop => id,
     };
     match state.person_by_id(id) {
-        Some(person) => server::json(200, &person.party),
+        Some(person) => match fault {
+            ApiFault::Replaced(from, to) => server::respond(
+                200,
+                "application/json; charset=utf-8",
+                person.party.to_string().replace(from, to),
+            ),
+            _ => server::json(200, &person.party),
+        },
         None => server::json(404, &json!({"Message": "Not found"})),
     }
 }

@@ -5,7 +5,7 @@ use http::{HeaderName, HeaderValue, Method};
 use serde_json::Value;
 
 use crate::imis::client;
-use crate::imis::json::without_bom;
+use crate::imis::json::readable;
 use crate::imis::recognise::error::RecogniseError;
 use crate::imis::recognise::visitor_client::{VisitorRequest, VisitorSession, require_ok};
 
@@ -28,7 +28,7 @@ pub(super) async fn is_alive(session: &mut VisitorSession<'_>, target: &str) -> 
 
 /// `null` is a session that has ended. None: not an answer of `GetSessionInfoFromCookie`.
 fn read(json: &[u8]) -> Option<bool> {
-    match serde_json::from_slice(without_bom(json)).ok()? {
+    match serde_json::from_slice(&readable(json)).ok()? {
         Value::Null => Some(false),
         Value::Object(info) => info.get("StillGoodSeconds")?.as_f64().map(|seconds| seconds > 0.0),
         Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => None,
