@@ -58,6 +58,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("audit.emails", Word(&["hashed", "plain", "none"]), Is("hashed"), "How e-mail addresses are recorded. The hash uses a key: `state_key`, if set."),
     key("sites", Sections, Required, "The iMIS web sites; at least one."),
     key("sites[].hosts", Texts, Required, "Every host name of the site, without port; at least one. A host belongs to only one site."),
+    key("sites[].public_port", Number(1, 65_535), Null, "The port that visitors use for HTTPS, if a port mapping or load balancer changes it. Default for the redirect from HTTP: none if the request's `Host` has no port, otherwise the port of `listen.https`."),
     key("sites[].certificate", Section, Required, "TLS certificate of the site."),
     key("sites[].certificate.chain", Path, Absent("required without `acme`"), "Certificate and intermediate certificates (PEM), leaf first."),
     key("sites[].certificate.key", Path, Absent("required without `acme`"), "Private key (PEM): PKCS #8, PKCS #1 or SEC 1."),

@@ -17,6 +17,8 @@ use crate::config::values;
 pub(crate) struct Site {
     /// Lower-case names without port; at least one. The first one stands for the site.
     pub(crate) hosts: Vec<String>,
+    /// The port that clients use for HTTPS, where it is known.
+    pub(crate) public_port: Option<u16>,
     /// `None` until the CA has issued one.
     pub(crate) certificate: Option<Arc<CertifiedKey>>,
     /// How to get the certificate, if by ACME.
@@ -87,6 +89,7 @@ fn site(section: &Section<'_>, hosts_seen: &mut Vec<String>) -> Option<Site> {
     let certificate = certificate?;
     Some(Site {
         hosts,
+        public_port: section.value("public_port").map(|port| port.number()),
         certificate: certificate.certified_key,
         acme: certificate.acme,
         upstream: upstream?,

@@ -26,7 +26,8 @@ const NOT_HERE: &str =
 /// `running`: the status of the gateway on this machine.
 pub(super) async fn check(config: &Config, site: &Site, running: Option<&Value>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let port = config.listen.https.first().map_or(443, std::net::SocketAddr::port);
+    let listening = || config.listen.https.first().map_or(443, std::net::SocketAddr::port);
+    let port = site.config.public_port.unwrap_or_else(listening);
     // Port 0 is chosen by the system, and not known here.
     if port != 0 {
         for host in &site.config.hosts {

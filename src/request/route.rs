@@ -78,12 +78,18 @@ fn plain_http<F>(head: &RequestHead<'_, F>, connection: &Connection) -> Result<R
     {
         return Ok(pages::challenge(String::clone(&answer)));
     }
-    let host = head.authority.ok_or(Failure::BadRequest)?.host;
-    gateway.site_of(host).ok_or(Failure::MisdirectedRequest)?;
-    let port = match gateway.https_port {
-        443 => String::new(),
-        other => format!(":{other}"),
+    let authority = head.authority.ok_or(Failure::BadRequest)?;
+    let site = gateway.site_of(authority.host).ok_or(Failure::MisdirectedRequest)?;
+    // A client that reached us without a port came by port 80, which may be mapped to another port of this machine; so
+    // is 443 then.
+    let has_port = authority.text.len() > authority.host.len() + 1;
+    let host = authority.host;
+    let port = match gateway.sites[site].config.public_port {
+        Some(port) => port,
+        None if has_port => gateway.https_port,
+        None => 443,
     };
+    let port = if port == 443 { String::new() } else { format!(":{port}") };
     let target = if head.target.starts_with('/') { head.target } else { "/" };
     Ok(pages::redirect(StatusCode::PERMANENT_REDIRECT, &format!("https://{host}{port}{target}")))
 }

@@ -7,7 +7,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::gateway::TIMEOUT;
 use crate::support::origin::{Proxy, read_request};
-use crate::support::{Client, SITE, Stage};
+use imis_gateway_simulators::imis::Generation;
+
+use crate::support::{Client, SITE, Setup, Stage};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -433,14 +435,17 @@ async fn plain_http_is_sent_to_https_with_its_target_as_it_is() {
             answer
         }
     };
+    // A port mapping may hide the gateway's own ports: they are named only to a client that has used one.
     let port = stage.gateway.https.port();
-    let answer =
-        ask(format!("GET /a//b%2f?c=$/d HTTP/1.1\r\nHost: {SITE}\r\nConnection: close\r\n\r\n")).await;
-    assert!(answer.starts_with("HTTP/1.1 308"), "{answer}");
-    assert!(
-        answer.to_lowercase().contains(&format!("location: https://{SITE}:{port}/a//b%2f?c=$/d\r\n")),
-        "{answer}"
-    );
+    for (host, location) in
+        [(SITE.to_owned(), SITE.to_owned()), (format!("{SITE}:8080"), format!("{SITE}:{port}"))]
+    {
+        let request = format!("GET /a//b%2f?c=$/d HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let answer = ask(request).await;
+        assert!(answer.starts_with("HTTP/1.1 308"), "{answer}");
+        let location = format!("location: https://{location}/a//b%2f?c=$/d\r\n");
+        assert!(answer.to_lowercase().contains(&location), "{host}: {answer}");
+    }
     let answer = ask("GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n".to_owned()).await;
     assert!(answer.starts_with("HTTP/1.1 421"), "{answer}");
     assert!(!answer.to_lowercase().contains("location:"));
@@ -448,6 +453,26 @@ async fn plain_http_is_sent_to_https_with_its_target_as_it_is() {
     for (host, status) in [(SITE, 308), ("evil.example", 421)] {
         let line = stage.gateway.logged(|line| line["message"] == "request" && line["host"] == host).await;
         assert_eq!(line["status"], status, "a line for these, too");
+    }
+}
+
+#[tokio::test]
+async fn plain_http_is_sent_to_the_public_port() {
+    for (port, shown) in [(8443, ":8443"), (443, "")] {
+        let hosts = format!("  - hosts: [{SITE}, www.example.org]\n");
+        let setup = Setup::new(Generation::Ems).edit(&hosts, &format!("{hosts}    public_port: {port}\n"));
+        let stage = Stage::with(setup).await;
+        for host in [SITE.to_owned(), format!("{SITE}:8080")] {
+            let mut stream = tokio::net::TcpStream::connect(stage.gateway.http).await.unwrap();
+            let request = format!("GET /a HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(
+                answer.to_lowercase().contains(&format!("location: https://{SITE}{shown}/a\r\n")),
+                "{answer}"
+            );
+        }
     }
 }
 
