@@ -65,6 +65,7 @@ impl Fixed {
             ("listen.https", self.listen.https != other.listen.https),
             ("listen.http", self.listen.http != other.listen.http),
             ("listen.admin", self.listen.admin != other.listen.admin),
+            ("listen.admin_hosts", self.listen.admin_hosts != other.listen.admin_hosts),
             ("listen.control", self.listen.control != other.listen.control),
             ("workers", self.workers != other.workers),
             ("log.format", self.log.format != other.log.format),

@@ -17,6 +17,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("listen.https", Texts, Is("[\"[::]:443\"]"), "Addresses with ports for HTTPS; `[::]` includes IPv4. Sockets that systemd passes replace the address with the same port."),
     key("listen.http", Texts, Is("[\"[::]:80\"]"), "Addresses that redirect to HTTPS; `[]` = none."),
     key("listen.admin", Text, IsOrNull("127.0.0.1:9180"), "Loopback address of `/livez`, `/readyz` and `/metrics`."),
+    key("listen.admin_hosts", Texts, Is("[]"), "Names that `Host` may have on the admin listener, besides IP addresses and `localhost`. A request under another name gets a 421, which protects against DNS rebinding."),
     key("listen.control", Path, IsOrNull("/run/imis-gateway/control.sock"), "Unix socket for `imis-gateway reload` and `status`."),
     key("trusted_proxies", Texts, Is("[]"), "Networks of load balancers whose `X-Forwarded-For` and PROXY headers are trusted."),
     key("proxy_protocol", Bool, Is("false"), "Whether each connection from `trusted_proxies` begins with a PROXY header (version 1 or 2)."),

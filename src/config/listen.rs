@@ -19,6 +19,8 @@ pub(crate) struct Listen {
     pub(crate) https: Vec<SocketAddr>,
     pub(crate) http: Vec<SocketAddr>,
     pub(crate) admin: Option<SocketAddr>,
+    /// Names under which the admin listener may be asked, besides `localhost`.
+    pub(crate) admin_hosts: Vec<String>,
     /// Path of the Unix socket for `reload` and `status`.
     pub(crate) control: Option<PathBuf>,
 }
@@ -34,6 +36,7 @@ pub(super) fn listen(section: &Section<'_>) -> Listen {
         https,
         http: section.texts("http", values::socket_address),
         admin: section.parsed("admin", loopback_address),
+        admin_hosts: section.texts("admin_hosts", values::site_host),
         control: section.parsed("control", |text| {
             let path = section.files().at(control_path(text)?);
             let other = std::fs::symlink_metadata(&path).is_ok_and(|found| !found.file_type().is_socket());

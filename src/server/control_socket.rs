@@ -254,7 +254,7 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 ) -> Result<(StatusCode, Bytes), AskError> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = Request::builder().method(method).uri(path).header("host", "gateway");
+    let request = Request::builder().method(method).uri(path).header("host", "localhost");
     let request = request.body(Empty::<Bytes>::new()).map_err(|_| AskError::Answer)?;
     let response = sender.send_request(request).await?;
     let status = response.status();

@@ -128,7 +128,8 @@ impl Server {
             let address = admin.local_addr().map_err(StartError::Worker)?;
             let _context = control.enter();
             let listener = tokio::net::TcpListener::from_std(admin).map_err(StartError::Worker)?;
-            control.spawn(admin::serve(listener, reloader.clone()));
+            let hosts = config.listen.admin_hosts.as_slice().into();
+            control.spawn(admin::serve(listener, reloader.clone(), hosts));
             info!(%address, "admin listener");
         }
         reload::start_background_tasks(&gateway, control.handle());
@@ -150,7 +151,10 @@ impl Server {
             let started = worker::spawn(index, start);
             workers.push(started.map_err(StartError::Worker)?);
         }
-        control.spawn(systemd::feed_watchdog(heartbeats));
+        let heartbeat = Heartbeat::default();
+        control.spawn(systemd::beat(heartbeat.clone()));
+        heartbeats.push(heartbeat);
+        systemd::feed_watchdog(heartbeats).map_err(StartError::Worker)?;
         control.spawn(reloader.clone().watch());
         control.spawn(reloader.clone().warn_of_expiry());
         // A CA would not find a process that drains.

@@ -31,24 +31,37 @@ fn notify(states: &[NotifyState<'_>]) {
     let _ = sd_notify::notify(states);
 }
 
-/// Feeds the watchdog, if the service has one, for as long as every worker goes on. A worker that stands still lets systemd end the
-/// process.
-pub(crate) async fn feed_watchdog(heartbeats: Vec<Heartbeat>) {
-    let Some(within) = sd_notify::watchdog_enabled() else { return };
+/// Counts up every second, for as long as the runtime of this task goes on.
+pub(crate) async fn beat(heartbeat: Heartbeat) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        heartbeat.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Feeds the watchdog, if the service has one, for as long as every worker and the control runtime (the last heartbeat)
+/// go on. If one stands still, systemd ends the process. It runs on a thread of its own, which no request can hold up.
+pub(crate) fn feed_watchdog(heartbeats: Vec<Heartbeat>) -> std::io::Result<()> {
+    let Some(within) = sd_notify::watchdog_enabled() else { return Ok(()) };
     let every = watchdog_interval(within);
     info!(watchdog_seconds = within.as_secs_f64(), "systemd watches this service");
     let mut before: Vec<u64> = vec![0; heartbeats.len()];
-    loop {
-        tokio::time::sleep(every).await;
-        let now: Vec<u64> = heartbeats.iter().map(|heartbeat| heartbeat.load(Ordering::Relaxed)).collect();
-        let still: Vec<usize> = (0..now.len()).filter(|index| now[*index] == before[*index]).collect();
-        if still.is_empty() {
-            notify(&[NotifyState::Watchdog]);
-        } else {
-            error!(workers = ?still, "workers stand still; the watchdog of systemd is not fed");
+    let feed = move || {
+        loop {
+            std::thread::sleep(every);
+            let now: Vec<u64> =
+                heartbeats.iter().map(|heartbeat| heartbeat.load(Ordering::Relaxed)).collect();
+            let still: Vec<usize> = (0..now.len()).filter(|index| now[*index] == before[*index]).collect();
+            if still.is_empty() {
+                notify(&[NotifyState::Watchdog]);
+            } else {
+                error!(threads = ?still, "threads stand still; the watchdog of systemd is not fed");
+            }
+            before = now;
         }
-        before = now;
-    }
+    };
+    // It ends with the process.
+    std::thread::Builder::new().name("watchdog".to_owned()).spawn(feed).map(drop)
 }
 
 /// Half of the watchdog's timeout at most (sd_watchdog_enabled(3)). Workers count once a second, so that each counts within two seconds.

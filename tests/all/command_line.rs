@@ -4,9 +4,11 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use imis_gateway_simulators::certificates::Authority;
+use imis_gateway_simulators::imis::Generation;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Stage, lay_out_certificates};
+use crate::support::{Setup, Stage, lay_out_certificates};
 
 fn run(arguments: &[&str], folder: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_imis-gateway")).args(arguments).current_dir(folder).output().unwrap()
@@ -230,9 +232,8 @@ async fn the_admin_listener_says_whether_it_lives_and_is_ready() {
     let get = |path: &'static str| {
         let address = stage.gateway.admin;
         async move {
-            use tokio::io::{AsyncReadExt, AsyncWriteExt};
             let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-            let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+            let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
             stream.write_all(request.as_bytes()).await.unwrap();
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await.unwrap();
@@ -243,6 +244,55 @@ async fn the_admin_listener_says_whether_it_lives_and_is_ready() {
     assert!(get("/readyz").await.ends_with("ready\n"));
     assert!(get("/readyz?verbose").await.contains("listeners: accepting"));
     assert!(get("/other").await.starts_with("HTTP/1.1 404"));
+}
+
+/// The status line of a request to the admin listener.
+async fn admin_status(stage: &Stage, host: &str, path: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(stage.gateway.admin).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer.lines().next().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn the_admin_listener_answers_under_known_names_only() {
+    let admin = "admin: 127.0.0.1:0\n";
+    let setup =
+        Setup::new(Generation::Ems).edit(admin, &format!("{admin}  admin_hosts: [metrics.example.org]\n"));
+    let stage = Stage::with(setup).await;
+    for host in ["127.0.0.1", "localhost:9180", "metrics.example.org"] {
+        assert_eq!(admin_status(&stage, host, "/metrics").await, "HTTP/1.1 200 OK", "{host}");
+    }
+    for host in ["evil.example", "members.example.org:9180"] {
+        let status = admin_status(&stage, host, "/metrics").await;
+        assert_eq!(status, "HTTP/1.1 421 Misdirected Request", "{host}");
+    }
+}
+
+/// Clients that send requests and read nothing.
+#[tokio::test]
+async fn the_admin_listener_answers_while_others_do_not_read() {
+    let stage = Stage::new().await;
+    let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(400);
+    let mut unread = Vec::new();
+    for _ in 0..300 {
+        let mut stream = tokio::net::TcpStream::connect(stage.gateway.admin).await.unwrap();
+        // The gateway may close while this is sent.
+        let _ = stream.write_all(request.as_bytes()).await;
+        unread.push(stream);
+    }
+    assert_eq!(admin_status(&stage, "localhost", "/livez").await, "HTTP/1.1 200 OK");
+    // All but the newest have been closed: reading comes to an end.
+    let mut ended = 0;
+    for stream in &mut unread {
+        let mut all = Vec::new();
+        let read =
+            tokio::time::timeout(std::time::Duration::from_millis(50), stream.read_to_end(&mut all)).await;
+        ended += usize::from(read.is_ok());
+    }
+    assert!(ended >= 300 - 64, "{ended} of 300 have ended");
 }
 
 #[tokio::test]

@@ -232,7 +232,7 @@ async fn prometheus_reads_the_numbers_and_the_rules_and_finds_every_name() {
 /// GET of Prometheus's API.
 async fn api(port: u16, path: &str) -> Option<Value> {
     let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.ok()?;
     let mut text = String::new();
     stream.read_to_string(&mut text).await.ok()?;

@@ -30,7 +30,10 @@ impl Gateway {
     /// What `/metrics` of the admin listener says.
     pub(crate) async fn metrics(&self) -> String {
         let mut stream = tokio::net::TcpStream::connect(self.admin).await.unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .await
+            .unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();
         assert!(text.contains("application/openmetrics-text") && text.ends_with("# EOF\n"), "{text}");
