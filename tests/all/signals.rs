@@ -62,7 +62,7 @@ async fn a_slow_reader_gets_all_of_an_answer_that_was_under_way() {
     browser.read_exact(&mut bytes).await.unwrap();
     proxy.gateway.signal("TERM");
     proxy.gateway.logged(|line| line["signal"] == "SIGTERM").await;
-    // Idle connections are closed at once; then the time in which a closed one may linger passes, too.
+    // Idle connections are closed, and the time in which a closed one may linger passes, too.
     idle.read_to_end(&mut Vec::new()).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     browser.read_to_end(&mut bytes).await.unwrap();
@@ -70,6 +70,56 @@ async fn a_slow_reader_gets_all_of_an_answer_that_was_under_way() {
     assert!(body >= LENGTH, "{body} of {LENGTH}");
     let status = tokio::task::spawn_blocking(move || proxy.gateway.wait()).await.unwrap();
     assert_eq!(status.code(), Some(0));
+}
+
+/// Clients that post on their kept-alive connections just when the gateway is asked to stop.
+#[tokio::test]
+async fn a_request_on_an_idle_connection_is_answered_during_the_drain() {
+    let received = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let shared = received.clone();
+    let mut proxy = Proxy::start(move |mut connection| {
+        let received = shared.clone();
+        async move {
+            while let Some(request) = read_request(&mut connection).await {
+                if request.starts_with("POST /second") {
+                    received.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                }
+                connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwhole").await.unwrap();
+            }
+        }
+    })
+    .await;
+    let mut clients = Vec::new();
+    for _ in 0..40 {
+        let mut client = proxy.client.connect("http/1.1").await;
+        let request = b"POST /first HTTP/1.1\r\nHost: members.example.org\r\nContent-Length: 1\r\n\r\nx";
+        client.write_all(request).await.unwrap();
+        read_until(&mut client, "whole").await;
+        clients.push(client);
+    }
+    proxy.gateway.signal("TERM");
+    proxy.gateway.logged(|line| line["signal"] == "SIGTERM").await;
+    for client in &mut clients {
+        let request = b"POST /second HTTP/1.1\r\nHost: members.example.org\r\nContent-Length: 1\r\n\r\nx";
+        client.write_all(request).await.unwrap();
+    }
+    for client in &mut clients {
+        let answer = read_until(client, "whole").await.to_lowercase();
+        assert!(answer.starts_with("http/1.1 200") && answer.contains("connection: close"), "{answer}");
+        client.read_to_end(&mut Vec::new()).await.unwrap();
+    }
+    assert_eq!(received.load(std::sync::atomic::Ordering::Relaxed), 40);
+    let status = tokio::task::spawn_blocking(move || proxy.gateway.wait()).await.unwrap();
+    assert_eq!(status.code(), Some(0));
+}
+
+/// What is received up to and with this text.
+async fn read_until(client: &mut crate::support::Browser, end: &str) -> String {
+    let mut text = String::new();
+    while !text.ends_with(end) {
+        text.push(char::from(client.read_u8().await.unwrap()));
+    }
+    text
 }
 
 #[tokio::test]

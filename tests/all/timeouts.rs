@@ -75,6 +75,26 @@ async fn an_incomplete_head_ends_with_408_and_an_idle_connection_is_closed_silen
     within(started, 1.8, 15.0);
 }
 
+/// The client may be sending a request just when the time is over.
+#[tokio::test]
+async fn a_request_shortly_after_the_idle_timeout_is_the_last_one() {
+    let proxy = proxy("idle: 200ms", "", answers).await;
+    let mut client = proxy.client.connect("http/1.1").await;
+    let get = format!("GET / HTTP/1.1\r\nHost: {SITE}\r\n\r\n");
+    let mut exchange = async || {
+        client.write_all(get.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        while !text.ends_with("ok") {
+            text.push(char::from(client.read_u8().await.unwrap()));
+        }
+        text.to_lowercase()
+    };
+    assert!(!exchange().await.contains("connection: close"));
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert!(exchange().await.contains("connection: close"));
+    assert_eq!(read_to_end(&mut client).await, "");
+}
+
 #[tokio::test]
 async fn a_head_that_arrives_slowly_ends_with_408() {
     let proxy = proxy("request_head: 2s", "", answers).await;

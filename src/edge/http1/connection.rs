@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -29,8 +29,10 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 const LINGER_TIMEOUT_IN_DRAIN: Duration = Duration::from_millis(500);
 /// How much it may send meanwhile, in bytes.
 const MAX_DISCARDED_BYTES: u64 = 16 * 1024 * 1024;
-/// How long the rest of a head may take once the worker drains.
-const HEAD_TIMEOUT_IN_DRAIN: Duration = Duration::from_secs(2);
+/// How long a connection may still wait for a request, or for the rest of a head, once the worker drains or
+/// `timeouts.idle` is over. A client may be sending a request at that moment, and could not know whether a connection
+/// that closes has taken it. That request is the last one of the connection.
+const LAST_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Waiting for a request head.
 struct Waiting {
@@ -72,8 +74,8 @@ pub(super) struct Http1Connection<S> {
     pub(super) limits: Limits,
     begun: Instant,
     pub(super) draining: DrainWatch,
-    /// A head that was incomplete when the worker began to drain has got its last deadline.
-    hurried: bool,
+    /// The next request is the last one, and has to come within `LAST_REQUEST_TIMEOUT`.
+    pub(super) is_last_request: bool,
     /// It has had a request.
     pub(super) used: bool,
     /// The upstream connection that Windows authentication has signed in for this client.
@@ -92,7 +94,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Http1Connection<S> {
             limits: worker.gateway.limits,
             begun: Instant::now(),
             draining: DrainWatch::new(worker.drain.clone()),
-            hurried: false,
+            is_last_request: false,
             used: false,
             own_upstream: None,
         }
@@ -121,7 +123,11 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Http1Connection<S> {
     }
 
     fn head_timeout(&self, connection: &Connection) -> Duration {
-        if self.hurried { HEAD_TIMEOUT_IN_DRAIN } else { connection.worker.gateway.timeouts.request_head }
+        if self.is_last_request {
+            LAST_REQUEST_TIMEOUT
+        } else {
+            connection.worker.gateway.timeouts.request_head
+        }
     }
 
     fn poll_next_head(
@@ -161,16 +167,17 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Http1Connection<S> {
         if self.draining.is_evicted() {
             return Poll::Ready(Next::Idle);
         }
-        if draining && !self.hurried {
-            if idle && self.used {
-                return Poll::Ready(Next::Idle);
-            }
-            // An incomplete head may be completed, and a new connection may send its first request, if that comes soon.
-            self.hurried = true;
-            self.deadline.set(HEAD_TIMEOUT_IN_DRAIN);
+        if draining && !self.is_last_request {
+            self.is_last_request = true;
+            self.deadline.set(LAST_REQUEST_TIMEOUT);
         }
-        let expired = |()| if idle { Next::Idle } else { Next::Refused(Failure::RequestTimeout) };
-        self.deadline.poll(cx).map(expired)
+        ready!(self.deadline.poll(cx));
+        if idle && self.used && !self.is_last_request {
+            self.is_last_request = true;
+            self.deadline.set(LAST_REQUEST_TIMEOUT);
+            ready!(self.deadline.poll(cx));
+        }
+        Poll::Ready(if idle { Next::Idle } else { Next::Refused(Failure::RequestTimeout) })
     }
 
     /// Writes everything that waits to be sent, as long as the client takes some of it now and then.

@@ -58,7 +58,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Socket + Unpin> Http1Stream<'a, S> {
     pub(super) fn new(http1: &'a mut Http1Connection<S>, head: usize, connection: &Connection) -> Self {
         http1.used = true;
         // A connection that is old enough closes behind this response.
-        let keep_alive = http1.age() < connection.worker.gateway.timeouts.connection_age;
+        let is_old = http1.age() >= connection.worker.gateway.timeouts.connection_age;
+        let keep_alive = !is_old && !http1.is_last_request;
         http1.sender.wake(&connection.worker.buffers);
         Self {
             http1,
