@@ -96,7 +96,20 @@ fn report(status: &Value) {
             }
         }
         for server in site["upstream"].as_array().into_iter().flatten() {
-            print(format_args!("  upstream     {}, {}", text(&server["server"]), text(&server["state"])));
+            let outage = server["down_since"].as_str().map(|since| {
+                let failed = server["failed_connections"].as_u64().unwrap_or(0);
+                let failed = plural(usize::try_from(failed).unwrap_or(usize::MAX), "failed connection");
+                format!(" since {}, {failed}", escaped(since))
+            });
+            print(format_args!(
+                "  upstream     {}, {}{}",
+                text(&server["server"]),
+                text(&server["state"]),
+                outage.unwrap_or_default()
+            ));
+        }
+        if let Some(error) = site["service_account_error"].as_str() {
+            print(format_args!("  iMIS         service account FAILED: {}", escaped(error)));
         }
         for app in site["apps"].as_array().into_iter().flatten() {
             print(format_args!(
@@ -112,6 +125,9 @@ fn report(status: &Value) {
                     text(&secret["secret"]),
                     text(&secret["fingerprint"])
                 ));
+            }
+            if let Some(error) = app["zendesk_api_error"].as_str() {
+                print(format_args!("    API        FAILED: {}", escaped(error)));
             }
             if let Some(people) = app["staff"]["people"].as_u64() {
                 let people = plural(usize::try_from(people).unwrap_or(0), "agent or admin");

@@ -63,6 +63,11 @@ impl Api {
         Ok(Party::parse(&self.get(url, own).await?)?)
     }
 
+    /// Why the service account gets no token, as far as is known.
+    pub(super) fn service_account_error(&self) -> Option<String> {
+        self.account.as_ref()?.last_error()
+    }
+
     /// The memberships of a contact in all groups, or in the given ones.
     pub(super) async fn memberships(
         &self,

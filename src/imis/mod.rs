@@ -90,6 +90,11 @@ impl Imis {
         self.recogniser.examine(visitor).await
     }
 
+    /// Why the service account gets no token, as far as is known.
+    pub(crate) fn service_account_error(&self) -> Option<String> {
+        self.api.service_account_error()
+    }
+
     /// The client application of the site's Single Sign-On page, if that is a configured method.
     pub(crate) fn application(&self) -> Option<&Arc<config::ClientApplication>> {
         self.application.as_ref()

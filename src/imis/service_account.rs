@@ -10,6 +10,7 @@ use tokio::sync::Mutex;
 use tracing::{debug, warn};
 use url::Url;
 
+use crate::base::error_chain::Chain;
 use crate::config;
 use crate::imis::client::{self, ApiError};
 use crate::imis::token;
@@ -44,6 +45,12 @@ impl ServiceAccount {
     pub(super) fn new(client: Client, api_url: &Url, credentials: Arc<config::ServiceAccount>) -> Self {
         let token_url = token::url(api_url);
         Self { client, token_url, credentials, current: Mutex::default(), attempts: AtomicU64::new(0) }
+    }
+
+    /// Why the last attempt to get a token failed, if it did.
+    pub(super) fn last_error(&self) -> Option<String> {
+        let current = self.current.try_lock().ok()?;
+        current.failed.as_ref().map(|error| Chain(&**error).to_string())
     }
 
     /// GETs `url` with the account's token. If iMIS rejects the token, repeats the request with a new one.

@@ -19,6 +19,7 @@ use tokio::task::AbortHandle;
 
 use crate::server::gauges;
 use crate::server::reload::ServerHandle;
+use crate::server::status;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -100,7 +101,11 @@ fn respond(request: &Request<Incoming>, server: &ServerHandle) -> Response<Full<
             response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "listeners: draining\nnot ready\n")
         }
         ("/readyz", true) => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready\n"),
-        ("/readyz", false) if is_verbose => response(StatusCode::OK, TEXT, "listeners: accepting\nready\n"),
+        ("/readyz", false) if is_verbose => {
+            let problems: String =
+                status::problems(&server.gateway()).iter().map(|problem| format!("{problem}\n")).collect();
+            response(StatusCode::OK, TEXT, format!("listeners: accepting\n{problems}ready\n"))
+        }
         ("/readyz", false) => response(StatusCode::OK, TEXT, "ready\n"),
         ("/metrics", _) => {
             let gateway = server.gateway();

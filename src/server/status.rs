@@ -4,9 +4,10 @@ use serde_json::{Value, json};
 
 use crate::base::clock;
 use crate::base::x509;
-use crate::request::gateway::Site;
+use crate::request::gateway::{Gateway, Site};
 use crate::server::process_state::ProcessState;
 use crate::server::reload::ServerHandle;
+use crate::upstream::servers::Condition;
 
 /// The state of the process and of every site.
 pub(crate) async fn read(server: &ServerHandle) -> Value {
@@ -28,11 +29,50 @@ pub(crate) async fn read(server: &ServerHandle) -> Value {
     })
 }
 
+/// What does not work beside the gateway itself, one line each: iMIS's servers, its service account, and the Zendesk API.
+pub(crate) fn problems(gateway: &Gateway) -> Vec<String> {
+    let mut problems = Vec::new();
+    for site in &gateway.sites {
+        let servers = &site.upstream.servers;
+        for index in 0..servers.len() {
+            let state = servers.condition(index);
+            let server = servers.server(index);
+            if let Some(outage) = servers.outage(index) {
+                problems.push(format!(
+                    "upstream {server}: {} since {}, {} failed connections",
+                    state.name(),
+                    clock::rfc_3339_of(outage.since.cast_signed()),
+                    outage.failed_connections
+                ));
+            } else if state == Condition::Drained {
+                problems.push(format!("upstream {server}: drained"));
+            }
+        }
+        let Some(sign_on) = &site.sign_on else { continue };
+        if let Some(error) = sign_on.imis.service_account_error() {
+            problems.push(format!("service account of {}: {error}", site.name()));
+        }
+        for app in &sign_on.apps {
+            let staff = sign_on.staff.get(&app.path);
+            if let Some(error) = staff.and_then(|staff| staff.last_error()) {
+                problems.push(format!("Zendesk API of {}: {error}", app.name));
+            }
+        }
+    }
+    problems
+}
+
 fn site_status(site: &Site, process: &ProcessState) -> Value {
     let servers: Vec<Value> = (0..site.upstream.servers.len())
         .map(|index| {
-            let state = site.upstream.servers.condition(index).name();
-            json!({"server": site.upstream.servers.server(index).to_string(), "state": state})
+            let servers = &site.upstream.servers;
+            let outage = servers.outage(index);
+            json!({
+                "server": servers.server(index).to_string(),
+                "state": servers.condition(index).name(),
+                "down_since": outage.map(|outage| clock::rfc_3339_of(outage.since.cast_signed())),
+                "failed_connections": outage.map(|outage| outage.failed_connections),
+            })
         })
         .collect();
     json!({
@@ -55,8 +95,11 @@ fn site_status(site: &Site, process: &ProcessState) -> Value {
             }),
         },
         "upstream": servers,
+        "service_account_error": site.sign_on.as_ref().and_then(|sign_on| sign_on.imis.service_account_error()),
         "apps": site.sign_on.iter().flat_map(|sign_on| sign_on.apps.iter().map(|app| {
-            let staff = sign_on.staff.get(&app.path).and_then(|staff| staff.state());
+            let staff = sign_on.staff.get(&app.path);
+            let error = staff.and_then(|staff| staff.last_error());
+            let staff = staff.and_then(|staff| staff.state());
             json!({
                 "name": app.name,
                 "path": app.path,
@@ -66,6 +109,7 @@ fn site_status(site: &Site, process: &ProcessState) -> Value {
                     json!({"secret": secret.secret, "fingerprint": secret.fingerprint, "age_seconds": age})
                 }).collect::<Vec<_>>(),
                 "staff": staff.map(|(people, age)| json!({"people": people, "age_seconds": age.as_secs()})),
+                "zendesk_api_error": error,
             })
         })).collect::<Vec<_>>(),
     })

@@ -1,7 +1,8 @@
 //! The servers of one site: which one a request goes to, and which are left alone because they do not answer, are said to be ill, or are
 //! being taken out of service.
 //!
-//! Shared by all workers and kept across reloads that leave the servers as they are. A site with one server pays nothing for it.
+//! Shared by all workers and kept across reloads that leave the servers as they are. The state of a single server is
+//! kept for `status`; it gets requests in any case.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::hmac;
 use tracing::{info, warn};
 
+use crate::base::clock;
 use crate::config::{Affinity, Balance, Secret, Server, Upstream, fingerprint, server_of};
 use crate::upstream::sessions::Sessions;
 
@@ -41,8 +43,12 @@ struct State {
     ill: AtomicBool,
     /// An operator has taken it out of service.
     drained: AtomicBool,
-    /// Times in a row that it could not be connected to.
+    /// Times in a row that it could not be connected to. Failures at the same time count once.
     failures: AtomicU32,
+    /// Failed connections since it worked last.
+    failed_connections: AtomicU64,
+    /// When it was found to be down, in seconds since 1970; 0 if it is not.
+    down_since: AtomicU64,
     /// Milliseconds since `Servers::since`.
     rests_until: AtomicU64,
     /// One request tries whether it accepts connections again, while the others go elsewhere.
@@ -65,7 +71,7 @@ pub(crate) struct Session {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Condition {
     Up,
-    /// It could not be connected to a moment ago.
+    /// The last attempt to connect to it failed.
     Rests,
     /// Its health check fails.
     Ill,
@@ -83,6 +89,14 @@ impl Condition {
     }
 }
 
+/// Since when a server is down, as far as the gateway knows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Outage {
+    /// In seconds since 1970.
+    pub(crate) since: u64,
+    pub(crate) failed_connections: u64,
+}
+
 impl Servers {
     /// `keys`: those that the gateways of a site share, the one that signs first, so that each knows the others' cookies and nobody else
     /// what they stand for; without any, what a cookie holds is the same for everybody who knows the server's address. `before`: those
@@ -98,6 +112,8 @@ impl Servers {
             ill: AtomicBool::new(false),
             drained: AtomicBool::new(false),
             failures: AtomicU32::new(0),
+            failed_connections: AtomicU64::new(0),
+            down_since: AtomicU64::new(0),
             rests_until: AtomicU64::new(0),
             on_trial: AtomicBool::new(false),
             busy: AtomicUsize::new(0),
@@ -141,7 +157,8 @@ impl Servers {
         let session = session.map(|session| session.index);
         let order = self.ranked(session);
         let first = &self.all[order[0]];
-        if first.failures.load(Ordering::Relaxed) == 0 || self.condition(order[0]) != Condition::Up {
+        let is_ranked_up = self.health(order[0]) == Condition::Up && !first.drained.load(Ordering::Relaxed);
+        if first.failures.load(Ordering::Relaxed) == 0 || !is_ranked_up {
             return order;
         }
         // It has rested: one request tries it, for the others it goes on resting.
@@ -182,10 +199,27 @@ impl Servers {
     }
 
     pub(crate) fn condition(&self, index: usize) -> Condition {
-        if self.all[index].drained.load(Ordering::Relaxed) { Condition::Drained } else { self.health(index) }
+        let state = &self.all[index];
+        if state.drained.load(Ordering::Relaxed) {
+            Condition::Drained
+        } else if state.ill.load(Ordering::Relaxed) {
+            Condition::Ill
+        } else if state.failures.load(Ordering::Relaxed) > 0 {
+            Condition::Rests
+        } else {
+            Condition::Up
+        }
     }
 
-    /// The same, in service or not.
+    /// Since when a server is down.
+    pub(crate) fn outage(&self, index: usize) -> Option<Outage> {
+        let state = &self.all[index];
+        let since = state.down_since.load(Ordering::Relaxed);
+        let failed_connections = state.failed_connections.load(Ordering::Relaxed);
+        (since > 0).then_some(Outage { since, failed_connections })
+    }
+
+    /// Whether a server may get requests, in service or not.
     fn health(&self, index: usize) -> Condition {
         let state = &self.all[index];
         if state.ill.load(Ordering::Relaxed) {
@@ -207,10 +241,9 @@ impl Servers {
 
     /// It could not be connected to.
     pub(crate) fn failed(&self, index: usize) {
-        if self.all.len() == 1 {
-            return;
-        }
         let state = &self.all[index];
+        state.failed_connections.fetch_add(1, Ordering::Relaxed);
+        state.goes_down();
         let resting = self.now() < state.rests_until.load(Ordering::Relaxed);
         if resting && !state.on_trial.swap(false, Ordering::Relaxed) {
             // Others found that out at the same time.
@@ -221,7 +254,7 @@ impl Servers {
         let until = self.now() + u64::try_from(rest.as_millis()).unwrap_or(u64::MAX);
         state.rests_until.store(until, Ordering::Relaxed);
         if before == 0 {
-            warn!(server = %state.server, "a server of iMIS accepts no connection; others are asked first");
+            warn!(server = %state.server, "a server of iMIS accepts no connection");
         }
     }
 
@@ -232,6 +265,7 @@ impl Servers {
             state.failures.store(0, Ordering::Relaxed);
             state.on_trial.store(false, Ordering::Relaxed);
             state.rests_until.store(0, Ordering::Relaxed);
+            state.comes_up();
             info!(server = %state.server, "a server of iMIS accepts connections again");
         }
     }
@@ -242,8 +276,10 @@ impl Servers {
         let ill = !healthy;
         if state.ill.swap(ill, Ordering::Relaxed) != ill {
             if ill {
+                state.goes_down();
                 warn!(server = %state.server, error = why, "the health check of a server of iMIS fails");
             } else {
+                state.comes_up();
                 info!(server = %state.server, "the health check of a server of iMIS succeeds again");
             }
         }
@@ -276,6 +312,13 @@ impl Servers {
                 load(&other.ill, &state.ill);
             }
             state.failures.store(other.failures.load(Ordering::Relaxed), Ordering::Relaxed);
+            for (from, to) in [
+                (&other.failed_connections, &state.failed_connections),
+                (&other.down_since, &state.down_since),
+            ] {
+                to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+            state.comes_up();
             let rests = other.rests_until.load(Ordering::Relaxed).saturating_sub(before.now());
             state.rests_until.store(self.now() + rests, Ordering::Relaxed);
         }
@@ -349,6 +392,21 @@ impl Servers {
                 }
                 None
             }
+        }
+    }
+}
+
+impl State {
+    fn goes_down(&self) {
+        let now = clock::unix_now();
+        let _ = self.down_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Forgets the outage, unless there is another reason for it.
+    fn comes_up(&self) {
+        if self.failures.load(Ordering::Relaxed) == 0 && !self.ill.load(Ordering::Relaxed) {
+            self.down_since.store(0, Ordering::Relaxed);
+            self.failed_connections.store(0, Ordering::Relaxed);
         }
     }
 }
@@ -474,6 +532,28 @@ mod tests {
         assert_eq!(next.order(None), [1, 2, 0], "what is known outlives a reload");
         servers.worked(0);
         assert_eq!(servers.order(None), [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_single_server_is_down_from_its_first_failure_until_it_works() {
+        let one = Servers::new(&test_upstream(&["https://a"]), &[], None).unwrap();
+        assert!(one.outage(0).is_none() && one.condition(0) == Condition::Up);
+        for _ in 0..34 {
+            one.failed(0);
+        }
+        let outage = one.outage(0).unwrap();
+        assert_eq!((outage.failed_connections, one.condition(0)), (34, Condition::Rests));
+        assert!(clock::unix_now() - outage.since < 60);
+        one.all[0].rests_until.store(0, Ordering::Relaxed);
+        assert_eq!(one.condition(0), Condition::Rests, "until a connection succeeds");
+        let next = Servers::new(&test_upstream(&["https://a"]), &[], None).unwrap();
+        next.take_over(&one, true);
+        assert_eq!(next.outage(0).unwrap().failed_connections, 34, "kept across a reload");
+        one.set_health(0, false, "");
+        one.worked(0);
+        assert!(one.outage(0).is_some(), "its health check fails still");
+        one.set_health(0, true, "");
+        assert!(one.outage(0).is_none() && one.condition(0) == Condition::Up);
     }
 
     #[test]

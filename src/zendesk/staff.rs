@@ -34,6 +34,8 @@ pub(crate) struct Staff {
     known: ArcSwapOption<Roster>,
     /// Cancelled when no app uses the list any more.
     stopped: CancellationToken,
+    /// Why the list could not be fetched the last time.
+    last_error: ArcSwapOption<String>,
     /// Whether the refresh task has started.
     is_started: AtomicBool,
     addresses: Mutex<Addresses>,
@@ -87,6 +89,7 @@ impl Staff {
             app: app.to_owned(),
             known: ArcSwapOption::new(before.and_then(|before| before.known.load_full())),
             stopped: CancellationToken::new(),
+            last_error: ArcSwapOption::empty(),
             is_started: AtomicBool::new(false),
             addresses: Mutex::new(Addresses::none()),
         })
@@ -115,6 +118,11 @@ impl Staff {
     /// The number of staff members without an iMIS ID.
     pub(crate) fn without_imis_id(&self) -> usize {
         self.known.load().as_deref().map_or(0, |roster| roster.without_imis_id)
+    }
+
+    /// Why the list could not be fetched the last time, if it could not.
+    pub(crate) fn last_error(&self) -> Option<String> {
+        self.last_error.load_full().map(|error| error.to_string())
     }
 
     /// The number of staff members, and the age of the list.
@@ -147,12 +155,14 @@ impl Staff {
             let pause = match self.refresh().await {
                 Ok(people) => {
                     info!(app = %self.app, staff_count = people, "fetched the Zendesk staff list");
+                    self.last_error.store(None);
                     wait = RETRY_INTERVAL;
                     REFRESH_INTERVAL
                 }
                 Err(error) => {
                     let known = self.state().map(|(_, age)| age.as_secs());
                     warn!(app = %self.app, error = %Chain(&error), list_age_seconds = known, "cannot fetch the Zendesk staff list");
+                    self.last_error.store(Some(Arc::new(Chain(&error).to_string())));
                     let asked_for =
                         if let ApiError::RateLimited(time) = error { time } else { Duration::ZERO };
                     let pause = wait.max(asked_for);

@@ -10,7 +10,7 @@ use imis_gateway_simulators::certificates::Authority;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use imis_gateway_simulators::imis::Generation;
+use imis_gateway_simulators::imis::{Faults, Generation, TokenFault};
 
 use crate::support::cookie_jar::Jar;
 use crate::support::origin::{Connection, Origin, Proxy, read_request};
@@ -342,4 +342,60 @@ async fn a_sign_in_leaves_the_cookies_of_others_alone() {
     for name in ["__Host-imis-gateway-server", "__Host-imis-gateway-signed-"] {
         assert_eq!(jar.names(name), 1, "{name}");
     }
+}
+
+/// With one server there is no other to send requests to, but its state is known all the same.
+#[tokio::test]
+async fn a_single_server_that_is_down_is_reported_until_it_is_back() {
+    let authority = Authority::new("test CA");
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = closed.local_addr().unwrap();
+    drop(closed);
+    let proxy = Proxy::to(authority, &format!("https://{address}"), None, "");
+    let up = format!("imis_gateway_upstream_server_up{{site=\"{SITE}\",server=\"https://{address}\"}}");
+    assert!(proxy.gateway.metrics().await.contains(&format!("{up} 1\n")), "nothing is known yet");
+    for _ in 0..34 {
+        assert_eq!(proxy.client.get("/", &[]).await.status, 502);
+    }
+    let (code, status) = crate::support::run(proxy.folder.path(), &["status"], "").await;
+    let line = status.lines().find(|line| line.contains("upstream")).unwrap();
+    assert_eq!(code, 0);
+    assert!(line.contains(", rests since 20") && line.contains("34 failed connections"), "{line}");
+    let ready = ready(&proxy).await;
+    assert!(ready.starts_with("HTTP/1.1 200") && ready.contains("34 failed connections\n"), "{ready}");
+    assert!(proxy.gateway.metrics().await.contains(&format!("{up} 0\n")));
+
+    let origin = Origin::start_at(&proxy.authority, address, |mut connection| async move {
+        while read_request(&mut connection).await.is_some() {
+            let _ = connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        }
+    })
+    .await;
+    assert_eq!(proxy.client.get("/", &[]).await.status, 200);
+    let (_, status) = crate::support::run(proxy.folder.path(), &["status"], "").await;
+    assert!(status.lines().any(|line| line.contains("upstream") && line.ends_with(", up")), "{status}");
+    assert!(proxy.gateway.metrics().await.contains(&format!("{up} 1\n")));
+    drop(origin);
+}
+
+async fn ready(proxy: &Proxy) -> String {
+    let mut stream = tokio::net::TcpStream::connect(proxy.gateway.admin).await.unwrap();
+    stream.write_all(b"GET /readyz?verbose HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
+}
+
+#[tokio::test]
+async fn status_names_a_service_account_and_a_zendesk_api_that_fail() {
+    let wrong = "client_secret: {file: imis-password}";
+    let setup = Setup::new(Generation::Ems).with_api().edit("client_secret: {file: zendesk-api}", wrong);
+    let stage = Stage::with(setup).await;
+    stage.gateway.logged(|line| line["message"] == "cannot fetch the Zendesk staff list").await;
+    let faults = Faults { token: TokenFault::Refuses, ..Faults::default() };
+    stage.imis.set_faults(faults);
+    assert_eq!(stage.sso("", &stage.cookie_of("AMUELLER")).await.status, 503);
+    let (_, status) = stage.run(&["status"], "").await;
+    assert!(status.contains("service account FAILED: "), "{status}");
+    assert!(status.contains("API        FAILED: Zendesk rejected the OAuth client"), "{status}");
 }

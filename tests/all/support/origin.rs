@@ -35,7 +35,16 @@ impl Origin {
         F: Fn(Connection) -> R + Send + 'static,
         R: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at(authority, ([127, 0, 0, 1], 0).into(), serve).await
+    }
+
+    /// On this address, which has to be free.
+    pub(crate) async fn start_at<F, R>(authority: &Authority, address: SocketAddr, serve: F) -> Self
+    where
+        F: Fn(Connection) -> R + Send + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let acceptor = TlsAcceptor::from(authority.issue(&[SITE, "127.0.0.1"]).server_config());
         let task = tokio::spawn(async move {
