@@ -60,6 +60,14 @@ pub(crate) fn expiry_warning(leaf: &CertificateDer<'_>, renewed: bool, now: i64)
     within(leaf, now, soon)
 }
 
+/// Why browsers would refuse a certificate for one of these hosts now. `now`: seconds since 1970.
+pub(crate) fn fault(certificate: &CertifiedKey, hosts: &[String], now: i64) -> Option<String> {
+    let uncovered = || hosts.iter().find(|host| !covers(certificate, host));
+    within(certificate.cert.first()?, now, 0).or_else(|| {
+        uncovered().map(|host| format!("the certificate does not cover {host}: browsers refuse it"))
+    })
+}
+
 fn within(leaf: &CertificateDer<'_>, now: i64, soon: i64) -> Option<String> {
     let (from, until) = validity(leaf)?;
     let at = crate::base::clock::rfc_3339_of;

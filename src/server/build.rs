@@ -134,6 +134,9 @@ impl Parts<'_> {
             let index = config.hosts.iter().find_map(|host| previous.site_of(host))?;
             previous.sites.get(index)
         });
+        if let Some(previous) = previous.filter(|_| config.acme.is_none()) {
+            require_certificate_as_good_as(previous, config)?;
+        }
         let upstream = SiteUpstream::build(config, self.shared, previous.map(|site| &site.upstream))?;
         let same_upstream = previous.filter(|previous| Arc::ptr_eq(&previous.upstream, &upstream));
         let concurrency_limit = match same_upstream {
@@ -174,6 +177,21 @@ impl Parts<'_> {
         let kept = previous.filter(|rates| rates.limits == config.sign_in_limits);
         kept.cloned().unwrap_or_else(|| Arc::new(RateLimits::new(config.sign_in_limits)))
     }
+}
+
+/// A valid certificate is not replaced by one that browsers refuse.
+fn require_certificate_as_good_as(previous: &Site, config: &config::Site) -> Result<(), BuildError> {
+    let in_use = previous.previous_certificates.first().map(|(_, key)| key);
+    let in_use = in_use.or(previous.config.certificate.as_ref());
+    let (Some(in_use), Some(new)) = (in_use, &config.certificate) else { return Ok(()) };
+    let now = clock::unix_now_signed();
+    if new.cert.first() != in_use.cert.first()
+        && let Some(why) = x509::fault(new, &config.hosts, now)
+        && x509::fault(in_use, &config.hosts, now).is_none()
+    {
+        return Err(BuildError::WorseCertificate { site: config.hosts[0].clone(), why });
+    }
+    Ok(())
 }
 
 /// For the hosts of a site that its own certificate is not valid for, the certificate in use before, where that is valid: a change to

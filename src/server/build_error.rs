@@ -15,6 +15,8 @@ pub(crate) enum BuildError {
     Imis(#[from] imis::BuildError),
     #[error("the client of Zendesk's API cannot be set up")]
     Zendesk(#[from] ApiBuildError),
+    #[error("site {site}: {why}. The certificate in use is valid, so it is not replaced")]
+    WorseCertificate { site: String, why: String },
     #[error("the system has no randomness to give")]
     Random(#[source] getrandom::Error),
 }

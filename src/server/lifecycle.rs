@@ -28,7 +28,7 @@ use crate::server::control_socket;
 use crate::server::control_socket::Control;
 use crate::server::process_state::ProcessState;
 use crate::server::reload;
-use crate::server::reload::{ServerHandle, Trigger};
+use crate::server::reload::ServerHandle;
 use crate::server::systemd;
 use crate::server::systemd::Heartbeat;
 
@@ -276,9 +276,9 @@ impl Signals {
                 () = received_any(&mut self.others) => {
                     warn!("SIGUSR1 and SIGUSR2 are ignored; SIGHUP reloads, SIGTERM stops");
                 }
-                () = received(&mut self.hangup) => match reloader.cloned() {
-                    // In a task: a signal to stop does not wait for the reload.
-                    Some(reloader) => drop(tokio::spawn(async move { reloader.reload(Trigger::Signal).await })),
+                () = received(&mut self.hangup) => match reloader {
+                    // A signal to stop does not wait for the reload.
+                    Some(reloader) => reloader.reload_by_signal(),
                     None => warn!("SIGHUP ignored: the gateway is shutting down"),
                 },
             }

@@ -52,6 +52,8 @@ pub(crate) struct ServerHandle {
     pub(crate) reloads: Sender<()>,
     /// The sites with certificates from a CA.
     acme_sites: Sender<Vec<Arc<ManagedSite>>>,
+    /// A reload by signal waits for its turn. Further signals are covered by it.
+    signal_waits: AtomicBool,
     draining: AtomicBool,
     started: Instant,
 }
@@ -161,6 +163,7 @@ impl ServerHandle {
             failed: std::sync::Mutex::default(),
             reloads: Sender::default(),
             acme_sites,
+            signal_waits: AtomicBool::new(false),
             running: Mutex::new(Running {
                 fixed: config.fixed(),
                 watched: config.watched.clone(),
@@ -237,8 +240,19 @@ impl ServerHandle {
         reload.await.unwrap_or_else(|_| Arc::new(ReloadResult { good: false, ..(*self.last()).clone() }))
     }
 
+    /// Reloads in a task of its own. However many signals come, at most one reload runs and one more waits.
+    pub(crate) fn reload_by_signal(self: &Arc<Self>) {
+        if !self.signal_waits.swap(true, Ordering::AcqRel) {
+            let own = self.clone();
+            drop(self.control.spawn(async move { own.reload_now(Trigger::Signal).await }));
+        }
+    }
+
     async fn reload_now(&self, by: Trigger) -> Arc<ReloadResult> {
         let mut running = self.running.lock().await;
+        if by == Trigger::Signal {
+            self.signal_waits.store(false, Ordering::Release);
+        }
         if !self.is_draining() {
             systemd::reloading();
         }

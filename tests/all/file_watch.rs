@@ -154,3 +154,27 @@ async fn changed_secrets_are_reloaded_without_the_edited_configuration() {
     let log = stage.gateway.log();
     assert!(!log.contains(secret));
 }
+
+#[tokio::test]
+async fn a_valid_certificate_is_not_replaced_by_one_that_browsers_refuse() {
+    let stage = watching().await;
+    let served = async || {
+        let stream = stage.client().connect("http/1.1").await;
+        stream.get_ref().1.peer_certificates().unwrap()[0].clone()
+    };
+    let good = served().await;
+    for (names, days, why) in [
+        (&[SITE, "www.example.org"][..], -1, "has EXPIRED"),
+        (&[SITE][..], 90, "does not cover www.example.org"),
+        (&["other.example.org"][..], 90, "does not cover members.example.org"),
+    ] {
+        stage.authority.issue_for_days(names, days).write(stage.folder(), "members").unwrap();
+        let reported =
+            |line: &serde_json::Value| line["problem"].as_str().is_some_and(|problem| problem.contains(why));
+        stage.gateway.logged(reported).await;
+        assert!(served().await == good, "{why}");
+    }
+    stage.authority.issue_for_days(&[SITE, "www.example.org"], 90).write(stage.folder(), "members").unwrap();
+    stage.gateway.wait_for_metric("imis_gateway_last_reload_successful 1").await;
+    assert!(served().await != good);
+}

@@ -368,6 +368,23 @@ async fn reloads_by_the_hundred_lose_no_request() {
 }
 
 #[tokio::test]
+async fn a_thousand_signals_cause_few_reloads() {
+    let stage = Stage::new().await;
+    let signals = format!("for i in $(seq 1000); do kill -HUP {}; done", stage.gateway.pid());
+    assert!(std::process::Command::new("sh").args(["-c", &signals]).status().unwrap().success());
+    let (code, said) = stage.run(&["reload"], "").await;
+    assert_eq!(code, 0, "{said}");
+    let metrics = stage.gateway.metrics().await;
+    let reloads = |by: &str| -> u32 {
+        let start = format!("imis_gateway_reloads_total{{by=\"{by}\",result=\"good\"}} ");
+        metrics.lines().find_map(|line| line.strip_prefix(&start)).unwrap().parse().unwrap()
+    };
+    assert_eq!(reloads("command"), 1);
+    // The command has waited for at most the one that ran and the one that was next.
+    assert!((1..200).contains(&reloads("signal")), "{metrics}");
+}
+
+#[tokio::test]
 async fn status_and_healthcheck_report_the_running_configuration() {
     let stage = Stage::new().await;
     let (code, status) = stage.run(&["status", "--format", "json"], "").await;

@@ -95,7 +95,11 @@ impl RotatingFile {
             self.rotate()?;
             (file, size) = self.take_open()?;
         }
-        file.write_all(format!("{line}\n").as_bytes())?;
+        if let Err(error) = file.write_all(format!("{line}\n").as_bytes()) {
+            // A full disk has taken part of the line. Without it, the file still is one record per line.
+            let _ = file.set_len(size);
+            return Err(error);
+        }
         self.open = Some((file, size + length));
         Ok(())
     }
@@ -193,6 +197,39 @@ mod tests {
         file.append("{\"imis_id\":\"7\"}").unwrap();
         let (records, invalid) = read(&file.path, 2, &Filter::default()).unwrap();
         assert_eq!((records.len(), invalid), (1, 2));
+    }
+
+    /// Runs itself again with files limited to 512 bytes: writing fails as on a full disk, after part of a line.
+    #[test]
+    fn a_full_disk_leaves_whole_lines() {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        let (soft, hard) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
+        if soft != 512 {
+            let (_, module) = module_path!().split_once("::").unwrap();
+            let name = format!("{module}::a_full_disk_leaves_whole_lines");
+            let limited = "trap '' XFSZ; ulimit -S -f 1; exec \"$0\" --exact \"$1\"";
+            let program = std::env::current_exe().unwrap();
+            let output = std::process::Command::new("sh")
+                .args(["-c", limited])
+                .arg(program)
+                .arg(name)
+                .output()
+                .unwrap();
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && text.contains("1 passed"), "{text}");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = file(&folder, 6000);
+        let line = |id: u32| format!("{{\"imis_id\":\"{id}\",\"padding\":\"{}\"}}", "x".repeat(180));
+        file.append(&line(1)).unwrap();
+        file.append(&line(2)).unwrap();
+        let text = || std::fs::read_to_string(folder.path().join("audit.jsonl")).unwrap();
+        assert!(file.append(&line(3)).is_err());
+        assert_eq!(text(), format!("{}\n{}\n", line(1), line(2)));
+        setrlimit(Resource::RLIMIT_FSIZE, hard, hard).unwrap();
+        file.append(&line(4)).unwrap();
+        assert_eq!(text(), format!("{}\n{}\n{}\n", line(1), line(2), line(4)));
     }
 
     #[test]
