@@ -77,8 +77,9 @@ pub(crate) trait ClientStream: Upload {
     /// Calls `read` with the request head.
     fn read_head<T>(&mut self, read: impl FnOnce(ReceivedHead<'_, Self::Fields<'_>>) -> T) -> T;
 
-    /// The head has been read; the body follows.
-    fn begin_request_body(&mut self) -> Result<(), Failure>;
+    /// The head has been read; the body follows. A request whose head says that it has no body is known to be complete
+    /// when this returns.
+    async fn begin_request_body(&mut self) -> Result<(), Failure>;
 
     /// Whether all of the request body is here.
     fn has_whole_body(&self) -> bool;

@@ -40,7 +40,7 @@ pub(crate) async fn serve<C: ClientStream>(client: &mut C, connection: &Connecti
         (access, plan)
     });
     let mut context = Context { connection, request_id, access };
-    let begun = client.begin_request_body();
+    let begun = client.begin_request_body().await;
     let plan = plan.and_then(|plan| begun.map(|()| plan).map_err(Refusal::Page));
     let outcome = match plan {
         Ok(Plan::Forward(request)) => forward::forward(client, request, &mut context).await.map(|()| None),

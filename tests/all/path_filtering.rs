@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::http2_frames::{
-    END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, Raw, SETTINGS, block, frame,
+    DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, Raw, SETTINGS, block, frame, request,
 };
 use crate::support::origin::{Proxy, read_request};
 use crate::support::{SITE, SSO};
@@ -321,4 +321,138 @@ async fn malformed_http2_requests_are_reset_and_not_forwarded() {
         }
     }
     assert_eq!(*heads.lock().unwrap(), Vec::<String>::new());
+}
+
+/// What is accepted in a name differs from one library to the next; here the names are those of HTTP/1.
+#[tokio::test]
+async fn header_names_over_http2_are_those_of_http1() {
+    let (proxy, heads) = recording().await;
+    for byte in 0x21..=0x7e_u8 {
+        let name = format!("x{}a", char::from(byte));
+        let is_token =
+            byte.is_ascii_digit() || byte.is_ascii_lowercase() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        let mut raw = Raw::connect(&proxy.client, &frame(SETTINGS, 0, 0, &[])).await;
+        raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &request("GET", "/", &[(&name, "1")]))).await;
+        let taken = loop {
+            match raw.next().await {
+                Some(frame) if frame.kind == HEADERS => break frame.payload[0] == 0x88,
+                Some(frame) if matches!(frame.kind, RST_STREAM | GOAWAY) => break false,
+                Some(_) => {}
+                None => break false,
+            }
+        };
+        assert_eq!(taken, is_token, "{name}");
+        assert_eq!(heads.lock().unwrap().pop().is_some(), is_token, "{name}");
+    }
+    // A scheme that is empty.
+    let block = block(&[(":method", "GET"), (":scheme", ""), (":authority", SITE), (":path", "/")]);
+    let mut raw = Raw::connect(&proxy.client, &frame(SETTINGS, 0, 0, &[])).await;
+    raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &block)).await;
+    while let Some(frame) = raw.next().await
+        && !matches!(frame.kind, RST_STREAM | GOAWAY)
+    {
+        assert_ne!(frame.kind, HEADERS, "it is answered");
+    }
+    assert_eq!(*heads.lock().unwrap(), Vec::<String>::new());
+}
+
+/// RFC 9113 section 8.1.1: a request whose body is not as long as it says is malformed. That shows only at its end.
+#[tokio::test]
+async fn an_http2_request_reaches_imis_only_when_it_is_complete() {
+    let (proxy, heads) = recording().await;
+    for (length, first, last, is_complete) in [
+        ("3", "hel", "", true),
+        ("3", "he", "l", true),
+        ("3", "hel", "lo", false),
+        ("3", "he", "", false),
+        ("0", "", "", true),
+        ("0", "", "x", false),
+        ("1", "x", "", true),
+    ] {
+        let case = format!("content-length {length}, {first:?}, {last:?}");
+        let mut raw = Raw::connect(&proxy.client, &frame(SETTINGS, 0, 0, &[])).await;
+        let head = request("POST", "/", &[("content-length", length)]);
+        raw.send(&frame(HEADERS, END_HEADERS, 1, &head)).await;
+        raw.send(&frame(DATA, 0, 1, first.as_bytes())).await;
+        tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+        assert_eq!(*heads.lock().unwrap(), Vec::<String>::new(), "{case}: before its end");
+        raw.send(&frame(DATA, END_STREAM, 1, last.as_bytes())).await;
+        let answered = loop {
+            match raw.next().await {
+                Some(frame) if frame.kind == HEADERS => break frame.payload[0] == 0x88,
+                Some(frame) if matches!(frame.kind, RST_STREAM | GOAWAY) => break false,
+                Some(_) => {}
+                None => break false,
+            }
+        };
+        assert_eq!(answered, is_complete, "{case}");
+        let received = std::mem::take(&mut *heads.lock().unwrap());
+        assert_eq!(received.len(), usize::from(is_complete), "{case}: {received:?}");
+        assert!(received.iter().all(|text| text.ends_with(&format!("{first}{last}"))), "{case}");
+    }
+}
+
+/// Which errors of a request close its stream, and which the whole connection because h2 cannot go on
+/// (docs/decisions/0003-h2-without-hyper.md).
+#[tokio::test]
+async fn an_invalid_http2_request_closes_its_stream_where_h2_can_go_on() {
+    let (proxy, _) = recording().await;
+    let usual = [(":method", "GET"), (":scheme", "https"), (":authority", SITE), (":path", "/")];
+    let with = |name: &'static str, value: &'static str| {
+        let mut fields = usual.to_vec();
+        match fields.iter_mut().find(|(known, _)| *known == name) {
+            Some(field) => field.1 = value,
+            None => fields.push((name, value)),
+        }
+        block(&fields)
+    };
+    let without = |name: &str| block(&usual.into_iter().filter(|(own, _)| *own != name).collect::<Vec<_>>());
+    let twice = |index: usize| block(&[&usual[..], &[usual[index]]].concat());
+    let stream = [
+        without(":method"),
+        without(":scheme"),
+        without(":path"),
+        without(":authority"),
+        twice(0),
+        twice(1),
+        twice(2),
+        twice(3),
+        with(":path", ""),
+        with(":path", "x"),
+        with(":path", "/a b"),
+        with(":scheme", ""),
+        with(":authority", "a@b"),
+        with("connection", "close"),
+        with("transfer-encoding", "chunked"),
+        with("te", "gzip"),
+        with("x-a", " leading"),
+        with("x\"a", "1"),
+        with("content-length", "5"),
+        block(&[&[("x-a", "1")], &usual[..]].concat()),
+    ];
+    let connection = [
+        with("X-Upper", "1"),
+        with("x a", "1"),
+        with("", "1"),
+        with("x-a", "1\r\nx-b: 2"),
+        with("x-a", "1\0"),
+        with(":unknown", "1"),
+        with(":method", "G T"),
+    ];
+    for (blocks, closes) in [(&stream[..], false), (&connection[..], true)] {
+        for block in blocks {
+            let shown = String::from_utf8_lossy(block);
+            let mut raw = Raw::connect(&proxy.client, &frame(SETTINGS, 0, 0, &[])).await;
+            raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, block)).await;
+            raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, 3, &request("GET", "/", &[]))).await;
+            let is_answered = loop {
+                match raw.next().await {
+                    Some(frame) if frame.stream == 3 && frame.kind == HEADERS => break true,
+                    Some(frame) if frame.kind != GOAWAY => {}
+                    Some(_) | None => break false,
+                }
+            };
+            assert_eq!(is_answered, !closes, "{shown:?}");
+        }
+    }
 }

@@ -132,14 +132,13 @@ fn party(state: &State, id: &str, fault: &ApiFault) -> Reply {
         | ApiFault::Drop => id,
     };
     match state.person_by_id(id) {
-        Some(person) => match fault {
-            ApiFault::Replaced(from, to) => server::respond(
-                200,
-                "application/json; charset=utf-8",
-                person.party.to_string().replace(from, to),
-            ),
-            _ => server::json(200, &person.party),
-        },
+        Some(person) => {
+            let mut record = person.party.to_string();
+            if let ApiFault::Replaced(from, to) = fault {
+                record = record.replace(from, to);
+            }
+            server::respond(200, "application/json; charset=utf-8", record)
+        }
         None => server::json(404, &json!({"Message": "Not found"})),
     }
 }

@@ -218,7 +218,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> ClientStream for Http1Stream<'_
         self.read(refused, read)
     }
 
-    fn begin_request_body(&mut self) -> Result<(), Failure> {
+    async fn begin_request_body(&mut self) -> Result<(), Failure> {
         if self.head == 0 {
             return Ok(());
         }

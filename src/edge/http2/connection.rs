@@ -212,7 +212,10 @@ impl Http2Connection {
                     let mut stream =
                         Http2Stream::new(head, body, reply, self.flood_guard.clone(), self.limits.gap);
                     let connection = self.connection.clone();
-                    tokio::task::spawn_local(async move { serve_request(&mut stream, &connection).await });
+                    tokio::task::spawn_local(async move {
+                        serve_request(&mut stream, &connection).await;
+                        stream.finish().await;
+                    });
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(End::Failed(error)),
                 Poll::Ready(None) => return Poll::Ready(End::Closed),

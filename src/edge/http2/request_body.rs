@@ -16,11 +16,18 @@ use crate::proxy::error::UploadError;
 use crate::proxy::exchange::WaitingOn;
 use crate::request::error_page::Failure;
 
+/// How much of an upload is discarded behind its response, and for how long.
+const MAX_DISCARDED_BYTES: usize = 16 * 1024 * 1024;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// The body of a request, from a stream of HTTP/2.
 pub(super) struct RequestBody {
     /// None: there is no more.
     body: Option<RecvStream>,
     frame: Bytes,
+    /// The last byte of a body whose length is known, until the client has ended the stream. Before that the request is
+    /// not complete (RFC 9113 section 8.1.1), and iMIS must not take it for that.
+    last_byte: Bytes,
     /// Of a body whose length was said, what has not come yet.
     left: Option<u64>,
     /// Bytes of it that have come.
@@ -39,6 +46,7 @@ impl RequestBody {
         Self {
             body,
             frame: Bytes::new(),
+            last_byte: Bytes::new(),
             left: None,
             received: 0,
             handed_over: 0,
@@ -63,7 +71,28 @@ impl RequestBody {
 
     /// Whether all of the body that has not gone on is at hand.
     fn is_at_hand(&self) -> bool {
-        self.left == Some(0) || self.body.as_ref().is_none_or(RecvStream::is_end_stream)
+        self.body.as_ref().is_none_or(RecvStream::is_end_stream)
+    }
+
+    /// Whether the stream is still open although the head has said that the body is empty.
+    pub(super) fn is_unconfirmed(&self) -> bool {
+        self.left == Some(0) && self.received == 0 && self.body.is_some()
+    }
+
+    /// Reads on and discards what comes, until the client has ended the stream or a limit is reached.
+    pub(super) async fn discard(&mut self) {
+        let Some(body) = &mut self.body else { return };
+        let discard = async {
+            let mut discarded = 0;
+            while let Some(Ok(frame)) = body.data().await
+                && discarded < MAX_DISCARDED_BYTES
+            {
+                discarded += frame.len();
+                // Returns the window credit. Fails only when the stream is gone.
+                let _ = body.flow_control().release_capacity(frame.len());
+            }
+        };
+        let _ = tokio::time::timeout(DISCARD_TIMEOUT, discard).await;
     }
 
     pub(super) fn has_body(&self) -> bool {
@@ -129,10 +158,16 @@ impl RequestBody {
                     self.received += frame.len() as u64;
                     self.left = self.left.map(|left| left.saturating_sub(frame.len() as u64));
                     self.frame = frame;
+                    if self.left == Some(0) && !self.frame.is_empty() && !self.is_at_hand() {
+                        self.last_byte = self.frame.split_off(self.frame.len() - 1);
+                    }
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(UploadError::Stream(error))),
                 // Trailers are not forwarded (RFC 9110 section 6.5.1 lets an intermediary drop them).
-                Poll::Ready(None) => self.body = None,
+                Poll::Ready(None) => {
+                    self.body = None;
+                    self.frame = std::mem::take(&mut self.last_byte);
+                }
                 Poll::Pending => {
                     ready!(sender.poll_flush(cx, stream)).map_err(UploadError::Upstream)?;
                     return Poll::Pending;

@@ -1,7 +1,7 @@
 //! The head of a request over HTTP/2 (RFC 9113 section 8.3).
 
 use http::HeaderMap;
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderValue};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST};
 use http::request::Parts;
 use http::uri::Authority;
 
@@ -64,11 +64,13 @@ pub(super) fn read<'a>(
     })
 }
 
-/// RFC 9113 section 8.2.1: no value begins or ends with white space.
+/// A scheme, no name with a quotation mark (the one character that the http crate takes beside those of RFC 9110 section
+/// 5.6.2), and values that neither begin nor end with white space (RFC 9113 sections 8.2.1 and 8.3.1).
 fn is_well_formed(request: &Parts) -> bool {
     let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
-    let mut values = request.headers.values().map(HeaderValue::as_bytes);
-    values.all(|value| !blank(value.first()) && !blank(value.last()))
+    let mut fields = request.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    request.uri.scheme_str().is_none_or(|scheme| !scheme.is_empty())
+        && fields.all(|(name, value)| !name.contains('"') && !blank(value.first()) && !blank(value.last()))
 }
 
 fn content_length(request: &Parts) -> Result<Option<u64>, Refusal> {

@@ -37,6 +37,10 @@ const ERROR_PAGE_COST: u32 = 20;
 /// How long a client whose upload has stalled has to read the error page.
 const STALLED_UPLOAD_PAGE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// h2 drops what it has not written of a stream that is reset. So long it has to write the rest of a response that has
+/// broken off.
+const FLUSH_BEFORE_RESET: Duration = Duration::from_millis(50);
+
 /// One request and its response.
 pub(super) struct Http2Stream {
     /// None once the request has been read.
@@ -57,6 +61,8 @@ pub(super) struct Http2Stream {
     piece: Bytes,
     /// The end of the response has been sent.
     ended: bool,
+    /// The response has broken off: the stream is reset when what there is of it has gone out.
+    reset_later: Option<Reason>,
 }
 
 impl Http2Stream {
@@ -79,6 +85,26 @@ impl Http2Stream {
             sending: None,
             piece: Bytes::new(),
             ended: false,
+            reset_later: None,
+        }
+    }
+
+    /// Ends the stream, after the response. An upload that is still under way is discarded for a while: clients lose a
+    /// response that a reset follows at once (RFC 9113 section 8.1 allows them to).
+    pub(super) async fn finish(&mut self) {
+        match self.reset_later.take() {
+            Some(code) => {
+                tokio::time::sleep(FLUSH_BEFORE_RESET).await;
+                self.reset(code);
+            }
+            None => self.body.discard().await,
+        }
+    }
+
+    fn reset(&mut self, code: Reason) {
+        match &mut self.sending {
+            Some(sending) => sending.send_reset(code),
+            None => self.reply.send_reset(code),
         }
     }
 
@@ -185,10 +211,16 @@ impl ClientStream for Http2Stream {
         })
     }
 
-    fn begin_request_body(&mut self) -> Result<(), Failure> {
+    async fn begin_request_body(&mut self) -> Result<(), Failure> {
         // A request that the client has reset by now is not started.
         let gone = self.poll_gone(&mut Context::from_waker(Waker::noop()));
-        if gone.is_ready() { Err(Failure::ClientGone) } else { Ok(()) }
+        if gone.is_ready() {
+            return Err(Failure::ClientGone);
+        }
+        if self.body.is_unconfirmed() {
+            self.read_form(0, self.page_timeout).await?;
+        }
+        Ok(())
     }
 
     fn has_whole_body(&self) -> bool {
@@ -346,9 +378,11 @@ impl ClientStream for Http2Stream {
             Abort::ClientStalled => Reason::CANCEL,
             Abort::ClientGone => return,
         };
-        match &mut self.sending {
-            Some(sending) => sending.send_reset(code),
-            None => self.reply.send_reset(code),
+        if reason == Abort::UpstreamFailed && self.sending.is_some() {
+            // What has been received of the response still goes out first.
+            self.reset_later = Some(code);
+        } else {
+            self.reset(code);
         }
         if reason == Abort::ClientStalled {
             self.flood_guard.closing.set(true);
