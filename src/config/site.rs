@@ -63,6 +63,7 @@ pub(super) fn sites(list: &Value<'_>) -> Vec<Site> {
 
 fn site(section: &Section<'_>, hosts_seen: &mut Vec<String>) -> Option<Site> {
     let hosts = section.value("hosts").map(|list| hosts(&list, hosts_seen)).unwrap_or_default();
+    let public_port = section.value("public_port").map(|port| port.number());
     let certificate = section.section("certificate");
     let certificate = certificate.and_then(|section| certificate::certificate(&section, &hosts));
     let upstream = section.section("upstream").map(|section| upstream::upstream(&section));
@@ -89,7 +90,7 @@ fn site(section: &Section<'_>, hosts_seen: &mut Vec<String>) -> Option<Site> {
     let certificate = certificate?;
     Some(Site {
         hosts,
-        public_port: section.value("public_port").map(|port| port.number()),
+        public_port,
         certificate: certificate.certified_key,
         acme: certificate.acme,
         upstream: upstream?,

@@ -76,9 +76,8 @@ async fn serve_connection(stream: TcpStream, server: Arc<ServerHandle>, hosts: A
 /// Whether a request may have this `Host`. HTTP/1.0 has none.
 fn is_allowed(host: Option<&HeaderValue>, hosts: &[String]) -> bool {
     let Some(host) = host else { return true };
-    let Some(authority) = host.to_str().ok().and_then(|text| text.parse::<Authority>().ok()) else {
-        return false;
-    };
+    let text = host.to_str().ok().filter(|text| !text.contains('@'));
+    let Some(authority) = text.and_then(|text| text.parse::<Authority>().ok()) else { return false };
     let host = authority.host();
     let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     address.parse::<IpAddr>().is_ok()
