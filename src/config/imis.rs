@@ -20,6 +20,8 @@ const MAX_IDENTITY_CACHE: Duration = Duration::from_secs(60);
 pub(crate) struct Imis {
     /// Base URL of `token` and `api/`; ends in `/`.
     pub(crate) api_url: Url,
+    /// Path of the iMIS application.
+    pub(crate) base_path: String,
     /// Path of the sign-in page, as clients see it.
     pub(crate) sign_in: String,
     /// Path of the sign-out page, as clients see it.
@@ -78,6 +80,7 @@ pub(super) fn imis(section: &Section<'_>, upstream: Option<&Upstream>) -> Option
     let imis = Imis {
         sign_in: page("sign_in"),
         sign_out: page("sign_out"),
+        base_path,
         session_cookies,
         recognise,
         identity_cache: section.text("identity_cache", identity_cache),

@@ -46,6 +46,8 @@ pub(crate) struct Imis {
     columns: Option<config::ProfileColumns>,
     groups: Option<Vec<String>>,
     application: Option<Arc<config::ClientApplication>>,
+    /// Path of the site's start page.
+    pub(crate) home: String,
     /// Path of the sign-in page on the site.
     pub(crate) sign_in: String,
     /// Path of the sign-out page on the site.
@@ -70,6 +72,7 @@ impl Imis {
             columns: queries.clone().find_map(|query| query.columns.profile.clone()),
             groups: imis.groups.clone(),
             application: applications.clone().next().cloned(),
+            home: imis.base_path.clone(),
             sign_in: imis.sign_in.clone(),
             sign_out: imis.sign_out.clone(),
         })

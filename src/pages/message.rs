@@ -32,8 +32,18 @@ impl Link {
         Self { primary: true, ..Self::new(label, href) }
     }
 
-    pub(crate) fn back_to_site() -> Self {
-        Self::new("Back to the site", "/")
+    /// `home`: path of the site's start page.
+    pub(crate) fn back_to_site(home: &str) -> Self {
+        Self::new("Back to the site", home)
+    }
+
+    /// Loads the address of the page once more.
+    pub(crate) fn try_again() -> Self {
+        Self::primary("Try again", "")
+    }
+
+    pub(crate) fn into_primary(self) -> Self {
+        Self { primary: true, ..self }
     }
 }
 

@@ -104,9 +104,23 @@ impl Failure {
         }
     }
 
-    /// The error page.
-    pub(crate) fn page(&self, pages: &Pages, request_id: &str) -> Response<Bytes> {
-        let mut response = pages.message(&self.message(), request_id);
+    /// The error page. `home`: path of the site's start page; none if the request is for no site.
+    pub(crate) fn page(&self, pages: &Pages, request_id: &str, home: Option<&str>) -> Response<Bytes> {
+        let is_repeatable = matches!(
+            self,
+            Self::RequestTimeout
+                | Self::UploadStalled
+                | Self::Overloaded
+                | Self::Upstream(_)
+                | Self::Internal
+        );
+        let message = self.message();
+        let message = if is_repeatable { message.link(Link::try_again()) } else { message };
+        let message = match home {
+            Some(home) => message.link(Link::back_to_site(home)),
+            None => message,
+        };
+        let mut response = pages.message(&message, request_id);
         if let Self::MethodNotAllowed(allowed) = self
             && let Ok(allowed) = HeaderValue::try_from(allowed.join(", "))
         {

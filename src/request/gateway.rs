@@ -90,6 +90,11 @@ impl Gateway {
 }
 
 impl Site {
+    /// Path of the start page.
+    pub(crate) fn home(&self) -> &str {
+        self.config.sign_on.as_ref().map_or("/", |sign_on| &sign_on.imis.base_path)
+    }
+
     /// The name that stands for the site in logs and metrics.
     pub(crate) fn name(&self) -> &str {
         &self.config.hosts[0]

@@ -9,7 +9,6 @@ use tracing::{debug, warn};
 use crate::base::error_chain::Chain;
 use crate::base::request_id::RequestId;
 use crate::codec::request_head::{HeaderFields, RequestHead};
-use crate::pages::Pages;
 use crate::proxy::headers;
 use crate::request::access_log::{Access, Came, Seen};
 use crate::request::client_stream::{Abort, ClientStream, ReceivedHead, Refusal};
@@ -59,7 +58,7 @@ pub(crate) async fn serve<C: ClientStream>(client: &mut C, connection: &Connecti
         Err(Failure::ClientGone) => client.abort(Abort::ClientGone),
         Err(failure) => {
             context.access.failed(failure.name());
-            let page = error_page(&failure, request_id, &connection.worker.gateway.pages);
+            let page = error_page(&failure, request_id, connection);
             client.send_page(page, Some(&failure), &mut context.access).await;
         }
     }
@@ -114,12 +113,16 @@ fn plan<F: HeaderFields>(
 }
 
 /// The page for a failed request, and its line in the log.
-fn error_page(failure: &Failure, request_id: RequestId, pages: &Pages) -> Response<Bytes> {
+fn error_page(failure: &Failure, request_id: RequestId, connection: &Connection) -> Response<Bytes> {
     let error = Chain(failure);
     if failure.is_client_error() {
         debug!(%request_id, %error, "answered with an error page");
     } else {
         warn!(%request_id, %error, "answered with an error page");
     }
-    failure.page(pages, &request_id.to_string())
+    let gateway = &connection.worker.gateway;
+    // A host of no site has no start page here.
+    let site = connection.site().filter(|_| !matches!(failure, Failure::MisdirectedRequest));
+    let home = site.map(|site| gateway.sites[site].home());
+    failure.page(&gateway.pages, &request_id.to_string(), home)
 }

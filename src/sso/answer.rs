@@ -11,14 +11,17 @@ use crate::pages::{Link, Message};
 use crate::sso::error::{ErrorKind, SignInError};
 use crate::sso::login_params::LoginParams;
 use crate::sso::rate_limit::RateLimited;
+use crate::sso::redirects;
 use crate::sso::request::SsoRequest;
 
 /// `Retry-After` of a sign-in that failed, in seconds.
 pub(super) const RETRY_AFTER_SECONDS: u32 = 30;
 
-/// Records a failed sign-in, and answers with a page.
+/// Records a failed sign-in, and answers with a page. A HEAD request is no sign-in.
 pub(super) fn failure(request: &SsoRequest, params: &LoginParams, error: &SignInError) -> Response<Bytes> {
-    record(request, error);
+    if !request.is_head {
+        record(request, error);
+    }
     request.services.pages.message(&message(request, params, error), request.id())
 }
 
@@ -65,9 +68,12 @@ fn message(request: &SsoRequest, params: &LoginParams, error: &SignInError) -> M
             let languages = languages.and_then(|value| value.to_str().ok()).unwrap_or_default();
             Message::new(StatusCode::FORBIDDEN, denied.title())
                 .text(denied.advice(&request.app, languages))
-                .link(Link::primary("Back to the site", "/"))
+                .link(request.back_to_site().into_primary())
                 .link(Link::new("Try again", login))
-                .link(Link::new("Sign out, to use another account", request.sign_on.imis.sign_out.clone()))
+                .link(Link::new(
+                    "Sign out, to use another account",
+                    redirects::sign_out_path(request, params),
+                ))
         }
         ErrorKind::RateLimited(_) => Message::new(StatusCode::TOO_MANY_REQUESTS, "Too many sign-ins")
             .text("There were too many sign-ins in the last minute. Please wait a moment, then try again.")

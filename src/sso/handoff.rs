@@ -35,9 +35,7 @@ pub(super) async fn sign_in_to_zendesk(
         let token = token::mint(chosen.secret, &permit, clock::unix_now(), &jti)?;
         record(request, identity, &permit, chosen.name);
         let mut response = page(request, params, &token);
-        if let Some(cookie) = chosen.cookie {
-            cookies::append(&mut response, &cookie);
-        }
+        cookies::append(&mut response, &chosen.cookie);
         // A sign-in ends any sign-out that is still under way.
         for state in request.sign_on.states.open(Purpose::SignOut, &request.headers, clock::unix_now()) {
             cookies::append(&mut response, &state.deletion());

@@ -118,7 +118,7 @@ fn refuse(request: &SsoRequest, reason: &str) -> Response<Bytes> {
         .text("It did not start in this browser, or was left open for too long. Please start again.")
         .text("If this happens again, check that your browser accepts cookies of this site.")
         .link(Link::primary("Start again", request.app.path.clone()))
-        .link(Link::back_to_site());
+        .link(request.back_to_site());
     request.services.pages.message(&message, request.id())
 }
 

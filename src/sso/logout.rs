@@ -70,7 +70,7 @@ fn goodbye(request: &SsoRequest, offers_sign_out: bool) -> Response<Bytes> {
             .text("This did not change whether you are signed in to this site.")
             .link(Link::primary(sign_in, login))
     };
-    let mut page = request.services.pages.message(&message.link(Link::back_to_site()), request.id());
+    let mut page = request.services.pages.message(&message.link(request.back_to_site()), request.id());
     cookies::append(&mut page, &loop_guard::reset());
     page
 }
@@ -85,10 +85,12 @@ fn refused(request: &SsoRequest, message: &str, is_navigation: bool) -> Response
     request.services.metrics.zendesk_refusal(app, refusal.name());
     let mut login = LoginParams::parse(&request.query, &request.app.zendesk).login_path(&request.app);
     let mut set_cookies = vec![loop_guard::reset()];
-    if refusal == Refusal::Signature && is_navigation {
-        match secret_rotation::after_refusal(request) {
+    let mut shows_text = Refusal::is_known_text(&raw);
+    if is_navigation {
+        match secret_rotation::after_refusal(request, refusal) {
             AfterRefusal::Retry(response) => return *response,
             AfterRefusal::GiveUp { login_path, cookie } => {
+                shows_text |= login_path.is_some();
                 login = login_path.unwrap_or(login);
                 set_cookies.push(cookie);
             }
@@ -96,10 +98,10 @@ fn refused(request: &SsoRequest, message: &str, is_navigation: bool) -> Response
     }
     let message = Message::new(StatusCode::OK, format!("{app} could not sign you in"))
         .text(refusal.for_member())
-        .detail("What Zendesk said", raw)
+        .detail("What Zendesk said", if shows_text { raw } else { String::new() })
         .detail("For the administrator", refusal.for_administrator())
         .link(Link::primary("Try again", login))
-        .link(Link::back_to_site());
+        .link(request.back_to_site());
     let mut page = request.services.pages.message(&message, request.id());
     for cookie in &set_cookies {
         cookies::append(&mut page, cookie);

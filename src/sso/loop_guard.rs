@@ -90,7 +90,7 @@ fn loop_page(
         .detail("Cookies that we received", cookies)
         .link(Link::primary("Try again", path))
         .link(request.password_link(params))
-        .link(Link::back_to_site());
+        .link(request.back_to_site());
     let mut page = request.services.pages.message(&message, request.id());
     cookies::append(&mut page, &reset());
     page

@@ -27,17 +27,27 @@ pub(super) fn sign_in(request: &SsoRequest, params: &LoginParams) -> Result<Resp
     })
 }
 
-/// The redirect to the sign-in page. Its `ReturnUrl` is our own path, relative and encoded once.
+/// The redirect to the sign-in page. Its `ReturnUrl` is our own path.
 pub(super) fn to_sign_in_page(request: &SsoRequest, params: &LoginParams) -> Response<Bytes> {
+    let location = with_parameter(&request.sign_on.imis.sign_in, "ReturnUrl", &return_url(request, params));
+    pages::redirect(StatusCode::FOUND, &location)
+}
+
+/// The path of the sign-out page, from which the visitor comes back to our own path, and so to the sign-in page.
+pub(super) fn sign_out_path(request: &SsoRequest, params: &LoginParams) -> String {
+    with_parameter(&request.sign_on.imis.sign_out, "returnurl", &return_url(request, params))
+}
+
+/// Our own path, relative and encoded once.
+fn return_url(request: &SsoRequest, params: &LoginParams) -> String {
     let full = encoded(&params.login_path(&request.app));
     // IIS answers a longer query with a bare 404.15 page, so a long return_to is dropped.
-    let return_url = if full.len() > MAX_RETURN_URL_BYTES {
+    if full.len() > MAX_RETURN_URL_BYTES {
         warn!(request_id = request.id(), app = %request.app.name, "dropped a return_to that is too long for iMIS's sign-in page");
         encoded(&request.app.path)
     } else {
         full
-    };
-    redirect_with(&request.sign_on.imis.sign_in, "ReturnUrl", &return_url)
+    }
 }
 
 /// Sends a visitor to the Single Sign-On page, which posts a refresh token to `imis_callback`. A visitor who is not signed in gets
@@ -52,7 +62,8 @@ pub(super) fn single_sign_on(
         let (nonce, cookie) = states
             .issue(Purpose::SignIn, &[&app.path], &params.login_path(app), &app.path, now)
             .map_err(SignInError::Random)?;
-        let mut response = redirect_with(&application.page, STATE_PARAMETER, &nonce);
+        let location = with_parameter(&application.page, STATE_PARAMETER, &nonce);
+        let mut response = pages::redirect(StatusCode::FOUND, &location);
         let open = states.open(Purpose::SignIn, &request.headers, now);
         for state in state_cookie::surplus(&open, cookie.len()) {
             cookies::append(&mut response, &state.deletion());
@@ -66,7 +77,7 @@ pub(super) fn single_sign_on(
     })
 }
 
-fn redirect_with(page: &str, parameter: &str, value: &str) -> Response<Bytes> {
+fn with_parameter(page: &str, parameter: &str, value: &str) -> String {
     let separator = if page.contains('?') { '&' } else { '?' };
-    pages::redirect(StatusCode::FOUND, &format!("{page}{separator}{parameter}={value}"))
+    format!("{page}{separator}{parameter}={value}")
 }

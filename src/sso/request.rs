@@ -30,7 +30,7 @@ pub(crate) struct SsoRequest {
     pub(crate) sign_on: Arc<SignOn>,
     pub(crate) app: Arc<App>,
     pub(crate) query: String,
-    /// A HEAD request: it gets a redirect, and never signs in.
+    /// A HEAD request: it gets the status of a GET, and never signs in.
     pub(crate) is_head: bool,
     pub(crate) headers: HeaderMap,
     pub(crate) forwarded: Forwarded,
@@ -57,6 +57,10 @@ impl SsoRequest {
     pub(super) async fn concurrency_permit(&self) -> Result<SemaphorePermit<'_>, SignInError> {
         let permit = timeout(QUEUE_TIMEOUT, self.sign_on.places.acquire()).await;
         permit.map_err(|_| SignInError::Busy)?.map_err(|_| SignInError::Busy)
+    }
+
+    pub(super) fn back_to_site(&self) -> Link {
+        Link::back_to_site(&self.sign_on.imis.home)
     }
 
     /// A link to Zendesk's own password form, which works when single sign-on does not.

@@ -1,9 +1,12 @@
-//! Rotates the shared secret without a failed sign-in.
+//! Remembers the tokens that a client has just posted to Zendesk, for the case that Zendesk refuses one.
 //!
-//! Zendesk ends the old secret the moment it creates a new one, and the gateway's configuration cannot change at that same moment.
-//! While an app has two secrets, a token that Zendesk refuses for its signature is minted again with the other one. A short-lived
-//! cookie holds the fingerprints of the secrets that pending tokens were signed with, and their login paths. It needs no signature:
-//! a forged cookie only chooses between two secrets that are both the operator's.
+//! A short-lived cookie holds the login path of each pending token, so that "Try again" leads to the page asked for, and the
+//! fingerprint of the secret that it was signed with. Zendesk ends the old secret the moment it creates a new one, and the
+//! gateway's configuration cannot change at that same moment. So while an app has two secrets, a token that Zendesk refuses
+//! for its signature, or for an unknown reason (its messages may be in any language), is minted again with the other one.
+//!
+//! The cookie needs no signature: a forged one only chooses between two secrets that are both the operator's, and between
+//! pages of the account.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -18,6 +21,7 @@ use crate::pages;
 use crate::sso::login_params::LoginParams;
 use crate::sso::loop_guard;
 use crate::sso::request::SsoRequest;
+use crate::zendesk::Refusal;
 
 const COOKIE_PREFIX: &str = "__Host-imis-gateway-signed-";
 /// From the hand-off to Zendesk's response.
@@ -49,37 +53,43 @@ pub(super) struct ChosenSecret<'a> {
     /// `current` or `next`.
     pub(super) name: &'static str,
     /// The `Set-Cookie` value for the response.
-    pub(super) cookie: Option<String>,
+    pub(super) cookie: String,
 }
 
 /// Chooses the current secret, unless Zendesk has just refused it.
 pub(super) fn choose<'a>(request: &'a SsoRequest, params: &LoginParams) -> ChosenSecret<'a> {
     let app = &request.app;
     let mut attempts = TokenAttempts::of(&request.headers, app);
-    let needs_cookie = attempts.retries > 0 || app.zendesk.shared_secret.next.is_some();
     let (name, secret) = attempts.untried(app).unwrap_or(("current", &app.zendesk.shared_secret.current));
     let path = params.login_path(app);
     let path = if path.len() <= MAX_PATH_BYTES { path } else { app.path.clone() };
     attempts.pending.push(PendingToken(secret.fingerprint(), path));
-    ChosenSecret { secret, name, cookie: needs_cookie.then(|| attempts.cookie(app)) }
+    ChosenSecret { secret, name, cookie: attempts.cookie(app) }
 }
 
-/// What follows after Zendesk refused a signature.
+/// What follows after Zendesk refused a token.
 pub(super) enum AfterRefusal {
     /// Mint again, with the other secret.
     Retry(Box<Response<Bytes>>),
-    /// Zendesk refuses every secret. `login_path`: of the sign-in that failed. `cookie`: keeps what other tabs have pending.
+    /// Tell the member. `login_path`: of the sign-in that failed; none if this client has no token pending. `cookie`: keeps what
+    /// other tabs have pending.
     GiveUp { login_path: Option<String>, cookie: String },
 }
 
-/// Zendesk refused the signature of a token.
-pub(super) fn after_refusal(request: &SsoRequest) -> AfterRefusal {
+/// Zendesk refused a token for this reason.
+pub(super) fn after_refusal(request: &SsoRequest, refusal: Refusal) -> AfterRefusal {
     let app = &request.app;
     let mut attempts = TokenAttempts::of(&request.headers, app);
-    let Some(PendingToken(_, path)) = attempts.take_refused() else {
+    // A message in another language may be about the signature.
+    let may_be_secret = matches!(refusal, Refusal::Signature | Refusal::Unknown);
+    let token = if may_be_secret { attempts.take_refused() } else { attempts.pending.pop() };
+    let Some(PendingToken(_, path)) = token else {
         return AfterRefusal::GiveUp { login_path: None, cookie: attempts.cookie(app) };
     };
     let path = LoginParams::of_login_path(&path, app).login_path(app);
+    if !may_be_secret {
+        return AfterRefusal::GiveUp { login_path: Some(path), cookie: attempts.cookie(app) };
+    }
     attempts.retries += 1;
     match attempts.untried(app) {
         Some((name, _)) if attempts.retries <= MAX_RETRIES => {

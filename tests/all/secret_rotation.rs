@@ -2,6 +2,7 @@
 
 use imis_gateway_simulators::imis::Generation;
 use imis_gateway_simulators::imis::people::PASSWORD;
+use imis_gateway_simulators::zendesk::Faults as ZendeskFaults;
 use serde_json::Value;
 
 use crate::reload::is_signed_with;
@@ -89,6 +90,36 @@ async fn no_sign_in_is_lost_whenever_zendesk_and_the_gateway_change() {
         let line =
             format!("imis_gateway_tokens_total{{app=\"Contoso Helpdesk\",secret=\"{secret}\"}} {count}");
         assert!(metrics.contains(&line), "{line}: {metrics}");
+    }
+}
+
+/// Zendesk's messages may be in the language of the account.
+#[tokio::test]
+async fn a_refusal_in_another_language_is_retried_with_the_other_secret() {
+    for language in ["es", "de", "pt-BR"] {
+        let stage = stage().await;
+        stage.zendesk.reset_secret(NEW);
+        let faults = ZendeskFaults { language: Some(language), ..ZendeskFaults::default() };
+        stage.zendesk.set_faults(faults);
+        let mut jar = member(&stage);
+        let page = jar.get(&format!("{SSO}{WANTED}")).await;
+        let once_more = jar.get(own(&handed_on(&stage, &page).await)).await;
+        assert_eq!(once_more.status, 302, "{language}: {}", once_more.text());
+        let page = jar.get(once_more.header("location")).await;
+        assert!(handed_on(&stage, &page).await.contains("/hc/en-us/requests/42"), "{language}");
+        // Once only, when the reason is another one.
+        stage.zendesk.set_faults(ZendeskFaults {
+            clock_offset: 3600,
+            language: Some(language),
+            ..ZendeskFaults::default()
+        });
+        let mut jar = member(&stage);
+        let page = jar.get(&format!("{SSO}{WANTED}")).await;
+        let once_more = jar.get(own(&handed_on(&stage, &page).await)).await;
+        let page = jar.get(once_more.header("location")).await;
+        let end = jar.get(own(&handed_on(&stage, &page).await)).await;
+        assert_eq!(end.status, 200, "{language}");
+        assert!(end.text().contains("return_to=%2Fhc%2Fen-us%2Frequests%2F42"), "{language}: {}", end.text());
     }
 }
 

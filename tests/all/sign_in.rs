@@ -3,6 +3,7 @@
 use http::Method;
 use imis_gateway_simulators::imis::Generation;
 
+use crate::support::cookie_jar::Jar;
 use crate::support::{MAPPED, SSO, Setup, Stage, ZENDESK};
 
 const FROM_ZENDESK: &str = "?brand_id=360001&locale_id=1&return_to=https%3A%2F%2Fsupport.contoso.org%2Fhc%2Fen-us%2Frequests%3Fpage%3D2&timestamp=1700000000";
@@ -148,16 +149,56 @@ async fn only_a_top_level_get_can_mint() {
             assert_eq!(reply.token(), None);
         }
     }
-    // A HEAD is answered as if nobody were signed in, and asks nobody.
-    let head = client.send(Method::HEAD, SSO, &[("cookie", &cookie)], "").await;
-    assert_eq!(head.status, 302);
-    assert!(head.header("location").contains("Login.aspx?ReturnUrl="), "{:?}", head.headers);
     let head = client.send(Method::HEAD, &format!("{SSO}/signed-out"), &[], "").await;
     assert_eq!((head.status.as_u16(), head.body.len()), (200, 0));
     assert_eq!(stage.imis.requests().len(), 0, "iMIS is not even asked");
     let headers =
         [("cookie", cookie.as_str()), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
     assert!(client.get(SSO, &headers).await.token().is_some());
+}
+
+#[tokio::test]
+async fn a_head_request_has_the_status_of_a_get_and_changes_nothing() {
+    let stage = Stage::new().await;
+    let client = stage.client();
+    for (username, status) in [(Some("AMUELLER"), 200), (Some("contoso"), 403), (None, 302)] {
+        let cookie = username.map_or_else(|| "a=b".to_owned(), |username| stage.cookie_of(username));
+        let path = format!("{SSO}?return_to=%2Fhc%2F42");
+        let head = client.send(Method::HEAD, &path, &[("cookie", &cookie)], "").await;
+        assert_eq!((head.status.as_u16(), head.body.len()), (status, 0), "{username:?}");
+        assert_eq!(head.headers.get_all("set-cookie").iter().count(), 0, "{username:?}");
+        let get = client.get(&path, &[("cookie", &cookie)]).await;
+        assert_eq!(get.status, status, "{username:?}");
+        assert_eq!(get.header("location"), head.header("location"), "{username:?}");
+    }
+    let metrics = stage.gateway.metrics().await;
+    let decisions = metrics
+        .lines()
+        .filter(|line| line.starts_with("imis_gateway_decisions_total") && line.ends_with(" 1"));
+    assert_eq!(decisions.count(), 2, "those of the GETs: {metrics}");
+}
+
+#[tokio::test]
+async fn every_page_leads_back_to_the_site_and_to_the_page_asked_for() {
+    let stage = Stage::with(Setup::new(Generation::Imis2017)).await;
+    let client = stage.client();
+    let home = "href=\"/iMIS/\"";
+    // Who has the wrong account can sign out of iMIS, and comes back to the page asked for.
+    let reply = stage.sso("?return_to=%2Fhc%2F42", &stage.cookie_of("contoso")).await;
+    let out = "/iMIS/AsiCommon/Controls/Shared/FormsAuthentication/logout.aspx?returnurl=%2Fsso%2Fzendesk%3Freturn_to%3D%252Fhc%252F42";
+    assert_eq!(reply.status, 403);
+    assert!(
+        reply.text().contains(&format!("href=\"{out}\"")) && reply.text().contains(home),
+        "{}",
+        reply.text()
+    );
+    let cookie = stage.cookie_of("contoso");
+    let signed_out = client.get(out, &[("cookie", &cookie)]).await;
+    assert_eq!(signed_out.header("location"), "/sso/zendesk?return_to=%2Fhc%2F42");
+    let reply = client.send(Method::POST, SSO, &[], "").await;
+    assert!(reply.status == 405 && reply.text().contains(home), "{}", reply.text());
+    let reply = client.get(&format!("{SSO}/signed-out"), &[]).await;
+    assert!(reply.text().contains(home), "{}", reply.text());
 }
 
 #[tokio::test]
@@ -207,7 +248,7 @@ async fn errors_of_zendesk_are_explained_and_escaped_and_keep_the_session() {
             "Invalid+iat+parameter.+more+than+3+minutes+off%2C+check+your+server+clock.",
             "time synchronisation",
         ),
-        ("%3Cscript%3Ealert(1)%3C%2Fscript%3E", "&lt;script&gt;alert(1)"),
+        ("%3Cscript%3Ealert(1)%3C%2Fscript%3E", "did not accept the sign-in"),
     ] {
         let path = format!("{SSO}/signed-out?kind=error&message={message}");
         let reply = stage.client().get(&path, &[("cookie", &cookie)]).await;
@@ -226,6 +267,34 @@ async fn errors_of_zendesk_are_explained_and_escaped_and_keep_the_session() {
     }
     assert_eq!(stage.imis.requests().len(), 0);
     assert!(stage.sso("", &cookie).await.token().is_some(), "the iMIS session is as it was");
+}
+
+/// Anybody can write such an address and send it to a member.
+#[tokio::test]
+async fn a_text_from_the_address_is_shown_only_during_a_sign_in() {
+    let stage = Stage::new().await;
+    let spoof = |message: &str| format!("{SSO}/signed-out?kind=error&message={message}");
+    let known = "JWT+signature+invalid.+The+signature+cannot+be+verified%2C+check+that+your+tokens+match.";
+    for (message, words, is_shown) in [
+        ("Your+account+is+locked.+Call+1-800-555-0199", "1-800-555-0199", false),
+        ("JWT+signature+invalid.+Call+1-800-555-0199", "1-800-555-0199", false),
+        (known, "JWT signature invalid. The signature cannot be verified", true),
+    ] {
+        let reply = stage.client().get(&spoof(message), &[]).await;
+        assert_eq!(
+            (reply.status.as_u16(), reply.text().contains(words)),
+            (200, is_shown),
+            "{}",
+            reply.text()
+        );
+    }
+    let mut jar = Jar::new(stage.client()).with(&stage.cookie_of("AMUELLER"));
+    assert!(jar.get(&format!("{SSO}?return_to=%2Fhc%2F42")).await.token().is_some());
+    let reply = jar.get(&spoof("Etwas+ging+schief+%3Cscript%3Ealert(1)")).await;
+    assert!(reply.text().contains("Etwas ging schief &lt;script&gt;alert(1)"), "{}", reply.text());
+    assert!(reply.text().contains("return_to=%2Fhc%2F42"), "trying again leads to the page asked for");
+    // The next one has no sign-in that it could be about.
+    assert!(!jar.get(&spoof("Etwas+anderes")).await.text().contains("Etwas anderes"));
 }
 
 #[tokio::test]
