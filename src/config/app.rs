@@ -9,7 +9,7 @@ use crate::config::claims::{self, Claims, Source};
 use crate::config::expression::{Expression, Language};
 use crate::config::rules::{self, Guards, OnDuplicate, Reason, Rule};
 use crate::config::secret::{Secret, SharedSecret, secret};
-use crate::config::section::{Section, Value};
+use crate::config::section::Value;
 use crate::config::values;
 use crate::config::zendesk::{self, Zendesk};
 
@@ -151,7 +151,7 @@ pub(super) fn apps(list: &Value<'_>) -> Vec<Arc<App>> {
     let mut seen: Vec<String> = Vec::new();
     let mut apps = Vec::new();
     for item in list.items() {
-        let Some(app) = app(&item.section()) else { continue };
+        let Some(app) = app(&item.as_section()) else { continue };
         let own = app.paths();
         if let Some(taken) = own.iter().find(|path| seen.contains(path)) {
             item.report(format!("`{taken}` already belongs to another app of this site"));
@@ -162,7 +162,7 @@ pub(super) fn apps(list: &Value<'_>) -> Vec<Arc<App>> {
     apps
 }
 
-fn app(section: &Section<'_>) -> Option<App> {
+fn app(section: &Value<'_>) -> Option<App> {
     let language = Language::new();
     let path = section.parsed("path", values::app_path);
     let zendesk = section.section("zendesk").and_then(|section| zendesk::zendesk(&section));
@@ -170,7 +170,7 @@ fn app(section: &Section<'_>) -> Option<App> {
     let reasons = section.value("reasons").map(|value| rules::reasons(&value)).unwrap_or_default();
     let overwrite = section.texts("overwrite", claims::overwriting_name);
     let claims = section.value("claims").map(|value| claims::claims(&value, &overwrite, &language));
-    let messaging = section.section("messaging").map(|section| messaging(&section));
+    let messaging = section.section("messaging").and_then(|section| messaging(&section));
     let used = |name: &String| rules.iter().flatten().any(|rule| rule.reason.as_ref() == Some(name));
     if let Some(value) = section.given("reasons") {
         for unused in reasons.keys().filter(|name| !used(name)) {
@@ -182,33 +182,31 @@ fn app(section: &Section<'_>) -> Option<App> {
         ("sign_in_as_staff", OnBehalfOf::SignInAsStaff),
         ("sign_in_as_contact", OnBehalfOf::SignInAsContact),
     ];
-    let app = App {
+    let logout = section.with_defaults("single_logout");
+    let from_zendesk = [("offer", FromZendesk::Offer), ("sign_out", FromZendesk::SignOut)];
+    let from_zendesk = logout.value("from_zendesk").and_then(|value| value.as_word(&from_zendesk));
+    Some(App {
         name: section.text("name", values::not_empty),
         rules,
         reasons,
         claims: claims.unwrap_or_default(),
         guards: rules::guards(&section.with_defaults("guards"), &language),
         on_behalf_of: section.word("on_behalf_of", &on_behalf_of),
-        single_logout: single_logout(&section.with_defaults("single_logout")),
-        messaging: messaging.flatten(),
+        single_logout: SingleLogout {
+            from_imis: logout.boolean("from_imis"),
+            from_zendesk: from_zendesk.unwrap_or_default(),
+        },
+        messaging,
         path: path?,
         zendesk: zendesk?,
-    };
-    Some(app)
+    })
 }
 
-fn messaging(section: &Section<'_>) -> Option<Messaging> {
-    let key_id = section.text("key_id", values::not_empty);
-    let secret = section.value("secret").and_then(|value| secret(&value));
-    Some(Messaging { key_id, secret: secret? })
-}
-
-fn single_logout(section: &Section<'_>) -> SingleLogout {
-    let words = [("offer", FromZendesk::Offer), ("sign_out", FromZendesk::SignOut)];
-    SingleLogout {
-        from_imis: section.boolean("from_imis"),
-        from_zendesk: section.value("from_zendesk").map(|value| value.word(&words)).unwrap_or_default(),
-    }
+fn messaging(section: &Value<'_>) -> Option<Messaging> {
+    Some(Messaging {
+        key_id: section.text("key_id", values::not_empty),
+        secret: section.value("secret").and_then(|value| secret(&value))?,
+    })
 }
 
 /// An app for tests and benchmarks of other modules; `None` for a path that an app cannot have.

@@ -11,7 +11,7 @@ use url::{Host, Url};
 use crate::base::x509;
 use crate::config::pem;
 use crate::config::secret::{Secret, fingerprint, secret};
-use crate::config::section::{Section, Value};
+use crate::config::section::Value;
 use crate::config::values::{self, Roots};
 
 const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
@@ -68,12 +68,12 @@ pub(crate) struct ExternalAccount {
     pub(crate) key: Secret,
 }
 
-pub(super) fn certificate(section: &Section<'_>, hosts: &[String]) -> Option<Certificate> {
+pub(super) fn certificate(section: &Value<'_>, hosts: &[String]) -> Option<Certificate> {
     if let Some(value) = section.value("acme") {
         for other in ["chain", "key"].into_iter().filter_map(|key| section.given(key)) {
             other.report("`acme` gets the certificate from a CA: remove either this or `acme`");
         }
-        return acme(&value.section(), hosts);
+        return acme(&value.as_section(), hosts);
     }
     let files = section.files();
     let chain = required_path(section, "chain")
@@ -84,13 +84,13 @@ pub(super) fn certificate(section: &Section<'_>, hosts: &[String]) -> Option<Cer
     Some(Certificate { certified_key: Some(certified_key), acme: None })
 }
 
-fn required_path<'a>(section: &Section<'a>, key: &str) -> Option<(Value<'a>, PathBuf)> {
+fn required_path<'a>(section: &Value<'a>, key: &str) -> Option<(Value<'a>, PathBuf)> {
     let value = section.required(key)?;
-    let path = section.files().at(value.text(values::not_empty)?);
+    let path = section.files().at(value.as_text(values::not_empty)?);
     Some((value, path))
 }
 
-fn acme(section: &Section<'_>, hosts: &[String]) -> Option<Certificate> {
+fn acme(section: &Value<'_>, hosts: &[String]) -> Option<Certificate> {
     let directory = section.parsed("directory", directory);
     let contact = section.parsed("contact", contact);
     if let Some(value) = section.given("challenge").filter(|value| value.is_word("dns-01")) {
@@ -148,7 +148,7 @@ fn acme(section: &Section<'_>, hosts: &[String]) -> Option<Certificate> {
     Some(Certificate { certified_key, acme: Some(Arc::new(acme)) })
 }
 
-fn external_account(section: &Section<'_>) -> Option<ExternalAccount> {
+fn external_account(section: &Value<'_>) -> Option<ExternalAccount> {
     let id = section.parsed("id", values::not_empty);
     let value = section.value("key")?;
     let key = secret(&value)?;

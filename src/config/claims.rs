@@ -281,7 +281,7 @@ fn source(value: &Entry<'_>, language: &Language) -> Option<Source> {
     if let Some(constant) = value.constant() {
         return Some(Source::Constant(constant));
     }
-    let expression = value.text(|text| language.read(text))?;
+    let expression = value.as_text(|text| language.read(text))?;
     if !expression.is_constant() {
         return Some(Source::Expression(expression));
     }

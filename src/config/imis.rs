@@ -8,7 +8,7 @@ use url::Url;
 
 use crate::config::recognise::{self, How, Method};
 use crate::config::secret::{Secret, secret};
-use crate::config::section::Section;
+use crate::config::section::Value;
 use crate::config::upstream::Upstream;
 use crate::config::values;
 
@@ -47,21 +47,21 @@ pub(crate) struct ServiceAccount {
     pub(crate) password: Secret,
 }
 
-pub(super) fn imis(section: &Section<'_>, upstream: Option<&Upstream>) -> Option<Imis> {
+pub(super) fn imis(section: &Value<'_>, upstream: Option<&Upstream>) -> Option<Imis> {
     let base_path = section.parsed("base_path", values::site_path).unwrap_or_else(|| "/".to_owned());
     let page = |key| match section.given(key) {
-        Some(value) => value.text(values::site_path).unwrap_or_default(),
+        Some(value) => value.as_text(values::site_path).unwrap_or_default(),
         None => section.text(key, |default| Ok(format!("{}{default}", base_path.trim_end_matches('/')))),
     };
     let api_url = match section.value("api_url") {
-        Some(value) => value.text(values::base_url),
+        Some(value) => value.as_text(values::base_url),
         None => upstream.and_then(|upstream| values::base_url(&upstream.servers.first()?.to_string()).ok()),
     };
     let session_cookies = section.texts("session_cookies", values::cookie_name);
     let recognise = section.value("recognise").map(|value| recognise::methods(&value, &base_path));
     let recognise = recognise.unwrap_or_default();
-    let service_account = section.section("service_account").map(|section| service_account(&section));
-    if service_account.is_none() {
+    let account = section.section("service_account");
+    if account.is_none() {
         for method in recognise.iter().filter(|method| method.how.needs_service_account()) {
             section.report(format!(
                 "{} tells only who the member is: a service_account has to read the profile",
@@ -75,19 +75,18 @@ pub(super) fn imis(section: &Section<'_>, upstream: Option<&Upstream>) -> Option
             "forms_ticket needs exactly one name in session_cookies: the cookie that holds the ticket",
         );
     }
-    let imis = Imis {
+    Some(Imis {
         sign_in: page("sign_in"),
         sign_out: page("sign_out"),
         session_cookies,
         recognise,
         identity_cache: section.text("identity_cache", identity_cache),
-        service_account: service_account.flatten().map(Arc::new),
-        groups: section.value("groups").map(|list| list.texts(values::not_empty)),
+        service_account: account.and_then(|section| service_account(&section)).map(Arc::new),
+        groups: section.value("groups").map(|list| list.as_texts(values::not_empty)),
         phone_order: section.texts("phone_order", values::not_empty),
         phone_region: section.parsed("phone_region", region),
         api_url: api_url?,
-    };
-    Some(imis)
+    })
 }
 
 fn identity_cache(text: &str) -> Result<Duration, String> {
@@ -101,8 +100,9 @@ fn region(text: &str) -> Result<Region, String> {
     })
 }
 
-fn service_account(section: &Section<'_>) -> Option<ServiceAccount> {
-    let username = section.text("username", values::not_empty);
-    let password = section.value("password").and_then(|value| secret(&value));
-    Some(ServiceAccount { username, password: password? })
+fn service_account(section: &Value<'_>) -> Option<ServiceAccount> {
+    Some(ServiceAccount {
+        username: section.text("username", values::not_empty),
+        password: section.value("password").and_then(|value| secret(&value))?,
+    })
 }

@@ -9,7 +9,7 @@ use url::Url;
 
 use crate::config::machine;
 use crate::config::secret::{Secret, secret};
-use crate::config::section::Section;
+use crate::config::section::Value;
 use crate::config::values::{self, Roots};
 
 /// Time-outs for clients. There is none for a request as a whole.
@@ -28,7 +28,7 @@ pub(crate) struct ClientTimeouts {
     pub(crate) drain: Duration,
 }
 
-pub(super) fn timeouts(section: &Section<'_>) -> ClientTimeouts {
+pub(super) fn timeouts(section: &Value<'_>) -> ClientTimeouts {
     ClientTimeouts {
         handshake: section.duration("handshake"),
         request_head: section.duration("request_head"),
@@ -49,7 +49,7 @@ pub(crate) struct Limits {
     pub(crate) min_body_rate: u64,
 }
 
-pub(super) fn limits(section: &Section<'_>) -> Limits {
+pub(super) fn limits(section: &Value<'_>) -> Limits {
     let connections = section.number_or_auto("connections").unwrap_or_else(machine::max_connections);
     let per_address = section.number_or_auto("connections_per_address");
     Limits {
@@ -67,7 +67,7 @@ pub(crate) struct SignInLimits {
     pub(crate) per_person: NonZeroU32,
 }
 
-pub(super) fn sign_in_limits(section: &Section<'_>) -> SignInLimits {
+pub(super) fn sign_in_limits(section: &Value<'_>) -> SignInLimits {
     let per_minute = |key| NonZeroU32::new(section.number(key)).unwrap_or(NonZeroU32::MIN);
     SignInLimits {
         per_network: per_minute("sign_ins_per_network"),
@@ -99,7 +99,7 @@ pub enum LogFormat {
     Journald,
 }
 
-pub(super) fn log(section: &Section<'_>) -> Log {
+pub(super) fn log(section: &Value<'_>) -> Log {
     use tracing::Level;
     let formats =
         [("json", LogFormat::Json), ("pretty", LogFormat::Pretty), ("journald", LogFormat::Journald)];
@@ -129,7 +129,7 @@ pub(crate) struct Otlp {
     pub(crate) sample_percent: u64,
 }
 
-pub(super) fn otlp(section: &Section<'_>) -> Option<Otlp> {
+pub(super) fn otlp(section: &Value<'_>) -> Option<Otlp> {
     let endpoint = section.parsed("endpoint", otlp_endpoint);
     let roots = section.roots("ca_file");
     let token = section.value("token").and_then(|value| secret(&value)).map(Arc::new);
@@ -168,7 +168,7 @@ pub(crate) enum Emails {
     None,
 }
 
-pub(super) fn audit(section: &Section<'_>) -> AuditConfig {
+pub(super) fn audit(section: &Value<'_>) -> AuditConfig {
     AuditConfig {
         file: section.parsed("file", values::not_empty).map(|path| section.files().at(path)),
         rotate_at: section.text("rotate_at", values::size),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::config::expression::{Expression, Language};
-use crate::config::section::{Section, Value};
+use crate::config::section::Value;
 use crate::config::values;
 
 /// One rule.
@@ -88,11 +88,11 @@ pub(super) fn rules(list: &Value<'_>, language: &Language) -> Vec<Rule> {
     if list.is_list() && items.is_empty() {
         list.report("no rule at all would let nobody in; leave the key out to let every member sign in");
     }
-    items.iter().filter_map(|item| rule(&item.section(), language)).collect()
+    items.iter().filter_map(|item| rule(&item.as_section(), language)).collect()
 }
 
-fn rule(section: &Section<'_>, language: &Language) -> Option<Rule> {
-    let expression = |key| section.value(key).map(|value| value.text(|text| language.read(text)));
+fn rule(section: &Value<'_>, language: &Language) -> Option<Rule> {
+    let expression = |key| section.value(key).map(|value| value.as_text(|text| language.read(text)));
     let (effect, when) = match (expression("allow"), expression("deny")) {
         (Some(when), None) => (Effect::Allow, when),
         (None, Some(when)) => (Effect::Deny, when),
@@ -127,7 +127,7 @@ pub(super) fn reasons(value: &Value<'_>) -> BTreeMap<String, Reason> {
         let texts = if value.is_mapping() {
             value.entries().into_iter().filter_map(|(language, text)| in_language(language, &text)).collect()
         } else {
-            value.text(values::not_empty).map(|text| ("en".to_owned(), text)).into_iter().collect()
+            value.as_text(values::not_empty).map(|text| ("en".to_owned(), text)).into_iter().collect()
         };
         match reason_name(name) {
             Ok(name) => drop(reasons.insert(name, Reason { texts })),
@@ -141,10 +141,10 @@ fn in_language(language: &str, text: &Value<'_>) -> Option<(String, String)> {
     if !language.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') || language.len() > 16 {
         text.report(format!("`{language}` is not a language; write it like en or fr-CA"));
     }
-    Some((language.to_ascii_lowercase(), text.text(values::not_empty)?))
+    Some((language.to_ascii_lowercase(), text.as_text(values::not_empty)?))
 }
 
-pub(super) fn guards(section: &Section<'_>, language: &Language) -> Guards {
+pub(super) fn guards(section: &Value<'_>, language: &Language) -> Guards {
     let duplicates =
         [("refuse", OnDuplicate::Refuse), ("warn", OnDuplicate::Warn), ("off", OnDuplicate::Off)];
     let refuses = |key| section.word(key, &[("refuse", true), ("off", false)]);

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::config::key::{Kind, Preset};
+use crate::config::key::{Kind, Preset, without_indexes};
 use crate::config::keys::KEYS;
 
 impl Kind {
@@ -78,12 +78,12 @@ pub(crate) fn schema() -> Value {
     schema
 }
 
-/// The schema of one section.
+/// The schema of one section, by its path without brackets.
 fn section(path: &str) -> Value {
     let (mut properties, mut required) = (Map::new(), Vec::new());
     for (name, key) in KEYS.iter().filter_map(|key| Some((key.name_in(path)?, key))) {
         let has_keys = matches!(key.kind, Kind::Section | Kind::Sections | Kind::SectionOrSections);
-        let mut value = key.kind.schema(has_keys.then(|| section(&key.section_path())));
+        let mut value = key.kind.schema(has_keys.then(|| section(&without_indexes(key.path))));
         if key.default.is_nullable() {
             value = json!({"anyOf": [value, {"type": "null"}]});
         }

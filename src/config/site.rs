@@ -8,7 +8,7 @@ use crate::base::x509;
 use crate::config::app::{self, App};
 use crate::config::certificate::{self, Acme};
 use crate::config::imis::{self, Imis};
-use crate::config::section::{Section, Value};
+use crate::config::section::Value;
 use crate::config::upstream::{self, Upstream};
 use crate::config::values;
 
@@ -58,10 +58,10 @@ pub(super) fn sites(list: &Value<'_>) -> Vec<Site> {
         list.report("at least one site is needed");
     }
     let mut seen = Vec::new();
-    items.iter().filter_map(|item| site(&item.section(), &mut seen)).collect()
+    items.iter().filter_map(|item| site(&item.as_section(), &mut seen)).collect()
 }
 
-fn site(section: &Section<'_>, hosts_seen: &mut Vec<String>) -> Option<Site> {
+fn site(section: &Value<'_>, hosts_seen: &mut Vec<String>) -> Option<Site> {
     let hosts = section.value("hosts").map(|list| hosts(&list, hosts_seen)).unwrap_or_default();
     let certificate = section.section("certificate");
     let certificate = certificate.and_then(|section| certificate::certificate(&section, &hosts));
@@ -89,7 +89,7 @@ fn site(section: &Section<'_>, hosts_seen: &mut Vec<String>) -> Option<Site> {
     let certificate = certificate?;
     Some(Site {
         hosts,
-        public_port: section.value("public_port").map(|port| port.number()),
+        public_port: section.value("public_port").map(|_| section.number("public_port")),
         certificate: certificate.certified_key,
         acme: certificate.acme,
         upstream: upstream?,
@@ -116,7 +116,7 @@ fn hosts(list: &Value<'_>, seen: &mut Vec<String>) -> Vec<String> {
     }
     let mut hosts = Vec::new();
     for item in &items {
-        let Some(host) = item.text(values::site_host) else { continue };
+        let Some(host) = item.as_text(values::site_host) else { continue };
         if seen.contains(&host) {
             item.report(format!("`{host}` is listed twice; a host belongs to one site"));
         }

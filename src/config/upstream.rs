@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::base::header_rules::Rules;
-use crate::config::section::{Section, Value};
+use crate::config::section::Value;
 use crate::config::values::{self, Authority, Roots, Server};
 
 /// The iMIS web servers of a site.
@@ -93,16 +93,17 @@ pub(crate) struct UpstreamTimeouts {
     pub(crate) idle: Duration,
 }
 
-pub(super) fn upstream(section: &Section<'_>) -> Upstream {
-    let servers = section.value("servers").map(|list| servers(&list)).unwrap_or_default();
+pub(super) fn upstream(section: &Value<'_>) -> Upstream {
+    let balance = [("failover", Balance::Failover), ("least_requests", Balance::LeastRequests)];
+    let versions = [("v1", ProxyHeader::V1), ("v2", ProxyHeader::V2)];
+    let headers = section.with_defaults("headers");
+    let limits = section.with_defaults("limits");
+    let timeouts = section.with_defaults("timeouts");
     Upstream {
-        servers,
-        balance: section
-            .word("balance", &[("failover", Balance::Failover), ("least_requests", Balance::LeastRequests)]),
+        servers: section.value("servers").map(|list| servers(&list)).unwrap_or_default(),
+        balance: section.word("balance", &balance),
         affinity: section.value("affinity").and_then(|value| affinity(&value)),
-        proxy_protocol: section
-            .value("proxy_protocol")
-            .map(|value| value.word(&[("v1", ProxyHeader::V1), ("v2", ProxyHeader::V2)])),
+        proxy_protocol: section.value("proxy_protocol").and_then(|value| value.as_word(&versions)),
         health: section.section("health").map(|section| health(&section)),
         roots: section.required_roots("ca_file"),
         host: section.text("host", |text| match text {
@@ -110,19 +111,32 @@ pub(super) fn upstream(section: &Section<'_>) -> Upstream {
             "keep" => Err("`keep` is not a host name; did you mean `preserve`?".to_owned()),
             name => values::authority(name).map(Some),
         }),
-        headers: headers(&section.with_defaults("headers")),
-        limits: limits(&section.with_defaults("limits")),
-        timeouts: timeouts(&section.with_defaults("timeouts")),
+        headers: Rules {
+            remove: headers.texts("remove", values::header_pattern),
+            keep: headers.texts("keep", values::kept_header),
+        },
+        limits: UpstreamLimits {
+            concurrent_requests: limits.number("concurrent_requests"),
+            queue_timeout: limits.duration("queue_timeout"),
+        },
+        timeouts: UpstreamTimeouts {
+            connect: timeouts.duration("connect"),
+            tls: timeouts.duration("tls"),
+            response_head: timeouts.duration("response_head"),
+            body_idle: timeouts.duration("body_idle"),
+            idle: timeouts.duration("idle"),
+        },
     }
 }
 
 fn servers(list: &Value<'_>) -> Vec<Server> {
-    let servers = list.texts(values::server);
+    let servers = list.as_texts(values::server);
     if list.items().is_empty() {
         list.report("at least one server is needed");
     }
-    if let Some(twice) = servers.iter().enumerate().find(|(index, one)| servers[..*index].contains(one)) {
-        list.report(format!("{} is listed twice", twice.1));
+    if let Some((_, twice)) = servers.iter().enumerate().find(|(index, one)| servers[..*index].contains(one))
+    {
+        list.report(format!("{twice} is listed twice"));
     }
     servers
 }
@@ -135,41 +149,17 @@ fn affinity(value: &Value<'_>) -> Option<Affinity> {
         value.report("use cookie, or a list of names of iMIS's own cookies, or null");
         return None;
     }
-    let names = value.texts(values::cookie_name);
+    let names = value.as_texts(values::cookie_name);
     (!names.is_empty()).then_some(Affinity::Learned(names))
 }
 
-fn health(section: &Section<'_>) -> Health {
+fn health(section: &Value<'_>) -> Health {
     Health {
         path: section.text("path", values::site_path),
         interval: section.duration("interval"),
         timeout: section.duration("timeout"),
         fall: section.number("fall"),
         rise: section.number("rise"),
-    }
-}
-
-fn headers(section: &Section<'_>) -> Rules {
-    Rules {
-        remove: section.texts("remove", values::header_pattern),
-        keep: section.texts("keep", values::kept_header),
-    }
-}
-
-fn limits(section: &Section<'_>) -> UpstreamLimits {
-    UpstreamLimits {
-        concurrent_requests: section.number("concurrent_requests"),
-        queue_timeout: section.duration("queue_timeout"),
-    }
-}
-
-fn timeouts(section: &Section<'_>) -> UpstreamTimeouts {
-    UpstreamTimeouts {
-        connect: section.duration("connect"),
-        tls: section.duration("tls"),
-        response_head: section.duration("response_head"),
-        body_idle: section.duration("body_idle"),
-        idle: section.duration("idle"),
     }
 }
 

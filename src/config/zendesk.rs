@@ -5,7 +5,7 @@ use std::sync::Arc;
 use url::Url;
 
 use crate::config::secret::{Secret, SharedSecret, secret, shared_secret};
-use crate::config::section::Section;
+use crate::config::section::Value;
 use crate::config::values::{self, Authority, Roots};
 
 /// The Zendesk account of an app.
@@ -46,10 +46,10 @@ pub(crate) enum ZendeskCredentials {
     Token { email: String, token: Arc<Secret> },
 }
 
-pub(super) fn zendesk(section: &Section<'_>) -> Option<Zendesk> {
+pub(super) fn zendesk(section: &Value<'_>) -> Option<Zendesk> {
     let subdomain = section.parsed("subdomain", values::subdomain);
     let origin = match section.value("url") {
-        Some(value) => value.text(values::https_origin),
+        Some(value) => value.as_text(values::https_origin),
         None => subdomain.and_then(|name| values::authority(&format!("{name}.zendesk.com")).ok()),
     };
     let brand_hosts = section.texts("brand_hosts", values::authority);
@@ -58,13 +58,13 @@ pub(super) fn zendesk(section: &Section<'_>) -> Option<Zendesk> {
     Some(Zendesk { origin: origin?, brand_hosts, shared_secret: shared_secret?, api })
 }
 
-fn api(section: &Section<'_>, origin: Option<&Authority>) -> Option<ZendeskApi> {
+fn api(section: &Value<'_>, origin: Option<&Authority>) -> Option<ZendeskApi> {
     let url = match section.value("url") {
-        Some(value) => value.text(values::base_url),
+        Some(value) => value.as_text(values::base_url),
         None => origin.and_then(|origin| values::base_url(&format!("https://{origin}/")).ok()),
     };
     let roots = section.roots("ca_file");
-    let text = |key| section.value(key).map(|value| value.text(values::not_empty));
+    let text = |key| section.value(key).map(|value| value.as_text(values::not_empty));
     let secret = |key| section.value(key).map(|value| secret(&value).map(Arc::new));
     let credentials = match (text("client_id"), secret("client_secret"), text("email"), secret("token")) {
         (Some(id), Some(secret), None, None) => {

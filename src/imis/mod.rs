@@ -67,7 +67,7 @@ impl Imis {
             recogniser: Recogniser::build(imis, site, tls, servers, api.clone(), metrics)?,
             api,
             phones: phone::Preference { order: imis.phone_order.clone(), region: imis.phone_region },
-            columns: queries.clone().find_map(|query| query.columns.profile.clone()),
+            columns: queries.clone().find_map(|query| query.profile_columns.clone()),
             groups: imis.groups.clone(),
             application: applications.clone().next().cloned(),
             sign_in: imis.sign_in.clone(),
