@@ -130,23 +130,24 @@ pub(crate) struct Otlp {
 }
 
 pub(super) fn otlp(section: &Value<'_>) -> Option<Otlp> {
-    let endpoint = section.parsed("endpoint", otlp_endpoint);
-    let roots = section.roots("ca_file");
-    let token = section.value("token").and_then(|value| secret(&value)).map(Arc::new);
-    let sample_percent = section.number("sample_percent");
     if cfg!(not(feature = "otel")) {
         section.report("this program was built without the feature `otel`; the packages have it");
     }
-    Some(Otlp { endpoint: endpoint?, roots, token, sample_percent })
+    Some(Otlp {
+        roots: section.roots("ca_file"),
+        token: section.value("token").and_then(|value| secret(&value)).map(Arc::new),
+        sample_percent: section.number("sample_percent"),
+        endpoint: section.parsed("endpoint", otlp_endpoint)?,
+    })
 }
 
 fn otlp_endpoint(text: &str) -> Result<Url, String> {
-    let wrong = || "expected an http or https URL, like http://127.0.0.1:4318/v1/traces".to_owned();
-    let url = Url::parse(text).map_err(|_| wrong())?;
-    if !url.username().is_empty() || url.password().is_some() {
+    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    let url = url.ok_or("expected an http or https URL, like http://127.0.0.1:4318/v1/traces")?;
+    if values::has_credentials(&url) {
         return Err("no user name or password in the URL; use token".to_owned());
     }
-    if matches!(url.scheme(), "http" | "https") && url.has_host() { Ok(url) } else { Err(wrong()) }
+    Ok(url)
 }
 
 /// Where sign-in decisions are recorded, in addition to the log.

@@ -198,11 +198,9 @@ fn whoami_query(section: &Value<'_>, base_path: &str) -> Option<How> {
 }
 
 fn query_path(text: &str) -> Result<String, String> {
-    if text.starts_with("$/") && !text.contains(char::is_control) {
-        Ok(text.to_owned())
-    } else {
-        Err(format!("`{text}` is not the path of a query; write it like $/Gateway/WhoAmI"))
-    }
+    let is_path = text.starts_with("$/") && !text.contains(char::is_control);
+    let wrong = || format!("`{text}` is not the path of a query; write it like $/Gateway/WhoAmI");
+    is_path.then(|| text.to_owned()).ok_or_else(wrong)
 }
 
 /// The columns of a whole profile; `None` if there is only `id`.

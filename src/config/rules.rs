@@ -112,12 +112,11 @@ fn reason_name(text: &str) -> Result<String, String> {
     if RESERVED_REASONS.contains(&text) {
         return Err(format!("`{text}` is a name for which the gateway itself refuses; use another"));
     }
-    let plain = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    if plain && !text.is_empty() && text.len() <= 64 {
-        Ok(text.to_owned())
-    } else {
-        Err(format!("`{text}` is not a reason's name; use lower-case letters, digits and hyphens"))
-    }
+    let is_plain = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    let is_name = is_plain && (1..=64).contains(&text.len());
+    is_name
+        .then(|| text.to_owned())
+        .ok_or_else(|| format!("`{text}` is not a reason's name; use lower-case letters, digits and hyphens"))
 }
 
 /// What members read, by the reason's name.

@@ -137,17 +137,15 @@ pub(super) fn secret(value: &Value<'_>) -> Option<Secret> {
 /// The error does not quote the name: it may be the secret itself.
 fn variable_name(text: &str) -> Result<String, String> {
     let is_plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    if !is_plain || text.is_empty() || text.len() > 64 || text.starts_with(|c: char| c.is_ascii_digit()) {
-        return Err("is not the name of an environment variable, like ZENDESK_JWT".to_owned());
-    }
-    Ok(text.to_owned())
+    let is_name =
+        is_plain && (1..=64).contains(&text.len()) && !text.starts_with(|c: char| c.is_ascii_digit());
+    let wrong = "is not the name of an environment variable, like ZENDESK_JWT";
+    is_name.then(|| text.to_owned()).ok_or_else(|| wrong.to_owned())
 }
 
 fn credential_name(text: &str) -> Result<String, String> {
-    if text.is_empty() || text.contains('/') || text.starts_with('.') {
-        return Err("is not the name of a credential".to_owned());
-    }
-    Ok(text.to_owned())
+    let is_name = !text.is_empty() && !text.contains('/') && !text.starts_with('.');
+    is_name.then(|| text.to_owned()).ok_or_else(|| "is not the name of a credential".to_owned())
 }
 
 /// A secret that can be rotated.
