@@ -3,11 +3,12 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use http::Method;
+use http::{HeaderValue, Method};
 use serde_json::Value;
 
 use crate::cli::output::{FAILURE, bad_configuration, eprint, exit_with, fail};
 use crate::config::{self, Config, DEFAULT_PATHS, Problems};
+use crate::doctor::test_visitor::pasted_cookies;
 use crate::server::control_socket;
 
 /// A longer input is not a Cookie header.
@@ -59,6 +60,9 @@ pub(super) struct ControlSocket {
     /// The control socket [default: listen.control of the configuration file]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// Output format
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(super) format: Format,
 }
 
 impl ControlSocket {
@@ -121,11 +125,10 @@ impl ControlSocket {
 }
 
 /// Reads a Cookie header from standard input.
-pub(super) fn read_cookies() -> Result<String, i32> {
+pub(super) fn read_cookies() -> Result<HeaderValue, i32> {
     let mut text = String::new();
-    let read = std::io::stdin().take(MAX_COOKIE_BYTES).read_to_string(&mut text);
-    read.map_err(|error| {
+    std::io::stdin().take(MAX_COOKIE_BYTES).read_to_string(&mut text).map_err(|error| {
         exit_with(FAILURE, format_args!("cannot read the Cookie header from standard input: {error}"))
     })?;
-    Ok(text)
+    pasted_cookies(&text).ok_or_else(|| exit_with(FAILURE, "the input is not a Cookie header"))
 }

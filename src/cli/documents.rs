@@ -111,19 +111,8 @@ fn configuration_page() -> String {
             Preset::Below => "default: the values below".to_owned(),
             Preset::Absent(text) => format!("when absent: {text}"),
         };
-        let text = [
-            ".TP\n\\fB",
-            key.path,
-            "\\fR\n",
-            key.text,
-            "\n",
-            &capital(&key.kind.shown()),
-            ". ",
-            &capital(&default),
-            ".\n",
-        ]
-        .concat();
-        out += &escaped(&text);
+        let (kind, default) = (capital(&key.kind.shown()), capital(&default));
+        out += &escaped(&format!(".TP\n\\fB{}\\fR\n{}\n{kind}. {default}.\n", key.path, key.text));
     }
     out + ".SH \"SEE ALSO\"\nimis-gateway(1)\n"
 }

@@ -20,7 +20,7 @@ mod upstream;
 use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::cli::arguments::ConfigFile;
+use crate::cli::arguments::{ConfigFile, ControlSocket};
 use crate::cli::output::{SUCCESS, print};
 
 /// TLS-terminating reverse proxy for iMIS that signs members in to Zendesk.
@@ -40,9 +40,9 @@ enum Command {
     /// Check the configuration and the files and secrets that it refers to, without opening a socket
     Check(check::Check),
     /// Reload the running gateway's configuration, wait for the result and print what `check` would print
-    Reload(reload::Reload),
+    Reload(ControlSocket),
     /// Show the status of the running gateway: configuration, certificates, connections
-    Status(status::Status),
+    Status(ControlSocket),
     /// Take one of several iMIS servers out of service, or put it back, until the gateway ends
     Upstream(upstream::Upstream),
     /// Check whether the running gateway is ready for requests
@@ -100,8 +100,8 @@ pub fn main() -> i32 {
     let outcome = match parse().command {
         Command::Run(config_file) => run::run(&config_file),
         Command::Check(arguments) => check::run(&arguments),
-        Command::Reload(arguments) => reload::run(&arguments),
-        Command::Status(arguments) => status::run(&arguments),
+        Command::Reload(socket) => reload::run(&socket),
+        Command::Status(socket) => status::run(&socket),
         Command::Upstream(arguments) => upstream::run(&arguments),
         Command::Healthcheck(config_file) => healthcheck::run(&config_file),
         Command::Doctor(arguments) => doctor::run(&arguments),

@@ -4,22 +4,13 @@ use crate::cli::arguments::{ControlSocket, Format};
 use crate::cli::output::{BAD_CONFIGURATION, FAILURE, SUCCESS, eprint, exit_with, plural, print};
 use crate::server::reload::ReloadResult;
 
-#[derive(clap::Args)]
-pub(super) struct Reload {
-    #[command(flatten)]
-    socket: ControlSocket,
-    /// Output format
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    format: Format,
-}
-
-pub(super) fn run(arguments: &Reload) -> Result<i32, i32> {
-    arguments.socket.require_same_file()?;
-    let answer = arguments.socket.post("/reload")?;
+pub(super) fn run(socket: &ControlSocket) -> Result<i32, i32> {
+    socket.require_same_file()?;
+    let answer = socket.post("/reload")?;
     let last: ReloadResult = serde_json::from_value(answer.clone()).map_err(|_| {
         exit_with(FAILURE, "the response of the gateway is invalid; it may be another version")
     })?;
-    match arguments.format {
+    match socket.format {
         Format::Json => print(&answer),
         Format::Text => report(&last),
     }
@@ -27,15 +18,14 @@ pub(super) fn run(arguments: &Reload) -> Result<i32, i32> {
 }
 
 fn report(last: &ReloadResult) {
-    let file = last.file.display();
+    let (file, hash) = (last.file.display(), &last.hash);
     for problem in &last.problems {
         eprint(problem.shown(&last.file));
     }
     if !last.good {
         let problems = plural(last.problems.len(), "problem");
         eprint(format_args!(
-            "{problems} in {file}; reload failed, keeping the previous configuration ({})",
-            last.hash
+            "{problems} in {file}; reload failed, keeping the previous configuration ({hash})"
         ));
         return;
     }
@@ -45,5 +35,5 @@ fn report(last: &ReloadResult) {
     for key in &last.needs_restart {
         print(format_args!("warning: {key}: this change takes effect after a restart"));
     }
-    print(format_args!("{file}: reloaded, {} (configuration {})", last.summary, last.hash));
+    print(format_args!("{file}: reloaded, {} (configuration {hash})", last.summary));
 }

@@ -1,151 +1,94 @@
-//! `imis-gateway status`: what the running gateway says about itself.
+//! `imis-gateway status`: the state of the running gateway.
 
 use std::path::Path;
 
-use serde::Deserialize;
-use serde_json::Value;
+use minijinja::Environment;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
 
 use crate::cli::arguments::{ControlSocket, Format};
-use crate::cli::output::{SUCCESS, escaped, plural, print};
+use crate::cli::output::{SUCCESS, escaped, fail, plural, print};
 use crate::config::Problem;
 
-#[derive(clap::Args)]
-pub(super) struct Status {
-    #[command(flatten)]
-    socket: ControlSocket,
-    /// Output format
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    format: Format,
-}
-
-pub(super) fn run(arguments: &Status) -> Result<i32, i32> {
-    let status = arguments.socket.status()?;
-    match arguments.format {
+pub(super) fn run(socket: &ControlSocket) -> Result<i32, i32> {
+    let status = socket.status()?;
+    match socket.format {
         Format::Json => print(&status),
-        Format::Text => report(&status),
+        Format::Text => print(report(&status).map_err(|error| fail(&error))?.trim_end()),
     }
     Ok(SUCCESS)
 }
 
-fn report(status: &Value) {
-    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), escaped);
-    let list =
-        |value: &Value| value.as_array().into_iter().flatten().map(text).collect::<Vec<_>>().join(", ");
-    let draining = if status["draining"] == true { ", draining" } else { "" };
-    print(format_args!(
-        "imis-gateway {}, process {}, up {}{draining}",
-        text(&status["version"]),
-        status["pid"],
-        duration(status["uptime_seconds"].as_u64().unwrap_or(0))
-    ));
-    let last = &status["last_reload"];
-    print(format_args!("configuration  {} ({})", text(&last["hash"]), text(&last["file"])));
-    if status["configuration"]["differs_from_file"] == true {
-        let refused = status["failed_reloads"].as_array().is_some_and(|failed| !failed.is_empty());
-        let what = if refused { "see below" } else { "apply it with `imis-gateway reload`" };
-        print(format_args!("               the file has changed since, or cannot be read; {what}"));
-    }
-    if last["good"] == true {
-        print(format_args!("loaded         {} by {}", text(&last["at"]), text(&last["by"])));
-    }
-    for last in status["failed_reloads"].as_array().into_iter().flatten() {
-        print(format_args!(
-            "last reload    FAILED at {} (by {}); keeping the previous configuration",
-            text(&last["at"]),
-            text(&last["by"])
-        ));
-        let file = Path::new(last["file"].as_str().unwrap_or_default());
-        let problems = Vec::<Problem>::deserialize(&last["problems"]).unwrap_or_default();
-        for problem in problems {
-            print(format_args!("               {}", escaped(&problem.shown(file))));
-        }
-    }
-    for key in last["needs_restart"].as_array().into_iter().flatten() {
-        print(format_args!("restart        needed for the change of {}", text(key)));
-    }
-    print(format_args!("connections    {}", status["connections"]));
-    for site in status["sites"].as_array().into_iter().flatten() {
-        print("");
-        print(format_args!("site           {}", list(&site["hosts"])));
-        match site["certificate"]["word"].as_str() {
-            Some(word) => print(format_args!("  certificate  {word}")),
-            None => {
-                print(format_args!("  certificate  valid until {}", text(&site["certificate"]["expires"])))
-            }
-        }
-        for host in site["certificate"]["uncovered"].as_array().into_iter().flatten() {
-            print(format_args!("               it does not cover {}", text(host)));
-        }
-        if let Some(acme) = site["certificate"]["acme"].as_object() {
-            let moment = |key: &str| acme[key].as_str().map(escaped);
-            print(format_args!(
-                "  ACME         {} by {}",
-                text(&acme["directory"]),
-                text(&acme["challenge"])
-            ));
-            match (moment("failed"), moment("next"), moment("renewed")) {
-                (Some(why), next, _) => {
-                    let next = next.map(|next| format!("; next attempt at {next}")).unwrap_or_default();
-                    print(format_args!("               FAILED: {why}{next}"));
-                }
-                (None, Some(next), Some(renewed)) => {
-                    print(format_args!("               renewed at {renewed}; next check by {next}"));
-                }
-                (None, Some(next), None) => print(format_args!("               next check by {next}")),
-                (None, None, _) => print("               not checked yet"),
-            }
-        }
-        for server in site["upstream"].as_array().into_iter().flatten() {
-            let outage = server["down_since"].as_str().map(|since| {
-                let failed = server["failed_connections"].as_u64().unwrap_or(0);
-                let failed = plural(usize::try_from(failed).unwrap_or(usize::MAX), "failed connection");
-                format!(" since {}, {failed}", escaped(since))
-            });
-            print(format_args!(
-                "  upstream     {}, {}{}",
-                text(&server["server"]),
-                text(&server["state"]),
-                outage.unwrap_or_default()
-            ));
-        }
-        if let Some(error) = site["service_account_error"].as_str() {
-            print(format_args!("  iMIS         service account FAILED: {}", escaped(error)));
-        }
-        for app in site["apps"].as_array().into_iter().flatten() {
-            print(format_args!(
-                "  app          {} at {}, to {}",
-                text(&app["name"]),
-                text(&app["path"]),
-                text(&app["zendesk"])
-            ));
-            for secret in app["secrets"].as_array().into_iter().flatten() {
-                let age = duration(secret["age_seconds"].as_u64().unwrap_or(0));
-                print(format_args!(
-                    "    {}  fingerprint {}, {age} old",
-                    text(&secret["secret"]),
-                    text(&secret["fingerprint"])
-                ));
-            }
-            if let Some(error) = app["zendesk_api_error"].as_str() {
-                print(format_args!("    API        FAILED: {}", escaped(error)));
-            }
-            if let Some(people) = app["staff"]["people"].as_u64() {
-                let people = plural(usize::try_from(people).unwrap_or(0), "agent or admin");
-                print(format_args!(
-                    "    staff      {people} known, {} ago",
-                    duration(app["staff"]["age_seconds"].as_u64().unwrap_or(0))
-                ));
-            }
-        }
-    }
+fn report(status: &serde_json::Value) -> Result<String, minijinja::Error> {
+    let mut environment = Environment::new();
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    environment.set_formatter(|out, _, value| Ok(out.write_str(&escaped(&value.to_string()))?));
+    environment.add_filter("duration", duration);
+    environment.add_filter("plural", |number: Option<usize>, noun: &str| plural(number.unwrap_or(0), noun));
+    environment.add_filter("shown", |problem: Serde<Problem>, file: &str| problem.shown(Path::new(file)));
+    environment.render_str(include_str!("templates/status.txt"), Serde(status))
 }
 
 /// `3 d 4 h`, `5 min 2 s`.
-fn duration(seconds: u64) -> String {
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
-        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
+fn duration(seconds: Option<u64>) -> String {
+    match seconds.unwrap_or_default() {
+        seconds @ 0..60 => format!("{seconds} s"),
+        seconds @ 60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        seconds @ 3600..86_400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        seconds => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_report_shows_everything_and_escapes_text() {
+        let status = serde_json::json!({
+            "version": "1.0.0", "pid": 7, "uptime_seconds": 3723, "draining": true, "connections": 3,
+            "configuration": {"hash": "aa", "differs_from_file": true},
+            "last_reload": {"hash": "aa", "file": "/etc/c.yaml", "good": true, "at": "10:00", "by": "start",
+                "needs_restart": ["workers"]},
+            "failed_reloads": [{"at": "11:00", "by": "SIGHUP", "file": "/etc/c.yaml",
+                "problems": [{"line": 2, "column": 3, "key": "sites", "reason": "bad\u{1b}"}]}],
+            "sites": [{
+                "hosts": ["a.example.org", "b.example.org"],
+                "certificate": {"word": null, "expires": "2027-01-01", "uncovered": ["b.example.org"],
+                    "acme": {"directory": "https://ca/", "challenge": "http-01", "next": "12:00",
+                        "renewed": null, "failed": "refused"}},
+                "upstream": [{"server": "https://10.0.0.5:443", "state": "healthy"},
+                    {"server": "https://10.0.0.6:443", "state": "unhealthy", "down_since": "09:00",
+                        "failed_connections": 1}],
+                "service_account_error": "401",
+                "apps": [{"name": "Help", "path": "/sso", "zendesk": "c.zendesk.com",
+                    "secrets": [{"secret": "shared_secret", "fingerprint": "ab12", "age_seconds": 90_000}],
+                    "zendesk_api_error": "403", "staff": {"people": 2, "age_seconds": 5}}],
+            }],
+        });
+        let expected = "\
+imis-gateway 1.0.0, process 7, up 1 h 2 min, draining
+configuration  aa (/etc/c.yaml)
+               the file has changed since, or cannot be read; see below
+loaded         10:00 by start
+last reload    FAILED at 11:00 (by SIGHUP); keeping the previous configuration
+               /etc/c.yaml:2:3: sites: bad\\u{1b}
+restart        needed for the change of workers
+connections    3
+
+site           a.example.org, b.example.org
+  certificate  valid until 2027-01-01
+               it does not cover b.example.org
+  ACME         https://ca/ by http-01
+               FAILED: refused; next attempt at 12:00
+  upstream     https://10.0.0.5:443, healthy
+  upstream     https://10.0.0.6:443, unhealthy since 09:00, 1 failed connection
+  iMIS         service account FAILED: 401
+  app          Help at /sso, to c.zendesk.com
+    shared_secret  fingerprint ab12, 1 d 1 h old
+    API        FAILED: 403
+    staff      2 agent or admins known, 5 s ago
+";
+        assert_eq!(report(&status).unwrap(), expected);
     }
 }

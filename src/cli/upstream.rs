@@ -13,9 +13,6 @@ pub(super) struct Upstream {
     action: Action,
     /// The server, as in upstream.servers: https://10.0.0.5, or 10.0.0.5:443
     server: String,
-    /// Output format
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    format: Format,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -43,7 +40,7 @@ pub(super) fn run(arguments: &Upstream) -> Result<i32, i32> {
             format_args!("`{server}` is not one of the servers: {}", list("servers")),
         ));
     }
-    match arguments.format {
+    match arguments.socket.format {
         Format::Json => print(&answer),
         Format::Text => print(format_args!("{server} is {done} at {}", list("sites"))),
     }
