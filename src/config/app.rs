@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::config::claims::{self, Claims, Source};
+use crate::config::claims::{self, Claims};
 use crate::config::expression::{Expression, Language};
 use crate::config::rules::{self, Guards, OnDuplicate, Reason, Rule};
 use crate::config::secret::{Secret, SharedSecret, secret};
@@ -83,22 +83,16 @@ pub(crate) struct ShownSecret {
 }
 
 impl App {
-    /// Every expression of the app.
-    fn expressions(&self) -> impl Iterator<Item = &Expression> {
-        let rules = self.rules.iter().flatten().map(|rule| &rule.when);
-        let claims = self.claims.named.iter().map(|(_, source)| source);
-        let fields = self.claims.user_fields.iter().map(|(_, source)| source);
-        let claimed = claims.chain(fields).filter_map(|source| match source {
-            Source::Constant(_) => None,
-            Source::Expression(expression) => Some(expression),
-        });
-        rules.chain(claimed).chain(&self.guards.is_staff)
+    /// The conditions of its rules and of the staff guard.
+    fn conditions(&self) -> impl Iterator<Item = &Expression> {
+        self.rules.iter().flatten().map(|rule| &rule.when).chain(&self.guards.is_staff)
     }
 
-    /// A variable in its rules that the person who opens the URL can set to anything.
+    /// A variable in its conditions that the person who opens the URL can set to anything.
     pub(super) fn untrusted_variable(&self) -> Option<&'static str> {
-        let rules = || self.rules.iter().flatten().map(|rule| &rule.when).chain(&self.guards.is_staff);
-        ["request.brand_id", "request.locale_id"].into_iter().find(|name| rules().any(|rule| rule.asks(name)))
+        ["request.brand_id", "request.locale_id"]
+            .into_iter()
+            .find(|name| self.conditions().any(|condition| condition.asks(name)))
     }
 
     /// The parts of this app for which only a service account can ask iMIS.
@@ -116,34 +110,29 @@ impl App {
 
     /// Whether a rule or claim needs the groups of a person.
     pub(crate) fn asks_groups(&self) -> bool {
-        self.expressions().any(Expression::asks_groups)
+        self.conditions().chain(self.claims.expressions()).any(Expression::asks_groups)
     }
 
     /// The secrets that Zendesk shares, as they may be shown.
     pub(crate) fn secrets(&self) -> impl Iterator<Item = ShownSecret> {
         let SharedSecret { current, next } = &self.zendesk.shared_secret;
-        let which = if next.is_some() { "shared_secret.current" } else { "shared_secret" };
-        let messaging = self.messaging.iter().map(|messaging| ("messaging.secret", &messaging.secret));
-        let all =
-            std::iter::once((which, current)).chain(next.iter().map(|next| ("shared_secret.next", next)));
-        all.chain(messaging).map(|(name, secret)| ShownSecret {
-            app: self.name.clone(),
-            secret: name,
-            fingerprint: secret.fingerprint(),
-            changed: secret.changed(),
+        let current_name = if next.is_some() { "shared_secret.current" } else { "shared_secret" };
+        let messaging = self.messaging.as_ref().map(|messaging| &messaging.secret);
+        let all = [
+            (current_name, Some(current)),
+            ("shared_secret.next", next.as_ref()),
+            ("messaging.secret", messaging),
+        ];
+        all.into_iter().filter_map(|(name, secret)| {
+            let (app, fingerprint, changed) = (self.name.clone(), secret?.fingerprint(), secret?.changed);
+            Some(ShownSecret { app, secret: name, fingerprint, changed })
         })
     }
 
     /// Every path of the app, whether it is used or not: Remote logout URL, target of the site's Single Sign-On page,
     /// messaging tokens, Remote login URL.
     pub(crate) fn paths(&self) -> [String; 4] {
-        let Self { path, .. } = self;
-        [
-            format!("{path}/signed-out"),
-            format!("{path}/imis"),
-            format!("{path}/messaging-token"),
-            path.clone(),
-        ]
+        ["/signed-out", "/imis", "/messaging-token", ""].map(|end| format!("{}{end}", self.path))
     }
 }
 

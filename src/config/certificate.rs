@@ -17,13 +17,6 @@ use crate::config::values::{self, Roots};
 const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
 const LETS_ENCRYPT_STAGING: &str = "https://acme-staging-v02.api.letsencrypt.org/directory";
 
-/// The certificate that clients get, and the CA that issues it, if the gateway asks one.
-pub(super) struct Certificate {
-    /// `None` until the CA has issued one.
-    pub(super) certified_key: Option<Arc<CertifiedKey>>,
-    pub(super) acme: Option<Arc<Acme>>,
-}
-
 /// How to get a certificate by ACME (RFC 8555).
 #[derive(Debug)]
 pub(crate) struct Acme {
@@ -68,6 +61,9 @@ pub(crate) struct ExternalAccount {
     pub(crate) key: Secret,
 }
 
+/// The certificate (`None` until the CA has issued one), and the CA that issues it, if the gateway asks one.
+type Certificate = (Option<Arc<CertifiedKey>>, Option<Arc<Acme>>);
+
 pub(super) fn certificate(section: &Value<'_>, hosts: &[String]) -> Option<Certificate> {
     if let Some(acme_section) = section.section("acme") {
         for other in ["chain", "key"].into_iter().filter_map(|key| section.given(key)) {
@@ -77,13 +73,15 @@ pub(super) fn certificate(section: &Value<'_>, hosts: &[String]) -> Option<Certi
     }
     let files = section.files();
     let path = |value: &Value<'_>| Some(files.at(value.as_text(values::not_empty)?));
-    let chain = section
-        .required("chain")
-        .and_then(|value| pem::chain(files, &path(&value)?).map_err(|why| value.report(why)).ok());
+    let chain = section.required("chain").and_then(|value| {
+        pem::certificates(files, &path(&value)?, "the certificate chain")
+            .map_err(|why| value.report(why))
+            .ok()
+    });
     let key_value = section.required("key")?;
     let key = pem::key(files, &path(&key_value)?).map_err(|why| key_value.report(why)).ok()?;
     let certified_key = x509::certified_key(chain?, key).map_err(|why| key_value.report(why)).ok()?;
-    Some(Certificate { certified_key: Some(certified_key), acme: None })
+    Some((Some(certified_key), None))
 }
 
 fn acme(section: &Value<'_>, hosts: &[String]) -> Option<Certificate> {
@@ -133,7 +131,7 @@ fn acme(section: &Value<'_>, hosts: &[String]) -> Option<Certificate> {
         certificate_file,
         unusable,
     };
-    Some(Certificate { certified_key: found.ok().flatten(), acme: Some(Arc::new(acme)) })
+    Some((found.ok().flatten(), Some(Arc::new(acme))))
 }
 
 fn external_account(section: &Value<'_>) -> Option<ExternalAccount> {

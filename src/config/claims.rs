@@ -5,8 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use minijinja::Value;
-use minijinja::value::ValueKind;
 use serde_json::Value as Json;
 
 use crate::base::phone;
@@ -144,6 +142,14 @@ pub(crate) struct Claims {
 }
 
 impl Claims {
+    pub(super) fn expressions(&self) -> impl Iterator<Item = &Expression> {
+        let named = self.named.iter().map(|(_, source)| source);
+        let all = named.chain(self.user_fields.iter().map(|(_, source)| source));
+        all.filter_map(
+            |source| if let Source::Expression(expression) = source { Some(expression) } else { None },
+        )
+    }
+
     /// What its claims replace in Zendesk, in words.
     pub(super) fn overwriting(&self) -> impl Iterator<Item = &'static str> {
         let named = |name: &str| self.named.iter().any(|(claim, _)| claim.name == name);
@@ -166,25 +172,18 @@ pub(crate) fn field(value: &Json) -> Result<(), ClaimError> {
     Ok(())
 }
 
-/// A value of an expression as JSON, if it can be.
-#[expect(clippy::wildcard_enum_match_arm, reason = "the library's list may grow")]
-fn json(value: &Value) -> Option<Json> {
-    match value.kind() {
-        ValueKind::None => Some(Json::Null),
-        ValueKind::Bool => Some(value.is_true().into()),
-        ValueKind::Number => serde_json::from_str(&value.to_string()).ok(),
-        ValueKind::String => value.as_str().map(Into::into),
-        ValueKind::Seq | ValueKind::Iterable => value.try_iter().ok()?.map(|item| json(&item)).collect(),
-        _ => None,
-    }
-}
-
+/// The value of an expression as JSON.
 pub(crate) fn evaluated(
     expression: &Expression,
     language: &Language,
     facts: &Facts,
 ) -> Result<Json, ClaimError> {
-    json(&language.value(expression, facts)?)
+    let value = serde_json::to_value(language.value(expression, facts)?).ok();
+    let is_mapping = |value: &Json| {
+        value.is_object() || value.as_array().is_some_and(|all| all.iter().any(Json::is_object))
+    };
+    value
+        .filter(|value| !is_mapping(value))
         .ok_or(ClaimError::Type("a text, a number, true or false, or a list of these"))
 }
 

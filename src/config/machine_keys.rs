@@ -3,7 +3,6 @@
 use std::fmt;
 
 use aws_lc_rs::cipher::{AES_128, AES_192, AES_256, Algorithm, PaddedBlockDecryptingKey, UnboundCipherKey};
-use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::{hmac, kdf};
 
 /// The purpose for which `Framework45` derives its keys.
@@ -60,12 +59,6 @@ pub(crate) enum KeyError {
     Refused,
 }
 
-impl From<Unspecified> for KeyError {
-    fn from(_: Unspecified) -> Self {
-        Self::Refused
-    }
-}
-
 impl MachineKeys {
     pub(crate) fn new(
         validation_key: &[u8],
@@ -86,10 +79,10 @@ impl MachineKeys {
             Compatibility::Legacy => Ok(master.to_vec()),
             Compatibility::Framework45 => derived(master),
         };
-        let unbound = UnboundCipherKey::new(cipher, &key(decryption_key)?)?;
+        let unbound = UnboundCipherKey::new(cipher, &key(decryption_key)?).map_err(|_| KeyError::Refused)?;
         Ok(Self {
             mac: hmac::Key::new(validation, &key(validation_key)?),
-            cipher: PaddedBlockDecryptingKey::cbc_pkcs7(unbound)?,
+            cipher: PaddedBlockDecryptingKey::cbc_pkcs7(unbound).map_err(|_| KeyError::Refused)?,
             compatibility,
             key_length: decryption_key.len(),
         })
@@ -107,7 +100,8 @@ fn derived(master: &[u8]) -> Result<Vec<u8>, KeyError> {
     let bits = u32::try_from(master.len() * 8).map_err(|_| KeyError::Refused)?;
     let info = [PURPOSE, &[0], &bits.to_be_bytes()].concat();
     let mut key = vec![0; master.len()];
-    kdf::kbkdf_ctr_hmac(algorithm.ok_or(KeyError::Refused)?, master, &info, &mut key)?;
+    kdf::kbkdf_ctr_hmac(algorithm.ok_or(KeyError::Refused)?, master, &info, &mut key)
+        .map_err(|_| KeyError::Refused)?;
     Ok(key)
 }
 

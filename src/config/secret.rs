@@ -14,8 +14,8 @@ use crate::config::section::Value;
 /// A value that must never be shown. White space at its ends (a pasted line end) and a byte order mark are removed.
 pub struct Secret {
     text: SecretBox<str>,
-    /// When its file was last changed, in seconds since 1970.
-    changed: Option<u64>,
+    /// When its file was last changed, in seconds since 1970; `None` if it does not come from a file.
+    pub(super) changed: Option<u64>,
 }
 
 impl Secret {
@@ -27,11 +27,6 @@ impl Secret {
     /// The secret itself, for the one call that needs it.
     pub(crate) fn expose(&self) -> &str {
         self.text.expose_secret()
-    }
-
-    /// When its file was last changed, in seconds since 1970; `None` if it does not come from a file.
-    pub(crate) fn changed(&self) -> Option<u64> {
-        self.changed
     }
 
     /// Enough to recognise the secret, too little to be useful to an attacker.

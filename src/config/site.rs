@@ -86,15 +86,9 @@ fn site(section: &Value<'_>, hosts_seen: &mut Vec<String>) -> Option<Site> {
         Some(imis) => Some(SignOn { imis: imis?, apps }),
         None => None,
     };
-    let certificate = certificate?;
-    Some(Site {
-        hosts,
-        public_port: section.value("public_port").map(|_| section.number("public_port")),
-        certificate: certificate.certified_key,
-        acme: certificate.acme,
-        upstream: upstream?,
-        sign_on,
-    })
+    let (certificate, acme) = certificate?;
+    let public_port = section.value("public_port").map(|_| section.number("public_port"));
+    Some(Site { hosts, public_port, certificate, acme, upstream: upstream?, sign_on })
 }
 
 /// Reports what the apps need of iMIS and do not have.

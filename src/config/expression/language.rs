@@ -47,17 +47,15 @@ impl Expression {
         self.names.iter().any(|asked| asked == name)
     }
 
-    /// Hides names that are not in the expression: they were computed, and can be values of a person.
-    fn without_values(&self, error: ExpressionError) -> ExpressionError {
-        let own = |name: String| if self.source.contains(&name) { name } else { "(computed)".to_owned() };
-        match error {
-            ExpressionError::NoAttribute(name) => ExpressionError::NoAttribute(own(name)),
-            ExpressionError::Unreadable(name) => ExpressionError::Unreadable(own(name)),
-            ExpressionError::NoField(name) => ExpressionError::NoField(own(name)),
-            other @ (ExpressionError::NotBoolean(_)
-            | ExpressionError::TooLong
-            | ExpressionError::Failed(_)) => other,
+    /// Hides a name that is not in the expression: it was computed, and can be a value of a person.
+    fn without_values(&self, mut error: ExpressionError) -> ExpressionError {
+        use ExpressionError::{NoAttribute, NoField, Unreadable};
+        if let NoAttribute(name) | Unreadable(name) | NoField(name) = &mut error
+            && !self.source.contains(name.as_str())
+        {
+            *name = "(computed)".to_owned();
         }
+        error
     }
 }
 
@@ -91,29 +89,29 @@ impl Language {
     /// Finds mistakes that minijinja finds only when it evaluates that part: unknown filters and tests, and an `if`
     /// without a value.
     fn check_words(&self, words: &[&str]) -> Result<(), String> {
-        let is_filter = |index: usize| index > 0 && words[index - 1] == "|";
-        let count = |word: &str| {
-            words.iter().enumerate().filter(|(index, found)| **found == word && !is_filter(*index)).count()
-        };
-        if count("if") != count("else") {
-            return Err("has an if without else; write `.. if .. else none`".to_owned());
-        }
         let exists = |probe: String, unknown: ErrorKind| {
             let evaluated = self.0.compile_expression_owned(probe).and_then(|compiled| compiled.eval(()));
             !matches!(evaluated, Err(error) if error.kind() == unknown)
         };
+        let (mut ifs, mut elses) = (0, 0);
         for (index, word) in words.iter().enumerate() {
-            let is_test = match words[..index] {
-                [.., "is", "not"] => true,
-                [.., "is"] => *word != "not",
-                _ => false,
-            };
-            if is_filter(index) && !exists(format!("none|{word}"), ErrorKind::UnknownFilter) {
-                return Err(format!("knows no filter `{word}`"));
+            match (&words[..index], *word) {
+                ([.., "|"], filter) if !exists(format!("none|{filter}"), ErrorKind::UnknownFilter) => {
+                    return Err(format!("knows no filter `{filter}`"));
+                }
+                ([.., "|"], _) => {}
+                ([.., "is", "not"] | [.., "is"], test)
+                    if test != "not" && !exists(format!("none is {test}"), ErrorKind::UnknownTest) =>
+                {
+                    return Err(format!("knows no test `{test}`"));
+                }
+                (_, "if") => ifs += 1,
+                (_, "else") => elses += 1,
+                _ => {}
             }
-            if is_test && !exists(format!("none is {word}"), ErrorKind::UnknownTest) {
-                return Err(format!("knows no test `{word}`"));
-            }
+        }
+        if ifs != elses {
+            return Err("has an if without else; write `.. if .. else none`".to_owned());
         }
         Ok(())
     }
@@ -147,7 +145,7 @@ impl Language {
 fn words(source: &str) -> Vec<&str> {
     let is_of_word = |c: char| c.is_alphanumeric() || c == '_';
     let mut words = Vec::new();
-    let mut rest = source;
+    let mut rest = source.trim_start();
     while let Some(first) = rest.chars().next() {
         let length = match first {
             '\'' | '"' => literal_length(rest, first),
@@ -155,10 +153,8 @@ fn words(source: &str) -> Vec<&str> {
             c => c.len_utf8(),
         };
         let (word, behind) = rest.split_at(length);
-        if !word.trim().is_empty() {
-            words.push(word);
-        }
-        rest = behind;
+        words.push(word);
+        rest = behind.trim_start();
     }
     words
 }
