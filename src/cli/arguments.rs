@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 
 use http::{HeaderValue, Method};
 use serde_json::Value;
+use tokio::runtime::{Builder, Runtime};
 
 use crate::cli::output::{FAILURE, bad_configuration, eprint, exit_with, fail};
 use crate::config::{self, Config, DEFAULT_PATHS, Problems};
 use crate::doctor::test_visitor::pasted_cookies;
-use crate::server::control_socket;
+use crate::request::gateway::Gateway;
+use crate::server::{build, control_socket};
 
 /// A longer input is not a Cookie header.
 const MAX_COOKIE_BYTES: u64 = 64 * 1024;
@@ -121,6 +123,23 @@ impl ControlSocket {
                 named.display()
             ),
         ))
+    }
+}
+
+/// A gateway that answers no requests: what `doctor`, `explain`, `claims` and `audit emails` work with.
+pub(super) struct Offline {
+    pub(super) config: Config,
+    pub(super) gateway: Gateway,
+    pub(super) runtime: Runtime,
+}
+
+impl Offline {
+    /// Builds it, or prints why it cannot and returns the exit code.
+    pub(super) fn build(config_file: &ConfigFile) -> Result<Self, i32> {
+        let config = config_file.load_or_exit()?;
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| fail(&error))?;
+        let gateway = build::offline_gateway(&config).map_err(|error| fail(&error))?;
+        Ok(Self { config, gateway, runtime })
     }
 }
 

@@ -2,8 +2,7 @@
 
 use serde_json::json;
 
-use crate::cli::arguments::{ConfigFile, Format, read_cookies};
-use crate::cli::offline::Offline;
+use crate::cli::arguments::{ConfigFile, Format, Offline, read_cookies};
 use crate::cli::output::{FAILURE, SUCCESS, escaped, fail, plural, print};
 use crate::doctor::{Examination, Finding, Severity, examine};
 use crate::server::control_socket;

@@ -2,8 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::cli::arguments::{ConfigFile, Format, read_cookies};
-use crate::cli::offline::Offline;
+use crate::cli::arguments::{ConfigFile, Format, Offline, read_cookies};
 use crate::cli::output::{FAILURE, SUCCESS, USAGE, eprint, escaped, fail, print};
 use crate::doctor::explain::{Explanation, Question, Who, explain};
 use crate::sso::trace::TraceStep;

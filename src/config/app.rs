@@ -17,7 +17,6 @@ use crate::config::zendesk::{self, Zendesk};
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) name: String,
-    /// Path of the Remote login URL; `<path>/signed-out` is the Remote logout URL.
     pub(crate) path: String,
     pub(crate) zendesk: Zendesk,
     /// The first rule that matches decides; if none matches, the member is refused. `None`: every member may sign in.
@@ -27,7 +26,9 @@ pub(crate) struct App {
     pub(crate) claims: Claims,
     pub(crate) guards: Guards,
     pub(crate) on_behalf_of: OnBehalfOf,
-    pub(crate) single_logout: SingleLogout,
+    /// Whether a sign-out of iMIS also signs out of Zendesk.
+    pub(crate) logout_from_imis: bool,
+    pub(crate) logout_from_zendesk: FromZendesk,
     /// Present if scripts of the site may fetch tokens for Zendesk messaging.
     pub(crate) messaging: Option<Messaging>,
 }
@@ -51,20 +52,11 @@ pub(crate) enum OnBehalfOf {
     SignInAsContact,
 }
 
-/// Which sign-outs end the other session, too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct SingleLogout {
-    /// A sign-out of iMIS also signs out of Zendesk.
-    pub(crate) from_imis: bool,
-    pub(crate) from_zendesk: FromZendesk,
-}
-
 /// What a sign-out of Zendesk does about iMIS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum FromZendesk {
     #[default]
     Off,
-    /// The page offers the sign-out of iMIS.
     Offer,
     /// The person that Zendesk names is signed out of iMIS.
     SignOut,
@@ -159,7 +151,12 @@ fn app(section: &Value<'_>) -> Option<App> {
     let reasons = section.value("reasons").map(|value| rules::reasons(&value)).unwrap_or_default();
     let overwrite = section.texts("overwrite", claims::overwriting_name);
     let claims = section.value("claims").map(|value| claims::claims(&value, &overwrite, &language));
-    let messaging = section.section("messaging").and_then(|section| messaging(&section));
+    let messaging = section.section("messaging").and_then(|section| {
+        Some(Messaging {
+            key_id: section.text("key_id", values::not_empty),
+            secret: section.value("secret").and_then(|value| secret(&value))?,
+        })
+    });
     let used = |name: &String| rules.iter().flatten().any(|rule| rule.reason.as_ref() == Some(name));
     if let Some(value) = section.given("reasons") {
         for unused in reasons.keys().filter(|name| !used(name)) {
@@ -181,20 +178,11 @@ fn app(section: &Value<'_>) -> Option<App> {
         claims: claims.unwrap_or_default(),
         guards: rules::guards(&section.with_defaults("guards"), &language),
         on_behalf_of: section.word("on_behalf_of", &on_behalf_of),
-        single_logout: SingleLogout {
-            from_imis: logout.boolean("from_imis"),
-            from_zendesk: from_zendesk.unwrap_or_default(),
-        },
+        logout_from_imis: logout.boolean("from_imis"),
+        logout_from_zendesk: from_zendesk.unwrap_or_default(),
         messaging,
         path: path?,
         zendesk: zendesk?,
-    })
-}
-
-fn messaging(section: &Value<'_>) -> Option<Messaging> {
-    Some(Messaging {
-        key_id: section.text("key_id", values::not_empty),
-        secret: section.value("secret").and_then(|value| secret(&value))?,
     })
 }
 
@@ -219,7 +207,8 @@ pub(crate) fn app_at(path: &str) -> Option<App> {
         claims: Claims::default(),
         guards: Guards::default(),
         on_behalf_of: OnBehalfOf::default(),
-        single_logout: SingleLogout::default(),
+        logout_from_imis: false,
+        logout_from_zendesk: FromZendesk::default(),
         messaging: None,
     })
 }

@@ -21,10 +21,8 @@ const LETS_ENCRYPT_STAGING: &str = "https://acme-staging-v02.api.letsencrypt.org
 #[derive(Debug)]
 pub(crate) struct Acme {
     pub(crate) directory: Url,
-    /// E-mail address for the CA.
     pub(crate) contact: Option<String>,
     pub(crate) challenge: Challenge,
-    /// CA certificates for the ACME server.
     pub(crate) roots: Roots,
     pub(crate) external_account: Option<ExternalAccount>,
     /// The account with the CA; sites can share it.

@@ -19,11 +19,9 @@ use crate::config::{tree, values};
 /// Everything the gateway needs to know; immutable.
 #[derive(Debug)]
 pub struct Config {
-    /// The file.
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
     pub(crate) listen: Listen,
     pub(crate) trusted_proxies: Vec<IpNet>,
-    /// Whether connections from trusted proxies begin with a PROXY header.
     pub(crate) proxy_protocol: bool,
     /// Signs the gateway's cookies; `None` = each process creates its own key.
     pub(crate) state_key: Option<Arc<SharedSecret>>,
@@ -35,9 +33,7 @@ pub struct Config {
     pub(crate) timeouts: ClientTimeouts,
     pub(crate) limits: Limits,
     pub(crate) sign_in_limits: SignInLimits,
-    /// The log.
-    pub log: Log,
-    /// Where to send traces.
+    pub(crate) log: Log,
     pub(crate) otlp: Option<Otlp>,
     pub(crate) audit: AuditConfig,
     /// Hash of `text`, which identifies the configuration in logs.
@@ -121,9 +117,7 @@ fn document(root: &Value<'_>, text: &str, file: &Path) -> Config {
     let _: u64 = root.number("version");
     let trusted_proxies = root.texts("trusted_proxies", values::network);
     let proxy_protocol = root.boolean("proxy_protocol");
-    if let Some(value) = root.given("proxy_protocol")
-        && proxy_protocol
-        && trusted_proxies.is_empty()
+    if let Some(value) = root.given("proxy_protocol").filter(|_| proxy_protocol && trusted_proxies.is_empty())
     {
         value.report("no PROXY header would be trusted: list the load balancer in trusted_proxies");
     }

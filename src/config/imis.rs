@@ -26,7 +26,6 @@ pub(crate) struct Imis {
     pub(crate) sign_out: String,
     /// Names of session cookies, compared without case.
     pub(crate) session_cookies: Vec<String>,
-    /// How to recognise members, in order; at least one method.
     pub(crate) recognise: Vec<Method>,
     /// How long an identity is cached; zero = not at all.
     pub(crate) identity_cache: Duration,
@@ -34,7 +33,6 @@ pub(crate) struct Imis {
     pub(crate) service_account: Option<Arc<ServiceAccount>>,
     /// Groups that are asked for one by one; `None` = all groups of a person at once.
     pub(crate) groups: Option<Vec<String>>,
-    /// Phone number types in order of preference.
     pub(crate) phone_order: Vec<String>,
     /// Region (ISO 3166) of numbers without a country code; `None` = such numbers are left out.
     pub(crate) phone_region: Option<Region>,
@@ -81,7 +79,11 @@ pub(super) fn imis(section: &Value<'_>, upstream: Option<&Upstream>) -> Option<I
         session_cookies,
         recognise,
         identity_cache: section.text("identity_cache", identity_cache),
-        service_account: account.and_then(|section| service_account(&section)).map(Arc::new),
+        service_account: account.and_then(|account| {
+            let username = account.text("username", values::not_empty);
+            let password = account.value("password").and_then(|value| secret(&value))?;
+            Some(Arc::new(ServiceAccount { username, password }))
+        }),
         groups: section.value("groups").map(|list| list.as_texts(values::not_empty)),
         phone_order: section.texts("phone_order", values::not_empty),
         phone_region: section.parsed("phone_region", region),
@@ -95,14 +97,6 @@ fn identity_cache(text: &str) -> Result<Duration, String> {
 }
 
 fn region(text: &str) -> Result<Region, String> {
-    Region::parse(text).ok_or_else(|| {
-        format!("`{text}` is not a region; write the two letters of ISO 3166, like US, CA or GB")
-    })
-}
-
-fn service_account(section: &Value<'_>) -> Option<ServiceAccount> {
-    Some(ServiceAccount {
-        username: section.text("username", values::not_empty),
-        password: section.value("password").and_then(|value| secret(&value))?,
-    })
+    let wrong = || format!("`{text}` is not a region; write the two letters of ISO 3166, like US, CA or GB");
+    Region::parse(text).ok_or_else(wrong)
 }

@@ -22,15 +22,12 @@ pub(crate) struct Listen {
     pub(crate) admin: Option<SocketAddr>,
     /// Names under which the admin listener may be asked, besides `localhost`.
     pub(crate) admin_hosts: Vec<String>,
-    /// Path of the Unix socket for `reload` and `status`.
     pub(crate) control: Option<PathBuf>,
 }
 
 pub(super) fn listen(section: &Value<'_>) -> Listen {
     let https = section.texts("https", values::socket_address);
-    if let Some(value) = section.given("https")
-        && https.is_empty()
-    {
+    if let Some(value) = section.given("https").filter(|_| https.is_empty()) {
         value.report("at least one address is needed");
     }
     let listen = Listen {
@@ -98,7 +95,6 @@ pub(crate) struct Glance {
     pub(crate) admin: Option<SocketAddr>,
     /// The audit file, and the number of rotated files; `None` if there is no such file, or it is not known.
     pub(crate) audit: Option<(PathBuf, usize)>,
-    /// Names of the apps.
     pub(crate) apps: Vec<String>,
 }
 

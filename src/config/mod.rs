@@ -50,8 +50,7 @@ pub(crate) use files::{Watched, read_text};
 pub(crate) use imis::{Imis, ServiceAccount};
 pub(crate) use listen::{Listen, glance};
 pub use problem::{Problem, Problems};
-pub(crate) use process::{AuditConfig, ClientTimeouts, Emails, Limits, Otlp, SignInLimits};
-pub use process::{Log, LogFormat};
+pub(crate) use process::{AuditConfig, ClientTimeouts, Emails, Limits, Log, LogFormat, Otlp, SignInLimits};
 pub(crate) use recognise::{
     ClientApplication, FormsTicket, How, Method, OnError, ProfileColumns, WhoamiQuery,
 };

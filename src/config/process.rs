@@ -1,4 +1,4 @@
-//! The parts of the file that concern the whole process: time-outs, limits, log and audit.
+//! The parts of the file that concern the whole process: time-outs, limits, log and audit. `keys` describes each key.
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -16,15 +16,10 @@ use crate::config::values::{self, Roots};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ClientTimeouts {
     pub(crate) handshake: Duration,
-    /// From the first byte of a request to the end of its head; also from the handshake to the first request.
     pub(crate) request_head: Duration,
-    /// Without progress in a body, while the gateway waits for the client.
     pub(crate) body_idle: Duration,
-    /// Of a connection without an open request.
     pub(crate) idle: Duration,
-    /// After which a connection accepts no further request.
     pub(crate) connection_age: Duration,
-    /// For open requests at shutdown.
     pub(crate) drain: Duration,
 }
 
@@ -43,9 +38,7 @@ pub(super) fn timeouts(section: &Value<'_>) -> ClientTimeouts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
     pub(crate) connections: usize,
-    /// Of one address; in IPv6, of one network (/64).
     pub(crate) connections_per_address: usize,
-    /// Minimum bytes per second of a body while the gateway waits for the client; 0 = no minimum.
     pub(crate) min_body_rate: u64,
 }
 
@@ -62,7 +55,6 @@ pub(super) fn limits(section: &Value<'_>) -> Limits {
 /// Sign-ins per minute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SignInLimits {
-    /// From one address; in IPv6, from one network (/64).
     pub(crate) per_network: NonZeroU32,
     pub(crate) per_person: NonZeroU32,
 }
@@ -77,25 +69,18 @@ pub(super) fn sign_in_limits(section: &Value<'_>) -> SignInLimits {
 
 /// The log on standard error.
 #[derive(Debug, Clone, Copy)]
-pub struct Log {
-    /// Format of a line.
-    pub format: LogFormat,
-    /// The lowest severity that is written.
-    pub level: tracing::Level,
-    /// Whether to write a line for every request.
-    pub access: bool,
-    /// Whether to add a `traceparent` to requests that have none.
-    pub generate_traceparent: bool,
+pub(crate) struct Log {
+    pub(crate) format: LogFormat,
+    pub(crate) level: tracing::Level,
+    pub(crate) access: bool,
+    pub(crate) generate_traceparent: bool,
 }
 
 /// The format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// One JSON object per line.
+pub(crate) enum LogFormat {
     Json,
-    /// Text for reading, with colours on a terminal.
     Pretty,
-    /// To systemd's journal, with fields and priorities.
     Journald,
 }
 
@@ -123,9 +108,7 @@ pub(super) fn log(section: &Value<'_>) -> Log {
 pub(crate) struct Otlp {
     pub(crate) endpoint: Url,
     pub(crate) roots: Roots,
-    /// Bearer token.
     pub(crate) token: Option<Arc<Secret>>,
-    /// Percentage of requests to sample, of those without a sampling decision of their own.
     pub(crate) sample_percent: u64,
 }
 
@@ -156,7 +139,6 @@ pub(crate) struct AuditConfig {
     pub(crate) file: Option<PathBuf>,
     /// Bytes.
     pub(crate) rotate_at: u64,
-    /// Number of rotated files.
     pub(crate) keep: usize,
     pub(crate) emails: Emails,
 }

@@ -21,14 +21,12 @@ pub(crate) struct Method {
 pub(crate) enum OnError {
     /// Try the next method; after the last one, recognition has failed.
     Next,
-    /// Try no other method.
     Stop,
 }
 
 /// How a method recognises members.
 #[derive(Debug, Clone)]
 pub(crate) enum How {
-    /// By the hidden field `__ClientContext` of a page.
     ClientContext {
         /// Path (and query) of the page.
         page: String,
@@ -77,11 +75,9 @@ impl How {
 pub(crate) struct WhoamiQuery {
     /// A RiSE page, for its anti-forgery token.
     pub(crate) page: String,
-    /// `$/Folder/Name`.
     pub(crate) query: String,
     /// Path of `api/query` or `api/iqa`.
     pub(crate) endpoint: String,
-    /// The column with the iMIS ID.
     pub(crate) id_column: String,
     /// Present if the query contains the whole profile.
     pub(crate) profile_columns: Option<ProfileColumns>,
@@ -139,10 +135,7 @@ pub(super) fn methods(value: &Value<'_>, base_path: &str) -> Vec<Method> {
     if value.is_mapping() {
         return method(value, base_path).into_iter().collect();
     }
-    let items = value.items();
-    if value.is_list() && items.is_empty() {
-        value.report("at least one method is needed");
-    }
+    let items = value.some_items("at least one method is needed");
     let mut methods: Vec<Method> = Vec::new();
     for (index, item) in items.iter().enumerate() {
         let Some(method) = method(item, base_path) else { continue };

@@ -53,11 +53,9 @@ pub(crate) struct Guards {
     pub(crate) duplicate_email: OnDuplicate,
     pub(crate) refuses_companies: bool,
     pub(crate) refuses_inactive: bool,
-    /// Whether members with the e-mail address of an agent are refused.
     pub(crate) refuses_staff: bool,
     /// Domains of the agents' addresses, in lower case.
     pub(crate) staff_domains: Vec<String>,
-    /// Which of these members are agents and may sign in.
     pub(crate) is_staff: Option<Expression>,
 }
 
@@ -84,10 +82,8 @@ impl Default for Guards {
 }
 
 pub(super) fn rules(list: &Value<'_>, language: &Language) -> Vec<Rule> {
-    let items = list.items();
-    if list.is_list() && items.is_empty() {
-        list.report("no rule at all would let nobody in; leave the key out to let every member sign in");
-    }
+    let items =
+        list.some_items("no rule at all would let nobody in; leave the key out to let every member sign in");
     items.iter().filter_map(|item| rule(&item.as_section(), language)).collect()
 }
 

@@ -191,6 +191,14 @@ impl<'a> Value<'a> {
         list.iter().enumerate().map(item).collect()
     }
 
+    /// The items of a list. Reports `reason` if it is empty.
+    pub(super) fn some_items(&self, reason: &str) -> Vec<Value<'a>> {
+        if matches!(self.node, Node::List(list) if list.is_empty()) {
+            self.report(reason);
+        }
+        self.items()
+    }
+
     /// A list of texts, each parsed by `parse`; without the wrong ones.
     pub(super) fn as_texts<T>(&self, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
         self.items().iter().filter_map(|item| item.as_text(&parse)).collect()

@@ -21,7 +21,6 @@ pub(crate) struct Site {
     pub(crate) public_port: Option<u16>,
     /// `None` until the CA has issued one.
     pub(crate) certificate: Option<Arc<CertifiedKey>>,
-    /// How to get the certificate, if by ACME.
     pub(crate) acme: Option<Arc<Acme>>,
     pub(crate) upstream: Upstream,
     pub(crate) sign_on: Option<SignOn>,
@@ -53,12 +52,11 @@ impl Site {
 }
 
 pub(super) fn sites(list: &Value<'_>) -> Vec<Site> {
-    let items = list.items();
-    if items.is_empty() {
-        list.report("at least one site is needed");
-    }
     let mut seen = Vec::new();
-    items.iter().filter_map(|item| site(&item.as_section(), &mut seen)).collect()
+    list.some_items("at least one site is needed")
+        .iter()
+        .filter_map(|item| site(&item.as_section(), &mut seen))
+        .collect()
 }
 
 fn site(section: &Value<'_>, hosts_seen: &mut Vec<String>) -> Option<Site> {
@@ -93,7 +91,7 @@ fn site(section: &Value<'_>, hosts_seen: &mut Vec<String>) -> Option<Site> {
 
 /// Reports what the apps need of iMIS and do not have.
 fn report_needs(list: &Value<'_>, imis: &Imis, apps: &[Arc<App>]) {
-    if imis.session_cookies.is_empty() && apps.iter().any(|app| app.single_logout.from_imis) {
+    if imis.session_cookies.is_empty() && apps.iter().any(|app| app.logout_from_imis) {
         list.report("single_logout.from_imis needs session_cookies, to know who had a session");
     }
     for app in apps.iter().filter(|_| imis.service_account.is_none()) {
@@ -104,12 +102,8 @@ fn report_needs(list: &Value<'_>, imis: &Imis, apps: &[Arc<App>]) {
 }
 
 fn hosts(list: &Value<'_>, seen: &mut Vec<String>) -> Vec<String> {
-    let items = list.items();
-    if items.is_empty() {
-        list.report("at least one host is needed");
-    }
     let mut hosts = Vec::new();
-    for item in &items {
+    for item in list.some_items("at least one host is needed") {
         let Some(host) = item.as_text(values::site_host) else { continue };
         if seen.contains(&host) {
             item.report(format!("`{host}` is listed twice; a host belongs to one site"));

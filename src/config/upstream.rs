@@ -1,4 +1,4 @@
-//! `sites[].upstream`: the iMIS web servers of a site.
+//! `sites[].upstream`: the iMIS web servers of a site. `keys` describes each key.
 
 use std::time::Duration;
 
@@ -12,15 +12,12 @@ pub(crate) struct Upstream {
     /// At least one.
     pub(crate) servers: Vec<Server>,
     pub(crate) balance: Balance,
-    /// How to keep a session on its server.
     pub(crate) affinity: Option<Affinity>,
-    /// The PROXY header at the start of each connection to a server.
     pub(crate) proxy_protocol: Option<ProxyHeader>,
     pub(crate) health: Option<Health>,
     pub(crate) roots: Roots,
     /// The Host header for iMIS; `None` = the client's.
     pub(crate) host: Option<Authority>,
-    /// Which request headers never reach iMIS.
     pub(crate) headers: Rules,
     pub(crate) limits: UpstreamLimits,
     pub(crate) timeouts: UpstreamTimeouts,
@@ -36,9 +33,7 @@ impl Upstream {
 /// How to choose one of several servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Balance {
-    /// The first healthy one.
     Failover,
-    /// The one with the fewest requests; among equals, in turn.
     LeastRequests,
 }
 
@@ -52,9 +47,7 @@ pub(crate) enum ProxyHeader {
 /// How to keep a session on its server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Affinity {
-    /// By a cookie of the gateway.
     Cookie,
-    /// By iMIS cookies with these names.
     Learned(Vec<String>),
 }
 
@@ -64,16 +57,13 @@ pub(crate) struct Health {
     pub(crate) path: String,
     pub(crate) interval: Duration,
     pub(crate) timeout: Duration,
-    /// Consecutive failures until it is unhealthy.
     pub(crate) fall: u32,
-    /// Consecutive successes until it is healthy again.
     pub(crate) rise: u32,
 }
 
 /// Limits for requests to iMIS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct UpstreamLimits {
-    /// Complete requests without an answer. Further ones queue.
     pub(crate) concurrent_requests: usize,
     pub(crate) queue_timeout: Duration,
 }
@@ -81,15 +71,10 @@ pub(crate) struct UpstreamLimits {
 /// Time-outs for iMIS. There is none for a request as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct UpstreamTimeouts {
-    /// TCP connection.
     pub(crate) connect: Duration,
-    /// TLS handshake.
     pub(crate) tls: Duration,
-    /// From the end of the request, body included, to the head of the response.
     pub(crate) response_head: Duration,
-    /// Without progress in a body, while the gateway waits for iMIS; in a WebSocket, without data in either direction.
     pub(crate) body_idle: Duration,
-    /// Of an unused connection.
     pub(crate) idle: Duration,
 }
 
@@ -130,10 +115,8 @@ pub(super) fn upstream(section: &Value<'_>) -> Upstream {
 }
 
 fn servers(list: &Value<'_>) -> Vec<Server> {
-    let servers = list.as_texts(values::server);
-    if list.items().is_empty() {
-        list.report("at least one server is needed");
-    }
+    let items = list.some_items("at least one server is needed");
+    let servers: Vec<Server> = items.iter().filter_map(|item| item.as_text(values::server)).collect();
     if let Some((_, twice)) = servers.iter().enumerate().find(|(index, one)| servers[..*index].contains(one))
     {
         list.report(format!("{twice} is listed twice"));

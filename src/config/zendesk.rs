@@ -13,11 +13,8 @@ use crate::config::values::{self, Authority, Roots};
 pub(crate) struct Zendesk {
     /// `https://{subdomain}.zendesk.com`: the default brand, which receives every token.
     pub(crate) origin: Authority,
-    /// Hosts of other brands, and host-mapped domains.
     pub(crate) brand_hosts: Vec<Authority>,
-    /// Signs tokens.
     pub(crate) shared_secret: SharedSecret,
-    /// For the staff guard.
     pub(crate) api: Option<ZendeskApi>,
 }
 
@@ -40,10 +37,15 @@ pub(crate) struct ZendeskApi {
 /// How the gateway authenticates to the API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ZendeskCredentials {
-    /// An OAuth client.
-    Client { id: String, secret: Arc<Secret> },
+    Client {
+        id: String,
+        secret: Arc<Secret>,
+    },
     /// An API token of a user; Zendesk ends them on 2027-04-30.
-    Token { email: String, token: Arc<Secret> },
+    Token {
+        email: String,
+        token: Arc<Secret>,
+    },
 }
 
 pub(super) fn zendesk(section: &Value<'_>) -> Option<Zendesk> {
