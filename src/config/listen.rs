@@ -26,12 +26,8 @@ pub(crate) struct Listen {
 }
 
 pub(super) fn listen(section: &Value<'_>) -> Listen {
-    let https = section.texts("https", values::socket_address);
-    if let Some(value) = section.given("https").filter(|_| https.is_empty()) {
-        value.report("at least one address is needed");
-    }
     let listen = Listen {
-        https,
+        https: section.texts("https", values::socket_address),
         http: section.texts("http", values::socket_address),
         admin: section.parsed("admin", loopback_address),
         admin_hosts: section.texts("admin_hosts", values::site_host),
@@ -44,16 +40,19 @@ pub(super) fn listen(section: &Value<'_>) -> Listen {
             Ok(path)
         }),
     };
+    if let Some(value) = section.given("https").filter(|_| listen.https.is_empty()) {
+        value.report("at least one address is needed");
+    }
     report_conflicts(section, &listen);
     listen
 }
 
 /// Reports addresses that cannot be used together.
 fn report_conflicts(section: &Value<'_>, listen: &Listen) {
-    let named = |key: &'static str, list: &[SocketAddr]| list.iter().map(|at| (key, *at)).collect::<Vec<_>>();
-    let all =
-        [named("https", &listen.https), named("http", &listen.http), named("admin", listen.admin.as_slice())]
-            .concat();
+    let https = listen.https.iter().map(|address| ("https", address));
+    let http = listen.http.iter().map(|address| ("http", address));
+    let admin = listen.admin.iter().map(|address| ("admin", address));
+    let all: Vec<_> = https.chain(http).chain(admin).collect();
     // `[::]` includes IPv4.
     let covers = |one: &SocketAddr, other: &SocketAddr| {
         one.ip().is_unspecified() && (one.is_ipv6() || other.is_ipv4()) || one.ip() == other.ip()

@@ -51,9 +51,7 @@ pub(crate) use imis::{Imis, ServiceAccount};
 pub(crate) use listen::{Listen, glance};
 pub use problem::{Problem, Problems};
 pub(crate) use process::{AuditConfig, ClientTimeouts, Emails, Limits, Log, LogFormat, Otlp, SignInLimits};
-pub(crate) use recognise::{
-    ClientApplication, FormsTicket, How, Method, OnError, ProfileColumns, WhoamiQuery,
-};
+pub(crate) use recognise::{ClientApplication, FormsTicket, How, Method, ProfileColumns, WhoamiQuery};
 #[cfg(test)]
 pub(crate) use rules::Guards;
 pub(crate) use rules::{Effect, OnDuplicate, Rule};

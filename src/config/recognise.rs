@@ -13,15 +13,8 @@ const LOGIN_STATUS: &str = "AsiCommon/Controls/Shared/FormsAuthentication/LoginS
 #[derive(Debug, Clone)]
 pub(crate) struct Method {
     pub(crate) how: How,
-    pub(crate) on_error: OnError,
-}
-
-/// What to do if a method fails.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum OnError {
-    /// Try the next method; after the last one, recognition has failed.
-    Next,
-    Stop,
+    /// Whether no other method is tried if this one fails.
+    pub(crate) stops_on_error: bool,
 }
 
 /// How a method recognises members.
@@ -161,8 +154,8 @@ fn method(section: &Value<'_>, base_path: &str) -> Option<Method> {
     };
     section.allow_only(&[&["method", "on_error"], own_keys].concat());
     let how = read(section, base_path);
-    let on_error = section.word("on_error", &[("next", OnError::Next), ("stop", OnError::Stop)]);
-    Some(Method { how: how?, on_error })
+    let stops_on_error = section.word("on_error", &[("next", false), ("stop", true)]);
+    Some(Method { how: how?, stops_on_error })
 }
 
 fn below(base_path: &str, path: &str) -> String {

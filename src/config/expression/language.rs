@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_is_answered() {
+    fn conditions_are_evaluated() {
         for source in [
             "profile.kind == 'person'",
             "profile.is_member and profile.status == 'A'",
@@ -229,9 +229,9 @@ mod tests {
         assert_eq!(holds("profile.status == 'I'"), Ok(false));
     }
 
-    /// A comparison with something that is not there would be true as often as not.
+    /// A comparison with a missing value could be true by accident.
     #[test]
-    fn what_is_not_there_is_an_error_and_never_unequal() {
+    fn a_missing_value_is_an_error() {
         let missing = Err(ExpressionError::NoAttribute("Chapter".to_owned()));
         for source in [
             "profile.attributes.Chapter != 'North'",
@@ -261,7 +261,7 @@ mod tests {
         assert_eq!(
             holds("profile.attributes.get(profile.kind) == 'x'"),
             Err(ExpressionError::NoAttribute("(computed)".to_owned())),
-            "a person's value is not told"
+            "the error does not contain a value of a person"
         );
         assert_eq!(
             holds("profile.is_member or profile.attributes.Chapter == 'x'"),
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_is_true_or_false_and_comes_soon() {
+    fn a_condition_is_a_boolean_within_limits() {
         for (source, kind) in [
             ("profile.status", "text"),
             ("profile.groups", "a list"),
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_do_not_exist_are_told_when_the_file_is_read() {
+    fn unknown_names_are_problems_of_the_file() {
         let problem = |source: &str| Language::new().read(source).unwrap_err();
         assert!(problem("profile.statuz == 'A'").contains("did you mean `profile.status`?"));
         assert!(problem("member").contains("there is profile.id"));
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_are_asked_for_only_by_whoever_names_them() {
+    fn only_expressions_with_groups_ask_for_groups() {
         let asks = |source: &str| Language::new().read(source).unwrap().asks_groups();
         assert!(asks("'Staff' in profile.groups") && asks("profile.memberships|length > 1"));
         assert!(!asks("profile.is_member"));

@@ -7,7 +7,7 @@ use tracing::{debug, warn};
 
 use crate::base::clock;
 use crate::base::error_chain::Chain;
-use crate::config::{self, How, OnError};
+use crate::config::{self, How};
 use crate::imis::api::Api;
 use crate::imis::error::BuildError;
 use crate::imis::identity::Identity;
@@ -138,7 +138,7 @@ impl Recogniser {
                 Err(error) => error,
             };
             warn!(%request_id, recognition_method = name, error = %Chain(&error), observed = %report, "a recognition method failed");
-            if method.on_error == OnError::Stop {
+            if method.stops_on_error {
                 return Err(RecogniseError::Stop(Box::new(error)));
             }
             // An error of iMIS is more important than a cookie that cannot be read.
