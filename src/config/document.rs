@@ -33,7 +33,8 @@ pub struct Config {
     pub(crate) timeouts: ClientTimeouts,
     pub(crate) limits: Limits,
     pub(crate) sign_in_limits: SignInLimits,
-    pub(crate) log: Log,
+    /// The log.
+    pub log: Log,
     pub(crate) otlp: Option<Otlp>,
     pub(crate) audit: AuditConfig,
     /// Hash of `text`, which identifies the configuration in logs.

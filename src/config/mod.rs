@@ -50,7 +50,8 @@ pub(crate) use files::{Watched, read_text};
 pub(crate) use imis::{Imis, ServiceAccount};
 pub(crate) use listen::{Listen, glance};
 pub use problem::{Problem, Problems};
-pub(crate) use process::{AuditConfig, ClientTimeouts, Emails, Limits, Log, LogFormat, Otlp, SignInLimits};
+pub use process::Log;
+pub(crate) use process::{AuditConfig, ClientTimeouts, Emails, Limits, LogFormat, Otlp, SignInLimits};
 pub(crate) use recognise::{ClientApplication, FormsTicket, How, Method, ProfileColumns, WhoamiQuery};
 #[cfg(test)]
 pub(crate) use rules::Guards;

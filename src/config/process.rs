@@ -69,7 +69,7 @@ pub(super) fn sign_in_limits(section: &Value<'_>) -> SignInLimits {
 
 /// The log on standard error.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Log {
+pub struct Log {
     pub(crate) format: LogFormat,
     pub(crate) level: tracing::Level,
     pub(crate) access: bool,

@@ -35,7 +35,7 @@ impl Kind {
             }
             Self::Word(words) => {
                 // YAML 1.1 takes `off` for false.
-                let off = words.contains(&"off").then(|| json!(false));
+                let off = words.contains(&"off").then_some(Value::Bool(false));
                 let all: Vec<Value> = words.iter().map(|word| json!(word)).chain(off).collect();
                 return (words.join(", "), json!({"enum": all}));
             }

@@ -48,7 +48,7 @@ impl LogGuard {
 }
 
 /// Sends the log to standard error, from a thread of its own. The program calls it once; the library never does.
-pub(crate) fn init(log: &Log) -> LogGuard {
+pub fn init(log: &Log) -> LogGuard {
     let (writer, worker) = NonBlockingBuilder::default()
         .buffered_lines_limit(MAX_QUEUED)
         .thread_name("log")
