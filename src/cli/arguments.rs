@@ -108,10 +108,11 @@ impl ControlSocket {
         let Some(named) = self.config_file.config.as_deref() else { return Ok(()) };
         let status = self.status()?;
         let running = Path::new(status["last_reload"]["file"].as_str().unwrap_or_default());
-        let is_same = running == std::path::absolute(named).as_deref().unwrap_or(named)
-            || std::fs::canonicalize(named)
-                .is_ok_and(|named| std::fs::canonicalize(running).is_ok_and(|running| running == named));
-        if is_same {
+        let resolved = |path: &Path| {
+            let absolute = || std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+            std::fs::canonicalize(path).unwrap_or_else(|_| absolute())
+        };
+        if resolved(running) == resolved(named) {
             return Ok(());
         }
         Err(exit_with(

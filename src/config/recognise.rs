@@ -185,8 +185,9 @@ fn whoami_query(section: &Value<'_>, base_path: &str) -> Option<How> {
 
 fn query_path(text: &str) -> Result<String, String> {
     let is_path = text.starts_with("$/") && !text.contains(char::is_control);
-    let wrong = || format!("`{text}` is not the path of a query; write it like $/Gateway/WhoAmI");
-    is_path.then(|| text.to_owned()).ok_or_else(wrong)
+    is_path
+        .then(|| text.to_owned())
+        .ok_or_else(|| format!("`{text}` is not the path of a query; write it like $/Gateway/WhoAmI"))
 }
 
 /// The columns of a whole profile; `None` if there is only `id`.

@@ -42,10 +42,7 @@ const RESERVED_REASONS: [&str; 15] = [
 ];
 
 /// What a refused member reads, by language (RFC 5646, lower case).
-#[derive(Debug, Clone)]
-pub(crate) struct Reason {
-    pub(crate) texts: Vec<(String, String)>,
-}
+pub(crate) type Reason = Vec<(String, String)>;
 
 /// Who is refused, whatever the rules say.
 #[derive(Debug, Clone)]
@@ -125,7 +122,7 @@ pub(super) fn reasons(value: &Value<'_>) -> BTreeMap<String, Reason> {
             value.as_text(values::not_empty).map(|text| ("en".to_owned(), text)).into_iter().collect()
         };
         match reason_name(name) {
-            Ok(name) => drop(reasons.insert(name, Reason { texts })),
+            Ok(name) => drop(reasons.insert(name, texts)),
             Err(problem) => value.report(problem),
         }
     }

@@ -134,8 +134,9 @@ fn variable_name(text: &str) -> Result<String, String> {
     let is_plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     let is_name =
         is_plain && (1..=64).contains(&text.len()) && !text.starts_with(|c: char| c.is_ascii_digit());
-    let wrong = "is not the name of an environment variable, like ZENDESK_JWT";
-    is_name.then(|| text.to_owned()).ok_or_else(|| wrong.to_owned())
+    is_name
+        .then(|| text.to_owned())
+        .ok_or_else(|| "is not the name of an environment variable, like ZENDESK_JWT".to_owned())
 }
 
 fn credential_name(text: &str) -> Result<String, String> {

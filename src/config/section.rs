@@ -123,20 +123,21 @@ impl<'a> Value<'a> {
         matches!(self.node, Node::Text(text) if text == word)
     }
 
-    fn report_expected(&self, what: &str) {
-        self.report(format!("expected {what}, found {}", self.node.kind()));
-    }
-
     /// A text, parsed by `parse`.
     pub(super) fn as_text<T>(&self, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         match self.node {
             Node::Text(text) => return parse(text).map_err(|reason| self.report(reason)).ok(),
             // The parser explains that `3` should be `3s`. A name like `0123` would lose its zero.
             Node::Number(text) => {
-                let in_quotes = || format!("expected text; write it in quotes, like \"{text}\"");
-                self.report(parse(text).err().unwrap_or_else(in_quotes));
+                self.report(
+                    parse(text)
+                        .err()
+                        .unwrap_or_else(|| format!("expected text; write it in quotes, like \"{text}\"")),
+                );
             }
-            Node::Null | Node::Bool(_) | Node::List(_) | Node::Map(_) => self.report_expected("text"),
+            Node::Null | Node::Bool(_) | Node::List(_) | Node::Map(_) => {
+                self.report(format!("expected text, found {}", self.node.kind()));
+            }
         }
         None
     }
@@ -179,7 +180,7 @@ impl<'a> Value<'a> {
     /// The items of a list.
     pub(super) fn items(&self) -> Vec<Value<'a>> {
         let Node::List(list) = self.node else {
-            self.report_expected("a list");
+            self.report(format!("expected a list, found {}", self.node.kind()));
             return Vec::new();
         };
         let item = |(index, node): (usize, &'a Spanned<Node>)| Value {
@@ -212,7 +213,7 @@ impl<'a> Value<'a> {
     /// The entries of a mapping that may have any keys; none, after a problem, if it is something else.
     pub(super) fn entries(&self) -> Vec<(&'a str, Value<'a>)> {
         let Node::Map(entries) = self.node else {
-            self.report_expected("a mapping of keys");
+            self.report(format!("expected a mapping of keys, found {}", self.node.kind()));
             return Vec::new();
         };
         let entry = |(name, node): &'a (Spanned<String>, Spanned<Node>)| {
@@ -231,7 +232,9 @@ impl<'a> Value<'a> {
 
     /// Reports every key that is not one of these.
     pub(super) fn allow_only(&self, known: &[&str]) {
-        let Node::Map(entries) = self.node else { return self.report_expected("a mapping of keys") };
+        let Node::Map(entries) = self.node else {
+            return self.report(format!("expected a mapping of keys, found {}", self.node.kind()));
+        };
         for (name, node) in entries.iter().filter(|(name, _)| !known.contains(&name.value.as_str())) {
             let hint = match nearest(known, &name.value) {
                 Some(near) => format!("did you mean `{near}`?"),
@@ -302,7 +305,7 @@ impl<'a> Value<'a> {
         if let Node::Bool(value) = value.node {
             return *value;
         }
-        value.report_expected("true or false");
+        value.report(format!("expected true or false, found {}", value.node.kind()));
         false
     }
 
