@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::base::phone::Region;
 use url::Url;
 
-use crate::config::recognise::{self, How, Method};
+use crate::config::recognise::{self, Method, MethodKind};
 use crate::config::secret::{Secret, secret};
 use crate::config::section::Value;
 use crate::config::upstream::Upstream;
@@ -60,14 +60,14 @@ pub(super) fn imis(section: &Value<'_>, upstream: Option<&Upstream>) -> Option<I
     let recognise = recognise.unwrap_or_default();
     let account = section.section("service_account");
     if account.is_none() {
-        for method in recognise.iter().filter(|method| method.how.needs_service_account()) {
+        for method in recognise.iter().filter(|method| method.kind.needs_service_account()) {
             section.report(format!(
                 "{} tells only who the member is: a service_account has to read the profile",
-                method.how.name()
+                method.kind.name()
             ));
         }
     }
-    let has_ticket = recognise.iter().any(|method| matches!(method.how, How::FormsTicket(_)));
+    let has_ticket = recognise.iter().any(|method| matches!(method.kind, MethodKind::FormsTicket(_)));
     if has_ticket && session_cookies.len() != 1 {
         section.report(
             "forms_ticket needs exactly one name in session_cookies: the cookie that holds the ticket",

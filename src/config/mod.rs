@@ -52,7 +52,7 @@ pub(crate) use listen::{Listen, glance};
 pub use problem::{Problem, Problems};
 pub use process::Log;
 pub(crate) use process::{AuditConfig, ClientTimeouts, Emails, Limits, LogFormat, Otlp, SignInLimits};
-pub(crate) use recognise::{ClientApplication, FormsTicket, How, Method, ProfileColumns, WhoamiQuery};
+pub(crate) use recognise::{ClientApplication, FormsTicket, Method, MethodKind, ProfileColumns, WhoamiQuery};
 #[cfg(test)]
 pub(crate) use rules::Guards;
 pub(crate) use rules::{Effect, OnDuplicate, Rule};

@@ -12,14 +12,14 @@ const LOGIN_STATUS: &str = "AsiCommon/Controls/Shared/FormsAuthentication/LoginS
 /// A method to recognise members.
 #[derive(Debug, Clone)]
 pub(crate) struct Method {
-    pub(crate) how: How,
+    pub(crate) kind: MethodKind,
     /// Whether no other method is tried if this one fails.
     pub(crate) stops_on_error: bool,
 }
 
 /// How a method recognises members.
 #[derive(Debug, Clone)]
-pub(crate) enum How {
+pub(crate) enum MethodKind {
     ClientContext {
         /// Path (and query) of the page.
         page: String,
@@ -33,7 +33,7 @@ pub(crate) enum How {
     ClientApplication(Arc<ClientApplication>),
 }
 
-impl How {
+impl MethodKind {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::ClientContext { .. } => "client_context",
@@ -106,7 +106,7 @@ pub(crate) struct ClientApplication {
 }
 
 /// Reads the keys of one method. The text is `base_path`.
-type ReadMethod = fn(&Value<'_>, &str) -> Option<How>;
+type ReadMethod = fn(&Value<'_>, &str) -> Option<MethodKind>;
 
 /// Each method with its own keys.
 const METHODS: [(&str, (&[&str], ReadMethod)); 5] = [
@@ -132,10 +132,10 @@ pub(super) fn methods(value: &Value<'_>, base_path: &str) -> Vec<Method> {
     let mut methods: Vec<Method> = Vec::new();
     for (index, item) in items.iter().enumerate() {
         let Some(method) = method(item, base_path) else { continue };
-        if methods.iter().any(|earlier| earlier.how.name() == method.how.name()) {
-            item.report(format!("{} is listed twice", method.how.name()));
+        if methods.iter().any(|earlier| earlier.kind.name() == method.kind.name()) {
+            item.report(format!("{} is listed twice", method.kind.name()));
         }
-        if method.how.application().is_some() && index + 1 < items.len() {
+        if method.kind.application().is_some() && index + 1 < items.len() {
             item.report("client_application has to be the last method: it redirects the client, so no other can follow");
         }
         methods.push(method);
@@ -153,28 +153,28 @@ fn method(section: &Value<'_>, base_path: &str) -> Option<Method> {
         return None;
     };
     section.allow_only(&[&["method", "on_error"], own_keys].concat());
-    let how = read(section, base_path);
+    let kind = read(section, base_path);
     let stops_on_error = section.word("on_error", &[("next", false), ("stop", true)]);
-    Some(Method { how: how?, stops_on_error })
+    Some(Method { kind: kind?, stops_on_error })
 }
 
 fn below(base_path: &str, path: &str) -> String {
     format!("{}/{path}", base_path.trim_end_matches('/'))
 }
 
-fn client_context(section: &Value<'_>, _: &str) -> Option<How> {
-    Some(How::ClientContext { page: section.required_text("page", values::site_path) })
+fn client_context(section: &Value<'_>, _: &str) -> Option<MethodKind> {
+    Some(MethodKind::ClientContext { page: section.required_text("page", values::site_path) })
 }
 
-fn login_status_redirect(section: &Value<'_>, base_path: &str) -> Option<How> {
+fn login_status_redirect(section: &Value<'_>, base_path: &str) -> Option<MethodKind> {
     let page = section.parsed("page", values::site_path);
-    Some(How::LoginStatusRedirect { page: page.unwrap_or_else(|| below(base_path, LOGIN_STATUS)) })
+    Some(MethodKind::LoginStatusRedirect { page: page.unwrap_or_else(|| below(base_path, LOGIN_STATUS)) })
 }
 
-fn whoami_query(section: &Value<'_>, base_path: &str) -> Option<How> {
+fn whoami_query(section: &Value<'_>, base_path: &str) -> Option<MethodKind> {
     let endpoint = section.parsed("endpoint", values::site_path);
     let columns = section.required("columns").map(|value| value.as_section());
-    Some(How::WhoamiQuery(Arc::new(WhoamiQuery {
+    Some(MethodKind::WhoamiQuery(Arc::new(WhoamiQuery {
         page: section.required_text("page", values::site_path),
         query: section.required_text("query", query_path),
         endpoint: endpoint.unwrap_or_else(|| below(base_path, "api/query")),
@@ -214,7 +214,7 @@ fn profile_columns(section: &Value<'_>) -> Option<ProfileColumns> {
     })
 }
 
-fn forms_ticket(section: &Value<'_>, base_path: &str) -> Option<How> {
+fn forms_ticket(section: &Value<'_>, base_path: &str) -> Option<MethodKind> {
     let validation = section.word("validation", &VALIDATION);
     let compatibility = section.word("compatibility_mode", &COMPATIBILITY_MODE);
     let key = |name| {
@@ -234,11 +234,11 @@ fn forms_ticket(section: &Value<'_>, base_path: &str) -> Option<How> {
     };
     let keys = MachineKeys::new(&validation_key?, &decryption_key?, validation, compatibility);
     let keys = keys.map_err(|error| section.report(error.to_string())).ok()?;
-    Some(How::FormsTicket(Arc::new(FormsTicket { keys, session_info })))
+    Some(MethodKind::FormsTicket(Arc::new(FormsTicket { keys, session_info })))
 }
 
-fn client_application(section: &Value<'_>, _: &str) -> Option<How> {
-    Some(How::ClientApplication(Arc::new(ClientApplication {
+fn client_application(section: &Value<'_>, _: &str) -> Option<MethodKind> {
+    Some(MethodKind::ClientApplication(Arc::new(ClientApplication {
         page: section.required_text("page", values::site_path),
         client_id: section.required_text("client_id", values::not_empty),
         client_secret: section.required("client_secret").and_then(|value| secret(&value))?,

@@ -10,7 +10,7 @@ use crate::config::app::{App, OnBehalfOf};
 use crate::config::certificate::{Acme, Challenge};
 use crate::config::document::Config;
 use crate::config::process::Otlp;
-use crate::config::recognise::How;
+use crate::config::recognise::MethodKind;
 use crate::config::secret::Secret;
 use crate::config::site::{SignOn, Site};
 use crate::config::zendesk::ZendeskCredentials;
@@ -124,10 +124,10 @@ fn of_connections(site: &Site) -> impl Iterator<Item = String> {
 
 fn of_sign_on(sign_on: &SignOn) -> Vec<String> {
     let methods = &sign_on.imis.recognise;
-    let never_revoked = methods
-        .iter()
-        .any(|method| matches!(&method.how, How::FormsTicket(ticket) if ticket.session_info.is_none()));
-    let redirects_only = methods.iter().all(|method| matches!(method.how, How::ClientApplication(_)));
+    let never_revoked = methods.iter().any(
+        |method| matches!(&method.kind, MethodKind::FormsTicket(ticket) if ticket.session_info.is_none()),
+    );
+    let redirects_only = methods.iter().all(|method| matches!(method.kind, MethodKind::ClientApplication(_)));
     let mut warnings = Vec::new();
     warnings.extend(never_revoked.then(|| {
         "forms_ticket without session_info: iMIS does not revoke tickets, so a member stays recognised after signing \

@@ -61,8 +61,8 @@ impl Imis {
         metrics: Box<dyn RecognitionCounter>,
     ) -> Result<Self, BuildError> {
         let api = Arc::new(Api::new(client::for_api(tls)?, imis));
-        let queries = imis.recognise.iter().filter_map(|method| method.how.query());
-        let applications = imis.recognise.iter().filter_map(|method| method.how.application());
+        let queries = imis.recognise.iter().filter_map(|method| method.kind.query());
+        let applications = imis.recognise.iter().filter_map(|method| method.kind.application());
         Ok(Self {
             recogniser: Recogniser::build(imis, site, tls, servers, api.clone(), metrics)?,
             api,
