@@ -75,10 +75,8 @@ impl ControlSocket {
         }
         let file = self.config_file.path();
         let glance = config::glance(file);
-        if !glance.is_read {
+        if let Some(why) = &glance.unread {
             let socket = glance.control.as_deref().unwrap_or(Path::new("-"));
-            let why = std::fs::metadata(file)
-                .map_or_else(|error| error.to_string(), |_| "it is not YAML".to_owned());
             eprint(format_args!(
                 "imis-gateway: cannot read {} ({why}); using the default socket {} (--socket PATH for another)",
                 file.display(),

@@ -44,7 +44,7 @@ pub(super) fn run(arguments: &Audit) -> Result<i32, i32> {
 fn show(arguments: &Show) -> Result<i32, i32> {
     // Records can be read without the secrets and certificates of the configuration.
     let glance = config::glance(arguments.config_file.path());
-    if !glance.is_read {
+    if glance.unread.is_some() {
         arguments.config_file.load_or_exit()?;
         return Err(FAILURE);
     }

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use minijinja::Value;
+use minijinja::value::ValueKind;
 use serde_json::Value as Json;
 
 use crate::base::phone;
@@ -172,18 +174,23 @@ pub(crate) fn field(value: &Json) -> Result<(), ClaimError> {
     Ok(())
 }
 
-/// The value of an expression as JSON.
+/// A value of an expression as JSON, if it can be. A number that is not finite cannot.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the library's list may grow")]
+fn json(value: &Value) -> Option<Json> {
+    match value.kind() {
+        ValueKind::None | ValueKind::Bool | ValueKind::String => serde_json::to_value(value).ok(),
+        ValueKind::Number => serde_json::from_str(&value.to_string()).ok(),
+        ValueKind::Seq | ValueKind::Iterable => value.try_iter().ok()?.map(|item| json(&item)).collect(),
+        _ => None,
+    }
+}
+
 pub(crate) fn evaluated(
     expression: &Expression,
     language: &Language,
     facts: &Facts,
 ) -> Result<Json, ClaimError> {
-    let value = serde_json::to_value(language.value(expression, facts)?).ok();
-    let is_mapping = |value: &Json| {
-        value.is_object() || value.as_array().is_some_and(|all| all.iter().any(Json::is_object))
-    };
-    value
-        .filter(|value| !is_mapping(value))
+    json(&language.value(expression, facts)?)
         .ok_or(ClaimError::Type("a text, a number, true or false, or a list of these"))
 }
 

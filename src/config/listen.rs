@@ -88,8 +88,8 @@ fn loopback_address(text: &str) -> Result<SocketAddr, String> {
 
 /// How to reach the gateway of a file, whatever else is wrong in the file.
 pub(crate) struct Glance {
-    /// The file exists and is YAML.
-    pub(crate) is_read: bool,
+    /// Why the file cannot be read.
+    pub(crate) unread: Option<String>,
     pub(crate) control: Option<PathBuf>,
     pub(crate) admin: Option<SocketAddr>,
     /// The audit file, and the number of rotated files; `None` if there is no such file, or it is not known.
@@ -98,8 +98,10 @@ pub(crate) struct Glance {
 }
 
 pub(crate) fn glance(file: &Path) -> Glance {
-    let text = read_text(file).unwrap_or_default();
-    let tree = tree::parse(&text).ok().filter(|_| !text.is_empty());
+    let tree = read_text(file).map_err(|error| error.to_string()).and_then(|text| {
+        let tree = tree::parse(&text).ok().filter(|_| !text.is_empty());
+        tree.ok_or_else(|| "it is not YAML".to_owned())
+    });
     let reader = Reader::new(file);
     let empty = Spanned::new(Node::Map(Vec::new()), Location::UNKNOWN, Location::UNKNOWN);
     // Problems of the file do not matter here.
@@ -109,10 +111,10 @@ pub(crate) fn glance(file: &Path) -> Glance {
     let sites = root.given("sites").map(|list| list.items()).unwrap_or_default();
     let apps = sites.iter().filter_map(|site| site.given("apps")).flat_map(|list| list.items());
     Glance {
-        is_read: tree.is_some(),
         control: path(&listen, "control"),
         admin: listen.parsed("admin", loopback_address),
         audit: path(&audit, "file").map(|file| (file, audit.number("keep"))),
         apps: apps.filter_map(|app| app.given("name")?.as_text(values::not_empty)).collect(),
+        unread: tree.as_ref().err().cloned(),
     }
 }

@@ -158,20 +158,6 @@ impl<'a> Value<'a> {
         if names.contains(&"off") && self.is_off() { parse("off").ok() } else { self.as_text(parse) }
     }
 
-    /// A whole number within the bounds that the table has for the key.
-    fn as_number<T: TryFrom<u64> + Default>(&self) -> T {
-        let (least, most) = match self.kind() {
-            Some(Kind::Number(least, most) | Kind::NumberOrAuto(least, most)) => (least, most),
-            _ => (0, u64::MAX),
-        };
-        let number = if let Node::Number(text) = self.node { text.parse().ok() } else { None };
-        let number = number.filter(|number| (least..=most).contains(number));
-        if number.is_none() {
-            self.report(format!("expected a whole number from {least} to {most}"));
-        }
-        number.and_then(|number| T::try_from(number).ok()).unwrap_or_default()
-    }
-
     /// A value that is itself the constant: a number, a boolean, nothing, or a list. `None` for a text.
     pub(super) fn constant(&self) -> Option<serde_json::Value> {
         if matches!(self.node, Node::Text(_)) { None } else { self.node.json() }
@@ -309,13 +295,24 @@ impl<'a> Value<'a> {
         false
     }
 
+    /// A whole number within the bounds that the table has for the key.
     pub(super) fn number<T: TryFrom<u64> + Default>(&self, name: &str) -> T {
-        self.value(name).map(|value| value.as_number()).unwrap_or_default()
+        let Some(value) = self.value(name) else { return T::default() };
+        let (least, most) = match value.kind() {
+            Some(Kind::Number(least, most) | Kind::NumberOrAuto(least, most)) => (least, most),
+            _ => (0, u64::MAX),
+        };
+        let number = if let Node::Number(text) = value.node { text.parse().ok() } else { None };
+        let number = number.filter(|number| (least..=most).contains(number));
+        if number.is_none() {
+            value.report(format!("expected a whole number from {least} to {most}"));
+        }
+        number.and_then(|number| T::try_from(number).ok()).unwrap_or_default()
     }
 
     /// A number; `None` for `auto`.
     pub(super) fn number_or_auto(&self, name: &str) -> Option<usize> {
-        self.value(name).filter(|value| !value.is_word("auto")).map(|value| value.as_number())
+        (!self.value(name)?.is_word("auto")).then(|| self.number(name))
     }
 
     pub(super) fn duration(&self, name: &str) -> Duration {

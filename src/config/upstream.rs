@@ -89,7 +89,13 @@ pub(super) fn upstream(section: &Value<'_>) -> Upstream {
         balance: section.word("balance", &balance),
         affinity: section.value("affinity").and_then(|value| affinity(&value)),
         proxy_protocol: section.value("proxy_protocol").and_then(|value| value.as_word(&versions)),
-        health: section.section("health").map(|section| health(&section)),
+        health: section.section("health").map(|health| Health {
+            path: health.text("path", values::site_path),
+            interval: health.duration("interval"),
+            timeout: health.duration("timeout"),
+            fall: health.number("fall"),
+            rise: health.number("rise"),
+        }),
         roots: section.required_roots("ca_file"),
         host: section.text("host", |text| match text {
             "preserve" => Ok(None),
@@ -134,16 +140,6 @@ fn affinity(value: &Value<'_>) -> Option<Affinity> {
     }
     let names = value.as_texts(values::cookie_name);
     (!names.is_empty()).then_some(Affinity::Learned(names))
-}
-
-fn health(section: &Value<'_>) -> Health {
-    Health {
-        path: section.text("path", values::site_path),
-        interval: section.duration("interval"),
-        timeout: section.duration("timeout"),
-        fall: section.number("fall"),
-        rise: section.number("rise"),
-    }
 }
 
 /// An upstream for unit tests.
