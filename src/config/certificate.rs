@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn accounts_of_different_cas_lie_apart() {
+    fn each_ca_has_its_own_folder() {
         let name = |text| directory_name(&directory(text).unwrap());
         assert_eq!(name("letsencrypt"), "acme-v02.api.letsencrypt.org_directory");
         assert_ne!(name("letsencrypt"), name("letsencrypt-staging"));

@@ -87,7 +87,7 @@ impl Key {
     }
 }
 
-/// A path without `[]` or `[0]`: a section of which a file can have one or a list has one entry in the table.
+/// A path without `[]` or `[0]`, to find the key in the table for a path in a file.
 pub(super) fn without_indexes(path: &str) -> String {
     path.split('[').map(|part| part.split_once(']').map_or(part, |(_, rest)| rest)).collect()
 }

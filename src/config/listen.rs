@@ -1,4 +1,4 @@
-//! `listen`: the addresses, and how to reach the gateway of a file whatever else is wrong in that file.
+//! `listen`: the addresses, and how to reach the running gateway even if its file has problems.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt;
@@ -86,7 +86,7 @@ fn loopback_address(text: &str) -> Result<SocketAddr, String> {
     Err("the admin listener has no authentication: use a loopback address, like 127.0.0.1:9180".to_owned())
 }
 
-/// How to reach the gateway of a file, whatever else is wrong in the file.
+/// How to reach the running gateway, read from a file that can have problems.
 pub(crate) struct Glance {
     /// Why the file cannot be read.
     pub(crate) unread: Option<String>,

@@ -43,7 +43,7 @@ fn installed(meminfo: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// The lowest `memory.max` or `memory.high` of the control group and its parents (cgroup v2; `MemoryMax=`, `MemoryHigh=`).
+/// The lowest `memory.max` or `memory.high` of the control group and its parents (cgroup v2).
 fn group_limit(root: &Path, own_groups: &str) -> Option<u64> {
     let own = own_groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let group = root.join(own);

@@ -44,7 +44,7 @@ const RESERVED_REASONS: [&str; 15] = [
 /// What a refused member reads, by language (RFC 5646, lower case).
 pub(crate) type Reason = Vec<(String, String)>;
 
-/// Who is refused, whatever the rules say.
+/// Who is refused before the rules are asked.
 #[derive(Debug, Clone)]
 pub(crate) struct Guards {
     pub(crate) duplicate_email: OnDuplicate,

@@ -14,7 +14,7 @@ pub(crate) struct Facts {
     missing: Missing,
 }
 
-/// The last lookup that failed. Filters and tests of minijinja may ignore the error of a lookup and go on; here it stays.
+/// The last lookup that failed. Filters and tests of minijinja can ignore the error of a lookup; this keeps it.
 type Missing = Arc<Mutex<Option<ExpressionError>>>;
 
 fn report(missing: &Missing, error: ExpressionError) -> Error {
@@ -22,7 +22,7 @@ fn report(missing: &Missing, error: ExpressionError) -> Error {
     Error::from(ErrorKind::UndefinedError)
 }
 
-/// Attributes of a person, by name in lower case; `None` for one without a single value. A lookup that fails is an error.
+/// Attributes of a person, by name in lower case; `None` for one with several values.
 #[derive(Debug)]
 struct Attributes {
     all: BTreeMap<String, Option<Value>>,
