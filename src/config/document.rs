@@ -133,7 +133,7 @@ fn document(root: &Value<'_>, text: &str, file: &Path) -> Config {
         proxy_protocol,
         state_key: key("state_key"),
         ticket_key: key("ticket_key"),
-        workers: root.number_or_auto("workers").unwrap_or_else(cores),
+        workers: root.optional_number("workers").unwrap_or_else(cores),
         watch_interval: root.parsed("watch_interval", values::duration),
         timeouts: process::timeouts(&root.with_defaults("timeouts")),
         limits: process::limits(&limits),

@@ -43,8 +43,8 @@ pub(crate) struct Limits {
 }
 
 pub(super) fn limits(section: &Value<'_>) -> Limits {
-    let connections = section.number_or_auto("connections").unwrap_or_else(machine::max_connections);
-    let per_address = section.number_or_auto("connections_per_address");
+    let connections = section.optional_number("connections").unwrap_or_else(machine::max_connections);
+    let per_address = section.optional_number("connections_per_address");
     Limits {
         connections,
         connections_per_address: per_address.unwrap_or(connections.div_ceil(2)),

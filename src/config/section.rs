@@ -310,8 +310,8 @@ impl<'a> Value<'a> {
         number.and_then(|number| T::try_from(number).ok()).unwrap_or_default()
     }
 
-    /// A number; `None` for `auto`.
-    pub(super) fn number_or_auto(&self, name: &str) -> Option<usize> {
+    /// A number; `None` for null and `auto`.
+    pub(super) fn optional_number<T: TryFrom<u64> + Default>(&self, name: &str) -> Option<T> {
         (!self.value(name)?.is_word("auto")).then(|| self.number(name))
     }
 

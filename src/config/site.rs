@@ -61,6 +61,7 @@ pub(super) fn sites(list: &Value<'_>) -> Vec<Site> {
 
 fn site(section: &Value<'_>, hosts_seen: &mut Vec<String>) -> Option<Site> {
     let hosts = section.value("hosts").map(|list| hosts(&list, hosts_seen)).unwrap_or_default();
+    let public_port = section.optional_number("public_port");
     let certificate = section.section("certificate");
     let certificate = certificate.and_then(|section| certificate::certificate(&section, &hosts));
     let upstream = section.section("upstream").map(|section| upstream::upstream(&section));
@@ -85,7 +86,6 @@ fn site(section: &Value<'_>, hosts_seen: &mut Vec<String>) -> Option<Site> {
         None => None,
     };
     let (certificate, acme) = certificate?;
-    let public_port = section.value("public_port").map(|_| section.number("public_port"));
     Some(Site { hosts, public_port, certificate, acme, upstream: upstream?, sign_on })
 }
 
