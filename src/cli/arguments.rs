@@ -3,12 +3,15 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use http::Method;
+use http::{HeaderValue, Method};
 use serde_json::Value;
+use tokio::runtime::{Builder, Runtime};
 
 use crate::cli::output::{FAILURE, bad_configuration, eprint, exit_with, fail};
 use crate::config::{self, Config, DEFAULT_PATHS, Problems};
-use crate::server::control_socket;
+use crate::doctor::test_visitor::pasted_cookies;
+use crate::request::gateway::Gateway;
+use crate::server::{build, control_socket};
 
 /// A longer input is not a Cookie header.
 const MAX_COOKIE_BYTES: u64 = 64 * 1024;
@@ -59,6 +62,9 @@ pub(super) struct ControlSocket {
     /// The control socket [default: listen.control of the configuration file]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// Output format
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(super) format: Format,
 }
 
 impl ControlSocket {
@@ -69,10 +75,8 @@ impl ControlSocket {
         }
         let file = self.config_file.path();
         let glance = config::glance(file);
-        if !glance.is_read {
+        if let Some(why) = &glance.unread {
             let socket = glance.control.as_deref().unwrap_or(Path::new("-"));
-            let why = std::fs::metadata(file)
-                .map_or_else(|error| error.to_string(), |_| "it is not YAML".to_owned());
             eprint(format_args!(
                 "imis-gateway: cannot read {} ({why}); using the default socket {} (--socket PATH for another)",
                 file.display(),
@@ -102,10 +106,11 @@ impl ControlSocket {
         let Some(named) = self.config_file.config.as_deref() else { return Ok(()) };
         let status = self.status()?;
         let running = Path::new(status["last_reload"]["file"].as_str().unwrap_or_default());
-        let is_same = running == std::path::absolute(named).as_deref().unwrap_or(named)
-            || std::fs::canonicalize(named)
-                .is_ok_and(|named| std::fs::canonicalize(running).is_ok_and(|running| running == named));
-        if is_same {
+        let resolved = |path: &Path| {
+            let absolute = || std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+            std::fs::canonicalize(path).unwrap_or_else(|_| absolute())
+        };
+        if resolved(running) == resolved(named) {
             return Ok(());
         }
         Err(exit_with(
@@ -120,12 +125,28 @@ impl ControlSocket {
     }
 }
 
+/// A gateway that answers no requests: what `doctor`, `explain`, `claims` and `audit emails` work with.
+pub(super) struct Offline {
+    pub(super) config: Config,
+    pub(super) gateway: Gateway,
+    pub(super) runtime: Runtime,
+}
+
+impl Offline {
+    /// Builds it, or prints why it cannot and returns the exit code.
+    pub(super) fn build(config_file: &ConfigFile) -> Result<Self, i32> {
+        let config = config_file.load_or_exit()?;
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| fail(&error))?;
+        let gateway = build::offline_gateway(&config).map_err(|error| fail(&error))?;
+        Ok(Self { config, gateway, runtime })
+    }
+}
+
 /// Reads a Cookie header from standard input.
-pub(super) fn read_cookies() -> Result<String, i32> {
+pub(super) fn read_cookies() -> Result<HeaderValue, i32> {
     let mut text = String::new();
-    let read = std::io::stdin().take(MAX_COOKIE_BYTES).read_to_string(&mut text);
-    read.map_err(|error| {
+    std::io::stdin().take(MAX_COOKIE_BYTES).read_to_string(&mut text).map_err(|error| {
         exit_with(FAILURE, format_args!("cannot read the Cookie header from standard input: {error}"))
     })?;
-    Ok(text)
+    pasted_cookies(&text).ok_or_else(|| exit_with(FAILURE, "the input is not a Cookie header"))
 }

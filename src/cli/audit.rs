@@ -27,21 +27,8 @@ enum Command {
 struct Show {
     #[command(flatten)]
     config_file: ConfigFile,
-    /// Only decisions of this app
-    #[arg(long, value_name = "NAME")]
-    app: Option<String>,
-    /// Only decisions about this person
-    #[arg(long, value_name = "ID")]
-    imis_id: Option<String>,
-    /// Only the decision with this incident number (`request_id` in the log)
-    #[arg(long, value_name = "NUMBER")]
-    incident: Option<String>,
-    /// Only decisions of this kind
-    #[arg(long, value_name = "WHICH", value_parser = ["signed-in", "messaging", "refused", "broken"])]
-    decision: Option<String>,
-    /// Only decisions since this time, UTC: 2026-11-27, or 2026-11-27T10:00
-    #[arg(long, value_name = "TIME", value_parser = since)]
-    since: Option<String>,
+    #[command(flatten)]
+    filter: Filter,
     /// Output format
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -54,22 +41,10 @@ pub(super) fn run(arguments: &Audit) -> Result<i32, i32> {
     }
 }
 
-/// A date, or a date and time, in the form that records have.
-fn since(text: &str) -> Result<String, String> {
-    let is_date = text.parse::<jiff::civil::Date>().is_ok() && text.len() == 10;
-    let is_time = text.trim_end_matches('Z').parse::<jiff::civil::DateTime>().is_ok()
-        && text.as_bytes().get(10) == Some(&b'T');
-    if is_date || is_time {
-        Ok(text.trim_end_matches('Z').to_owned())
-    } else {
-        Err("write it like 2026-11-27, or 2026-11-27T10:00".to_owned())
-    }
-}
-
 fn show(arguments: &Show) -> Result<i32, i32> {
     // Records can be read without the secrets and certificates of the configuration.
     let glance = config::glance(arguments.config_file.path());
-    if !glance.is_read {
+    if glance.unread.is_some() {
         arguments.config_file.load_or_exit()?;
         return Err(FAILURE);
     }
@@ -79,20 +54,13 @@ fn show(arguments: &Show) -> Result<i32, i32> {
             "no audit.file is configured; decisions are in the log: journalctl -u imis-gateway",
         ));
     };
-    if let Some(name) = &arguments.app
+    if let Some(name) = &arguments.filter.app
         && !glance.apps.contains(name)
     {
         let names = glance.apps.join(", ");
         return Err(exit_with(USAGE, format_args!("there is no app `{name}`; there is {names}")));
     }
-    let filter = Filter {
-        app: arguments.app.clone(),
-        imis_id: arguments.imis_id.clone(),
-        request_id: arguments.incident.clone(),
-        decision: arguments.decision.clone(),
-        since: arguments.since.clone(),
-    };
-    let (records, unreadable) = read(file, *keep, &filter)
+    let (records, unreadable) = read(file, *keep, &arguments.filter)
         .map_err(|error| exit_with(FAILURE, format_args!("cannot read {}: {error}", file.display())))?;
     for record in &records {
         match arguments.format {

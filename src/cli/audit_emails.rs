@@ -6,8 +6,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::base::error_chain::Chain;
-use crate::cli::arguments::ConfigFile;
-use crate::cli::offline::Offline;
+use crate::cli::arguments::{ConfigFile, Offline};
 use crate::cli::output::{FAILURE, SUCCESS, eprint, escaped, exit_with, print};
 use crate::imis::contacts::Contact;
 use crate::sso::site::SignOn;

@@ -2,10 +2,8 @@
 
 use serde_json::json;
 
-use crate::cli::arguments::{ConfigFile, Format, read_cookies};
-use crate::cli::offline::Offline;
-use crate::cli::output::{FAILURE, SUCCESS, escaped, exit_with, fail, plural, print};
-use crate::doctor::test_visitor::pasted_cookies;
+use crate::cli::arguments::{ConfigFile, Format, Offline, read_cookies};
+use crate::cli::output::{FAILURE, SUCCESS, escaped, fail, plural, print};
 use crate::doctor::{Examination, Finding, Severity, examine};
 use crate::server::control_socket;
 
@@ -26,12 +24,7 @@ pub(super) struct Doctor {
 
 pub(super) fn run(arguments: &Doctor) -> Result<i32, i32> {
     let Offline { config, gateway, runtime } = Offline::build(&arguments.config_file)?;
-    let cookies = match arguments.cookies.then(read_cookies).transpose()? {
-        Some(text) => Some(
-            pasted_cookies(&text).ok_or_else(|| exit_with(FAILURE, "the input is not a Cookie header"))?,
-        ),
-        None => None,
-    };
+    let cookies = arguments.cookies.then(read_cookies).transpose()?;
     let running = config.listen.control.as_ref().and_then(|socket| control_socket::status(socket).ok());
     let findings = runtime.block_on(examine(&Examination {
         config: &config,
@@ -48,14 +41,12 @@ fn report(findings: &[Finding], format: Format) -> i32 {
     let failed = count(Severity::Failed);
     match format {
         Format::Json => {
-            let list: Vec<_> = findings
-                .iter()
-                .map(|finding| {
-                    json!({"severity": finding.severity.name().to_lowercase(), "site": finding.site, "check": finding.check,
-                        "result": finding.result, "seen": finding.seen, "advice": finding.advice})
-                })
-                .collect();
-            print(json!({ "findings": list }));
+            let one = |finding: &Finding| {
+                let Finding { severity, site, check, result, seen, advice } = finding;
+                json!({"severity": severity.name().to_lowercase(), "site": site, "check": check,
+                    "result": result, "seen": seen, "advice": advice})
+            };
+            print(json!({"findings": findings.iter().map(one).collect::<Vec<_>>()}));
         }
         Format::Text => {
             findings.iter().for_each(report_one);

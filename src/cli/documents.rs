@@ -28,32 +28,32 @@ pub(super) enum Schema {
 }
 
 pub(super) fn schema(format: Schema) -> Result<i32, i32> {
-    match format {
-        Schema::Markdown => write(markdown().as_bytes()),
-        Schema::Json => {
-            print(serde_json::to_string_pretty(&of_configuration()).map_err(|error| fail(&error))?);
-        }
-    }
+    let text = match format {
+        Schema::Markdown => markdown(),
+        Schema::Json => serde_json::to_string_pretty(&of_configuration()).map_err(|error| fail(&error))?,
+    };
+    print(text.trim_end());
     Ok(SUCCESS)
 }
 
 pub(super) fn completions(mut program: Command, shell: clap_complete::Shell) -> i32 {
     let mut out = Vec::new();
     clap_complete::generate(shell, &mut program, "imis-gateway", &mut out);
-    write(&out);
+    print(String::from_utf8_lossy(&out).trim_end());
     SUCCESS
 }
 
 pub(super) fn man(program: Command, page: Page) -> i32 {
-    match page {
-        Page::Program => write(&program_page(program)),
-        Page::Configuration => write(configuration_page().as_bytes()),
-    }
+    let text = match page {
+        Page::Program => program_page(program),
+        Page::Configuration => configuration_page(),
+    };
+    print(text.trim_end());
     SUCCESS
 }
 
 /// imis-gateway(1), with every command.
-fn program_page(mut command: Command) -> Vec<u8> {
+fn program_page(mut command: Command) -> String {
     let mut out = Vec::new();
     command.build();
     // Writing to a vector cannot fail.
@@ -70,7 +70,7 @@ fn program_page(mut command: Command) -> Vec<u8> {
     out.extend_from_slice(more.as_bytes());
     // There is one page for all commands; the text after the help is the exit codes.
     let text = String::from_utf8_lossy(&out).replace(".SH EXTRA", ".SH \"EXIT STATUS\"");
-    text.replace("imis\\-gateway\\-", "imis\\-gateway ").replace("\\fR(1)", "\\fR").into_bytes()
+    text.replace("imis\\-gateway\\-", "imis\\-gateway ").replace("\\fR(1)", "\\fR")
 }
 
 /// docs/configuration.md.
@@ -111,19 +111,8 @@ fn configuration_page() -> String {
             Preset::Below => "default: the values below".to_owned(),
             Preset::Absent(text) => format!("when absent: {text}"),
         };
-        let text = [
-            ".TP\n\\fB",
-            key.path,
-            "\\fR\n",
-            key.text,
-            "\n",
-            &capital(&key.kind.shown()),
-            ". ",
-            &capital(&default),
-            ".\n",
-        ]
-        .concat();
-        out += &escaped(&text);
+        let (kind, default) = (capital(&key.kind.shown()), capital(&default));
+        out += &escaped(&format!(".TP\n\\fB{}\\fR\n{}\n{kind}. {default}.\n", key.path, key.text));
     }
     out + ".SH \"SEE ALSO\"\nimis-gateway(1)\n"
 }
@@ -136,9 +125,4 @@ fn capital(text: &str) -> String {
 /// Escapes text for roff: hyphens, and an apostrophe at the start of a line.
 fn escaped(text: &str) -> String {
     text.replace('-', "\\-").replace("\n'", "\n\\&'")
-}
-
-fn write(bytes: &[u8]) {
-    // A reader that has closed the pipe is not an error.
-    let _ = std::io::stdout().write_all(bytes);
 }

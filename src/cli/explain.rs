@@ -2,11 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::cli::arguments::{ConfigFile, Format, read_cookies};
-use crate::cli::offline::Offline;
-use crate::cli::output::{FAILURE, SUCCESS, USAGE, eprint, escaped, exit_with, fail, print};
+use crate::cli::arguments::{ConfigFile, Format, Offline, read_cookies};
+use crate::cli::output::{FAILURE, SUCCESS, USAGE, eprint, escaped, fail, print};
 use crate::doctor::explain::{Explanation, Question, Who, explain};
-use crate::doctor::test_visitor::pasted_cookies;
+use crate::sso::trace::TraceStep;
 
 #[derive(clap::Args)]
 pub(super) struct Explain {
@@ -53,10 +52,12 @@ pub(super) fn run(arguments: &Explain) -> Result<i32, i32> {
     let explanation = explained(arguments)?;
     match arguments.format {
         Format::Json => {
-            let step = |step: &crate::sso::trace::TraceStep| json!({"step": step.name, "outcome": step.outcome, "ms": step.took.as_secs_f64() * 1000.0});
-            let steps: Vec<Value> = explanation.steps.iter().map(step).collect();
+            let step = |step: &TraceStep| json!({"step": step.name, "outcome": step.outcome, "ms": milliseconds(step)});
+            let Explanation { outcome, steps, .. } = &explanation;
+            let steps: Vec<Value> = steps.iter().map(step).collect();
+            let (decision, claims) = (outcome.to_string(), outcome.claims());
             print(
-                json!({"decision": explanation.outcome.to_string(), "may_enter": explanation.outcome.claims().is_some(), "steps": steps, "claims": explanation.outcome.claims()}),
+                json!({"decision": decision, "may_enter": claims.is_some(), "steps": steps, "claims": claims}),
             );
         }
         Format::Text => report(&explanation),
@@ -68,10 +69,14 @@ fn exit_code(explanation: &Explanation) -> i32 {
     if explanation.outcome.claims().is_some() { SUCCESS } else { FAILURE }
 }
 
+fn milliseconds(step: &TraceStep) -> f64 {
+    step.took.as_secs_f64() * 1000.0
+}
+
 fn report(explanation: &Explanation) {
     for step in &explanation.steps {
-        let milliseconds = step.took.as_secs_f64() * 1000.0;
-        print(format_args!("{milliseconds:>8.1} ms  {:<24} {}", step.name, escaped(&step.outcome)));
+        let outcome = escaped(&step.outcome);
+        print(format_args!("{:>8.1} ms  {:<24} {outcome}", milliseconds(step), step.name));
     }
     print(format_args!("\n{}", escaped(&explanation.outcome.to_string())));
     for (name, value) in explanation.outcome.claims().into_iter().flatten() {
@@ -83,10 +88,7 @@ fn explained(arguments: &Explain) -> Result<Explanation, i32> {
     let Offline { gateway, runtime, .. } = Offline::build(&arguments.config_file)?;
     let who = match &arguments.person.imis_id {
         Some(id) => Who::ImisId(id.clone()),
-        None => Who::Cookies(
-            pasted_cookies(&read_cookies()?)
-                .ok_or_else(|| exit_with(FAILURE, "the input is not a Cookie header"))?,
-        ),
+        None => Who::Cookies(read_cookies()?),
     };
     let question = Question {
         who,

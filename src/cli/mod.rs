@@ -1,4 +1,4 @@
-//! The command line, one file a command.
+//! The command line.
 //!
 //! Exit codes: 0 success, 1 run-time failure, 2 usage, 3 unclean drain, 78 bad configuration (`EX_CONFIG`).
 
@@ -9,18 +9,14 @@ mod check;
 mod doctor;
 mod documents;
 mod explain;
-mod healthcheck;
-mod offline;
 mod output;
-mod reload;
 mod run;
-mod status;
-mod upstream;
+mod running;
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::cli::arguments::ConfigFile;
+use crate::cli::arguments::{ConfigFile, ControlSocket};
 use crate::cli::output::{SUCCESS, print};
 
 /// TLS-terminating reverse proxy for iMIS that signs members in to Zendesk.
@@ -40,11 +36,11 @@ enum Command {
     /// Check the configuration and the files and secrets that it refers to, without opening a socket
     Check(check::Check),
     /// Reload the running gateway's configuration, wait for the result and print what `check` would print
-    Reload(reload::Reload),
+    Reload(ControlSocket),
     /// Show the status of the running gateway: configuration, certificates, connections
-    Status(status::Status),
+    Status(ControlSocket),
     /// Take one of several iMIS servers out of service, or put it back, until the gateway ends
-    Upstream(upstream::Upstream),
+    Upstream(running::Upstream),
     /// Check whether the running gateway is ready for requests
     Healthcheck(ConfigFile),
     /// Check this machine, DNS, the CA, iMIS, recognition of members, and Zendesk
@@ -100,10 +96,10 @@ pub fn main() -> i32 {
     let outcome = match parse().command {
         Command::Run(config_file) => run::run(&config_file),
         Command::Check(arguments) => check::run(&arguments),
-        Command::Reload(arguments) => reload::run(&arguments),
-        Command::Status(arguments) => status::run(&arguments),
-        Command::Upstream(arguments) => upstream::run(&arguments),
-        Command::Healthcheck(config_file) => healthcheck::run(&config_file),
+        Command::Reload(socket) => running::reload(&socket),
+        Command::Status(socket) => running::status(&socket),
+        Command::Upstream(arguments) => running::upstream(&arguments),
+        Command::Healthcheck(config_file) => running::healthcheck(&config_file),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Claims(arguments) => explain::claims(&arguments),

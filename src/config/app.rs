@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::config::claims::{self, Claims, Source};
+use crate::config::claims::{self, Claims};
 use crate::config::expression::{Expression, Language};
 use crate::config::rules::{self, Guards, OnDuplicate, Reason, Rule};
 use crate::config::secret::{Secret, SharedSecret, secret};
-use crate::config::section::{Section, Value};
+use crate::config::section::Value;
 use crate::config::values;
 use crate::config::zendesk::{self, Zendesk};
 
@@ -17,7 +17,6 @@ use crate::config::zendesk::{self, Zendesk};
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) name: String,
-    /// Path of the Remote login URL; `<path>/signed-out` is the Remote logout URL.
     pub(crate) path: String,
     pub(crate) zendesk: Zendesk,
     /// The first rule that matches decides; if none matches, the member is refused. `None`: every member may sign in.
@@ -27,7 +26,9 @@ pub(crate) struct App {
     pub(crate) claims: Claims,
     pub(crate) guards: Guards,
     pub(crate) on_behalf_of: OnBehalfOf,
-    pub(crate) single_logout: SingleLogout,
+    /// Whether a sign-out of iMIS also signs out of Zendesk.
+    pub(crate) logout_from_imis: bool,
+    pub(crate) logout_from_zendesk: FromZendesk,
     /// Present if scripts of the site may fetch tokens for Zendesk messaging.
     pub(crate) messaging: Option<Messaging>,
 }
@@ -51,20 +52,11 @@ pub(crate) enum OnBehalfOf {
     SignInAsContact,
 }
 
-/// Which sign-outs end the other session, too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct SingleLogout {
-    /// A sign-out of iMIS also signs out of Zendesk.
-    pub(crate) from_imis: bool,
-    pub(crate) from_zendesk: FromZendesk,
-}
-
 /// What a sign-out of Zendesk does about iMIS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum FromZendesk {
     #[default]
     Off,
-    /// The page offers the sign-out of iMIS.
     Offer,
     /// The person that Zendesk names is signed out of iMIS.
     SignOut,
@@ -83,22 +75,16 @@ pub(crate) struct ShownSecret {
 }
 
 impl App {
-    /// Every expression of the app.
-    fn expressions(&self) -> impl Iterator<Item = &Expression> {
-        let rules = self.rules.iter().flatten().map(|rule| &rule.when);
-        let claims = self.claims.named.iter().map(|(_, source)| source);
-        let fields = self.claims.user_fields.iter().map(|(_, source)| source);
-        let claimed = claims.chain(fields).filter_map(|source| match source {
-            Source::Constant(_) => None,
-            Source::Expression(expression) => Some(expression),
-        });
-        rules.chain(claimed).chain(&self.guards.is_staff)
+    /// The conditions of its rules and of the staff guard.
+    fn conditions(&self) -> impl Iterator<Item = &Expression> {
+        self.rules.iter().flatten().map(|rule| &rule.when).chain(&self.guards.is_staff)
     }
 
-    /// A variable in its rules that the person who opens the URL can set to anything.
+    /// A variable in its conditions that the person who opens the URL can set to anything.
     pub(super) fn untrusted_variable(&self) -> Option<&'static str> {
-        let rules = || self.rules.iter().flatten().map(|rule| &rule.when).chain(&self.guards.is_staff);
-        ["request.brand_id", "request.locale_id"].into_iter().find(|name| rules().any(|rule| rule.asks(name)))
+        ["request.brand_id", "request.locale_id"]
+            .into_iter()
+            .find(|name| self.conditions().any(|condition| condition.asks(name)))
     }
 
     /// The parts of this app for which only a service account can ask iMIS.
@@ -116,34 +102,29 @@ impl App {
 
     /// Whether a rule or claim needs the groups of a person.
     pub(crate) fn asks_groups(&self) -> bool {
-        self.expressions().any(Expression::asks_groups)
+        self.conditions().chain(self.claims.expressions()).any(Expression::asks_groups)
     }
 
     /// The secrets that Zendesk shares, as they may be shown.
     pub(crate) fn secrets(&self) -> impl Iterator<Item = ShownSecret> {
         let SharedSecret { current, next } = &self.zendesk.shared_secret;
-        let which = if next.is_some() { "shared_secret.current" } else { "shared_secret" };
-        let messaging = self.messaging.iter().map(|messaging| ("messaging.secret", &messaging.secret));
-        let all =
-            std::iter::once((which, current)).chain(next.iter().map(|next| ("shared_secret.next", next)));
-        all.chain(messaging).map(|(name, secret)| ShownSecret {
-            app: self.name.clone(),
-            secret: name,
-            fingerprint: secret.fingerprint(),
-            changed: secret.changed(),
+        let current_name = if next.is_some() { "shared_secret.current" } else { "shared_secret" };
+        let messaging = self.messaging.as_ref().map(|messaging| &messaging.secret);
+        let all = [
+            (current_name, Some(current)),
+            ("shared_secret.next", next.as_ref()),
+            ("messaging.secret", messaging),
+        ];
+        all.into_iter().filter_map(|(name, secret)| {
+            let (app, fingerprint, changed) = (self.name.clone(), secret?.fingerprint(), secret?.changed);
+            Some(ShownSecret { app, secret: name, fingerprint, changed })
         })
     }
 
     /// Every path of the app, whether it is used or not: Remote logout URL, target of the site's Single Sign-On page,
     /// messaging tokens, Remote login URL.
     pub(crate) fn paths(&self) -> [String; 4] {
-        let Self { path, .. } = self;
-        [
-            format!("{path}/signed-out"),
-            format!("{path}/imis"),
-            format!("{path}/messaging-token"),
-            path.clone(),
-        ]
+        ["/signed-out", "/imis", "/messaging-token", ""].map(|end| format!("{}{end}", self.path))
     }
 }
 
@@ -151,7 +132,7 @@ pub(super) fn apps(list: &Value<'_>) -> Vec<Arc<App>> {
     let mut seen: Vec<String> = Vec::new();
     let mut apps = Vec::new();
     for item in list.items() {
-        let Some(app) = app(&item.section()) else { continue };
+        let Some(app) = app(&item.as_section()) else { continue };
         let own = app.paths();
         if let Some(taken) = own.iter().find(|path| seen.contains(path)) {
             item.report(format!("`{taken}` already belongs to another app of this site"));
@@ -162,7 +143,7 @@ pub(super) fn apps(list: &Value<'_>) -> Vec<Arc<App>> {
     apps
 }
 
-fn app(section: &Section<'_>) -> Option<App> {
+fn app(section: &Value<'_>) -> Option<App> {
     let language = Language::new();
     let path = section.parsed("path", values::app_path);
     let zendesk = section.section("zendesk").and_then(|section| zendesk::zendesk(&section));
@@ -170,7 +151,12 @@ fn app(section: &Section<'_>) -> Option<App> {
     let reasons = section.value("reasons").map(|value| rules::reasons(&value)).unwrap_or_default();
     let overwrite = section.texts("overwrite", claims::overwriting_name);
     let claims = section.value("claims").map(|value| claims::claims(&value, &overwrite, &language));
-    let messaging = section.section("messaging").map(|section| messaging(&section));
+    let messaging = section.section("messaging").and_then(|section| {
+        Some(Messaging {
+            key_id: section.text("key_id", values::not_empty),
+            secret: section.value("secret").and_then(|value| secret(&value))?,
+        })
+    });
     let used = |name: &String| rules.iter().flatten().any(|rule| rule.reason.as_ref() == Some(name));
     if let Some(value) = section.given("reasons") {
         for unused in reasons.keys().filter(|name| !used(name)) {
@@ -182,33 +168,22 @@ fn app(section: &Section<'_>) -> Option<App> {
         ("sign_in_as_staff", OnBehalfOf::SignInAsStaff),
         ("sign_in_as_contact", OnBehalfOf::SignInAsContact),
     ];
-    let app = App {
+    let logout = section.with_defaults("single_logout");
+    let from_zendesk = [("offer", FromZendesk::Offer), ("sign_out", FromZendesk::SignOut)];
+    let from_zendesk = logout.value("from_zendesk").and_then(|value| value.as_word(&from_zendesk));
+    Some(App {
         name: section.text("name", values::not_empty),
         rules,
         reasons,
         claims: claims.unwrap_or_default(),
         guards: rules::guards(&section.with_defaults("guards"), &language),
         on_behalf_of: section.word("on_behalf_of", &on_behalf_of),
-        single_logout: single_logout(&section.with_defaults("single_logout")),
-        messaging: messaging.flatten(),
+        logout_from_imis: logout.boolean("from_imis"),
+        logout_from_zendesk: from_zendesk.unwrap_or_default(),
+        messaging,
         path: path?,
         zendesk: zendesk?,
-    };
-    Some(app)
-}
-
-fn messaging(section: &Section<'_>) -> Option<Messaging> {
-    let key_id = section.text("key_id", values::not_empty);
-    let secret = section.value("secret").and_then(|value| secret(&value));
-    Some(Messaging { key_id, secret: secret? })
-}
-
-fn single_logout(section: &Section<'_>) -> SingleLogout {
-    let words = [("offer", FromZendesk::Offer), ("sign_out", FromZendesk::SignOut)];
-    SingleLogout {
-        from_imis: section.boolean("from_imis"),
-        from_zendesk: section.value("from_zendesk").map(|value| value.word(&words)).unwrap_or_default(),
-    }
+    })
 }
 
 /// An app for tests and benchmarks of other modules; `None` for a path that an app cannot have.
@@ -232,7 +207,8 @@ pub(crate) fn app_at(path: &str) -> Option<App> {
         claims: Claims::default(),
         guards: Guards::default(),
         on_behalf_of: OnBehalfOf::default(),
-        single_logout: SingleLogout::default(),
+        logout_from_imis: false,
+        logout_from_zendesk: FromZendesk::default(),
         messaging: None,
     })
 }

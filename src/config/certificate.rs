@@ -11,27 +11,18 @@ use url::{Host, Url};
 use crate::base::x509;
 use crate::config::pem;
 use crate::config::secret::{Secret, fingerprint, secret};
-use crate::config::section::{Section, Value};
+use crate::config::section::Value;
 use crate::config::values::{self, Roots};
 
 const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
 const LETS_ENCRYPT_STAGING: &str = "https://acme-staging-v02.api.letsencrypt.org/directory";
 
-/// The certificate that clients get, and the CA that issues it, if the gateway asks one.
-pub(super) struct Certificate {
-    /// `None` until the CA has issued one.
-    pub(super) certified_key: Option<Arc<CertifiedKey>>,
-    pub(super) acme: Option<Arc<Acme>>,
-}
-
 /// How to get a certificate by ACME (RFC 8555).
 #[derive(Debug)]
 pub(crate) struct Acme {
     pub(crate) directory: Url,
-    /// E-mail address for the CA.
     pub(crate) contact: Option<String>,
     pub(crate) challenge: Challenge,
-    /// CA certificates for the ACME server.
     pub(crate) roots: Roots,
     pub(crate) external_account: Option<ExternalAccount>,
     /// The account with the CA; sites can share it.
@@ -68,29 +59,30 @@ pub(crate) struct ExternalAccount {
     pub(crate) key: Secret,
 }
 
-pub(super) fn certificate(section: &Section<'_>, hosts: &[String]) -> Option<Certificate> {
-    if let Some(value) = section.value("acme") {
+/// The certificate (`None` until the CA has issued one), and the CA that issues it, if the gateway asks one.
+type Certificate = (Option<Arc<CertifiedKey>>, Option<Arc<Acme>>);
+
+pub(super) fn certificate(section: &Value<'_>, hosts: &[String]) -> Option<Certificate> {
+    if let Some(acme_section) = section.section("acme") {
         for other in ["chain", "key"].into_iter().filter_map(|key| section.given(key)) {
             other.report("`acme` gets the certificate from a CA: remove either this or `acme`");
         }
-        return acme(&value.section(), hosts);
+        return acme(&acme_section, hosts);
     }
     let files = section.files();
-    let chain = required_path(section, "chain")
-        .and_then(|(value, path)| pem::chain(files, &path).map_err(|why| value.report(why)).ok());
-    let (key_value, path) = required_path(section, "key")?;
-    let key = pem::key(files, &path).map_err(|why| key_value.report(why)).ok()?;
+    let path = |value: &Value<'_>| Some(files.at(value.as_text(values::not_empty)?));
+    let chain = section.required("chain").and_then(|value| {
+        pem::certificates(files, &path(&value)?, "the certificate chain")
+            .map_err(|why| value.report(why))
+            .ok()
+    });
+    let key_value = section.required("key")?;
+    let key = pem::key(files, &path(&key_value)?).map_err(|why| key_value.report(why)).ok()?;
     let certified_key = x509::certified_key(chain?, key).map_err(|why| key_value.report(why)).ok()?;
-    Some(Certificate { certified_key: Some(certified_key), acme: None })
+    Some((Some(certified_key), None))
 }
 
-fn required_path<'a>(section: &Section<'a>, key: &str) -> Option<(Value<'a>, PathBuf)> {
-    let value = section.required(key)?;
-    let path = section.files().at(value.text(values::not_empty)?);
-    Some((value, path))
-}
-
-fn acme(section: &Section<'_>, hosts: &[String]) -> Option<Certificate> {
+fn acme(section: &Value<'_>, hosts: &[String]) -> Option<Certificate> {
     let directory = section.parsed("directory", directory);
     let contact = section.parsed("contact", contact);
     if let Some(value) = section.given("challenge").filter(|value| value.is_word("dns-01")) {
@@ -102,39 +94,31 @@ fn acme(section: &Section<'_>, hosts: &[String]) -> Option<Certificate> {
     let challenge =
         section.word("challenge", &[("tls-alpn-01", Challenge::TlsAlpn01), ("http-01", Challenge::Http01)]);
     let roots = section.required_roots("ca_file");
-    let external = section.section("external_account").map(|section| external_account(&section));
+    let external_account = section.section("external_account").map(|section| external_account(&section));
     let folder = section.parsed("folder", values::not_empty);
-    for host in hosts {
-        if !matches!(Host::parse(host), Ok(Host::Domain(_))) {
-            section.report(format!("{host} is an address: ACME needs a host name; use chain and key"));
-            return None;
-        }
+    if let Some(host) = hosts.iter().find(|host| !matches!(Host::parse(host), Ok(Host::Domain(_)))) {
+        section.report(format!("{host} is an address: ACME needs a host name; use chain and key"));
+        return None;
     }
     let directory = directory?;
     let folder = section.files().at(folder?).join(directory_name(&directory));
-    let external_account = match external {
-        Some(account) => Some(account?),
-        None => None,
-    };
     // Sites can have different accounts with one CA.
-    let account = match &external_account {
-        Some(external) => format!("account-{}.json", fingerprint(&external.id)),
-        None => "account.json".to_owned(),
+    let (external_account, account) = match external_account {
+        Some(external) => {
+            let external = external?;
+            let account = format!("account-{}.json", fingerprint(&external.id));
+            (Some(external), account)
+        }
+        None => (None, "account.json".to_owned()),
     };
     let certificate_file = folder.join(format!("{}.pem", hosts.first()?));
-    let shown = certificate_file.display();
     // An unusable file does not keep the other sites from starting.
-    let (certified_key, unusable) = match section.files().bytes(&certificate_file) {
-        Ok(bytes) => match x509::parse_bundle(&bytes) {
-            Ok(pair) => (Some(pair), None),
-            Err(why) => (None, Some(format!("{shown}: {why}"))),
-        },
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => (None, None),
-        Err(error) => {
-            let advice = "the user that the service runs as must own it";
-            (None, Some(format!("{shown} cannot be read: {error}; {advice}")))
-        }
+    let found = match section.files().bytes(&certificate_file) {
+        Ok(bytes) => x509::parse_bundle(&bytes).map(Some).map_err(|why| format!(": {why}")),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!(" cannot be read: {error}; the user that the service runs as must own it")),
     };
+    let unusable = found.as_ref().err().map(|why| format!("{}{why}", certificate_file.display()));
     let acme = Acme {
         directory,
         contact,
@@ -145,10 +129,10 @@ fn acme(section: &Section<'_>, hosts: &[String]) -> Option<Certificate> {
         certificate_file,
         unusable,
     };
-    Some(Certificate { certified_key, acme: Some(Arc::new(acme)) })
+    Some((found.ok().flatten(), Some(Arc::new(acme))))
 }
 
-fn external_account(section: &Section<'_>) -> Option<ExternalAccount> {
+fn external_account(section: &Value<'_>) -> Option<ExternalAccount> {
     let id = section.parsed("id", values::not_empty);
     let value = section.value("key")?;
     let key = secret(&value)?;
@@ -164,29 +148,21 @@ fn directory(text: &str) -> Result<Url, String> {
         "letsencrypt-staging" => LETS_ENCRYPT_STAGING,
         url => url,
     };
-    let wrong = || {
-        format!("`{text}` is not a CA; use letsencrypt, letsencrypt-staging, or the https URL of a directory")
+    let is_directory = |url: &Url| {
+        url.scheme() == "https" && url.has_host() && url.fragment().is_none() && !values::has_credentials(url)
     };
-    let url = Url::parse(url).map_err(|_| wrong())?;
-    let plain = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
-    if url.scheme() == "https" && url.has_host() && plain { Ok(url) } else { Err(wrong()) }
+    Url::parse(url).ok().filter(is_directory).ok_or_else(|| {
+        format!("`{text}` is not a CA; use letsencrypt, letsencrypt-staging, or the https URL of a directory")
+    })
 }
 
 fn contact(text: &str) -> Result<String, String> {
     let text = text.strip_prefix("mailto:").unwrap_or(text);
-    let simple =
-        |c: char| c.is_ascii_graphic() && !matches!(c, ',' | '?' | '<' | '>' | '"' | '(' | ')' | ';');
-    match text.split_once('@') {
-        Some((name, domain))
-            if !name.is_empty()
-                && domain.contains('.')
-                && !domain.contains('@')
-                && text.chars().all(simple) =>
-        {
-            Ok(text.to_owned())
-        }
-        _ => Err(format!("`{text}` is not an e-mail address")),
-    }
+    let is_plain = |c: char| c.is_ascii_graphic() && !",?<>\"();".contains(c);
+    let is_address = text.split_once('@').is_some_and(|(name, domain)| {
+        !name.is_empty() && domain.contains('.') && !domain.contains('@') && text.chars().all(is_plain)
+    });
+    is_address.then(|| text.to_owned()).ok_or_else(|| format!("`{text}` is not an e-mail address"))
 }
 
 /// The name of the subfolder for one CA.
@@ -215,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn accounts_of_different_cas_lie_apart() {
+    fn each_ca_has_its_own_folder() {
         let name = |text| directory_name(&directory(text).unwrap());
         assert_eq!(name("letsencrypt"), "acme-v02.api.letsencrypt.org_directory");
         assert_ne!(name("letsencrypt"), name("letsencrypt-staging"));

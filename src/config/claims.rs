@@ -9,6 +9,7 @@ use minijinja::Value;
 use minijinja::value::ValueKind;
 use serde_json::Value as Json;
 
+use crate::base::phone;
 use crate::config::expression::{Expression, ExpressionError, Facts, Language};
 use crate::config::section::Value as Entry;
 
@@ -32,19 +33,96 @@ const MAX_TAGS: usize = 100;
 /// Of all organizations together.
 const MAX_ORGANIZATIONS_CHARACTERS: usize = 2000;
 
-/// A claim (Zendesk, "Anatomy of a JWT request").
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Organization,
-    Organizations,
-    OrganizationId,
-    Tags,
-    Phone,
-    Locale,
-    LocaleId,
-    RemotePhotoUrl,
-    Role,
-    CustomRoleId,
+/// A claim of Zendesk ("Anatomy of a JWT request").
+#[derive(Debug)]
+pub(crate) struct ClaimType {
+    pub(crate) name: &'static str,
+    /// The value as the token contains it; `None` for a wrong one.
+    convert: fn(&Json) -> Option<Json>,
+    /// What a value has to be.
+    expected: &'static str,
+}
+
+const fn claim(name: &'static str, convert: fn(&Json) -> Option<Json>, expected: &'static str) -> ClaimType {
+    ClaimType { name, convert, expected }
+}
+
+static TYPES: [ClaimType; 10] = [
+    claim("organization", |value| text(value).map(Json::from), "a text of at most 255 characters"),
+    claim("organizations", organizations, "a name, or a list of names, without commas"),
+    claim("organization_id", whole, "a whole number above zero"),
+    claim("tags", tags, "a list of at most 100 tags: texts without blanks and commas"),
+    claim("phone", |value| matching(value, is_e164), "a phone number in E.164, like +15125550123"),
+    claim("locale", |value| matching(value, is_locale), "a locale, like en-US"),
+    claim("locale_id", whole, "a whole number above zero"),
+    claim("remote_photo_url", |value| matching(value, is_https_url), "an https URL"),
+    claim("role", |value| matching(value, is_role), "end_user, agent or admin"),
+    claim("custom_role_id", whole, "a whole number above zero"),
+];
+
+impl ClaimType {
+    fn of(name: &str) -> Option<&'static Self> {
+        TYPES.iter().find(|claim| claim.name == name)
+    }
+
+    /// The value as the token contains it; `None` for an empty one.
+    pub(crate) fn typed(&self, value: &Json) -> Result<Option<Json>, ClaimError> {
+        let is_blank = value.as_str().is_some_and(|text| text.trim().is_empty());
+        if value.is_null() || is_blank || value.as_array().is_some_and(Vec::is_empty) {
+            return Ok(None);
+        }
+        (self.convert)(value).map(Some).ok_or(ClaimError::Type(self.expected))
+    }
+}
+
+/// A name. Tabs and line breaks in it become spaces; other control characters make it another name.
+fn text(value: &Json) -> Option<String> {
+    let text = value.as_str()?.replace("\r\n", " ").replace(['\t', '\r', '\n', '\u{85}'], " ");
+    let text = text.trim();
+    (!text.is_empty() && text.chars().count() <= MAX_CHARACTERS && !text.contains(char::is_control))
+        .then(|| text.to_owned())
+}
+
+/// Zendesk takes one text with commas in it, so a name with one would be two.
+fn organizations(value: &Json) -> Option<Json> {
+    let names = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+    let names = names.iter().map(|name| text(name).filter(|text| !text.contains(',')));
+    let names = names.collect::<Option<Vec<String>>>()?.join(",");
+    (names.chars().count() <= MAX_ORGANIZATIONS_CHARACTERS).then(|| names.into())
+}
+
+fn whole(value: &Json) -> Option<Json> {
+    let number = value.as_u64().or_else(|| value.as_str()?.trim().parse().ok());
+    number.filter(|number| *number > 0).map(Json::from)
+}
+
+fn tags(value: &Json) -> Option<Json> {
+    let is_wrong = |c: char| c.is_whitespace() || c.is_control() || c == ',';
+    let is_tag = |tag: &str| !tag.is_empty() && tag.len() <= MAX_CHARACTERS && !tag.contains(is_wrong);
+    let tags = value.as_array()?;
+    let are_tags = tags.len() <= MAX_TAGS && tags.iter().all(|tag| tag.as_str().is_some_and(is_tag));
+    are_tags.then(|| value.clone())
+}
+
+/// A text for which `is_valid` holds.
+fn matching(value: &Json, is_valid: fn(&str) -> bool) -> Option<Json> {
+    value.as_str().is_some_and(is_valid).then(|| value.clone())
+}
+
+fn is_e164(text: &str) -> bool {
+    phone::e164(text, None).as_deref() == Some(text)
+}
+
+fn is_locale(text: &str) -> bool {
+    text.len() <= 35 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}
+
+fn is_https_url(text: &str) -> bool {
+    url::Url::parse(text).is_ok_and(|url| url.scheme() == "https")
+}
+
+fn is_role(text: &str) -> bool {
+    matches!(text, "end_user" | "agent" | "admin")
 }
 
 /// Why a claim has no valid value. Never contains the value.
@@ -61,14 +139,22 @@ pub(crate) enum ClaimError {
 /// The claims of a token beside who the person is.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Claims {
-    pub(crate) named: Vec<(Kind, Source)>,
+    pub(crate) named: Vec<(&'static ClaimType, Source)>,
     pub(crate) user_fields: Vec<(String, Source)>,
 }
 
 impl Claims {
+    pub(super) fn expressions(&self) -> impl Iterator<Item = &Expression> {
+        let named = self.named.iter().map(|(_, source)| source);
+        let all = named.chain(self.user_fields.iter().map(|(_, source)| source));
+        all.filter_map(
+            |source| if let Source::Expression(expression) = source { Some(expression) } else { None },
+        )
+    }
+
     /// What its claims replace in Zendesk, in words.
     pub(super) fn overwriting(&self) -> impl Iterator<Item = &'static str> {
-        let named = |name: &str| self.named.iter().any(|(kind, _)| kind.name() == name);
+        let named = |name: &str| self.named.iter().any(|(claim, _)| claim.name == name);
         OVERWRITING.into_iter().filter(move |(name, _)| named(name)).map(|(_, what)| what)
     }
 }
@@ -80,97 +166,6 @@ pub(crate) enum Source {
     Expression(Expression),
 }
 
-const KINDS: [(&str, Kind); 10] = [
-    ("organization", Kind::Organization),
-    ("organizations", Kind::Organizations),
-    ("organization_id", Kind::OrganizationId),
-    ("tags", Kind::Tags),
-    ("phone", Kind::Phone),
-    ("locale", Kind::Locale),
-    ("locale_id", Kind::LocaleId),
-    ("remote_photo_url", Kind::RemotePhotoUrl),
-    ("role", Kind::Role),
-    ("custom_role_id", Kind::CustomRoleId),
-];
-
-fn kind_of(name: &str) -> Option<Kind> {
-    KINDS.iter().find(|(own, _)| *own == name).map(|(_, kind)| *kind)
-}
-
-impl Kind {
-    pub(crate) fn name(self) -> &'static str {
-        KINDS.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| name)
-    }
-
-    /// The value as the token contains it; `None` for an empty one.
-    pub(crate) fn typed(self, value: &Json) -> Result<Option<Json>, ClaimError> {
-        let wrong = |what| Err(ClaimError::Type(what));
-        let is_empty = value.as_str().is_some_and(|text| text.trim().is_empty())
-            || value.as_array().is_some_and(Vec::is_empty);
-        if value.is_null() || is_empty {
-            return Ok(None);
-        }
-        match self {
-            Self::Organization => match text(value) {
-                Some(text) => Ok(Some(text.into())),
-                None => wrong("a text of at most 255 characters"),
-            },
-            // Zendesk takes one text with commas in it, so a name with one would be two.
-            Self::Organizations => {
-                let one = std::slice::from_ref(value);
-                let names = value.as_array().map_or(one, Vec::as_slice);
-                let texts: Option<Vec<String>> =
-                    names.iter().map(|name| text(name).filter(|text| !text.contains(','))).collect();
-                match texts.map(|texts| texts.join(",")) {
-                    Some(names) if names.chars().count() <= MAX_ORGANIZATIONS_CHARACTERS => {
-                        Ok(Some(names.into()))
-                    }
-                    _ => wrong("a name, or a list of names, without commas"),
-                }
-            }
-            Self::OrganizationId | Self::LocaleId | Self::CustomRoleId => match whole(value) {
-                Some(number) => Ok(Some(number.into())),
-                None => wrong("a whole number above zero"),
-            },
-            Self::Tags => match value.as_array() {
-                Some(tags) if tags.len() <= MAX_TAGS && tags.iter().all(is_tag) => Ok(Some(value.clone())),
-                _ => wrong("a list of at most 100 tags: texts without blanks and commas"),
-            },
-            Self::Phone => match value.as_str() {
-                Some(number) if crate::base::phone::e164(number, None).as_deref() == Some(number) => {
-                    Ok(Some(value.clone()))
-                }
-                _ => wrong("a phone number in E.164, like +15125550123"),
-            },
-            Self::Locale => match value.as_str() {
-                Some(locale)
-                    if locale.len() <= 35
-                        && locale.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') =>
-                {
-                    Ok(Some(value.clone()))
-                }
-                _ => wrong("a locale, like en-US"),
-            },
-            Self::RemotePhotoUrl => match value.as_str().map(url::Url::parse) {
-                Some(Ok(url)) if url.scheme() == "https" => Ok(Some(value.clone())),
-                _ => wrong("an https URL"),
-            },
-            Self::Role => match value.as_str() {
-                Some("end_user" | "agent" | "admin") => Ok(Some(value.clone())),
-                _ => wrong("end_user, agent or admin"),
-            },
-        }
-    }
-}
-
-/// A name. Tabs and line breaks in it become spaces; other control characters make it another name.
-fn text(value: &Json) -> Option<String> {
-    let text = value.as_str()?.replace("\r\n", " ").replace(['\t', '\r', '\n', '\u{85}'], " ");
-    let text = text.trim();
-    (!text.is_empty() && text.chars().count() <= MAX_CHARACTERS && !text.contains(char::is_control))
-        .then(|| text.to_owned())
-}
-
 /// Checks the value of a user field.
 pub(crate) fn field(value: &Json) -> Result<(), ClaimError> {
     if matches!(value, Json::Object(_) | Json::Array(_)) {
@@ -179,35 +174,15 @@ pub(crate) fn field(value: &Json) -> Result<(), ClaimError> {
     Ok(())
 }
 
-fn whole(value: &Json) -> Option<u64> {
-    let number = value.as_u64().or_else(|| value.as_str()?.trim().parse().ok());
-    number.filter(|number| *number > 0)
-}
-
-fn is_tag(value: &Json) -> bool {
-    value.as_str().is_some_and(|tag| {
-        !tag.is_empty()
-            && tag.len() <= MAX_CHARACTERS
-            && !tag.contains(|c: char| c.is_whitespace() || c.is_control() || c == ',')
-    })
-}
-
-/// A value of an expression as JSON, if it can be.
+/// A value of an expression as JSON, if it can be. A number that is not finite cannot.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the library's list may grow")]
 fn json(value: &Value) -> Option<Json> {
     match value.kind() {
-        ValueKind::None => Some(Json::Null),
-        ValueKind::Bool => Some(value.is_true().into()),
+        ValueKind::None | ValueKind::Bool | ValueKind::String => serde_json::to_value(value).ok(),
         ValueKind::Number => serde_json::from_str(&value.to_string()).ok(),
-        ValueKind::String => value.as_str().map(Into::into),
         ValueKind::Seq | ValueKind::Iterable => value.try_iter().ok()?.map(|item| json(&item)).collect(),
         _ => None,
     }
-}
-
-/// The value of an expression without variables.
-fn constant(expression: &Expression, language: &Language) -> Result<Json, ClaimError> {
-    evaluated(expression, language, &Facts::new(&BTreeMap::new(), [], []))
 }
 
 pub(crate) fn evaluated(
@@ -235,7 +210,7 @@ pub(super) fn claims(value: &Entry<'_>, overwrite: &[String], language: &Languag
             claims.user_fields = user_fields(&value, language);
             continue;
         }
-        let Some(kind) = kind_of(name) else {
+        let Some(claim) = ClaimType::of(name) else {
             value.report(if RESERVED.contains(&name) {
                 format!("`{name}` is always set by the gateway and cannot be a claim of your own")
             } else {
@@ -248,13 +223,8 @@ pub(super) fn claims(value: &Entry<'_>, overwrite: &[String], language: &Languag
         if let Some((_, what)) = replaces {
             value.report(format!("{what}; if that is intended, write overwrite: [{name}] beside claims"));
         }
-        let Some(source) = source(&value, language) else { continue };
-        if let Source::Constant(constant) = &source
-            && let Err(problem) = kind.typed(constant)
-        {
-            value.report(problem.to_string());
-        }
-        claims.named.push((kind, source));
+        let source = source(&value, language, |constant| claim.typed(constant).map(drop));
+        claims.named.extend(source.map(|source| (claim, source)));
     }
     claims
 }
@@ -265,33 +235,35 @@ fn user_fields(value: &Entry<'_>, language: &Language) -> Vec<(String, Source)> 
         if key.is_empty() || !key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
             value.report(format!("`{key}` is not a field key; use letters, digits and underscores"));
         }
-        let Some(source) = source(&value, language) else { continue };
-        if let Source::Constant(constant) = &source
-            && let Err(error) = field(constant)
-        {
-            value.report(error.to_string());
-        }
-        fields.push((key.to_owned(), source));
+        fields.extend(source(&value, language, field).map(|source| (key.to_owned(), source)));
     }
     fields
 }
 
 /// A text is an expression, everything else a constant. An expression without variables is evaluated now, to check it.
-fn source(value: &Entry<'_>, language: &Language) -> Option<Source> {
-    if let Some(constant) = value.constant() {
-        return Some(Source::Constant(constant));
-    }
-    let expression = value.text(|text| language.read(text))?;
-    if !expression.is_constant() {
-        return Some(Source::Expression(expression));
-    }
-    let constant = constant(&expression, language).map_err(|error| {
+fn source(
+    value: &Entry<'_>,
+    language: &Language,
+    check: impl Fn(&Json) -> Result<(), ClaimError>,
+) -> Option<Source> {
+    let constant = match value.constant() {
+        Some(constant) => Ok(constant),
+        None => {
+            let expression = value.as_text(|text| language.read(text))?;
+            if !expression.is_constant() {
+                return Some(Source::Expression(expression));
+            }
+            evaluated(&expression, language, &Facts::new(&BTreeMap::new(), [], []))
+        }
+    };
+    let checked = constant.and_then(|constant| check(&constant).map(|()| Source::Constant(constant)));
+    let report = |error| {
         value.report(match error {
             ClaimError::Expression(error) => format!("the expression has no value: {error}"),
             error @ (ClaimError::Type(_) | ClaimError::CustomRole) => error.to_string(),
         });
-    });
-    constant.ok().map(Source::Constant)
+    };
+    checked.map_err(report).ok()
 }
 
 #[cfg(test)]
@@ -300,7 +272,7 @@ mod tests {
     use serde_json::json;
 
     fn typed(name: &str, value: Json) -> Result<Option<Json>, ClaimError> {
-        kind_of(name).unwrap().typed(&value)
+        ClaimType::of(name).unwrap().typed(&value)
     }
 
     #[test]
@@ -350,7 +322,7 @@ mod tests {
             assert_eq!(typed("tags", nothing), Ok(None), "would take all tags away");
         }
         for reserved in RESERVED {
-            assert_eq!(kind_of(reserved), None);
+            assert!(ClaimType::of(reserved).is_none());
         }
     }
 }

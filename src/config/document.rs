@@ -7,23 +7,21 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::config::app::ShownSecret;
-use crate::config::files::{Files, Watched, read_text};
+use crate::config::files::{Watched, read_text};
 use crate::config::listen::{self, Listen};
 use crate::config::problem::{Problem, Problems};
 use crate::config::process::{self, AuditConfig, ClientTimeouts, Limits, Log, Otlp, SignInLimits};
 use crate::config::secret::{SharedSecret, long_key};
-use crate::config::section::{Reader, Section};
+use crate::config::section::{Reader, Value};
 use crate::config::site::{self, Site};
 use crate::config::{tree, values};
 
 /// Everything the gateway needs to know; immutable.
 #[derive(Debug)]
 pub struct Config {
-    /// The file.
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
     pub(crate) listen: Listen,
     pub(crate) trusted_proxies: Vec<IpNet>,
-    /// Whether connections from trusted proxies begin with a PROXY header.
     pub(crate) proxy_protocol: bool,
     /// Signs the gateway's cookies; `None` = each process creates its own key.
     pub(crate) state_key: Option<Arc<SharedSecret>>,
@@ -37,7 +35,6 @@ pub struct Config {
     pub(crate) sign_in_limits: SignInLimits,
     /// The log.
     pub log: Log,
-    /// Where to send traces.
     pub(crate) otlp: Option<Otlp>,
     pub(crate) audit: AuditConfig,
     /// Hash of `text`, which identifies the configuration in logs.
@@ -110,20 +107,18 @@ impl Config {
 
 fn read(file: &Path, text: &str) -> Result<Config, Vec<Problem>> {
     let tree = tree::parse(text).map_err(|problem| vec![problem])?;
-    let reader = Reader::new(Files::below(file.parent().unwrap_or(Path::new("."))));
+    let reader = Reader::new(file);
     let config = document(&reader.document(&tree), text, file);
     let (files, problems) = reader.finish();
     // With problems, parts of it are placeholders.
     if problems.is_empty() { Ok(Config { watched: files.watched(), ..config }) } else { Err(problems) }
 }
 
-fn document(root: &Section<'_>, text: &str, file: &Path) -> Config {
+fn document(root: &Value<'_>, text: &str, file: &Path) -> Config {
     let _: u64 = root.number("version");
     let trusted_proxies = root.texts("trusted_proxies", values::network);
     let proxy_protocol = root.boolean("proxy_protocol");
-    if let Some(value) = root.given("proxy_protocol")
-        && proxy_protocol
-        && trusted_proxies.is_empty()
+    if let Some(value) = root.given("proxy_protocol").filter(|_| proxy_protocol && trusted_proxies.is_empty())
     {
         value.report("no PROXY header would be trusted: list the load balancer in trusted_proxies");
     }
@@ -138,8 +133,8 @@ fn document(root: &Section<'_>, text: &str, file: &Path) -> Config {
         proxy_protocol,
         state_key: key("state_key"),
         ticket_key: key("ticket_key"),
-        workers: root.number_or_auto("workers").unwrap_or_else(cores),
-        watch_interval: root.value("watch_interval").map(|value| value.duration()),
+        workers: root.optional_number("workers").unwrap_or_else(cores),
+        watch_interval: root.parsed("watch_interval", values::duration),
         timeouts: process::timeouts(&root.with_defaults("timeouts")),
         limits: process::limits(&limits),
         sign_in_limits: process::sign_in_limits(&limits),

@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::digest::{SHA256, digest};
 use nix::fcntl::OFlag;
 
-/// Reads what a configuration names and remembers what it was.
+/// Reads the files that a configuration names, and remembers their contents.
 pub(crate) struct Files {
-    /// Of the configuration file; relative paths begin there.
+    /// The directory of the configuration file; relative paths start there.
     folder: PathBuf,
     read: RefCell<BTreeMap<PathBuf, Contents>>,
 }
 
-/// What a file held, as far as that is needed to see that it has changed; none: it could not be read.
+/// The hash of a file's contents; `None` if it cannot be read.
 type Contents = Option<Box<[u8]>>;
 
 impl Files {
@@ -28,11 +28,10 @@ impl Files {
         self.folder.join(path)
     }
 
-    /// The contents of a file, whose changes count from now on.
+    /// Reads a file. From now on it is watched for changes.
     pub(crate) fn bytes(&self, path: &Path) -> std::io::Result<Vec<u8>> {
         let bytes = read(path);
-        let contents = bytes.as_ref().ok().map(|bytes| contents(bytes));
-        self.read.borrow_mut().insert(path.to_owned(), contents);
+        self.read.borrow_mut().insert(path.to_owned(), contents(&bytes));
         bytes
     }
 
@@ -46,34 +45,31 @@ impl Files {
 pub(crate) struct Watched(BTreeMap<PathBuf, Contents>);
 
 impl Watched {
-    /// The same files as they are now. Whatever leads to them (the symbolic links of certbot and Kubernetes) is followed anew.
+    /// The same files as they are now; symbolic links (of certbot and Kubernetes) are followed again.
     pub(crate) fn now(&self) -> Self {
-        let now = |path: &PathBuf| read(path).ok().map(|bytes| contents(&bytes));
-        Self(self.0.keys().map(|path| (path.clone(), now(path))).collect())
+        Self(self.0.keys().map(|path| (path.clone(), contents(&read(path)))).collect())
     }
 
-    /// The files that anybody on the machine may write.
+    /// The files that everybody on the machine may write.
     pub(crate) fn open_to_all(&self) -> impl Iterator<Item = &Path> {
-        let writable = |path: &&Path| {
+        let is_writable = |path: &&Path| {
             std::fs::metadata(path)
                 .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o002 != 0)
         };
-        self.0.keys().map(PathBuf::as_path).filter(writable)
+        self.0.keys().map(PathBuf::as_path).filter(is_writable)
     }
 
     /// The files that are not the same in `other`.
     pub(crate) fn differing<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a Path> {
-        self.0
-            .iter()
-            .filter(|(path, contents)| other.0.get(*path) != Some(*contents))
-            .map(|(path, _)| path.as_path())
+        let changed = self.0.iter().filter(|(path, contents)| other.0.get(*path) != Some(*contents));
+        changed.map(|(path, _)| path.as_path())
     }
 }
 
-/// More is no certificate, no secret and no configuration.
+/// A larger file is no certificate, no secret and no configuration.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
 
-/// All of a file. What is no file (a pipe, a device) could keep whoever reads it waiting for ever.
+/// Reads a whole regular file. A pipe or device could block the reader for ever.
 pub(crate) fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     let file = std::fs::OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
     if !file.metadata()?.is_file() {
@@ -87,14 +83,13 @@ pub(crate) fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The same of a text.
 pub(crate) fn read_text(path: &Path) -> std::io::Result<String> {
-    // Not what the conversion says: it holds the bytes.
+    // The error of the conversion would contain the bytes.
     String::from_utf8(read(path)?).map_err(|_| std::io::Error::other("it is not UTF-8"))
 }
 
-fn contents(bytes: &[u8]) -> Box<[u8]> {
-    digest(&SHA256, bytes).as_ref().into()
+fn contents(bytes: &std::io::Result<Vec<u8>>) -> Contents {
+    bytes.as_ref().ok().map(|bytes| digest(&SHA256, bytes).as_ref().into())
 }
 
 #[cfg(test)]

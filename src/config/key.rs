@@ -80,17 +80,14 @@ pub(super) const fn key(path: &'static str, kind: Kind, default: Preset, text: &
 }
 
 impl Key {
-    /// The last part of the path, when the key belongs to this section.
+    /// The last part of the path, when the key belongs to the section with this path (without brackets).
     pub(super) fn name_in(&self, section: &str) -> Option<&'static str> {
-        let name = match section {
-            "" => self.path,
-            _ => self.path.strip_prefix(section)?.strip_prefix('.')?,
-        };
-        (!name.contains('.')).then_some(name)
+        let (parent, name) = self.path.rsplit_once('.').unwrap_or(("", self.path));
+        (without_indexes(parent) == section).then_some(name)
     }
+}
 
-    /// The path of each section under this key.
-    pub(super) fn section_path(&self) -> String {
-        format!("{}{}", self.path, if self.kind == Kind::Sections { "[]" } else { "" })
-    }
+/// A path without `[]` or `[0]`, to find the key in the table for a path in a file.
+pub(super) fn without_indexes(path: &str) -> String {
+    path.split('[').map(|part| part.split_once(']').map_or(part, |(_, rest)| rest)).collect()
 }

@@ -1,12 +1,13 @@
-//! `listen`: the addresses, and how to reach the gateway of a file whatever else is wrong in that file.
+//! `listen`: the addresses, and how to reach the running gateway even if its file has problems.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use serde_saphyr::{Location, Spanned};
+
 use crate::config::files::read_text;
-use crate::config::keys::KEYS;
-use crate::config::section::Section;
+use crate::config::section::{Reader, Value};
 use crate::config::tree::{self, Node};
 use crate::config::values;
 
@@ -21,41 +22,37 @@ pub(crate) struct Listen {
     pub(crate) admin: Option<SocketAddr>,
     /// Names under which the admin listener may be asked, besides `localhost`.
     pub(crate) admin_hosts: Vec<String>,
-    /// Path of the Unix socket for `reload` and `status`.
     pub(crate) control: Option<PathBuf>,
 }
 
-pub(super) fn listen(section: &Section<'_>) -> Listen {
-    let https = section.texts("https", values::socket_address);
-    if let Some(value) = section.given("https")
-        && https.is_empty()
-    {
-        value.report("at least one address is needed");
-    }
+pub(super) fn listen(section: &Value<'_>) -> Listen {
     let listen = Listen {
-        https,
+        https: section.texts("https", values::socket_address),
         http: section.texts("http", values::socket_address),
         admin: section.parsed("admin", loopback_address),
         admin_hosts: section.texts("admin_hosts", values::site_host),
         control: section.parsed("control", |text| {
             let path = section.files().at(control_path(text)?);
             let other = std::fs::symlink_metadata(&path).is_ok_and(|found| !found.file_type().is_socket());
-            if other && section.has("control") {
+            if other && section.given("control").is_some() {
                 return Err("there is something else than a socket at this path".to_owned());
             }
             Ok(path)
         }),
     };
+    if let Some(value) = section.given("https").filter(|_| listen.https.is_empty()) {
+        value.report("at least one address is needed");
+    }
     report_conflicts(section, &listen);
     listen
 }
 
 /// Reports addresses that cannot be used together.
-fn report_conflicts(section: &Section<'_>, listen: &Listen) {
-    let named = |key: &'static str, list: &[SocketAddr]| list.iter().map(|at| (key, *at)).collect::<Vec<_>>();
-    let all =
-        [named("https", &listen.https), named("http", &listen.http), named("admin", listen.admin.as_slice())]
-            .concat();
+fn report_conflicts(section: &Value<'_>, listen: &Listen) {
+    let https = listen.https.iter().map(|address| ("https", address));
+    let http = listen.http.iter().map(|address| ("http", address));
+    let admin = listen.admin.iter().map(|address| ("admin", address));
+    let all: Vec<_> = https.chain(http).chain(admin).collect();
     // `[::]` includes IPv4.
     let covers = |one: &SocketAddr, other: &SocketAddr| {
         one.ip().is_unspecified() && (one.is_ipv6() || other.is_ipv4()) || one.ip() == other.ip()
@@ -89,41 +86,35 @@ fn loopback_address(text: &str) -> Result<SocketAddr, String> {
     Err("the admin listener has no authentication: use a loopback address, like 127.0.0.1:9180".to_owned())
 }
 
-/// How to reach the gateway of a file, whatever else is wrong in the file.
+/// How to reach the running gateway, read from a file that can have problems.
 pub(crate) struct Glance {
-    /// The file exists and is YAML.
-    pub(crate) is_read: bool,
+    /// Why the file cannot be read.
+    pub(crate) unread: Option<String>,
     pub(crate) control: Option<PathBuf>,
     pub(crate) admin: Option<SocketAddr>,
     /// The audit file, and the number of rotated files; `None` if there is no such file, or it is not known.
     pub(crate) audit: Option<(PathBuf, usize)>,
-    /// Names of the apps.
     pub(crate) apps: Vec<String>,
 }
 
 pub(crate) fn glance(file: &Path) -> Glance {
-    let text = read_text(file).unwrap_or_default();
-    let tree = tree::parse(&text).ok();
-    let folder = file.parent().unwrap_or(Path::new("."));
-    let root = |key: &str| tree.as_ref().and_then(|tree| tree.value.get(key));
-    // The value in the file, or the default.
-    let value = |section: &str, key: &str| match root(section).and_then(|found| found.get(key)) {
-        Some(node) => node.text().or(node.number_text()).map(str::to_owned),
-        None => default(&format!("{section}.{key}")).map(str::to_owned),
-    };
-    let sites = root("sites").map_or(&[][..], Node::items);
-    let apps = sites.iter().flat_map(|site| site.value.get("apps").map_or(&[][..], Node::items));
-    let keep = value("audit", "keep").and_then(|keep| keep.parse().ok());
+    let tree = read_text(file).map_err(|error| error.to_string()).and_then(|text| {
+        let tree = tree::parse(&text).ok().filter(|_| !text.is_empty());
+        tree.ok_or_else(|| "it is not YAML".to_owned())
+    });
+    let reader = Reader::new(file);
+    let empty = Spanned::new(Node::Map(Vec::new()), Location::UNKNOWN, Location::UNKNOWN);
+    // Problems of the file do not matter here.
+    let root = reader.document(tree.as_ref().unwrap_or(&empty));
+    let (listen, audit) = (root.with_defaults("listen"), root.with_defaults("audit"));
+    let path = |section: &Value<'_>, key| section.parsed(key, |text| Ok(section.files().at(text)));
+    let sites = root.given("sites").map(|list| list.items()).unwrap_or_default();
+    let apps = sites.iter().filter_map(|site| site.given("apps")).flat_map(|list| list.items());
     Glance {
-        is_read: tree.is_some() && !text.is_empty(),
-        control: value("listen", "control").map(|path| folder.join(path)),
-        admin: value("listen", "admin").and_then(|text| loopback_address(&text).ok()),
-        audit: value("audit", "file").map(|path| folder.join(path)).zip(keep),
-        apps: apps.filter_map(|app| app.value.get("name")?.text()).map(str::to_owned).collect(),
+        control: path(&listen, "control"),
+        admin: listen.parsed("admin", loopback_address),
+        audit: path(&audit, "file").map(|file| (file, audit.number("keep"))),
+        apps: apps.filter_map(|app| app.given("name")?.as_text(values::not_empty)).collect(),
+        unread: tree.as_ref().err().cloned(),
     }
-}
-
-/// The default of a key as the table has it.
-fn default(path: &str) -> Option<&'static str> {
-    KEYS.iter().find(|key| key.path == path)?.default.yaml()
 }

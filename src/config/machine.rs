@@ -4,17 +4,15 @@ use std::path::Path;
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
-/// No more connections than this, whatever the machine allows.
 const MAX_CONNECTIONS: usize = 16_384;
-/// No fewer, whatever it does not.
 const MIN_CONNECTIONS: usize = 64;
-/// Files that are no connections.
+/// Open files that are not connections.
 const OTHER_FILES: usize = 128;
-/// Of memory for a connection of a browser, with room for some whose answers nobody reads (docs/hardening.md, measured).
+/// Memory for a client connection, with room for some with unread responses (measured, docs/hardening.md).
 const BYTES_PER_CONNECTION: u64 = 50 * 1024;
 
-/// A browser's connection may need one to iMIS beside it, and a quarter of the memory is for others. The gateway raises its own
-/// limit of files to the hard one at its start.
+/// A client connection may need one to iMIS beside it, and a quarter of the memory is for other things. The gateway
+/// raises its soft limit of open files to the hard one when it starts.
 pub(super) fn max_connections() -> usize {
     let files = getrlimit(Resource::RLIMIT_NOFILE);
     let files = files.map_or(1024, |(_, hard)| usize::try_from(hard).unwrap_or(usize::MAX));
@@ -28,14 +26,14 @@ fn fitting(files: usize, memory: Option<u64>) -> usize {
     by_files.min(by_memory.unwrap_or(usize::MAX)).clamp(MIN_CONNECTIONS, MAX_CONNECTIONS)
 }
 
-/// The least of what the machine has and what limits leave of it to this process; none when nobody says.
+/// Bytes: the installed memory, or the lowest limit for this process. `None` if all are unknown.
 fn memory() -> Option<u64> {
     let text = |path: &str| std::fs::read_to_string(path).ok();
     let installed = text("/proc/meminfo").and_then(|text| installed(&text));
     let groups = text("/proc/self/cgroup").and_then(|text| group_limit(Path::new("/sys/fs/cgroup"), &text));
-    let own = [Resource::RLIMIT_DATA, Resource::RLIMIT_AS].into_iter().filter_map(|resource| {
-        getrlimit(resource).ok().map(|(soft, _)| soft).filter(|limit| *limit != RLIM_INFINITY)
-    });
+    let own =
+        [Resource::RLIMIT_DATA, Resource::RLIMIT_AS].into_iter().filter_map(|kind| getrlimit(kind).ok());
+    let own = own.map(|(soft, _)| soft).filter(|limit| *limit != RLIM_INFINITY);
     own.chain(installed).chain(groups).min()
 }
 
@@ -45,8 +43,7 @@ fn installed(meminfo: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// The least `memory.max` or `memory.high` of the control group and those it is in (cgroup v2; systemd's `MemoryMax=` and
-/// `MemoryHigh=`).
+/// The lowest `memory.max` or `memory.high` of the control group and its parents (cgroup v2).
 fn group_limit(root: &Path, own_groups: &str) -> Option<u64> {
     let own = own_groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let group = root.join(own);

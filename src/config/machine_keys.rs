@@ -8,15 +8,22 @@ use aws_lc_rs::{hmac, kdf};
 /// The purpose for which `Framework45` derives its keys.
 const PURPOSE: &[u8] = b"FormsAuthentication.Ticket";
 
-/// `validation` of `machineKey`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Validation {
-    /// `AES` and `3DES` mean this, too.
-    Sha1,
-    HmacSha256,
-    HmacSha384,
-    HmacSha512,
-}
+/// `validation` of `machineKey`: the algorithm that signs. With `AES` and `3DES` it is SHA1, too.
+pub(crate) const VALIDATION: [(&str, hmac::Algorithm); 6] = [
+    ("SHA1", hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY),
+    ("HMACSHA256", hmac::HMAC_SHA256),
+    ("HMACSHA384", hmac::HMAC_SHA384),
+    ("HMACSHA512", hmac::HMAC_SHA512),
+    ("AES", hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY),
+    ("3DES", hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY),
+];
+
+/// `compatibilityMode` of `machineKey`.
+pub(crate) const COMPATIBILITY_MODE: [(&str, Compatibility); 3] = [
+    ("Framework20SP1", Compatibility::Legacy),
+    ("Framework20SP2", Compatibility::Legacy),
+    ("Framework45", Compatibility::Framework45),
+];
 
 /// `compatibilityMode` of `machineKey`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,8 +36,6 @@ pub(crate) enum Compatibility {
 /// Validation and decryption key, ready for use.
 pub(crate) struct MachineKeys {
     pub(crate) mac: hmac::Key,
-    /// In bytes.
-    pub(crate) mac_length: usize,
     pub(crate) cipher: PaddedBlockDecryptingKey,
     pub(crate) compatibility: Compatibility,
     /// Of the decryption key, in bytes. A legacy ticket begins with as many random bytes.
@@ -58,7 +63,7 @@ impl MachineKeys {
     pub(crate) fn new(
         validation_key: &[u8],
         decryption_key: &[u8],
-        validation: Validation,
+        validation: hmac::Algorithm,
         compatibility: Compatibility,
     ) -> Result<Self, KeyError> {
         if !(20..=64).contains(&validation_key.len()) {
@@ -70,24 +75,22 @@ impl MachineKeys {
             32 => &AES_256,
             other => return Err(KeyError::DecryptionLength(other)),
         };
-        let (algorithm, mac_length) = match validation {
-            Validation::Sha1 => (hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, 20),
-            Validation::HmacSha256 => (hmac::HMAC_SHA256, 32),
-            Validation::HmacSha384 => (hmac::HMAC_SHA384, 48),
-            Validation::HmacSha512 => (hmac::HMAC_SHA512, 64),
-        };
         let key = |master: &[u8]| match compatibility {
             Compatibility::Legacy => Ok(master.to_vec()),
             Compatibility::Framework45 => derived(master),
         };
         let unbound = UnboundCipherKey::new(cipher, &key(decryption_key)?).map_err(|_| KeyError::Refused)?;
         Ok(Self {
-            mac: hmac::Key::new(algorithm, &key(validation_key)?),
-            mac_length,
+            mac: hmac::Key::new(validation, &key(validation_key)?),
             cipher: PaddedBlockDecryptingKey::cbc_pkcs7(unbound).map_err(|_| KeyError::Refused)?,
             compatibility,
             key_length: decryption_key.len(),
         })
+    }
+
+    /// In bytes.
+    pub(crate) fn mac_length(&self) -> usize {
+        self.mac.algorithm().digest_algorithm().output_len()
     }
 }
 
@@ -120,7 +123,7 @@ mod tests {
             let keys = MachineKeys::new(
                 &vec![1; validation],
                 &vec![2; decryption],
-                Validation::Sha1,
+                hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
                 Compatibility::Framework45,
             );
             keys.err()

@@ -50,11 +50,9 @@ pub(crate) use files::{Watched, read_text};
 pub(crate) use imis::{Imis, ServiceAccount};
 pub(crate) use listen::{Listen, glance};
 pub use problem::{Problem, Problems};
-pub(crate) use process::{AuditConfig, ClientTimeouts, Emails, Limits, Otlp, SignInLimits};
-pub use process::{Log, LogFormat};
-pub(crate) use recognise::{
-    ClientApplication, FormsTicket, How, Method, OnError, ProfileColumns, WhoamiQuery,
-};
+pub use process::Log;
+pub(crate) use process::{AuditConfig, ClientTimeouts, Emails, Limits, LogFormat, Otlp, SignInLimits};
+pub(crate) use recognise::{ClientApplication, FormsTicket, Method, MethodKind, ProfileColumns, WhoamiQuery};
 #[cfg(test)]
 pub(crate) use rules::Guards;
 pub(crate) use rules::{Effect, OnDuplicate, Rule};

@@ -10,15 +10,11 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use crate::base::x509;
 use crate::config::files::Files;
 
-/// A certificate chain, leaf first.
-pub(crate) fn chain(files: &Files, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    certificates(files, path, "the certificate chain")
-}
-
-fn certificates(
+/// The certificates of a file, leaf first. `what` they are is for the error.
+pub(crate) fn certificates(
     files: &Files,
     path: &Path,
-    what: &'static str,
+    what: &str,
 ) -> Result<Vec<CertificateDer<'static>>, String> {
     let shown = path.display();
     let unread = |why: String| format!("cannot read {what} {shown}: {why}");

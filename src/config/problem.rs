@@ -51,13 +51,8 @@ impl Problems {
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.list.iter().enumerate() {
-            if index > 0 {
-                writeln!(f)?;
-            }
-            write!(f, "{}", problem.shown(&self.file))?;
-        }
-        Ok(())
+        let lines: Vec<String> = self.list.iter().map(|problem| problem.shown(&self.file)).collect();
+        f.write_str(&lines.join("\n"))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The parts of the file that concern the whole process: time-outs, limits, log and audit.
+//! The parts of the file that concern the whole process: time-outs, limits, log and audit. `keys` describes each key.
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -9,26 +9,21 @@ use url::Url;
 
 use crate::config::machine;
 use crate::config::secret::{Secret, secret};
-use crate::config::section::Section;
+use crate::config::section::Value;
 use crate::config::values::{self, Roots};
 
 /// Time-outs for clients. There is none for a request as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ClientTimeouts {
     pub(crate) handshake: Duration,
-    /// From the first byte of a request to the end of its head; also from the handshake to the first request.
     pub(crate) request_head: Duration,
-    /// Without progress in a body, while the gateway waits for the client.
     pub(crate) body_idle: Duration,
-    /// Of a connection without an open request.
     pub(crate) idle: Duration,
-    /// After which a connection accepts no further request.
     pub(crate) connection_age: Duration,
-    /// For open requests at shutdown.
     pub(crate) drain: Duration,
 }
 
-pub(super) fn timeouts(section: &Section<'_>) -> ClientTimeouts {
+pub(super) fn timeouts(section: &Value<'_>) -> ClientTimeouts {
     ClientTimeouts {
         handshake: section.duration("handshake"),
         request_head: section.duration("request_head"),
@@ -43,15 +38,13 @@ pub(super) fn timeouts(section: &Section<'_>) -> ClientTimeouts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
     pub(crate) connections: usize,
-    /// Of one address; in IPv6, of one network (/64).
     pub(crate) connections_per_address: usize,
-    /// Minimum bytes per second of a body while the gateway waits for the client; 0 = no minimum.
     pub(crate) min_body_rate: u64,
 }
 
-pub(super) fn limits(section: &Section<'_>) -> Limits {
-    let connections = section.number_or_auto("connections").unwrap_or_else(machine::max_connections);
-    let per_address = section.number_or_auto("connections_per_address");
+pub(super) fn limits(section: &Value<'_>) -> Limits {
+    let connections = section.optional_number("connections").unwrap_or_else(machine::max_connections);
+    let per_address = section.optional_number("connections_per_address");
     Limits {
         connections,
         connections_per_address: per_address.unwrap_or(connections.div_ceil(2)),
@@ -62,12 +55,11 @@ pub(super) fn limits(section: &Section<'_>) -> Limits {
 /// Sign-ins per minute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SignInLimits {
-    /// From one address; in IPv6, from one network (/64).
     pub(crate) per_network: NonZeroU32,
     pub(crate) per_person: NonZeroU32,
 }
 
-pub(super) fn sign_in_limits(section: &Section<'_>) -> SignInLimits {
+pub(super) fn sign_in_limits(section: &Value<'_>) -> SignInLimits {
     let per_minute = |key| NonZeroU32::new(section.number(key)).unwrap_or(NonZeroU32::MIN);
     SignInLimits {
         per_network: per_minute("sign_ins_per_network"),
@@ -78,28 +70,21 @@ pub(super) fn sign_in_limits(section: &Section<'_>) -> SignInLimits {
 /// The log on standard error.
 #[derive(Debug, Clone, Copy)]
 pub struct Log {
-    /// Format of a line.
-    pub format: LogFormat,
-    /// The lowest severity that is written.
-    pub level: tracing::Level,
-    /// Whether to write a line for every request.
-    pub access: bool,
-    /// Whether to add a `traceparent` to requests that have none.
-    pub generate_traceparent: bool,
+    pub(crate) format: LogFormat,
+    pub(crate) level: tracing::Level,
+    pub(crate) access: bool,
+    pub(crate) generate_traceparent: bool,
 }
 
 /// The format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// One JSON object per line.
+pub(crate) enum LogFormat {
     Json,
-    /// Text for reading, with colours on a terminal.
     Pretty,
-    /// To systemd's journal, with fields and priorities.
     Journald,
 }
 
-pub(super) fn log(section: &Section<'_>) -> Log {
+pub(super) fn log(section: &Value<'_>) -> Log {
     use tracing::Level;
     let formats =
         [("json", LogFormat::Json), ("pretty", LogFormat::Pretty), ("journald", LogFormat::Journald)];
@@ -123,30 +108,29 @@ pub(super) fn log(section: &Section<'_>) -> Log {
 pub(crate) struct Otlp {
     pub(crate) endpoint: Url,
     pub(crate) roots: Roots,
-    /// Bearer token.
     pub(crate) token: Option<Arc<Secret>>,
-    /// Percentage of requests to sample, of those without a sampling decision of their own.
     pub(crate) sample_percent: u64,
 }
 
-pub(super) fn otlp(section: &Section<'_>) -> Option<Otlp> {
-    let endpoint = section.parsed("endpoint", otlp_endpoint);
-    let roots = section.roots("ca_file");
-    let token = section.value("token").and_then(|value| secret(&value)).map(Arc::new);
-    let sample_percent = section.number("sample_percent");
+pub(super) fn otlp(section: &Value<'_>) -> Option<Otlp> {
     if cfg!(not(feature = "otel")) {
         section.report("this program was built without the feature `otel`; the packages have it");
     }
-    Some(Otlp { endpoint: endpoint?, roots, token, sample_percent })
+    Some(Otlp {
+        roots: section.roots("ca_file"),
+        token: section.value("token").and_then(|value| secret(&value)).map(Arc::new),
+        sample_percent: section.number("sample_percent"),
+        endpoint: section.parsed("endpoint", otlp_endpoint)?,
+    })
 }
 
 fn otlp_endpoint(text: &str) -> Result<Url, String> {
-    let wrong = || "expected an http or https URL, like http://127.0.0.1:4318/v1/traces".to_owned();
-    let url = Url::parse(text).map_err(|_| wrong())?;
-    if !url.username().is_empty() || url.password().is_some() {
+    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    let url = url.ok_or("expected an http or https URL, like http://127.0.0.1:4318/v1/traces")?;
+    if values::has_credentials(&url) {
         return Err("no user name or password in the URL; use token".to_owned());
     }
-    if matches!(url.scheme(), "http" | "https") && url.has_host() { Ok(url) } else { Err(wrong()) }
+    Ok(url)
 }
 
 /// Where sign-in decisions are recorded, in addition to the log.
@@ -155,7 +139,6 @@ pub(crate) struct AuditConfig {
     pub(crate) file: Option<PathBuf>,
     /// Bytes.
     pub(crate) rotate_at: u64,
-    /// Number of rotated files.
     pub(crate) keep: usize,
     pub(crate) emails: Emails,
 }
@@ -168,7 +151,7 @@ pub(crate) enum Emails {
     None,
 }
 
-pub(super) fn audit(section: &Section<'_>) -> AuditConfig {
+pub(super) fn audit(section: &Value<'_>) -> AuditConfig {
     AuditConfig {
         file: section.parsed("file", values::not_empty).map(|path| section.files().at(path)),
         rotate_at: section.text("rotate_at", values::size),

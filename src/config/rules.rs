@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::config::expression::{Expression, Language};
-use crate::config::section::{Section, Value};
+use crate::config::section::Value;
 use crate::config::values;
 
 /// One rule.
@@ -42,22 +42,17 @@ const RESERVED_REASONS: [&str; 15] = [
 ];
 
 /// What a refused member reads, by language (RFC 5646, lower case).
-#[derive(Debug, Clone)]
-pub(crate) struct Reason {
-    pub(crate) texts: Vec<(String, String)>,
-}
+pub(crate) type Reason = Vec<(String, String)>;
 
-/// Who is refused, whatever the rules say.
+/// Who is refused before the rules are asked.
 #[derive(Debug, Clone)]
 pub(crate) struct Guards {
     pub(crate) duplicate_email: OnDuplicate,
     pub(crate) refuses_companies: bool,
     pub(crate) refuses_inactive: bool,
-    /// Whether members with the e-mail address of an agent are refused.
     pub(crate) refuses_staff: bool,
     /// Domains of the agents' addresses, in lower case.
     pub(crate) staff_domains: Vec<String>,
-    /// Which of these members are agents and may sign in.
     pub(crate) is_staff: Option<Expression>,
 }
 
@@ -84,15 +79,13 @@ impl Default for Guards {
 }
 
 pub(super) fn rules(list: &Value<'_>, language: &Language) -> Vec<Rule> {
-    let items = list.items();
-    if list.is_list() && items.is_empty() {
-        list.report("no rule at all would let nobody in; leave the key out to let every member sign in");
-    }
-    items.iter().filter_map(|item| rule(&item.section(), language)).collect()
+    let items =
+        list.some_items("no rule at all would let nobody in; leave the key out to let every member sign in");
+    items.iter().filter_map(|item| rule(&item.as_section(), language)).collect()
 }
 
-fn rule(section: &Section<'_>, language: &Language) -> Option<Rule> {
-    let expression = |key| section.value(key).map(|value| value.text(|text| language.read(text)));
+fn rule(section: &Value<'_>, language: &Language) -> Option<Rule> {
+    let expression = |key| section.value(key).map(|value| value.as_text(|text| language.read(text)));
     let (effect, when) = match (expression("allow"), expression("deny")) {
         (Some(when), None) => (Effect::Allow, when),
         (None, Some(when)) => (Effect::Deny, when),
@@ -112,12 +105,11 @@ fn reason_name(text: &str) -> Result<String, String> {
     if RESERVED_REASONS.contains(&text) {
         return Err(format!("`{text}` is a name for which the gateway itself refuses; use another"));
     }
-    let plain = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    if plain && !text.is_empty() && text.len() <= 64 {
-        Ok(text.to_owned())
-    } else {
-        Err(format!("`{text}` is not a reason's name; use lower-case letters, digits and hyphens"))
-    }
+    let is_plain = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    let is_name = is_plain && (1..=64).contains(&text.len());
+    is_name
+        .then(|| text.to_owned())
+        .ok_or_else(|| format!("`{text}` is not a reason's name; use lower-case letters, digits and hyphens"))
 }
 
 /// What members read, by the reason's name.
@@ -127,10 +119,10 @@ pub(super) fn reasons(value: &Value<'_>) -> BTreeMap<String, Reason> {
         let texts = if value.is_mapping() {
             value.entries().into_iter().filter_map(|(language, text)| in_language(language, &text)).collect()
         } else {
-            value.text(values::not_empty).map(|text| ("en".to_owned(), text)).into_iter().collect()
+            value.as_text(values::not_empty).map(|text| ("en".to_owned(), text)).into_iter().collect()
         };
         match reason_name(name) {
-            Ok(name) => drop(reasons.insert(name, Reason { texts })),
+            Ok(name) => drop(reasons.insert(name, texts)),
             Err(problem) => value.report(problem),
         }
     }
@@ -141,10 +133,10 @@ fn in_language(language: &str, text: &Value<'_>) -> Option<(String, String)> {
     if !language.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') || language.len() > 16 {
         text.report(format!("`{language}` is not a language; write it like en or fr-CA"));
     }
-    Some((language.to_ascii_lowercase(), text.text(values::not_empty)?))
+    Some((language.to_ascii_lowercase(), text.as_text(values::not_empty)?))
 }
 
-pub(super) fn guards(section: &Section<'_>, language: &Language) -> Guards {
+pub(super) fn guards(section: &Value<'_>, language: &Language) -> Guards {
     let duplicates =
         [("refuse", OnDuplicate::Refuse), ("warn", OnDuplicate::Warn), ("off", OnDuplicate::Off)];
     let refuses = |key| section.word(key, &[("refuse", true), ("off", false)]);

@@ -2,65 +2,61 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::config::key::{Kind, Preset};
+use crate::config::key::{Kind, Preset, without_indexes};
 use crate::config::keys::KEYS;
 
 impl Kind {
     /// What the values look like, in words.
     pub(crate) fn shown(self) -> String {
-        match self {
-            Self::Text => "text".to_owned(),
-            Self::Path => "path".to_owned(),
-            Self::Bool => "true or false".to_owned(),
-            Self::Number(least, most) if least == most => least.to_string(),
-            Self::Number(least, most) => format!("{least} to {most}"),
-            Self::NumberOrAuto(least, most) => format!("auto, or {least} to {most}"),
-            Self::Duration => "duration (500ms, 10s, 5m, 1h)".to_owned(),
-            Self::Size => "size (64KiB, 10MiB)".to_owned(),
-            Self::Word(words) => words.join(", "),
-            Self::Texts => "list of texts".to_owned(),
-            Self::Secret => "secret: {file: PATH}, {credential: NAME} or {env: NAME}".to_owned(),
-            Self::SharedSecret => "secret, or {current: SECRET, next: SECRET}".to_owned(),
-            Self::Affinity => "cookie, or a list of names".to_owned(),
-            Self::Expression => "expression".to_owned(),
-            Self::Section | Self::Mapping => "mapping".to_owned(),
-            Self::Sections => "list of mappings".to_owned(),
-            Self::SectionOrSections => "mapping, or a list of them".to_owned(),
-        }
+        self.described(&Value::Null).0
     }
 
-    fn schema(self, inner: Option<Value>) -> Value {
-        let inner = || inner.clone().unwrap_or_else(|| json!({"type": "object"}));
-        match self {
-            Self::Text | Self::Path | Self::Expression => json!({"type": "string", "minLength": 1}),
-            Self::Bool => json!({"type": "boolean"}),
-            Self::Number(least, most) => json!({"type": "integer", "minimum": least, "maximum": most}),
+    /// What the values look like, in words and as a schema. `inner` is the schema of a section.
+    fn described(self, inner: &Value) -> (String, Value) {
+        let number = |least, most| json!({"type": "integer", "minimum": least, "maximum": most});
+        let texts = json!({"type": "array", "items": {"type": "string"}});
+        let secret = json!({"$ref": "#/$defs/secret"});
+        let (words, schema) = match self {
+            Self::Text => ("text", json!({"type": "string", "minLength": 1})),
+            Self::Path => ("path", json!({"type": "string", "minLength": 1})),
+            Self::Expression => ("expression", json!({"type": "string", "minLength": 1})),
+            Self::Bool => ("true or false", json!({"type": "boolean"})),
+            Self::Number(least, most) if least == most => return (least.to_string(), number(least, most)),
+            Self::Number(least, most) => return (format!("{least} to {most}"), number(least, most)),
             Self::NumberOrAuto(least, most) => {
-                json!({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": least, "maximum": most}]})
+                let schema = json!({"anyOf": [{"const": "auto"}, number(least, most)]});
+                return (format!("auto, or {least} to {most}"), schema);
             }
-            Self::Duration => json!({"type": "string", "pattern": "^[0-9]+(ms|s|m|h)$"}),
-            Self::Size => json!({"type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB)$"}),
-            // YAML 1.1 takes `off` for false.
-            Self::Word(words) if words.contains(&"off") => {
-                json!({"enum": words.iter().map(|word| json!(word)).chain([json!(false)]).collect::<Vec<_>>()})
+            Self::Duration => {
+                ("duration (500ms, 10s, 5m, 1h)", json!({"type": "string", "pattern": "^[0-9]+(ms|s|m|h)$"}))
             }
-            Self::Word(words) => json!({"enum": words}),
-            Self::Texts => json!({"type": "array", "items": {"type": "string"}}),
-            Self::Secret => json!({"$ref": "#/$defs/secret"}),
-            Self::SharedSecret => json!({"anyOf": [{"$ref": "#/$defs/secret"}, {
-                "type": "object", "additionalProperties": false, "required": ["current"],
-                "properties": {"current": {"$ref": "#/$defs/secret"}, "next": {"anyOf": [{"$ref": "#/$defs/secret"}, {"type": "null"}]}},
-            }]}),
-            Self::Affinity => {
-                json!({"anyOf": [{"const": "cookie"}, {"type": "array", "items": {"type": "string"}}]})
+            Self::Size => {
+                ("size (64KiB, 10MiB)", json!({"type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB)$"}))
             }
-            Self::Section => inner(),
-            Self::Sections => json!({"type": "array", "items": inner()}),
+            Self::Word(words) => {
+                // YAML 1.1 takes `off` for false.
+                let off = words.contains(&"off").then_some(Value::Bool(false));
+                let all: Vec<Value> = words.iter().map(|word| json!(word)).chain(off).collect();
+                return (words.join(", "), json!({"enum": all}));
+            }
+            Self::Texts => ("list of texts", texts),
+            Self::Secret => ("secret: {file: PATH}, {credential: NAME} or {env: NAME}", secret),
+            Self::SharedSecret => {
+                let next = json!({"anyOf": [secret, {"type": "null"}]});
+                let pair = json!({"type": "object", "additionalProperties": false, "required": ["current"],
+                    "properties": {"current": secret, "next": next}});
+                ("secret, or {current: SECRET, next: SECRET}", json!({"anyOf": [secret, pair]}))
+            }
+            Self::Affinity => ("cookie, or a list of names", json!({"anyOf": [{"const": "cookie"}, texts]})),
+            Self::Section => ("mapping", inner.clone()),
+            Self::Sections => ("list of mappings", json!({"type": "array", "items": inner})),
             Self::SectionOrSections => {
-                json!({"anyOf": [inner(), {"type": "array", "items": inner(), "minItems": 1}]})
+                let list = json!({"type": "array", "items": inner, "minItems": 1});
+                ("mapping, or a list of them", json!({"anyOf": [inner, list]}))
             }
-            Self::Mapping => json!({"type": "object"}),
-        }
+            Self::Mapping => ("mapping", json!({"type": "object"})),
+        };
+        (words.to_owned(), schema)
     }
 }
 
@@ -78,12 +74,11 @@ pub(crate) fn schema() -> Value {
     schema
 }
 
-/// The schema of one section.
+/// The schema of one section, by its path without brackets.
 fn section(path: &str) -> Value {
     let (mut properties, mut required) = (Map::new(), Vec::new());
     for (name, key) in KEYS.iter().filter_map(|key| Some((key.name_in(path)?, key))) {
-        let has_keys = matches!(key.kind, Kind::Section | Kind::Sections | Kind::SectionOrSections);
-        let mut value = key.kind.schema(has_keys.then(|| section(&key.section_path())));
+        let (_, mut value) = key.kind.described(&section(&without_indexes(key.path)));
         if key.default.is_nullable() {
             value = json!({"anyOf": [value, {"type": "null"}]});
         }

@@ -3,7 +3,7 @@
 //! A secret has no Display, no Serialize and no text in Debug. Only this file reads environment variables.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use secrecy::{ExposeSecret, SecretBox};
@@ -14,8 +14,8 @@ use crate::config::section::Value;
 /// A value that must never be shown. White space at its ends (a pasted line end) and a byte order mark are removed.
 pub struct Secret {
     text: SecretBox<str>,
-    /// When its file was last changed, in seconds since 1970.
-    changed: Option<u64>,
+    /// When its file was last changed, in seconds since 1970; `None` if it does not come from a file.
+    pub(super) changed: Option<u64>,
 }
 
 impl Secret {
@@ -27,11 +27,6 @@ impl Secret {
     /// The secret itself, for the one call that needs it.
     pub(crate) fn expose(&self) -> &str {
         self.text.expose_secret()
-    }
-
-    /// When its file was last changed, in seconds since 1970; `None` if it does not come from a file.
-    pub(crate) fn changed(&self) -> Option<u64> {
-        self.changed
     }
 
     /// Enough to recognise the secret, too little to be useful to an attacker.
@@ -64,64 +59,48 @@ impl fmt::Debug for Secret {
 /// Where systemd keeps the credentials of the running service.
 const SERVICE_CREDENTIALS: &str = "/run/credentials/imis-gateway.service";
 
-/// Where a secret is.
-enum Reference {
-    File(PathBuf),
-    Credential(String),
-    Env(String),
+/// Checks a secret that was read from `place`.
+fn checked(text: &str, place: &str) -> Result<Secret, String> {
+    let secret = Secret::new(text);
+    if secret.expose().is_empty() {
+        return Err(format!("the secret in {place} is empty"));
+    }
+    if secret.expose().contains(char::is_control) {
+        return Err(format!("the secret in {place} has a line break or control character inside it"));
+    }
+    Ok(secret)
 }
 
-impl Reference {
-    fn resolve(&self, files: &Files) -> Result<Secret, String> {
-        let (text, place) = match self {
-            Self::File(path) => {
-                let path = files.at(path);
-                (read(files, &path)?, path.display().to_string())
-            }
-            Self::Credential(name) => {
-                // A command that root runs can read the credentials of the service.
-                let of_service =
-                    || Path::new(SERVICE_CREDENTIALS).is_dir().then(|| SERVICE_CREDENTIALS.to_owned());
-                let folder = environment("CREDENTIALS_DIRECTORY").or_else(of_service).ok_or_else(|| {
-                    format!(
-                        "credential `{name}`: $CREDENTIALS_DIRECTORY is not set; \
-                         systemd sets it for a unit with LoadCredential={name}:/path; run other commands as root while the service is running"
-                    )
-                })?;
-                let path = Path::new(&folder).join(name);
-                (read(files, &path)?, path.display().to_string())
-            }
-            Self::Env(name) => {
-                let text = environment(name).ok_or_else(|| {
-                    format!("the environment variable `{name}` is not set (or is not UTF-8)")
-                })?;
-                (text, format!("${name}"))
-            }
-        };
-        let mut secret = Secret::new(&text);
-        if let Self::File(path) = self {
-            secret.changed = modified(&files.at(path));
-        }
-        if secret.expose().is_empty() {
-            return Err(format!("the secret in {place} is empty"));
-        }
-        if secret.expose().contains(char::is_control) {
-            return Err(format!("the secret in {place} has a line break or control character inside it"));
-        }
-        Ok(secret)
-    }
+fn from_file(files: &Files, path: &Path) -> Result<Secret, String> {
+    let shown = path.display().to_string();
+    let bytes = files.bytes(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
+    // The error of the conversion would contain the bytes.
+    let text = String::from_utf8(bytes).map_err(|_| format!("cannot read {shown}: it is not UTF-8"))?;
+    checked(&text, &shown)
+}
+
+fn from_credential(files: &Files, name: &str) -> Result<Secret, String> {
+    // A command that root runs can read the credentials of the service.
+    let of_service = || Path::new(SERVICE_CREDENTIALS).is_dir().then(|| SERVICE_CREDENTIALS.to_owned());
+    let folder = environment("CREDENTIALS_DIRECTORY").or_else(of_service).ok_or_else(|| {
+        format!(
+            "credential `{name}`: $CREDENTIALS_DIRECTORY is not set; \
+             systemd sets it for a unit with LoadCredential={name}:/path; run other commands as root while the service is running"
+        )
+    })?;
+    from_file(files, &Path::new(&folder).join(name))
+}
+
+fn from_environment(name: &str) -> Result<Secret, String> {
+    let text = environment(name)
+        .ok_or_else(|| format!("the environment variable `{name}` is not set (or is not UTF-8)"))?;
+    checked(&text, &format!("${name}"))
 }
 
 /// Not for credentials: systemd creates their files when the service starts.
 fn modified(path: &Path) -> Option<u64> {
     let modified = std::fs::metadata(path).ok()?.modified().ok()?;
     modified.duration_since(std::time::UNIX_EPOCH).ok().map(|since| since.as_secs())
-}
-
-fn read(files: &Files, path: &Path) -> Result<String, String> {
-    let bytes = files.bytes(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    // The error of the conversion would contain the bytes.
-    String::from_utf8(bytes).map_err(|_| format!("cannot read {}: it is not UTF-8", path.display()))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one home of environment references")]
@@ -137,35 +116,32 @@ pub(super) fn secret(value: &Value<'_>) -> Option<Secret> {
         value.report(format!("{how}; never write it into this file"));
         return None;
     }
-    let entries = value.entries();
-    let reference = match entries.as_slice() {
-        [("file", path)] => path.text(|path| Ok(Reference::File(PathBuf::from(path)))),
-        [("credential", name)] => name.text(|name| credential_name(name).map(Reference::Credential)),
-        [("env", name)] => name.text(|name| variable_name(name).map(Reference::Env)),
-        _ => {
-            value.report(how);
-            None
+    let files = value.files();
+    let found = match value.entries().as_slice() {
+        [("file", path)] => {
+            let path = path.as_text(|path| Ok(files.at(path)))?;
+            from_file(files, &path).map(|secret| Secret { changed: modified(&path), ..secret })
         }
+        [("credential", name)] => from_credential(files, &name.as_text(credential_name)?),
+        [("env", name)] => from_environment(&name.as_text(variable_name)?),
+        _ => Err(how.to_owned()),
     };
-    reference?.resolve(value.files()).map_err(|reason| value.report(reason)).ok()
+    found.map_err(|reason| value.report(reason)).ok()
 }
 
 /// The error does not quote the name: it may be the secret itself.
 fn variable_name(text: &str) -> Result<String, String> {
-    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    let begins = text.bytes().next().is_some_and(|b| !b.is_ascii_digit());
-    if plain && begins && text.len() <= 64 {
-        Ok(text.to_owned())
-    } else {
-        Err("is not the name of an environment variable, like ZENDESK_JWT".to_owned())
-    }
+    let is_plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    let is_name =
+        is_plain && (1..=64).contains(&text.len()) && !text.starts_with(|c: char| c.is_ascii_digit());
+    is_name
+        .then(|| text.to_owned())
+        .ok_or_else(|| "is not the name of an environment variable, like ZENDESK_JWT".to_owned())
 }
 
 fn credential_name(text: &str) -> Result<String, String> {
-    if text.is_empty() || text.contains('/') || text.starts_with('.') {
-        return Err("is not the name of a credential".to_owned());
-    }
-    Ok(text.to_owned())
+    let is_name = !text.is_empty() && !text.contains('/') && !text.starts_with('.');
+    is_name.then(|| text.to_owned()).ok_or_else(|| "is not the name of a credential".to_owned())
 }
 
 /// A secret that can be rotated.
@@ -186,10 +162,10 @@ impl SharedSecret {
 
 /// One secret, or a current and a next one.
 pub(super) fn shared_secret(value: &Value<'_>) -> Option<SharedSecret> {
-    if !value.has("current") && !value.has("next") {
+    if ["current", "next"].iter().all(|key| value.given(key).is_none()) {
         return secret(value).map(|current| SharedSecret { current, next: None });
     }
-    let section = value.section();
+    let section = value.as_section();
     let current = section.required("current").and_then(|value| secret(&value));
     let next_value = section.value("next");
     let next = next_value.as_ref().and_then(secret);
@@ -234,7 +210,7 @@ mod tests {
         std::fs::write(folder.path().join("empty"), " \n").unwrap();
         std::fs::write(folder.path().join("two-lines"), "hunter2\nhunter3").unwrap();
         let problem =
-            |name: &str| Reference::File(name.into()).resolve(&Files::below(folder.path())).unwrap_err();
+            |name: &str| from_file(&Files::below(folder.path()), &folder.path().join(name)).unwrap_err();
         assert!(problem("absent").contains("cannot read"));
         assert!(problem("empty").contains("is empty"));
         assert!(problem("two-lines").contains("line break"));

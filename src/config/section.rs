@@ -1,18 +1,19 @@
 //! Reads the tree of the file by the table of keys.
 //!
 //! A method that finds a wrong value reports a problem and returns a placeholder (zero, empty), or `None` where a type
-//! has none. So one run reports all problems. `Reader::finish` returns them; whoever reads a file must discard the
-//! result when there are any.
+//! has none. So one run reports all problems. `Reader::finish` returns them; the caller must discard what it has read
+//! when there are any.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
-use serde_saphyr::Spanned;
+use serde_saphyr::{Location, Spanned};
 
 use crate::base::x509;
 use crate::config::files::Files;
-use crate::config::key::{Key, Kind, Preset};
+use crate::config::key::{Key, Kind, Preset, without_indexes};
 use crate::config::keys::KEYS;
 use crate::config::pem;
 use crate::config::problem::Problem;
@@ -45,32 +46,26 @@ pub(super) fn nearest<'a>(known: &[&'a str], found: &str) -> Option<&'a str> {
     })
 }
 
-/// `a, b or c`.
-fn alternatives(words: &[&str]) -> String {
-    match words {
-        [] => String::new(),
-        [one] => (*one).to_owned(),
-        [others @ .., last] => format!("{} or {last}", others.join(", ")),
-    }
-}
-
 /// Collects the problems of one file.
 pub(super) struct Reader {
-    pub(super) files: Files,
-    defaults: BTreeMap<&'static str, Spanned<Node>>,
+    files: Files,
+    /// Each key of the table with its default, by its path without brackets.
+    keys: BTreeMap<String, (&'static Key, Option<Spanned<Node>>)>,
     problems: RefCell<Vec<Problem>>,
 }
 
 impl Reader {
-    pub(super) fn new(files: Files) -> Self {
-        let default = |key: &Key| Some((key.path, tree::parse(key.default.yaml()?).ok()?));
-        Self { files, defaults: KEYS.iter().filter_map(default).collect(), problems: RefCell::default() }
+    /// For a configuration file with this path.
+    pub(super) fn new(file: &Path) -> Self {
+        let default = |key: &Key| tree::parse(key.default.yaml()?).ok();
+        let keys = KEYS.iter().map(|key| (without_indexes(key.path), (key, default(key))));
+        let files = Files::below(file.parent().unwrap_or(Path::new(".")));
+        Self { files, keys: keys.collect(), problems: RefCell::default() }
     }
 
     /// The document as a section.
-    pub(super) fn document<'a>(&'a self, node: &'a Spanned<Node>) -> Section<'a> {
-        let key = KeyPath { shown: String::new(), table: String::new() };
-        Value { reader: self, node, place: Place::of(node), key }.section()
+    pub(super) fn document<'a>(&'a self, node: &'a Spanned<Node>) -> Value<'a> {
+        Value { reader: self, node: &node.value, place: node.referenced, path: String::new() }.as_section()
     }
 
     /// The files that were read, and the problems in the order of the file.
@@ -81,40 +76,21 @@ impl Reader {
     }
 }
 
-/// A line and a column.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    line: u64,
-    column: u64,
-}
-
-impl Place {
-    fn of<T>(node: &Spanned<T>) -> Self {
-        Self { line: node.referenced.line(), column: node.referenced.column() }
-    }
-}
-
-/// The path of a value: as problems show it (`sites[0].hosts`), and as the table has it (`sites[].hosts`).
-#[derive(Debug, Clone)]
-struct KeyPath {
-    shown: String,
-    table: String,
-}
-
-/// A value with its place and its path.
+/// A value with its place in the file. A section is a value that is a mapping.
 #[derive(Clone)]
 pub(super) struct Value<'a> {
     reader: &'a Reader,
-    node: &'a Spanned<Node>,
+    node: &'a Node,
     /// For a default, the place of its section.
-    place: Place,
-    key: KeyPath,
+    place: Location,
+    /// As problems show it: `sites[0].hosts`.
+    path: String,
 }
 
 impl<'a> Value<'a> {
     pub(super) fn report(&self, reason: impl Into<String>) {
-        let Place { line, column } = self.place;
-        let problem = Problem { line, column, key: self.key.shown.clone(), reason: reason.into() };
+        let (line, column) = (self.place.line(), self.place.column());
+        let problem = Problem { line, column, key: self.path.clone(), reason: reason.into() };
         self.reader.problems.borrow_mut().push(problem);
     }
 
@@ -123,215 +99,155 @@ impl<'a> Value<'a> {
     }
 
     fn kind(&self) -> Option<Kind> {
-        KEYS.iter().find(|key| key.path == self.key.table).map(|key| key.kind)
+        self.reader.keys.get(&without_indexes(&self.path)).map(|(key, _)| key.kind)
     }
 
     pub(super) fn is_null(&self) -> bool {
-        matches!(self.node.value, Node::Null)
+        matches!(self.node, Node::Null)
     }
 
     /// `null`, or what YAML reads as false: `false`, `no`, `off`.
     fn is_off(&self) -> bool {
-        matches!(self.node.value, Node::Null | Node::Bool(false))
+        matches!(self.node, Node::Null | Node::Bool(false))
     }
 
     pub(super) fn is_list(&self) -> bool {
-        matches!(self.node.value, Node::List(_))
+        matches!(self.node, Node::List(_))
     }
 
     pub(super) fn is_mapping(&self) -> bool {
-        matches!(self.node.value, Node::Map(_))
-    }
-
-    /// Whether it is a mapping with this key.
-    pub(super) fn has(&self, key: &str) -> bool {
-        self.node.value.get(key).is_some()
+        matches!(self.node, Node::Map(_))
     }
 
     pub(super) fn is_word(&self, word: &str) -> bool {
-        self.node.value.text() == Some(word)
+        matches!(self.node, Node::Text(text) if text == word)
     }
 
     /// A text, parsed by `parse`.
-    pub(super) fn text<T>(&self, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
-        match &self.node.value {
-            Node::Text(text) => parse(text).map_err(|reason| self.report(reason)).ok(),
+    pub(super) fn as_text<T>(&self, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        match self.node {
+            Node::Text(text) => return parse(text).map_err(|reason| self.report(reason)).ok(),
             // The parser explains that `3` should be `3s`. A name like `0123` would lose its zero.
             Node::Number(text) => {
-                let reason = parse(text).err();
                 self.report(
-                    reason.unwrap_or_else(|| format!("expected text; write it in quotes, like \"{text}\"")),
+                    parse(text)
+                        .err()
+                        .unwrap_or_else(|| format!("expected text; write it in quotes, like \"{text}\"")),
                 );
-                None
             }
-            other @ (Node::Null | Node::Bool(_) | Node::List(_) | Node::Map(_)) => {
-                self.report(format!("expected text, found {}", other.kind()));
-                None
+            Node::Null | Node::Bool(_) | Node::List(_) | Node::Map(_) => {
+                self.report(format!("expected text, found {}", self.node.kind()));
             }
         }
+        None
     }
 
-    /// One of these words. The first one is the placeholder.
-    pub(super) fn word<T: Copy>(&self, words: &[(&str, T)]) -> T {
+    /// One of these words, at least two.
+    pub(super) fn as_word<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
         let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
         let parse = |text: &str| {
             let found = words.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
             found.map(|(_, value)| *value).ok_or_else(|| match nearest(&names, text) {
                 Some(near) => format!("unknown value `{text}`; did you mean `{near}`?"),
-                None => format!("unknown value `{text}`; use {}", alternatives(&names)),
+                None => {
+                    let (others, last) = names.split_at(names.len() - 1);
+                    format!("unknown value `{text}`; use {} or {}", others.join(", "), last.concat())
+                }
             })
         };
-        let found =
-            if names.contains(&"off") && self.is_off() { parse("off").ok() } else { self.text(parse) };
-        found.unwrap_or(words[0].1)
-    }
-
-    pub(super) fn duration(&self) -> Duration {
-        self.text(values::duration).unwrap_or_default()
-    }
-
-    /// A whole number within the bounds that the table has for the key.
-    pub(super) fn number<T: TryFrom<u64> + Default>(&self) -> T {
-        let (least, most) = match self.kind() {
-            Some(Kind::Number(least, most) | Kind::NumberOrAuto(least, most)) => (least, most),
-            _ => (0, u64::MAX),
-        };
-        let number = self.node.value.number().filter(|number| (least..=most).contains(number));
-        if number.is_none() {
-            self.report(format!("expected a whole number from {least} to {most}"));
-        }
-        number.and_then(|number| T::try_from(number).ok()).unwrap_or_default()
+        if names.contains(&"off") && self.is_off() { parse("off").ok() } else { self.as_text(parse) }
     }
 
     /// A value that is itself the constant: a number, a boolean, nothing, or a list. `None` for a text.
     pub(super) fn constant(&self) -> Option<serde_json::Value> {
-        fn json(node: &Node) -> Option<serde_json::Value> {
-            match node {
-                Node::Null => Some(serde_json::Value::Null),
-                Node::Bool(value) => Some((*value).into()),
-                Node::Number(text) => serde_json::from_str(text).ok(),
-                Node::Text(text) => Some(text.as_str().into()),
-                Node::List(list) => list.iter().map(|item| json(&item.value)).collect(),
-                Node::Map(_) => None,
-            }
-        }
-        if matches!(self.node.value, Node::Text(_)) { None } else { json(&self.node.value) }
+        if matches!(self.node, Node::Text(_)) { None } else { self.node.json() }
     }
 
     /// The items of a list.
     pub(super) fn items(&self) -> Vec<Value<'a>> {
-        let Node::List(list) = &self.node.value else {
-            self.report(format!("expected a list, found {}", self.node.value.kind()));
+        let Node::List(list) = self.node else {
+            self.report(format!("expected a list, found {}", self.node.kind()));
             return Vec::new();
         };
-        let brackets = if self.kind() == Some(Kind::Sections) { "[]" } else { "" };
-        let item = |(index, node)| {
-            let KeyPath { shown, table } = &self.key;
-            let key = KeyPath { shown: format!("{shown}[{index}]"), table: format!("{table}{brackets}") };
-            Value { reader: self.reader, node, place: Place::of(node), key }
+        let item = |(index, node): (usize, &'a Spanned<Node>)| Value {
+            reader: self.reader,
+            node: &node.value,
+            place: node.referenced,
+            path: format!("{}[{index}]", self.path),
         };
         list.iter().enumerate().map(item).collect()
     }
 
-    /// A list of texts, each parsed by `parse`; without the wrong ones.
-    pub(super) fn texts<T>(&self, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
-        self.items().iter().filter_map(|item| item.text(&parse)).collect()
+    /// The items of a list. Reports `reason` if it is empty.
+    pub(super) fn some_items(&self, reason: &str) -> Vec<Value<'a>> {
+        if matches!(self.node, Node::List(list) if list.is_empty()) {
+            self.report(reason);
+        }
+        self.items()
     }
 
-    /// The entries of a mapping that may have any keys.
+    /// A list of texts, each parsed by `parse`; without the wrong ones.
+    pub(super) fn as_texts<T>(&self, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
+        self.items().iter().filter_map(|item| item.as_text(&parse)).collect()
+    }
+
+    fn child(&self, name: &str, node: &'a Node, place: Location) -> Value<'a> {
+        let path = if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) };
+        Value { reader: self.reader, node, place, path }
+    }
+
+    /// The entries of a mapping that may have any keys; none, after a problem, if it is something else.
     pub(super) fn entries(&self) -> Vec<(&'a str, Value<'a>)> {
-        let section = self.open();
-        let name = |(name, node): &'a (Spanned<String>, Spanned<Node>)| {
-            (name.value.as_str(), section.child(&name.value, node, Place::of(node)))
+        let Node::Map(entries) = self.node else {
+            self.report(format!("expected a mapping of keys, found {}", self.node.kind()));
+            return Vec::new();
         };
-        section.entries.iter().map(name).collect()
+        let entry = |(name, node): &'a (Spanned<String>, Spanned<Node>)| {
+            (name.value.as_str(), self.child(&name.value, &node.value, node.referenced))
+        };
+        entries.iter().map(entry).collect()
     }
 
     /// A mapping with the keys that the table has for it. Reports every other key.
-    pub(super) fn section(&self) -> Section<'a> {
-        let section = self.open();
-        section.allow_only(&section.known());
-        section
-    }
-
-    /// A mapping whose keys are not checked yet; empty, after a problem, if it is something else.
-    pub(super) fn open(&self) -> Section<'a> {
-        let entries: &[_] = match &self.node.value {
-            Node::Map(entries) => entries,
-            other @ (Node::Null | Node::Text(_) | Node::Number(_) | Node::Bool(_) | Node::List(_)) => {
-                self.report(format!("expected a mapping of keys, found {}", other.kind()));
-                &[]
-            }
-        };
-        Section { value: self.clone(), entries }
-    }
-}
-
-/// A mapping that is being read.
-pub(super) struct Section<'a> {
-    value: Value<'a>,
-    entries: &'a [(Spanned<String>, Spanned<Node>)],
-}
-
-impl<'a> Section<'a> {
-    pub(super) fn files(&self) -> &'a Files {
-        self.value.files()
-    }
-
-    /// A problem of the section as a whole.
-    pub(super) fn report(&self, reason: impl Into<String>) {
-        self.value.report(reason);
-    }
-
-    /// Names of the keys that the table has for this section.
-    fn known(&self) -> Vec<&'static str> {
-        KEYS.iter().filter_map(|key| key.name_in(&self.value.key.table)).collect()
+    pub(super) fn as_section(&self) -> Value<'a> {
+        let path = without_indexes(&self.path);
+        let known: Vec<&str> = KEYS.iter().filter_map(|key| key.name_in(&path)).collect();
+        self.allow_only(&known);
+        self.clone()
     }
 
     /// Reports every key that is not one of these.
     pub(super) fn allow_only(&self, known: &[&str]) {
-        for (name, _) in self.entries.iter().filter(|(name, _)| !known.contains(&name.value.as_str())) {
+        let Node::Map(entries) = self.node else {
+            return self.report(format!("expected a mapping of keys, found {}", self.node.kind()));
+        };
+        for (name, node) in entries.iter().filter(|(name, _)| !known.contains(&name.value.as_str())) {
             let hint = match nearest(known, &name.value) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("known keys here: {}", known.join(", ")),
             };
             // At the name, not at the value.
-            let mut value = self.value.clone();
-            (value.place, value.key) = (Place::of(name), self.path(&name.value));
-            value.report(format!("unknown key; {hint}"));
+            let key = self.child(&name.value, &node.value, name.referenced);
+            key.report(format!("unknown key; {hint}"));
         }
-    }
-
-    fn path(&self, name: &str) -> KeyPath {
-        let below = |path: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
-        KeyPath { shown: below(&self.value.key.shown), table: below(&self.value.key.table) }
-    }
-
-    fn child(&self, name: &str, node: &'a Spanned<Node>, place: Place) -> Value<'a> {
-        Value { reader: self.value.reader, node, place, key: self.path(name) }
     }
 
     /// The value in the file.
     pub(super) fn given(&self, name: &str) -> Option<Value<'a>> {
-        let (_, node) = self.entries.iter().find(|(key, _)| key.value == name)?;
-        Some(self.child(name, node, Place::of(node)))
-    }
-
-    /// Whether the file has a value other than null.
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.given(name).is_some_and(|value| !value.is_null())
+        let Node::Map(entries) = self.node else { return None };
+        let (_, node) = entries.iter().find(|(key, _)| key.value == name)?;
+        Some(self.child(name, &node.value, node.referenced))
     }
 
     /// The value in the file, or the default. `None` for null, and when there is neither.
     pub(super) fn value(&self, name: &str) -> Option<Value<'a>> {
-        let path = self.path(name).table;
-        let key = KEYS.iter().find(|key| key.path == path)?;
+        let absent = self.child(name, &Node::Null, self.place);
+        let (key, default) = self.reader.keys.get(&without_indexes(&absent.path))?;
         let Some(value) = self.given(name) else {
             if key.default == Preset::Required {
-                self.report_missing(name);
+                absent.report("required, but missing");
             }
-            let default = self.value.reader.defaults.get(key.path)?;
-            return Some(self.child(name, default, self.value.place));
+            return default.as_ref().map(|node| Value { node: &node.value, ..absent });
         };
         // `NO` can be the text that was meant, so for texts only null means null.
         let is_text = matches!(key.kind, Kind::Text | Kind::Texts);
@@ -343,20 +259,23 @@ impl<'a> Section<'a> {
     pub(super) fn required(&self, name: &str) -> Option<Value<'a>> {
         let value = self.given(name);
         if value.is_none() {
-            self.report_missing(name);
+            self.child(name, &Node::Null, self.place).report("required, but missing");
         }
         value
     }
 
-    fn report_missing(&self, name: &str) {
-        let mut missing = self.value.clone();
-        missing.key = self.path(name);
-        missing.report("required, but missing");
+    /// A text that is required here, though not everywhere.
+    pub(super) fn required_text<T: Default>(
+        &self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> T {
+        self.required(name).and_then(|value| value.as_text(parse)).unwrap_or_default()
     }
 
     /// A text, parsed by `parse`; for types without a placeholder.
     pub(super) fn parsed<T>(&self, name: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
-        self.value(name)?.text(parse)
+        self.value(name)?.as_text(parse)
     }
 
     pub(super) fn text<T: Default>(&self, name: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> T {
@@ -364,58 +283,70 @@ impl<'a> Section<'a> {
     }
 
     pub(super) fn texts<T>(&self, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
-        self.value(name).map(|list| list.texts(parse)).unwrap_or_default()
+        self.value(name).map(|list| list.as_texts(parse)).unwrap_or_default()
     }
 
     pub(super) fn boolean(&self, name: &str) -> bool {
         let Some(value) = self.value(name) else { return false };
-        if let Node::Bool(value) = value.node.value {
-            return value;
+        if let Node::Bool(value) = value.node {
+            return *value;
         }
-        value.report(format!("expected true or false, found {}", value.node.value.kind()));
+        value.report(format!("expected true or false, found {}", value.node.kind()));
         false
     }
 
+    /// A whole number within the bounds that the table has for the key.
     pub(super) fn number<T: TryFrom<u64> + Default>(&self, name: &str) -> T {
-        self.value(name).map(|value| value.number()).unwrap_or_default()
+        let Some(value) = self.value(name) else { return T::default() };
+        let (least, most) = match value.kind() {
+            Some(Kind::Number(least, most) | Kind::NumberOrAuto(least, most)) => (least, most),
+            _ => (0, u64::MAX),
+        };
+        let number = if let Node::Number(text) = value.node { text.parse().ok() } else { None };
+        let number = number.filter(|number| (least..=most).contains(number));
+        if number.is_none() {
+            value.report(format!("expected a whole number from {least} to {most}"));
+        }
+        number.and_then(|number| T::try_from(number).ok()).unwrap_or_default()
     }
 
-    /// A number; `None` for `auto`.
-    pub(super) fn number_or_auto(&self, name: &str) -> Option<usize> {
-        self.value(name).filter(|value| !value.is_word("auto")).map(|value| value.number())
+    /// A number; `None` for null and `auto`.
+    pub(super) fn optional_number<T: TryFrom<u64> + Default>(&self, name: &str) -> Option<T> {
+        (!self.value(name)?.is_word("auto")).then(|| self.number(name))
     }
 
     pub(super) fn duration(&self, name: &str) -> Duration {
-        self.value(name).map(|value| value.duration()).unwrap_or_default()
+        self.text(name, values::duration)
     }
 
+    /// One of these words. The first one is the placeholder.
     pub(super) fn word<T: Copy>(&self, name: &str, words: &[(&str, T)]) -> T {
-        self.value(name).map_or(words[0].1, |value| value.word(words))
+        self.value(name).and_then(|value| value.as_word(words)).unwrap_or(words[0].1)
     }
 
     /// A section; `None` for null, and when it is neither given nor has defaults of its own.
-    pub(super) fn section(&self, name: &str) -> Option<Section<'a>> {
-        self.value(name).map(|value| value.section())
+    pub(super) fn section(&self, name: &str) -> Option<Value<'a>> {
+        self.value(name).map(|value| value.as_section())
     }
 
     /// A section that is read with its defaults when it is not given.
-    pub(super) fn with_defaults(&self, name: &str) -> Section<'a> {
-        self.section(name).unwrap_or_else(|| Section { value: self.value.clone(), entries: &[] })
+    pub(super) fn with_defaults(&self, name: &str) -> Value<'a> {
+        self.section(name).unwrap_or_else(|| self.child(name, &Node::Null, self.place))
     }
 
     /// The CA certificates of a `ca_file`, or those of the system.
     pub(super) fn roots(&self, name: &str) -> Roots {
         let read = |path: &str| pem::roots(self.files(), &self.files().at(path)).map(Roots);
         match self.value(name) {
-            Some(value) => value.text(read).unwrap_or_default(),
+            Some(value) => value.as_text(read).unwrap_or_default(),
             None => Roots(x509::system_roots()),
         }
     }
 
-    /// The same, where the connection always uses TLS.
+    /// Like `roots`, where the connection always uses TLS.
     pub(super) fn required_roots(&self, name: &str) -> Roots {
         let roots = self.roots(name);
-        if !self.has(name) && roots.0.is_empty() {
+        if roots.0.is_empty() && self.given(name).is_none_or(|value| value.is_null()) {
             self.report("the system has no CA certificates; install them (ca-certificates) or set ca_file");
         }
         roots
@@ -428,8 +359,10 @@ mod tests {
 
     #[test]
     fn every_default_in_the_table_is_yaml() {
-        let reader = Reader::new(Files::below(std::path::Path::new("/nowhere")));
-        let values = KEYS.iter().filter(|key| key.default.yaml().is_some()).count();
-        assert_eq!(reader.defaults.len(), values);
+        let reader = Reader::new(Path::new("/nowhere/config.yaml"));
+        assert_eq!(reader.keys.len(), KEYS.len(), "two keys have one path");
+        for (key, default) in reader.keys.values() {
+            assert_eq!(default.is_some(), key.default.yaml().is_some(), "{key:?}");
+        }
     }
 }

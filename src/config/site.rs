@@ -8,7 +8,7 @@ use crate::base::x509;
 use crate::config::app::{self, App};
 use crate::config::certificate::{self, Acme};
 use crate::config::imis::{self, Imis};
-use crate::config::section::{Section, Value};
+use crate::config::section::Value;
 use crate::config::upstream::{self, Upstream};
 use crate::config::values;
 
@@ -21,7 +21,6 @@ pub(crate) struct Site {
     pub(crate) public_port: Option<u16>,
     /// `None` until the CA has issued one.
     pub(crate) certificate: Option<Arc<CertifiedKey>>,
-    /// How to get the certificate, if by ACME.
     pub(crate) acme: Option<Arc<Acme>>,
     pub(crate) upstream: Upstream,
     pub(crate) sign_on: Option<SignOn>,
@@ -53,17 +52,16 @@ impl Site {
 }
 
 pub(super) fn sites(list: &Value<'_>) -> Vec<Site> {
-    let items = list.items();
-    if items.is_empty() {
-        list.report("at least one site is needed");
-    }
     let mut seen = Vec::new();
-    items.iter().filter_map(|item| site(&item.section(), &mut seen)).collect()
+    list.some_items("at least one site is needed")
+        .iter()
+        .filter_map(|item| site(&item.as_section(), &mut seen))
+        .collect()
 }
 
-fn site(section: &Section<'_>, hosts_seen: &mut Vec<String>) -> Option<Site> {
+fn site(section: &Value<'_>, hosts_seen: &mut Vec<String>) -> Option<Site> {
     let hosts = section.value("hosts").map(|list| hosts(&list, hosts_seen)).unwrap_or_default();
-    let public_port = section.value("public_port").map(|port| port.number());
+    let public_port = section.optional_number("public_port");
     let certificate = section.section("certificate");
     let certificate = certificate.and_then(|section| certificate::certificate(&section, &hosts));
     let upstream = section.section("upstream").map(|section| upstream::upstream(&section));
@@ -87,20 +85,13 @@ fn site(section: &Section<'_>, hosts_seen: &mut Vec<String>) -> Option<Site> {
         Some(imis) => Some(SignOn { imis: imis?, apps }),
         None => None,
     };
-    let certificate = certificate?;
-    Some(Site {
-        hosts,
-        public_port,
-        certificate: certificate.certified_key,
-        acme: certificate.acme,
-        upstream: upstream?,
-        sign_on,
-    })
+    let (certificate, acme) = certificate?;
+    Some(Site { hosts, public_port, certificate, acme, upstream: upstream?, sign_on })
 }
 
 /// Reports what the apps need of iMIS and do not have.
 fn report_needs(list: &Value<'_>, imis: &Imis, apps: &[Arc<App>]) {
-    if imis.session_cookies.is_empty() && apps.iter().any(|app| app.single_logout.from_imis) {
+    if imis.session_cookies.is_empty() && apps.iter().any(|app| app.logout_from_imis) {
         list.report("single_logout.from_imis needs session_cookies, to know who had a session");
     }
     for app in apps.iter().filter(|_| imis.service_account.is_none()) {
@@ -111,13 +102,9 @@ fn report_needs(list: &Value<'_>, imis: &Imis, apps: &[Arc<App>]) {
 }
 
 fn hosts(list: &Value<'_>, seen: &mut Vec<String>) -> Vec<String> {
-    let items = list.items();
-    if items.is_empty() {
-        list.report("at least one host is needed");
-    }
     let mut hosts = Vec::new();
-    for item in &items {
-        let Some(host) = item.text(values::site_host) else { continue };
+    for item in list.some_items("at least one host is needed") {
+        let Some(host) = item.as_text(values::site_host) else { continue };
         if seen.contains(&host) {
             item.report(format!("`{host}` is listed twice; a host belongs to one site"));
         }

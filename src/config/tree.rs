@@ -31,27 +31,16 @@ impl Node {
         }
     }
 
-    pub(super) fn number<T: std::str::FromStr>(&self) -> Option<T> {
-        self.number_text()?.parse().ok()
-    }
-
-    /// The digits of a number.
-    pub(super) fn number_text(&self) -> Option<&str> {
-        if let Self::Number(text) = self { Some(text) } else { None }
-    }
-
-    pub(super) fn items(&self) -> &[Spanned<Node>] {
-        if let Self::List(items) = self { items } else { &[] }
-    }
-
-    pub(super) fn text(&self) -> Option<&str> {
-        if let Self::Text(text) = self { Some(text) } else { None }
-    }
-
-    /// The value of a key.
-    pub(super) fn get(&self, key: &str) -> Option<&Node> {
-        let Self::Map(entries) = self else { return None };
-        entries.iter().find(|(name, _)| name.value == key).map(|(_, node)| &node.value)
+    /// As a JSON value; `None` for a mapping.
+    pub(super) fn json(&self) -> Option<serde_json::Value> {
+        match self {
+            Self::Null => Some(serde_json::Value::Null),
+            Self::Bool(value) => Some((*value).into()),
+            Self::Number(text) => serde_json::from_str(text).ok(),
+            Self::Text(text) => Some(text.as_str().into()),
+            Self::List(list) => list.iter().map(|item| item.value.json()).collect(),
+            Self::Map(_) => None,
+        }
     }
 }
 

@@ -1,9 +1,9 @@
-//! `sites[].upstream`: the iMIS web servers of a site.
+//! `sites[].upstream`: the iMIS web servers of a site. `keys` describes each key.
 
 use std::time::Duration;
 
 use crate::base::header_rules::Rules;
-use crate::config::section::{Section, Value};
+use crate::config::section::Value;
 use crate::config::values::{self, Authority, Roots, Server};
 
 /// The iMIS web servers of a site.
@@ -12,15 +12,12 @@ pub(crate) struct Upstream {
     /// At least one.
     pub(crate) servers: Vec<Server>,
     pub(crate) balance: Balance,
-    /// How to keep a session on its server.
     pub(crate) affinity: Option<Affinity>,
-    /// The PROXY header at the start of each connection to a server.
     pub(crate) proxy_protocol: Option<ProxyHeader>,
     pub(crate) health: Option<Health>,
     pub(crate) roots: Roots,
     /// The Host header for iMIS; `None` = the client's.
     pub(crate) host: Option<Authority>,
-    /// Which request headers never reach iMIS.
     pub(crate) headers: Rules,
     pub(crate) limits: UpstreamLimits,
     pub(crate) timeouts: UpstreamTimeouts,
@@ -36,9 +33,7 @@ impl Upstream {
 /// How to choose one of several servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Balance {
-    /// The first healthy one.
     Failover,
-    /// The one with the fewest requests; among equals, in turn.
     LeastRequests,
 }
 
@@ -52,9 +47,7 @@ pub(crate) enum ProxyHeader {
 /// How to keep a session on its server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Affinity {
-    /// By a cookie of the gateway.
     Cookie,
-    /// By iMIS cookies with these names.
     Learned(Vec<String>),
 }
 
@@ -64,16 +57,13 @@ pub(crate) struct Health {
     pub(crate) path: String,
     pub(crate) interval: Duration,
     pub(crate) timeout: Duration,
-    /// Consecutive failures until it is unhealthy.
     pub(crate) fall: u32,
-    /// Consecutive successes until it is healthy again.
     pub(crate) rise: u32,
 }
 
 /// Limits for requests to iMIS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct UpstreamLimits {
-    /// Complete requests without an answer. Further ones queue.
     pub(crate) concurrent_requests: usize,
     pub(crate) queue_timeout: Duration,
 }
@@ -81,48 +71,61 @@ pub(crate) struct UpstreamLimits {
 /// Time-outs for iMIS. There is none for a request as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct UpstreamTimeouts {
-    /// TCP connection.
     pub(crate) connect: Duration,
-    /// TLS handshake.
     pub(crate) tls: Duration,
-    /// From the end of the request, body included, to the head of the response.
     pub(crate) response_head: Duration,
-    /// Without progress in a body, while the gateway waits for iMIS; in a WebSocket, without data in either direction.
     pub(crate) body_idle: Duration,
-    /// Of an unused connection.
     pub(crate) idle: Duration,
 }
 
-pub(super) fn upstream(section: &Section<'_>) -> Upstream {
-    let servers = section.value("servers").map(|list| servers(&list)).unwrap_or_default();
+pub(super) fn upstream(section: &Value<'_>) -> Upstream {
+    let balance = [("failover", Balance::Failover), ("least_requests", Balance::LeastRequests)];
+    let versions = [("v1", ProxyHeader::V1), ("v2", ProxyHeader::V2)];
+    let headers = section.with_defaults("headers");
+    let limits = section.with_defaults("limits");
+    let timeouts = section.with_defaults("timeouts");
     Upstream {
-        servers,
-        balance: section
-            .word("balance", &[("failover", Balance::Failover), ("least_requests", Balance::LeastRequests)]),
+        servers: section.value("servers").map(|list| servers(&list)).unwrap_or_default(),
+        balance: section.word("balance", &balance),
         affinity: section.value("affinity").and_then(|value| affinity(&value)),
-        proxy_protocol: section
-            .value("proxy_protocol")
-            .map(|value| value.word(&[("v1", ProxyHeader::V1), ("v2", ProxyHeader::V2)])),
-        health: section.section("health").map(|section| health(&section)),
+        proxy_protocol: section.value("proxy_protocol").and_then(|value| value.as_word(&versions)),
+        health: section.section("health").map(|health| Health {
+            path: health.text("path", values::site_path),
+            interval: health.duration("interval"),
+            timeout: health.duration("timeout"),
+            fall: health.number("fall"),
+            rise: health.number("rise"),
+        }),
         roots: section.required_roots("ca_file"),
         host: section.text("host", |text| match text {
             "preserve" => Ok(None),
             "keep" => Err("`keep` is not a host name; did you mean `preserve`?".to_owned()),
             name => values::authority(name).map(Some),
         }),
-        headers: headers(&section.with_defaults("headers")),
-        limits: limits(&section.with_defaults("limits")),
-        timeouts: timeouts(&section.with_defaults("timeouts")),
+        headers: Rules {
+            remove: headers.texts("remove", values::header_pattern),
+            keep: headers.texts("keep", values::kept_header),
+        },
+        limits: UpstreamLimits {
+            concurrent_requests: limits.number("concurrent_requests"),
+            queue_timeout: limits.duration("queue_timeout"),
+        },
+        timeouts: UpstreamTimeouts {
+            connect: timeouts.duration("connect"),
+            tls: timeouts.duration("tls"),
+            response_head: timeouts.duration("response_head"),
+            body_idle: timeouts.duration("body_idle"),
+            idle: timeouts.duration("idle"),
+        },
     }
 }
 
 fn servers(list: &Value<'_>) -> Vec<Server> {
-    let servers = list.texts(values::server);
-    if list.items().is_empty() {
-        list.report("at least one server is needed");
-    }
-    if let Some(twice) = servers.iter().enumerate().find(|(index, one)| servers[..*index].contains(one)) {
-        list.report(format!("{} is listed twice", twice.1));
+    let items = list.some_items("at least one server is needed");
+    let servers: Vec<Server> = items.iter().filter_map(|item| item.as_text(values::server)).collect();
+    if let Some((_, twice)) = servers.iter().enumerate().find(|(index, one)| servers[..*index].contains(one))
+    {
+        list.report(format!("{twice} is listed twice"));
     }
     servers
 }
@@ -135,42 +138,8 @@ fn affinity(value: &Value<'_>) -> Option<Affinity> {
         value.report("use cookie, or a list of names of iMIS's own cookies, or null");
         return None;
     }
-    let names = value.texts(values::cookie_name);
+    let names = value.as_texts(values::cookie_name);
     (!names.is_empty()).then_some(Affinity::Learned(names))
-}
-
-fn health(section: &Section<'_>) -> Health {
-    Health {
-        path: section.text("path", values::site_path),
-        interval: section.duration("interval"),
-        timeout: section.duration("timeout"),
-        fall: section.number("fall"),
-        rise: section.number("rise"),
-    }
-}
-
-fn headers(section: &Section<'_>) -> Rules {
-    Rules {
-        remove: section.texts("remove", values::header_pattern),
-        keep: section.texts("keep", values::kept_header),
-    }
-}
-
-fn limits(section: &Section<'_>) -> UpstreamLimits {
-    UpstreamLimits {
-        concurrent_requests: section.number("concurrent_requests"),
-        queue_timeout: section.duration("queue_timeout"),
-    }
-}
-
-fn timeouts(section: &Section<'_>) -> UpstreamTimeouts {
-    UpstreamTimeouts {
-        connect: section.duration("connect"),
-        tls: section.duration("tls"),
-        response_head: section.duration("response_head"),
-        body_idle: section.duration("body_idle"),
-        idle: section.duration("idle"),
-    }
 }
 
 /// An upstream for unit tests.

@@ -83,11 +83,15 @@ pub(super) fn site_host(text: &str) -> Result<String, String> {
     if text.contains('*') {
         return Err("wildcards are not supported; list each host".to_owned());
     }
-    let wrong = || format!("`{text}` is not a host name; write it like members.example.org, without port");
-    if text.ends_with('.') {
-        return Err(wrong());
-    }
-    Host::parse(text).map(|host| host.to_string()).map_err(|_| wrong())
+    let host = Host::parse(text).ok().filter(|_| !text.ends_with('.'));
+    host.map(|host| host.to_string()).ok_or_else(|| {
+        format!("`{text}` is not a host name; write it like members.example.org, without port")
+    })
+}
+
+/// Whether a URL has a user name or a password.
+pub(super) fn has_credentials(url: &Url) -> bool {
+    !url.username().is_empty() || url.password().is_some()
 }
 
 /// `https://host[:port]`; plain http is accepted for test environments.
@@ -100,8 +104,8 @@ pub(crate) fn server(text: &str) -> Result<Server, String> {
         "http" => false,
         other => return Err(format!("scheme `{other}` is not supported; use https")),
     };
-    let plain = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
-    if !plain || !url.username().is_empty() || url.password().is_some() {
+    let is_origin = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+    if !is_origin || has_credentials(&url) {
         return Err(format!("{}: only scheme, host and port", wrong()));
     }
     let host = match url.host().ok_or_else(wrong)? {
@@ -119,7 +123,7 @@ pub(super) fn base_url(text: &str) -> Result<Url, String> {
     if !matches!(url.scheme(), "http" | "https") || url.query().is_some() || url.fragment().is_some() {
         return Err(wrong());
     }
-    if !url.username().is_empty() || url.password().is_some() {
+    if has_credentials(&url) {
         return Err("no user name or password in a URL; use service_account".to_owned());
     }
     if !url.path().ends_with('/') {
@@ -137,11 +141,11 @@ pub(super) fn https_origin(text: &str) -> Result<Authority, String> {
 /// Zendesk's own rule for subdomains: letters, digits, hyphens, a letter or digit at both ends.
 pub(super) fn subdomain(text: &str) -> Result<String, String> {
     let text = text.to_ascii_lowercase();
-    let inner = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    if !inner || text.is_empty() || text.len() > 63 || text.starts_with('-') || text.ends_with('-') {
-        return Err(format!("`{text}` is not a subdomain; for https://contoso.zendesk.com write contoso"));
+    let is_plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    if is_plain && (1..=63).contains(&text.len()) && !text.starts_with('-') && !text.ends_with('-') {
+        return Ok(text);
     }
-    Ok(text)
+    Err(format!("`{text}` is not a subdomain; for https://contoso.zendesk.com write contoso"))
 }
 
 pub(super) fn socket_address(text: &str) -> Result<SocketAddr, String> {
@@ -149,76 +153,57 @@ pub(super) fn socket_address(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| format!("`{text}` is not ADDRESS:PORT; write it like \"[::]:443\" or 127.0.0.1:9180"))
 }
 
-/// `500ms`, `10s`, `5m`, `1h`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is not a duration; write it like 500ms, 10s, 5m or 1h");
+/// A whole number with one of these units, multiplied by the factor of the unit.
+fn with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let duration = match unit {
-        "ms" => Duration::from_millis(number),
-        "s" => Duration::from_secs(number),
-        "m" => Duration::from_secs(number.checked_mul(60).ok_or_else(wrong)?),
-        "h" => Duration::from_secs(number.checked_mul(3600).ok_or_else(wrong)?),
-        _ => return Err(wrong()),
-    };
-    match duration {
-        Duration::ZERO => Err("must be more than zero".to_owned()),
-        long if long > Duration::from_secs(7 * 86_400) => Err("must be at most 168h".to_owned()),
-        fine => Ok(fine),
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit)?;
+    number.parse::<u64>().ok()?.checked_mul(*factor)
+}
+
+/// `500ms`, `10s`, `5m`, `1h`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    match with_unit(text, &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)]) {
+        None => Err(format!("`{text}` is not a duration; write it like 500ms, 10s, 5m or 1h")),
+        Some(0) => Err("must be more than zero".to_owned()),
+        Some(604_800_001..) => Err("must be at most 168h".to_owned()),
+        Some(milliseconds) => Ok(Duration::from_millis(milliseconds)),
     }
 }
 
 /// `64KiB`, `10MiB`, `1GiB`: at least 64 KiB.
 pub(super) fn size(text: &str) -> Result<u64, String> {
-    let wrong = || format!("`{text}` is not a size; write it like 64KiB, 10MiB or 1GiB");
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let shift = match unit {
-        "KiB" => 10,
-        "MiB" => 20,
-        "GiB" => 30,
-        _ => return Err(wrong()),
-    };
-    match number.checked_mul(1 << shift).ok_or_else(wrong)? {
-        small if small < 64 * 1024 => Err("must be at least 64KiB".to_owned()),
-        fine => Ok(fine),
+    match with_unit(text, &[("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)]) {
+        None => Err(format!("`{text}` is not a size; write it like 64KiB, 10MiB or 1GiB")),
+        Some(0..65_536) => Err("must be at least 64KiB".to_owned()),
+        Some(bytes) => Ok(bytes),
     }
 }
 
 /// A path on the site, with or without a query: visible ASCII, one leading slash.
 pub(super) fn site_path(text: &str) -> Result<String, String> {
-    let visible = text.bytes().all(|b| b.is_ascii_graphic() && b != b'\\' && b != b'#');
-    if !visible || !text.starts_with('/') || text.starts_with("//") {
-        return Err(format!("`{text}` is not a path; write it like /page, other characters percent-encoded"));
-    }
-    Ok(text.to_owned())
+    let is_visible = text.bytes().all(|b| b.is_ascii_graphic() && b != b'\\' && b != b'#');
+    let is_path = is_visible && text.starts_with('/') && !text.starts_with("//");
+    is_path.then(|| text.to_owned()).ok_or_else(|| {
+        format!("`{text}` is not a path; write it like /page, other characters percent-encoded")
+    })
 }
 
 /// The path of an app: plain segments, so that it has only one spelling.
 pub(super) fn app_path(text: &str) -> Result<String, String> {
-    let segment = |s: &str| {
-        let plain = s
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.'));
-        plain && !s.is_empty() && !s.starts_with('.') && !s.ends_with('.')
-    };
-    match text.strip_prefix('/') {
-        Some(rest) if rest.split('/').all(segment) => Ok(text.to_owned()),
-        _ => Err(format!(
-            "`{text}` cannot be an SSO path; write it like /sso/zendesk: lower-case letters, digits, `-`, `_`, no slash at the end"
-        )),
-    }
+    let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.');
+    let is_segment =
+        |s: &str| s.bytes().all(is_plain) && !s.is_empty() && !s.starts_with('.') && !s.ends_with('.');
+    let is_path = text.strip_prefix('/').is_some_and(|rest| rest.split('/').all(is_segment));
+    is_path.then(|| text.to_owned()).ok_or_else(|| {
+        format!("`{text}` cannot be an SSO path; write it like /sso/zendesk: lower-case letters, digits, `-`, `_`, no slash at the end")
+    })
 }
 
 pub(super) fn cookie_name(text: &str) -> Result<String, String> {
-    let token = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
-    if token && !text.is_empty() {
-        Ok(text.to_owned())
-    } else {
-        Err(format!("`{text}` is not a cookie name"))
-    }
+    let is_token = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
+    let is_name = is_token && !text.is_empty();
+    is_name.then(|| text.to_owned()).ok_or_else(|| format!("`{text}` is not a cookie name"))
 }
 
 /// Request headers to remove: `Name`, `Name-*` or `*-Name`.
@@ -243,18 +228,18 @@ pub(super) fn header_pattern(text: &str) -> Result<Pattern, String> {
 
 /// The whole name of a header that is an exception, in lower case.
 pub(super) fn kept_header(text: &str) -> Result<String, String> {
-    match Pattern::parse(text) {
-        Some(Pattern::Name(name)) if is_ours_alone(&name) => {
-            Err(format!("`{text}` is one of the headers that only the gateway sets"))
-        }
-        Some(Pattern::Name(name)) if is_decisive(&name) => {
-            Err(format!("`{text}` decides how a request is read; other spellings of it must not pass"))
-        }
-        Some(Pattern::Name(name)) => Ok(name),
-        Some(Pattern::Beginning(_) | Pattern::Ending(_)) | None => {
-            Err(format!("`{text}` is not the whole name of a header; write it like X-HTTP-Method-Override"))
-        }
+    let Some(Pattern::Name(name)) = Pattern::parse(text) else {
+        return Err(format!(
+            "`{text}` is not the whole name of a header; write it like X-HTTP-Method-Override"
+        ));
+    };
+    if is_ours_alone(&name) {
+        return Err(format!("`{text}` is one of the headers that only the gateway sets"));
     }
+    if is_decisive(&name) {
+        return Err(format!("`{text}` decides how a request is read; other spellings of it must not pass"));
+    }
+    Ok(name)
 }
 
 /// A network, or one address.
@@ -267,12 +252,11 @@ pub(super) fn network(text: &str) -> Result<IpNet, String> {
 /// A domain of e-mail addresses, in lower case.
 pub(super) fn domain(text: &str) -> Result<String, String> {
     let text = text.trim_start_matches('@').to_ascii_lowercase();
-    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-'));
-    if plain && text.contains('.') {
-        Ok(text)
-    } else {
-        Err(format!("`{text}` is not a domain; write it like association.org"))
+    let is_plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-'));
+    if is_plain && text.contains('.') {
+        return Ok(text);
     }
+    Err(format!("`{text}` is not a domain; write it like association.org"))
 }
 
 pub(super) fn not_empty(text: &str) -> Result<String, String> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use url::Url;
 
 use crate::config::secret::{Secret, SharedSecret, secret, shared_secret};
-use crate::config::section::Section;
+use crate::config::section::Value;
 use crate::config::values::{self, Authority, Roots};
 
 /// The Zendesk account of an app.
@@ -13,11 +13,8 @@ use crate::config::values::{self, Authority, Roots};
 pub(crate) struct Zendesk {
     /// `https://{subdomain}.zendesk.com`: the default brand, which receives every token.
     pub(crate) origin: Authority,
-    /// Hosts of other brands, and host-mapped domains.
     pub(crate) brand_hosts: Vec<Authority>,
-    /// Signs tokens.
     pub(crate) shared_secret: SharedSecret,
-    /// For the staff guard.
     pub(crate) api: Option<ZendeskApi>,
 }
 
@@ -40,16 +37,21 @@ pub(crate) struct ZendeskApi {
 /// How the gateway authenticates to the API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ZendeskCredentials {
-    /// An OAuth client.
-    Client { id: String, secret: Arc<Secret> },
+    Client {
+        id: String,
+        secret: Arc<Secret>,
+    },
     /// An API token of a user; Zendesk ends them on 2027-04-30.
-    Token { email: String, token: Arc<Secret> },
+    Token {
+        email: String,
+        token: Arc<Secret>,
+    },
 }
 
-pub(super) fn zendesk(section: &Section<'_>) -> Option<Zendesk> {
+pub(super) fn zendesk(section: &Value<'_>) -> Option<Zendesk> {
     let subdomain = section.parsed("subdomain", values::subdomain);
     let origin = match section.value("url") {
-        Some(value) => value.text(values::https_origin),
+        Some(value) => value.as_text(values::https_origin),
         None => subdomain.and_then(|name| values::authority(&format!("{name}.zendesk.com")).ok()),
     };
     let brand_hosts = section.texts("brand_hosts", values::authority);
@@ -58,13 +60,13 @@ pub(super) fn zendesk(section: &Section<'_>) -> Option<Zendesk> {
     Some(Zendesk { origin: origin?, brand_hosts, shared_secret: shared_secret?, api })
 }
 
-fn api(section: &Section<'_>, origin: Option<&Authority>) -> Option<ZendeskApi> {
+fn api(section: &Value<'_>, origin: Option<&Authority>) -> Option<ZendeskApi> {
     let url = match section.value("url") {
-        Some(value) => value.text(values::base_url),
+        Some(value) => value.as_text(values::base_url),
         None => origin.and_then(|origin| values::base_url(&format!("https://{origin}/")).ok()),
     };
     let roots = section.roots("ca_file");
-    let text = |key| section.value(key).map(|value| value.text(values::not_empty));
+    let text = |key| section.value(key).map(|value| value.as_text(values::not_empty));
     let secret = |key| section.value(key).map(|value| secret(&value).map(Arc::new));
     let credentials = match (text("client_id"), secret("client_secret"), text("email"), secret("token")) {
         (Some(id), Some(secret), None, None) => {

@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use crate::base::error_chain::Chain;
-use crate::config::{App, How};
+use crate::config::{App, MethodKind};
 use crate::doctor::explain::{Outcome, Question, Who, explain};
 use crate::doctor::finding::Finding;
 use crate::imis::api::ProfileError;
@@ -20,8 +20,9 @@ pub(super) async fn check(site: &Site, sign_on: &SignOn) -> Vec<Finding> {
     if config.service_account.is_none() {
         return Vec::new();
     }
-    let by_username = |how: &How| matches!(how, How::ClientApplication(_) | How::FormsTicket(_));
-    let needs_users = config.recognise.iter().any(|method| by_username(&method.how));
+    let by_username =
+        |kind: &MethodKind| matches!(kind, MethodKind::ClientApplication(_) | MethodKind::FormsTicket(_));
+    let needs_users = config.recognise.iter().any(|method| by_username(&method.kind));
     let mut findings = Vec::new();
     for kind in ["Party"].into_iter().chain(needs_users.then_some("User")) {
         let finding = Finding::of_site(site, format!("the service account and {kind} records"))

@@ -63,13 +63,13 @@ impl Imis {
         metrics: Box<dyn RecognitionCounter>,
     ) -> Result<Self, BuildError> {
         let api = Arc::new(Api::new(client::for_api(tls)?, imis));
-        let queries = imis.recognise.iter().filter_map(|method| method.how.query());
-        let applications = imis.recognise.iter().filter_map(|method| method.how.application());
+        let queries = imis.recognise.iter().filter_map(|method| method.kind.query());
+        let applications = imis.recognise.iter().filter_map(|method| method.kind.application());
         Ok(Self {
             recogniser: Recogniser::build(imis, site, tls, servers, api.clone(), metrics)?,
             api,
             phones: phone::Preference { order: imis.phone_order.clone(), region: imis.phone_region },
-            columns: queries.clone().find_map(|query| query.columns.profile.clone()),
+            columns: queries.clone().find_map(|query| query.profile_columns.clone()),
             groups: imis.groups.clone(),
             application: applications.clone().next().cloned(),
             home: imis.base_path.clone(),

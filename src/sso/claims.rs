@@ -22,11 +22,11 @@ pub(crate) fn of(
     facts: &Facts,
 ) -> Result<Map<String, Json>, NamedError> {
     let mut all = Map::new();
-    for (kind, source) in &claims.named {
-        let named = |error| NamedError { name: kind.name().to_owned(), error };
+    for (claim, source) in &claims.named {
+        let named = |error| NamedError { name: claim.name.to_owned(), error };
         let value = value_of(source, language, facts).map_err(named)?;
-        if let Some(value) = kind.typed(&value).map_err(named)? {
-            all.insert(kind.name().to_owned(), value);
+        if let Some(value) = claim.typed(&value).map_err(named)? {
+            all.insert(claim.name.to_owned(), value);
         }
     }
     if all.contains_key("custom_role_id") && all.get("role").and_then(Json::as_str) != Some("agent") {

@@ -113,9 +113,9 @@ impl Denied {
     /// What the member can do. A rule's reason may have the association's own text, in several languages.
     pub(crate) fn advice<'a>(&self, app: &'a App, accept_language: &str) -> &'a str {
         if let Self::Rule { reason: Some(reason), .. } = self
-            && let Some(reason) = app.reasons.get(reason)
+            && let Some(texts) = app.reasons.get(reason)
         {
-            return preferred(&reason.texts, accept_language);
+            return preferred(texts, accept_language);
         }
         self.texts().2
     }

@@ -41,7 +41,7 @@ pub(crate) async fn respond(request: SsoRequest) -> Response<Bytes> {
         return response;
     }
     info!(request_id, app, "signed out of Zendesk");
-    let policy = request.app.single_logout.from_zendesk;
+    let policy = request.app.logout_from_zendesk;
     let has_session = request.sign_on.imis.session(&request.as_visitor()).is_some();
     if policy == FromZendesk::SignOut
         && is_navigation

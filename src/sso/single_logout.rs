@@ -102,7 +102,7 @@ impl LogoutRedirect {
 
 /// The apps that a sign-out of iMIS leads through.
 fn participants(sign_on: &SignOn) -> impl Iterator<Item = &App> {
-    sign_on.apps.iter().map(|app| &**app).filter(|app| app.single_logout.from_imis)
+    sign_on.apps.iter().map(|app| &**app).filter(|app| app.logout_from_imis)
 }
 
 fn path_of(target: &str) -> &str {

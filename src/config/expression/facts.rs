@@ -14,7 +14,7 @@ pub(crate) struct Facts {
     missing: Missing,
 }
 
-/// The last lookup that failed. Filters and tests of minijinja may ignore the error of a lookup and go on; here it stays.
+/// The last lookup that failed. Filters and tests of minijinja can ignore the error of a lookup; this keeps it.
 type Missing = Arc<Mutex<Option<ExpressionError>>>;
 
 fn report(missing: &Missing, error: ExpressionError) -> Error {
@@ -22,7 +22,7 @@ fn report(missing: &Missing, error: ExpressionError) -> Error {
     Error::from(ErrorKind::UndefinedError)
 }
 
-/// Attributes of a person, by name in lower case; `None` for one without a single value. A lookup that fails is an error.
+/// Attributes of a person, by name in lower case; `None` for one with several values.
 #[derive(Debug)]
 struct Attributes {
     all: BTreeMap<String, Option<Value>>,
@@ -32,11 +32,12 @@ struct Attributes {
 impl Attributes {
     fn find(&self, name: &Value) -> Result<Value, Error> {
         let name = name.as_str().unwrap_or("?");
-        match self.all.get(&name.to_lowercase()) {
-            Some(Some(value)) => Ok(value.clone()),
-            Some(None) => Err(report(&self.missing, ExpressionError::Unreadable(name.to_owned()))),
-            None => Err(report(&self.missing, ExpressionError::NoAttribute(name.to_owned()))),
-        }
+        let error = match self.all.get(&name.to_lowercase()) {
+            Some(Some(value)) => return Ok(value.clone()),
+            Some(None) => ExpressionError::Unreadable(name.to_owned()),
+            None => ExpressionError::NoAttribute(name.to_owned()),
+        };
+        Err(report(&self.missing, error))
     }
 
     fn has(&self, name: &Value) -> bool {
@@ -81,12 +82,8 @@ struct Fields {
 impl Object for Fields {
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
         let name = key.as_str().unwrap_or("?");
-        let found = self.all.get(name).cloned();
-        Some(
-            found.unwrap_or_else(|| {
-                Value::from(report(&self.missing, ExpressionError::NoField(name.to_owned())))
-            }),
-        )
+        let missing = || Value::from(report(&self.missing, ExpressionError::NoField(name.to_owned())));
+        Some(self.all.get(name).cloned().unwrap_or_else(missing))
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
@@ -119,13 +116,10 @@ impl Facts {
         }
         let mut all: BTreeMap<String, Option<Value>> = BTreeMap::new();
         for (name, value) in attributes {
-            all.entry(name.to_lowercase())
-                .and_modify(|known| {
-                    if *known != value {
-                        *known = None;
-                    }
-                })
-                .or_insert(value);
+            let known = all.entry(name.to_lowercase()).or_insert_with(|| value.clone());
+            if *known != value {
+                *known = None;
+            }
         }
         let fields = |all| Value::from_object(Fields { all, missing: missing.clone() });
         let profile = roots.entry("profile").or_default();

@@ -47,17 +47,15 @@ impl Expression {
         self.names.iter().any(|asked| asked == name)
     }
 
-    /// Hides names that are not in the expression: they were computed, and can be values of a person.
-    fn without_values(&self, error: ExpressionError) -> ExpressionError {
-        let own = |name: String| if self.source.contains(&name) { name } else { "(computed)".to_owned() };
-        match error {
-            ExpressionError::NoAttribute(name) => ExpressionError::NoAttribute(own(name)),
-            ExpressionError::Unreadable(name) => ExpressionError::Unreadable(own(name)),
-            ExpressionError::NoField(name) => ExpressionError::NoField(own(name)),
-            other @ (ExpressionError::NotBoolean(_)
-            | ExpressionError::TooLong
-            | ExpressionError::Failed(_)) => other,
+    /// Hides a name that is not in the expression: it was computed, and can be a value of a person.
+    fn without_values(&self, mut error: ExpressionError) -> ExpressionError {
+        use ExpressionError::{NoAttribute, NoField, Unreadable};
+        if let NoAttribute(name) | Unreadable(name) | NoField(name) = &mut error
+            && !self.source.contains(name.as_str())
+        {
+            *name = "(computed)".to_owned();
         }
+        error
     }
 }
 
@@ -91,29 +89,29 @@ impl Language {
     /// Finds mistakes that minijinja finds only when it evaluates that part: unknown filters and tests, and an `if`
     /// without a value.
     fn check_words(&self, words: &[&str]) -> Result<(), String> {
-        let is_filter = |index: usize| index > 0 && words[index - 1] == "|";
-        let count = |word: &str| {
-            words.iter().enumerate().filter(|(index, found)| **found == word && !is_filter(*index)).count()
-        };
-        if count("if") != count("else") {
-            return Err("has an if without else; write `.. if .. else none`".to_owned());
-        }
         let exists = |probe: String, unknown: ErrorKind| {
             let evaluated = self.0.compile_expression_owned(probe).and_then(|compiled| compiled.eval(()));
             !matches!(evaluated, Err(error) if error.kind() == unknown)
         };
+        let (mut ifs, mut elses) = (0, 0);
         for (index, word) in words.iter().enumerate() {
-            let is_test = match words[..index] {
-                [.., "is", "not"] => true,
-                [.., "is"] => *word != "not",
-                _ => false,
-            };
-            if is_filter(index) && !exists(format!("none|{word}"), ErrorKind::UnknownFilter) {
-                return Err(format!("knows no filter `{word}`"));
+            match (&words[..index], *word) {
+                ([.., "|"], filter) if !exists(format!("none|{filter}"), ErrorKind::UnknownFilter) => {
+                    return Err(format!("knows no filter `{filter}`"));
+                }
+                ([.., "|"], _) => {}
+                ([.., "is", "not"] | [.., "is"], test)
+                    if test != "not" && !exists(format!("none is {test}"), ErrorKind::UnknownTest) =>
+                {
+                    return Err(format!("knows no test `{test}`"));
+                }
+                (_, "if") => ifs += 1,
+                (_, "else") => elses += 1,
+                _ => {}
             }
-            if is_test && !exists(format!("none is {word}"), ErrorKind::UnknownTest) {
-                return Err(format!("knows no test `{word}`"));
-            }
+        }
+        if ifs != elses {
+            return Err("has an if without else; write `.. if .. else none`".to_owned());
         }
         Ok(())
     }
@@ -147,7 +145,7 @@ impl Language {
 fn words(source: &str) -> Vec<&str> {
     let is_of_word = |c: char| c.is_alphanumeric() || c == '_';
     let mut words = Vec::new();
-    let mut rest = source;
+    let mut rest = source.trim_start();
     while let Some(first) = rest.chars().next() {
         let length = match first {
             '\'' | '"' => literal_length(rest, first),
@@ -155,10 +153,8 @@ fn words(source: &str) -> Vec<&str> {
             c => c.len_utf8(),
         };
         let (word, behind) = rest.split_at(length);
-        if !word.trim().is_empty() {
-            words.push(word);
-        }
-        rest = behind;
+        words.push(word);
+        rest = behind.trim_start();
     }
     words
 }
@@ -208,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_is_answered() {
+    fn conditions_are_evaluated() {
         for source in [
             "profile.kind == 'person'",
             "profile.is_member and profile.status == 'A'",
@@ -233,9 +229,9 @@ mod tests {
         assert_eq!(holds("profile.status == 'I'"), Ok(false));
     }
 
-    /// A comparison with something that is not there would be true as often as not.
+    /// A comparison with a missing value could be true by accident.
     #[test]
-    fn what_is_not_there_is_an_error_and_never_unequal() {
+    fn a_missing_value_is_an_error() {
         let missing = Err(ExpressionError::NoAttribute("Chapter".to_owned()));
         for source in [
             "profile.attributes.Chapter != 'North'",
@@ -265,7 +261,7 @@ mod tests {
         assert_eq!(
             holds("profile.attributes.get(profile.kind) == 'x'"),
             Err(ExpressionError::NoAttribute("(computed)".to_owned())),
-            "a person's value is not told"
+            "the error does not contain a value of a person"
         );
         assert_eq!(
             holds("profile.is_member or profile.attributes.Chapter == 'x'"),
@@ -275,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_is_true_or_false_and_comes_soon() {
+    fn a_condition_is_a_boolean_within_limits() {
         for (source, kind) in [
             ("profile.status", "text"),
             ("profile.groups", "a list"),
@@ -300,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_do_not_exist_are_told_when_the_file_is_read() {
+    fn unknown_names_are_problems_of_the_file() {
         let problem = |source: &str| Language::new().read(source).unwrap_err();
         assert!(problem("profile.statuz == 'A'").contains("did you mean `profile.status`?"));
         assert!(problem("member").contains("there is profile.id"));
@@ -335,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_are_asked_for_only_by_whoever_names_them() {
+    fn only_expressions_with_groups_ask_for_groups() {
         let asks = |source: &str| Language::new().read(source).unwrap().asks_groups();
         assert!(asks("'Staff' in profile.groups") && asks("profile.memberships|length > 1"));
         assert!(!asks("profile.is_member"));

@@ -3,6 +3,8 @@
 use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, Value};
 
+use crate::config::section::nearest;
+
 /// Every variable, except `profile.attributes.NAME`.
 pub(super) const NAMES: &[&str] = &[
     "profile.id",
@@ -58,13 +60,8 @@ pub(super) fn require_known(name: &str) -> Result<(), String> {
                     profile.attributes.has('NAME') says whether it exists"
             .to_owned());
     }
-    let near = NAMES
-        .iter()
-        .map(|known| (strsim::damerau_levenshtein(known, name), known))
-        .filter(|(distance, known)| *distance <= 1 + known.len() / 4)
-        .min();
-    Err(match near {
-        Some((_, near)) => format!("knows no `{name}`; did you mean `{near}`?"),
+    Err(match nearest(NAMES, name) {
+        Some(near) => format!("knows no `{name}`; did you mean `{near}`?"),
         None => format!("knows no `{name}`; there is {} and profile.attributes.NAME", NAMES.join(", ")),
     })
 }

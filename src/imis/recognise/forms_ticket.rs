@@ -11,7 +11,7 @@ use aws_lc_rs::{hmac, iv};
 use base64::Engine;
 
 #[cfg(any(test, feature = "fuzzing"))]
-use crate::config::machine_keys::Validation;
+use crate::config::machine_keys::{COMPATIBILITY_MODE, VALIDATION};
 use crate::config::machine_keys::{Compatibility, MachineKeys, hexadecimal};
 
 /// As ASP.NET: a longer text is no ticket.
@@ -88,7 +88,7 @@ pub(crate) fn open(keys: &MachineKeys, cookie: &str) -> Result<Ticket, TicketErr
 
 /// The signed part, and its MAC at the end.
 fn split<'a>(keys: &MachineKeys, signed: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), TicketError> {
-    let length = signed.len().checked_sub(keys.mac_length).ok_or(TicketError::Length)?;
+    let length = signed.len().checked_sub(keys.mac_length()).ok_or(TicketError::Length)?;
     Ok(signed.split_at(length))
 }
 
@@ -204,14 +204,8 @@ impl Vector {
         lines.filter_map(|line| {
             let fields: Vec<&str> = line.split('\t').collect();
             let [mode, validation, validation_key, decryption_key, ..] = fields[..] else { return None };
-            let validation = match validation {
-                "SHA1" => Validation::Sha1,
-                "HMACSHA256" => Validation::HmacSha256,
-                "HMACSHA384" => Validation::HmacSha384,
-                _ => Validation::HmacSha512,
-            };
-            let legacy = mode != "Framework45";
-            let compatibility = if legacy { Compatibility::Legacy } else { Compatibility::Framework45 };
+            let (_, validation) = VALIDATION.into_iter().find(|(name, _)| *name == validation)?;
+            let (_, compatibility) = COMPATIBILITY_MODE.into_iter().find(|(name, _)| *name == mode)?;
             let [own, other] = [validation_key, decryption_key].map(hexadecimal);
             Some(Self { keys: MachineKeys::new(&own?, &other?, validation, compatibility).ok()?, fields })
         })

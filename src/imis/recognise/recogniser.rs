@@ -7,7 +7,7 @@ use tracing::{debug, warn};
 
 use crate::base::clock;
 use crate::base::error_chain::Chain;
-use crate::config::{self, How, OnError};
+use crate::config::{self, MethodKind};
 use crate::imis::api::Api;
 use crate::imis::error::BuildError;
 use crate::imis::identity::Identity;
@@ -70,7 +70,7 @@ impl Recogniser {
         api: Arc<Api>,
         metrics: Box<dyn RecognitionCounter>,
     ) -> Result<Self, BuildError> {
-        let application = |method: &config::Method| method.how.application().cloned();
+        let application = |method: &config::Method| method.kind.application().cloned();
         Ok(Self {
             session_cookies: imis.session_cookies.clone(),
             application: imis.recognise.iter().find_map(application),
@@ -138,7 +138,7 @@ impl Recogniser {
                 Err(error) => error,
             };
             warn!(%request_id, recognition_method = name, error = %Chain(&error), observed = %report, "a recognition method failed");
-            if method.on_error == OnError::Stop {
+            if method.stops_on_error {
                 return Err(RecogniseError::Stop(Box::new(error)));
             }
             // An error of iMIS is more important than a cookie that cannot be read.
@@ -173,7 +173,7 @@ impl Recogniser {
     async fn ask(&self, method: &config::Method, session: &Session<'_>) -> Examined {
         let mut visitor_session = self.visitor_client.session(session.visitor);
         let answer = self.identify(method, &session.cookies, &mut visitor_session).await;
-        Examined { method: method.how.name(), report: visitor_session.report, answer }
+        Examined { method: method.kind.name(), report: visitor_session.report, answer }
     }
 
     async fn identify(
@@ -182,8 +182,8 @@ impl Recogniser {
         cookies: &SessionCookies,
         session: &mut VisitorSession<'_>,
     ) -> Result<Option<Identity>, RecogniseError> {
-        match &method.how {
-            How::ClientContext { page } => match session.page(page).await? {
+        match &method.kind {
+            MethodKind::ClientContext { page } => match session.page(page).await? {
                 PageResponse::SignIn => Ok(None),
                 PageResponse::Page { page, .. } => Ok(client_context::read(&page)?.map(|person| Identity {
                     on_behalf_of: person.on_behalf_of,
@@ -191,11 +191,13 @@ impl Recogniser {
                     ..Identity::of(person.id)
                 })),
             },
-            How::WhoamiQuery(query) => whoami_query::identify(session, query).await,
-            How::LoginStatusRedirect { page } => login_status::identify(session, page, &self.sign_in).await,
-            How::FormsTicket(ticket) => self.identify_by_ticket(ticket, cookies, session).await,
+            MethodKind::WhoamiQuery(query) => whoami_query::identify(session, query).await,
+            MethodKind::LoginStatusRedirect { page } => {
+                login_status::identify(session, page, &self.sign_in).await
+            }
+            MethodKind::FormsTicket(ticket) => self.identify_by_ticket(ticket, cookies, session).await,
             // Answered through the visitor's browser.
-            How::ClientApplication(_) => Ok(None),
+            MethodKind::ClientApplication(_) => Ok(None),
         }
     }
 

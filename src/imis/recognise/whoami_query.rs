@@ -46,12 +46,12 @@ pub(super) async fn identify(
     let json = client::json_body(response, MAX_ROW_BYTES).await?;
     let row = only_row(&json)?.ok_or(QueryError::NoRow)?;
     session.report.set_columns(row.keys().map(String::as_str));
-    let id = row.get(&query.columns.id).and_then(non_blank).and_then(|text| PartyId::parse(&text));
-    let id = id.ok_or_else(|| QueryError::Column(query.columns.id.clone()))?;
+    let id = row.get(&query.id_column).and_then(non_blank).and_then(|text| PartyId::parse(&text));
+    let id = id.ok_or_else(|| QueryError::Column(query.id_column.clone()))?;
     if signed_in.id != id {
         return Err(QueryError::AnotherPerson.into());
     }
-    let row = query.columns.profile.is_some().then_some(row);
+    let row = query.profile_columns.is_some().then_some(row);
     Ok(Some(Identity { on_behalf_of: signed_in.on_behalf_of, row, sees_on_behalf: true, ..Identity::of(id) }))
 }
 

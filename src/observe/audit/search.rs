@@ -8,14 +8,35 @@ use crate::base::paths::parent_directory;
 use crate::observe::audit::file::rotated;
 
 /// Which records to show; all of the fields that are set must match.
-#[derive(Default)]
+// Not a doc comment of the struct's: clap would take it for that of the command.
+#[derive(Default, clap::Args)]
 pub(crate) struct Filter {
+    /// Only decisions of this app
+    #[arg(long, value_name = "NAME")]
     pub(crate) app: Option<String>,
+    /// Only decisions about this person
+    #[arg(long, value_name = "ID")]
     pub(crate) imis_id: Option<String>,
+    /// Only the decision with this incident number (`request_id` in the log)
+    #[arg(long = "incident", value_name = "NUMBER")]
     pub(crate) request_id: Option<String>,
+    /// Only decisions of this kind
+    #[arg(long, value_name = "WHICH", value_parser = ["signed-in", "messaging", "refused", "broken"])]
     pub(crate) decision: Option<String>,
-    /// The start of a time as in the records: `2026-11-27`, or more of it.
+    /// Only decisions since this time, UTC: 2026-11-27, or 2026-11-27T10:00
+    #[arg(long, value_name = "TIME", value_parser = since)]
     pub(crate) since: Option<String>,
+}
+
+/// A date, or a date and time, in the form that records have.
+fn since(text: &str) -> Result<String, String> {
+    let text = text.trim_end_matches('Z');
+    let is_date = text.len() == 10 && text.parse::<jiff::civil::Date>().is_ok();
+    let is_time = text.as_bytes().get(10) == Some(&b'T') && text.parse::<jiff::civil::DateTime>().is_ok();
+    if is_date || is_time {
+        return Ok(text.to_owned());
+    }
+    Err("write it like 2026-11-27, or 2026-11-27T10:00".to_owned())
 }
 
 impl Filter {
