@@ -1,6 +1,7 @@
 //! Small parts that everything else stands on. Nothing here imports from another directory.
 
 pub(crate) mod error_chain;
+pub(crate) mod escaped;
 pub(crate) mod paths;
 pub(crate) mod clock;
 pub(crate) mod deadline;

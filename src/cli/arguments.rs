@@ -91,6 +91,11 @@ impl ControlSocket {
         })
     }
 
+    /// The problems of a configuration file that cannot be read at all.
+    pub(super) fn unreadable_file(&self) -> Option<Problems> {
+        config::glance(self.config_file.path()).unread.is_some().then(|| self.config_file.load().err())?
+    }
+
     /// Sends a request to the running gateway.
     pub(super) fn post(&self, path: &str) -> Result<Value, i32> {
         control_socket::ask(&self.path()?, Method::POST, path).map_err(|error| fail(&error))

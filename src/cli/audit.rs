@@ -2,9 +2,10 @@
 
 use serde_json::Value;
 
+use crate::base::escaped::escaped;
 use crate::cli::arguments::{ConfigFile, Format};
 use crate::cli::audit_emails::{self, Emails};
-use crate::cli::output::{FAILURE, SUCCESS, USAGE, eprint, escaped, exit_with, plural, print};
+use crate::cli::output::{FAILURE, SUCCESS, USAGE, eprint, exit_with, plural, print, print_verbatim};
 use crate::config;
 use crate::observe::audit::{Filter, read};
 
@@ -64,7 +65,7 @@ fn show(arguments: &Show) -> Result<i32, i32> {
         .map_err(|error| exit_with(FAILURE, format_args!("cannot read {}: {error}", file.display())))?;
     for record in &records {
         match arguments.format {
-            Format::Json => print(record),
+            Format::Json => print_verbatim(record),
             Format::Text => print_record(record),
         }
     }

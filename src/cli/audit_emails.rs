@@ -6,8 +6,9 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::base::error_chain::Chain;
+use crate::base::escaped::escaped;
 use crate::cli::arguments::{ConfigFile, Offline};
-use crate::cli::output::{FAILURE, SUCCESS, eprint, escaped, exit_with, print};
+use crate::cli::output::{FAILURE, SUCCESS, eprint, exit_with, print, print_verbatim};
 use crate::imis::contacts::Contact;
 use crate::sso::site::SignOn;
 use crate::zendesk::staff::Standing;
@@ -63,7 +64,7 @@ pub(super) fn run(arguments: &Emails) -> Result<i32, i32> {
         findings.extend(findings_of(host, &contacts, sign_on));
     }
     match arguments.format {
-        Format::Json => print(json!({"findings": findings, "whole": is_complete})),
+        Format::Json => print_verbatim(json!({"findings": findings, "whole": is_complete})),
         Format::Csv => {
             print("site,what,email,imis_ids");
             for Finding { site, what, email, imis_ids } in &findings {

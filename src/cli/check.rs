@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::cli::arguments::{ConfigFile, Format};
-use crate::cli::output::{BAD_CONFIGURATION, SUCCESS, bad_configuration, print};
+use crate::cli::output::{BAD_CONFIGURATION, SUCCESS, bad_configuration, print, print_verbatim};
 use crate::config::Config;
 
 #[derive(clap::Args)]
@@ -21,13 +21,14 @@ const BY_RESTART: &str = "listen, workers, log.format, log.level and log.otlp ta
 pub(super) fn run(arguments: &Check) -> Result<i32, i32> {
     match (arguments.config_file.load(), arguments.format) {
         (Ok(config), Format::Text) => report(&config),
-        (Ok(config), Format::Json) => print(json!({
+        (Ok(config), Format::Json) => print_verbatim(json!({
             "good": true, "file": config.file, "hash": config.hash, "summary": config.summary(),
             "problems": [], "warnings": config.warnings(), "secrets": config.secrets().collect::<Vec<_>>(),
         })),
         (Err(problems), Format::Text) => return Err(bad_configuration(&problems)),
         (Err(problems), Format::Json) => {
-            print(json!({"good": false, "file": problems.file, "problems": problems.list, "warnings": []}));
+            print_verbatim(json!({"good": false, "file": problems.file, "problems": problems.list,
+                "omitted_problems": problems.omitted, "warnings": []}));
             return Err(BAD_CONFIGURATION);
         }
     }

@@ -2,8 +2,9 @@
 
 use serde_json::json;
 
+use crate::base::escaped::escaped;
 use crate::cli::arguments::{ConfigFile, Format, Offline, read_cookies};
-use crate::cli::output::{FAILURE, SUCCESS, escaped, fail, plural, print};
+use crate::cli::output::{FAILURE, SUCCESS, fail, plural, print, print_verbatim};
 use crate::doctor::{Examination, Finding, Severity, examine};
 use crate::server::control_socket;
 
@@ -46,7 +47,7 @@ fn report(findings: &[Finding], format: Format) -> i32 {
                 json!({"severity": severity.name().to_lowercase(), "site": site, "check": check,
                     "result": result, "seen": seen, "advice": advice})
             };
-            print(json!({"findings": findings.iter().map(one).collect::<Vec<_>>()}));
+            print_verbatim(json!({"findings": findings.iter().map(one).collect::<Vec<_>>()}));
         }
         Format::Text => {
             findings.iter().for_each(report_one);

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use clap::Command;
 
-use crate::cli::output::{SUCCESS, fail, print};
+use crate::cli::output::{SUCCESS, fail, print_verbatim};
 use crate::config::key::Preset;
 use crate::config::keys::KEYS;
 use crate::config::schema::schema as of_configuration;
@@ -32,14 +32,14 @@ pub(super) fn schema(format: Schema) -> Result<i32, i32> {
         Schema::Markdown => markdown(),
         Schema::Json => serde_json::to_string_pretty(&of_configuration()).map_err(|error| fail(&error))?,
     };
-    print(text.trim_end());
+    print_verbatim(text.trim_end());
     Ok(SUCCESS)
 }
 
 pub(super) fn completions(mut program: Command, shell: clap_complete::Shell) -> i32 {
     let mut out = Vec::new();
     clap_complete::generate(shell, &mut program, "imis-gateway", &mut out);
-    print(String::from_utf8_lossy(&out).trim_end());
+    print_verbatim(String::from_utf8_lossy(&out).trim_end());
     SUCCESS
 }
 
@@ -48,7 +48,7 @@ pub(super) fn man(program: Command, page: Page) -> i32 {
         Page::Program => program_page(program),
         Page::Configuration => configuration_page(),
     };
-    print(text.trim_end());
+    print_verbatim(text.trim_end());
     SUCCESS
 }
 

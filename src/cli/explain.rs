@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
+use crate::base::escaped::escaped;
 use crate::cli::arguments::{ConfigFile, Format, Offline, read_cookies};
-use crate::cli::output::{FAILURE, SUCCESS, USAGE, eprint, escaped, fail, print};
+use crate::cli::output::{FAILURE, SUCCESS, USAGE, eprint, fail, print, print_verbatim};
 use crate::doctor::explain::{Explanation, Question, Who, explain};
 use crate::sso::trace::TraceStep;
 
@@ -42,7 +43,7 @@ struct Person {
 pub(super) fn claims(arguments: &Explain) -> Result<i32, i32> {
     let explanation = explained(arguments)?;
     match explanation.outcome.claims() {
-        Some(claims) => print(Value::from(claims.clone())),
+        Some(claims) => print_verbatim(Value::from(claims.clone())),
         None => eprint(explanation.outcome.to_string()),
     }
     Ok(exit_code(&explanation))
@@ -78,7 +79,7 @@ fn report(explanation: &Explanation) {
         let outcome = escaped(&step.outcome);
         print(format_args!("{:>8.1} ms  {:<24} {outcome}", milliseconds(step), step.name));
     }
-    print(format_args!("\n{}", escaped(&explanation.outcome.to_string())));
+    print(format_args!("\n{}", explanation.outcome));
     for (name, value) in explanation.outcome.claims().into_iter().flatten() {
         print(escaped(&format!("  {name}: {value}")));
     }

@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::io::Write;
 
 use crate::base::error_chain::Chain;
+use crate::base::escaped::escaped;
 use crate::config::Problems;
 
 pub(super) const SUCCESS: i32 = 0;
@@ -15,14 +16,25 @@ pub(super) const USAGE: i32 = 2;
 /// The configuration is wrong (`EX_CONFIG`).
 pub(super) const BAD_CONFIGURATION: i32 = 78;
 
-/// Prints a line to standard output. A reader that has closed the pipe is not an error.
-pub(super) fn print(line: impl Display) {
-    let _ = writeln!(std::io::stdout(), "{line}");
+/// Prints lines to standard output. Text from files and other systems may be part of them. A reader that has closed the
+/// pipe is not an error.
+pub(super) fn print(lines: impl Display) {
+    let _ = writeln!(std::io::stdout(), "{}", safe(lines));
 }
 
-/// Prints a line to standard error.
-pub(super) fn eprint(line: impl Display) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+/// Prints lines to standard error.
+pub(super) fn eprint(lines: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{}", safe(lines));
+}
+
+/// Prints JSON, which has its own escapes, or a document of the program itself.
+pub(super) fn print_verbatim(text: impl Display) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// The lines without control characters, which a terminal would obey.
+fn safe(lines: impl Display) -> String {
+    lines.to_string().split('\n').map(escaped).collect::<Vec<_>>().join("\n")
 }
 
 /// Prints why a command ends early, and returns its exit code.
@@ -39,18 +51,8 @@ pub(super) fn fail(error: &dyn Error) -> i32 {
 /// Prints the problems of a configuration, and returns the exit code.
 pub(super) fn bad_configuration(problems: &Problems) -> i32 {
     eprint(problems);
-    eprint(format_args!("{} in {}", plural(problems.list.len(), "problem"), problems.file.display()));
+    eprint(format_args!("{} in {}", plural(problems.count(), "problem"), problems.file.display()));
     BAD_CONFIGURATION
-}
-
-/// Text from another system, safe for a terminal: control characters and those that change the direction of
-/// writing are escaped.
-pub(super) fn escaped(text: &str) -> String {
-    let is_unsafe = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars().map(|c| if is_unsafe(c) { c.escape_unicode().to_string() } else { c.to_string() }).collect()
 }
 
 /// `1 decision`, `2 decisions`.

@@ -6,10 +6,12 @@ use minijinja::Environment;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 
+use crate::base::escaped::escaped;
 use crate::base::query::encoded;
 use crate::cli::arguments::{ConfigFile, ControlSocket, Format};
 use crate::cli::output::{
-    BAD_CONFIGURATION, FAILURE, SUCCESS, USAGE, eprint, escaped, exit_with, fail, plural, print,
+    BAD_CONFIGURATION, FAILURE, SUCCESS, USAGE, bad_configuration, eprint, exit_with, fail, plural, print,
+    print_verbatim,
 };
 use crate::config::{self, Problem};
 use crate::server::control_socket;
@@ -17,13 +19,17 @@ use crate::server::reload::ReloadResult;
 
 /// Asks the running gateway to read its configuration again, and waits for the outcome.
 pub(super) fn reload(socket: &ControlSocket) -> Result<i32, i32> {
-    socket.require_same_file()?;
-    let answer = socket.post("/reload")?;
+    let asked = socket.require_same_file().and_then(|()| socket.post("/reload"));
+    // Which gateway to ask may stand in a file that cannot be read: that is the problem to report.
+    let answer = asked.map_err(|code| match socket.unreadable_file() {
+        Some(problems) => bad_configuration(&problems),
+        None => code,
+    })?;
     let last: ReloadResult = serde_json::from_value(answer.clone()).map_err(|_| {
         exit_with(FAILURE, "the response of the gateway is invalid; it may be another version")
     })?;
     match socket.format {
-        Format::Json => print(&answer),
+        Format::Json => print_verbatim(&answer),
         Format::Text => reload_report(&last),
     }
     Ok(if last.good { SUCCESS } else { BAD_CONFIGURATION })
@@ -35,7 +41,10 @@ fn reload_report(last: &ReloadResult) {
         eprint(problem.shown(&last.file));
     }
     if !last.good {
-        let problems = plural(last.problems.len(), "problem");
+        if last.omitted_problems > 0 {
+            eprint(format_args!("and {} more", plural(last.omitted_problems, "problem")));
+        }
+        let problems = plural(last.problems.len() + last.omitted_problems, "problem");
         eprint(format_args!(
             "{problems} in {file}; reload failed, keeping the previous configuration ({hash})"
         ));
@@ -54,7 +63,7 @@ fn reload_report(last: &ReloadResult) {
 pub(super) fn status(socket: &ControlSocket) -> Result<i32, i32> {
     let status = socket.status()?;
     match socket.format {
-        Format::Json => print(&status),
+        Format::Json => print_verbatim(&status),
         Format::Text => print(status_report(&status).map_err(|error| fail(&error))?.trim_end()),
     }
     Ok(SUCCESS)
@@ -118,7 +127,7 @@ pub(super) fn upstream(arguments: &Upstream) -> Result<i32, i32> {
         ));
     }
     match arguments.socket.format {
-        Format::Json => print(&answer),
+        Format::Json => print_verbatim(&answer),
         Format::Text => print(format_args!("{server} is {done} at {}", list("sites"))),
     }
     Ok(SUCCESS)

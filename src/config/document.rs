@@ -86,7 +86,7 @@ impl Config {
 
     /// Resolves `text` as the contents of `file`, and reads the files that it names.
     pub(crate) fn resolve(file: &Path, text: &str) -> Result<Self, Problems> {
-        read(file, text).map_err(|list| Problems { file: file.to_owned(), list })
+        read(file, text).map_err(|list| Problems::new(file.to_owned(), list))
     }
 
     pub(crate) fn fixed(&self) -> Fixed {

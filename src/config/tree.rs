@@ -91,12 +91,38 @@ impl<'de> Deserialize<'de> for Node {
 
 /// Reads one YAML document.
 pub(super) fn parse(text: &str) -> Result<Spanned<Node>, Problem> {
-    serde_saphyr::from_str(text).map_err(|error| {
+    let tree = serde_saphyr::from_str(text).map_err(|error| {
         let (line, column) = error.location().map_or((1, 1), |at| (at.line(), at.column()));
         let full = error.without_snippet().to_string();
         // The library's advice to its programmers is of no use to an operator.
         let reason = full.split(", set DuplicateKeyPolicy").next().unwrap_or(&full);
         let reason = reason.split(" at line ").next().unwrap_or(reason);
         Problem { line, column, key: String::new(), reason: format!("not valid YAML: {reason}") }
-    })
+    })?;
+    match ambiguous_number(&tree, &text.lines().collect::<Vec<_>>()) {
+        Some(problem) => Err(problem),
+        None => Ok(tree),
+    }
+}
+
+/// A number with a leading zero: `010` is 8 for some readers of YAML, and 10 for others.
+fn ambiguous_number(node: &Spanned<Node>, lines: &[&str]) -> Option<Problem> {
+    match &node.value {
+        Node::Number(_) => {
+            let (line, column) = (node.referenced.line(), node.referenced.column());
+            let index = |number: u64| usize::try_from(number).ok()?.checked_sub(1);
+            let written = lines.get(index(line)?)?.chars().skip(index(column)?);
+            let digits: String = written.skip_while(|c| matches!(c, '+' | '-')).take(2).collect();
+            let is_ambiguous = digits.starts_with('0') && digits.ends_with(|c: char| c.is_ascii_digit());
+            (is_ambiguous && digits.len() == 2).then(|| Problem {
+                line,
+                column,
+                key: String::new(),
+                reason: "a number must not begin with 0: some readers take it for an octal number".to_owned(),
+            })
+        }
+        Node::List(items) => items.iter().find_map(|item| ambiguous_number(item, lines)),
+        Node::Map(entries) => entries.iter().find_map(|(_, value)| ambiguous_number(value, lines)),
+        Node::Null | Node::Text(_) | Node::Bool(_) => None,
+    }
 }

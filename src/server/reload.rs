@@ -111,8 +111,10 @@ pub(crate) struct ReloadResult {
     pub(crate) by: String,
     pub(crate) file: PathBuf,
     pub(crate) good: bool,
-    /// Why it failed.
+    /// Why it failed: the first problems, and the number of further ones.
     pub(crate) problems: Vec<Problem>,
+    #[serde(default)]
+    pub(crate) omitted_problems: usize,
     pub(crate) warnings: Vec<String>,
     /// Changed keys that take effect after a restart.
     pub(crate) needs_restart: Vec<String>,
@@ -147,6 +149,7 @@ impl ServerHandle {
             file: config.file.clone(),
             good: true,
             problems: Vec::new(),
+            omitted_problems: 0,
             warnings: config.warnings(),
             needs_restart: Vec::new(),
             hash: config.hash.clone(),
@@ -261,14 +264,18 @@ impl ServerHandle {
         let source = self.source.load_full();
         let last = Arc::new(match outcome {
             Ok(applied) => applied,
-            Err(error) => ReloadResult {
-                problems: error.problems(&source.file),
-                at: clock::rfc_3339(),
-                by: by.name().to_owned(),
-                good: false,
-                warnings: Vec::new(),
-                ..(**self.last.load()).clone()
-            },
+            Err(error) => {
+                let problems = error.problems(&source.file);
+                ReloadResult {
+                    omitted_problems: problems.omitted,
+                    problems: problems.list,
+                    at: clock::rfc_3339(),
+                    by: by.name().to_owned(),
+                    good: false,
+                    warnings: Vec::new(),
+                    ..(**self.last.load()).clone()
+                }
+            }
         });
         self.last.store(last.clone());
         {
@@ -346,6 +353,7 @@ impl ServerHandle {
             file: config.file.clone(),
             good: true,
             problems: Vec::new(),
+            omitted_problems: 0,
             warnings: config.warnings(),
             needs_restart,
             hash: config.hash.clone(),
@@ -389,22 +397,17 @@ pub(crate) fn start_background_tasks(gateway: &Gateway, control: &Handle) {
 }
 
 impl ReloadError {
-    fn problems(&self, file: &Path) -> Vec<Problem> {
-        match self {
-            Self::Problems(problems) => problems.list.clone(),
-            Self::Build(error) => Problems::of_file(file.to_owned(), Chain(error).to_string()).list,
+    fn problems(&self, file: &Path) -> Problems {
+        let reason = match self {
+            Self::Problems(problems) => return problems.clone(),
+            Self::Build(error) => Chain(error).to_string(),
             Self::TimedOut => {
-                let seconds = BUILD_TIMEOUT.as_secs();
-                let why = format!("the files that it names could not be read within {seconds} s");
-                Problems::of_file(file.to_owned(), why).list
+                format!("the files that it names could not be read within {} s", BUILD_TIMEOUT.as_secs())
             }
-            Self::Draining => {
-                Problems::of_file(file.to_owned(), "the gateway is shutting down".to_owned()).list
-            }
-            Self::Internal => {
-                Problems::of_file(file.to_owned(), "the reload ended abnormally".to_owned()).list
-            }
-        }
+            Self::Draining => "the gateway is shutting down".to_owned(),
+            Self::Internal => "the reload ended abnormally".to_owned(),
+        };
+        Problems::of_file(file.to_owned(), reason)
     }
 }
 
@@ -416,7 +419,7 @@ fn log(last: &ReloadResult) {
         }
         error!(
             trigger = by,
-            problems = last.problems.len(),
+            problems = last.problems.len() + last.omitted_problems,
             config_hash = last.hash,
             "reload failed; keeping the previous configuration"
         );

@@ -246,6 +246,48 @@ async fn the_admin_listener_says_whether_it_lives_and_is_ready() {
     assert!(get("/other").await.starts_with("HTTP/1.1 404"));
 }
 
+/// A file of another program, or of another time.
+#[test]
+fn a_report_of_problems_is_short_and_obeyed_by_no_terminal() {
+    let keys: String = (0..90_000).map(|number| format!("key{number}: 1\n")).collect();
+    let folder = folder_with(&format!("version: 1\n{keys}"));
+    let started = std::time::Instant::now();
+    let output = run(&["check"], folder.path());
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(78));
+    assert_eq!(said.lines().count(), 102, "{}", said.lines().last().unwrap());
+    assert!(
+        said.contains("\nand 89901 more\n90001 problems in ./config.yaml"),
+        "{}",
+        said.lines().last().unwrap()
+    );
+    assert!(started.elapsed() < std::time::Duration::from_secs(60), "{:?}", started.elapsed());
+    let json = run(&["check", "--format", "json"], folder.path());
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(
+        (json["problems"].as_array().unwrap().len(), &json["omitted_problems"]),
+        (100, &89_901.into())
+    );
+
+    let folder = folder_with(
+        "version: 1\n\"k\\e[2Jey\": 1\nsites: [{hosts: [\"a\\e]0;owned\\abc\\u202E.example.org\"]}]\n",
+    );
+    let said = text(&run(&["check"], folder.path()).stderr);
+    assert!(said.contains("\\u{1b}[2J") && said.contains("\\u{202e}"), "{said}");
+    assert!(!said.contains(|c: char| (c.is_control() && c != '\n') || c == '\u{202e}'), "{said:?}");
+}
+
+#[test]
+fn a_number_with_a_leading_zero_is_refused() {
+    for number in ["010", "-01", "00"] {
+        let folder = folder_with(&format!("version: 1\nworkers: {number}\n"));
+        let output = run(&["check"], folder.path());
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{number}: {said}");
+        assert!(said.contains("config.yaml:2:10: a number must not begin with 0"), "{number}: {said}");
+    }
+}
+
 /// The status line of a request to the admin listener.
 async fn admin_status(stage: &Stage, host: &str, path: &str) -> String {
     let mut stream = tokio::net::TcpStream::connect(stage.gateway.admin).await.unwrap();

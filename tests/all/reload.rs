@@ -367,6 +367,21 @@ async fn reloads_by_the_hundred_lose_no_request() {
     }
 }
 
+/// Which gateway to ask stands in the file that cannot be read. The exit code is that of a bad configuration in any case.
+#[tokio::test]
+async fn a_reload_of_a_file_that_is_not_yaml_exits_with_78() {
+    let stage = Stage::new().await;
+    std::fs::write(stage.folder().join("config.yaml"), "sites: [\n").unwrap();
+    let socket = stage.folder().join("control.sock");
+    let own = ["reload", "--socket", socket.to_str().unwrap()];
+    for arguments in [&["reload"][..], &own, &["reload", "--socket", "/nowhere/control.sock"]] {
+        let (code, said) = stage.run(arguments, "").await;
+        assert_eq!(code, 78, "{arguments:?}: {said}");
+        assert!(said.contains("config.yaml:") && said.contains("not valid YAML"), "{arguments:?}: {said}");
+    }
+    assert_eq!(stage.client().get("/Default.aspx", &[]).await.status, 200, "the old one goes on");
+}
+
 #[tokio::test]
 async fn a_thousand_signals_cause_few_reloads() {
     let stage = Stage::new().await;
