@@ -6,7 +6,7 @@
 //! families, and the configuration can add to them (`upstream.headers.remove`) and make exceptions (`keep`).
 
 /// How names of a family begin. In lower case, sorted by their first letter.
-const BEGINNINGS: [&str; 101] = [
+const BEGINNINGS: [&str; 102] = [
     "akamai-",
     "auth-",
     "base-url",
@@ -48,6 +48,7 @@ const BEGINNINGS: [&str; 101] = [
     "x-anonymous-",
     "x-appengine-",
     "x-arr-",
+    "x-aspnet",
     "x-auth-",
     "x-authen",
     "x-azure-",
@@ -95,7 +96,7 @@ const BEGINNINGS: [&str; 101] = [
     "x-rewrite-",
     "x-saml-",
     "x-scheme",
-    "x-sendfile-",
+    "x-sendfile",
     "x-server-name",
     "x-ssl-",
     "x-sucuri-",
@@ -128,10 +129,12 @@ const ENDINGS: [&str; 13] = [
 ];
 
 /// Names that stand for themselves.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 14] = [
+    "aspfiltersessionid",
     "https",
     "user-id",
     "x-groups",
+    "x-http-destinationurl",
     "x-ip",
     "x-proto",
     "x-protocol",
@@ -147,7 +150,10 @@ const NAMES: [&str; 12] = [
 const HARMLESS: [&str; 1] = ["x-user-agent"];
 
 /// Headers that decide what a message is; another spelling of one could be taken for it further on.
-const DECISIVE: [&str; 8] = [
+const DECISIVE: [&str; 11] = [
+    "authorization",
+    "cookie",
+    "host",
     "content-length",
     "content-type",
     "transfer-encoding",
@@ -221,11 +227,14 @@ pub(crate) fn is_decisive(name: &str) -> bool {
 }
 
 fn is_untrusted(name: &str) -> bool {
+    // Some readers drop what is odd at the ends: `_Host`, `Host'`.
+    let whole = name.len();
+    let name = name.trim_matches(|c: char| !c.is_ascii_alphanumeric());
     let bytes = name.as_bytes();
     let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return false };
     // Most names are told apart by their ends.
     let (first, last) = (first.to_ascii_lowercase(), last.to_ascii_lowercase());
-    let odd = bytes.iter().any(|byte| !byte.is_ascii_alphanumeric() && *byte != b'-');
+    let odd = whole > name.len() || bytes.iter().any(|byte| !byte.is_ascii_alphanumeric() && *byte != b'-');
     let of_a_family = BEGINNINGS
         .iter()
         .skip_while(|family| family.as_bytes()[0] < first)
@@ -296,15 +305,27 @@ mod tests {
             X-Pomerium-Jwt-Assertion X-Authentik-Username OIDC_CLAIM_email Mellon_NameID Shib-Identity-Provider SM_USER \
             iv-user OAM_REMOTE_USER X-Consumer-Username X-Credential-Identifier X-Anonymous-Consumer Akamai-Origin-Hop \
             X-Sucuri-ClientIP Incap-Client-IP X-Proxy-Remote-User Proxy X-Accel-Mapping X-Sendfile-Type \
-            X-Middleware-Subrequest X-Request-Id X-BlueCoat-Via";
+            X-Middleware-Subrequest X-Request-Id X-BlueCoat-Via X-Sendfile X-HTTP-DestinationURL AspFilterSessionId \
+            X-AspNet-Version X-AspNetMvc-Version";
         for name in names.split_whitespace() {
             assert!(is_untrusted(name), "{name}");
             assert!(is_untrusted(&name.to_ascii_uppercase().replace('-', "_")), "{name}");
             assert!(is_untrusted(&name.to_ascii_lowercase().replace('-', ".")), "{name}");
         }
-        for name in
-            ["Content_Length", "transfer_encoding", "Transfer.Encoding", "KEEP_ALIVE", "HTTP2-Settings"]
-        {
+        for name in [
+            "Content_Length",
+            "transfer_encoding",
+            "Transfer.Encoding",
+            "KEEP_ALIVE",
+            "HTTP2-Settings",
+            "_Transfer-Encoding",
+            "Transfer-Encoding'",
+            "'Host_",
+            "_Cookie",
+            "Authorization~",
+            "__X-Forwarded-For",
+            "X-Real-IP!",
+        ] {
             assert!(is_untrusted(name), "{name}");
         }
     }
@@ -319,7 +340,7 @@ mod tests {
             traceparent tracestate Translate Upgrade-Insecure-Requests User-Agent Via Warning X-Requested-With \
             X-MicrosoftAjax X-NoRefreshSession X-CSRF-Token X-XSRF-TOKEN X-RequestVerificationToken X-Api-Key X-Correlation-Id \
             X-Prototype-Version X-PINGOTHER X-Upload-Content-Length X-File-Name X-Ms-Request-Id X-Moz X-Purpose \
-            X-Content-Type-Options X-Vermeer-Content-Type X-Office-Version X-AspNet-Version X-UA-Compatible X-User-Agent X-Zip \
+            X-Content-Type-Options X-Vermeer-Content-Type X-Office-Version X-UA-Compatible X-User-Agent X-Zip \
             Save-Data Service-Worker Ping-From Ping-To Early-Data Clip Membership";
         for name in names.split_whitespace() {
             assert!(!is_untrusted(name), "{name}");

@@ -4,7 +4,7 @@
 use crate::codec::body_piece::{BodyError, Piece};
 
 /// Extensions and trailers of one body, together, in bytes.
-const MAX_ASIDE: u32 = 16 * 1024;
+const MAX_ASIDE: u32 = 64 * 1024;
 /// Hexadecimal digits of a size; 2^60 bytes are more than anybody sends.
 const MAX_DIGITS: u8 = 15;
 
@@ -19,6 +19,10 @@ enum State {
     /// Behind `;`: a name has to follow.
     ExtensionStart,
     Extension,
+    /// Inside a quoted string of an extension.
+    Quoted,
+    /// Behind a backslash in a quoted string.
+    QuotedPair,
     SizeLf,
     Data,
     DataCr,
@@ -88,6 +92,10 @@ impl Chunked {
             (State::ExtensionStart, b' ' | b'\t') => self.aside(State::ExtensionStart)?,
             (State::ExtensionStart, byte) if is_token(byte) => self.aside(State::Extension)?,
             (State::Extension, b'\r') => State::SizeLf,
+            (State::Extension, b'"') => self.aside(State::Quoted)?,
+            (State::Quoted, b'"') => self.aside(State::Extension)?,
+            (State::Quoted, b'\\') => self.aside(State::QuotedPair)?,
+            (State::Quoted | State::QuotedPair, byte) if is_text(byte) => self.aside(State::Quoted)?,
             (State::Extension, byte) if is_text(byte) => self.aside(State::Extension)?,
             (State::SizeLf, b'\n') if self.left == 0 => State::TrailerStart,
             (State::SizeLf, b'\n') => State::Data,
@@ -184,6 +192,7 @@ mod tests {
             (b"005\r\nhello\r\n000\r\n\r\n", b"hello", 0),
             (b"A\r\n0123456789\r\na\r\n0123456789\r\n0\r\n\r\n", b"01234567890123456789", 0),
             (b"1;a\r\nx\r\n0;b=c;d=\"e f\"\r\n\r\n", b"x", 0),
+            (b"1;a=\"b\\\"c;\\\\\";d=\"\"\r\nx\r\n0\r\n\r\n", b"x", 0),
             (b"1 ;a\r\nx\r\n1\t; \ta = b\r\ny\r\n0\r\n\r\n", b"xy", 0),
             (b"00000000000000000001\r\nx\r\n0000000000000000\r\n\r\n", b"x", 0),
             (b"1\r\nx\r\n0\r\nX-T: 1\r\nY:\r\n\r\n", b"x", 0),
@@ -217,6 +226,9 @@ mod tests {
             b"5;\r\nhello\r\n0\r\n\r\n",
             b"5;a\nhello\r\n0\r\n\r\n",
             b"5;a=\0\r\nhello\r\n0\r\n\r\n",
+            b"5;a=\"b\r\nhello\r\n0\r\n\r\n",
+            b"5;a=\"b\\\"\r\nhello\r\n0\r\n\r\n",
+            b"5;a=\"b\\\r\nhello\r\n0\r\n\r\n",
             b"0\r\n\n",
             b"0\n\r\n",
             b"0\r\n\r\r",
@@ -244,9 +256,9 @@ mod tests {
     #[test]
     fn extensions_and_trailers_are_bounded_in_all() {
         let extension = format!("1;{}\r\nx\r\n", "a".repeat(1000));
-        assert_eq!(decoded_whole(&format!("{}0\r\n\r\n", extension.repeat(17))), Err(BodyError::Chunks));
-        assert_eq!(decoded_whole(&format!("{}0\r\n\r\n", extension.repeat(16))), Ok(16));
-        let trailers = format!("0\r\n{}\r\n", "X-Trailer: abcdefghij\r\n".repeat(1000));
+        assert_eq!(decoded_whole(&format!("{}0\r\n\r\n", extension.repeat(66))), Err(BodyError::Chunks));
+        assert_eq!(decoded_whole(&format!("{}0\r\n\r\n", extension.repeat(65))), Ok(65));
+        let trailers = format!("0\r\n{}\r\n", "X-Trailer: abcdefghij\r\n".repeat(4000));
         assert_eq!(decoded_whole(&trailers), Err(BodyError::Chunks));
     }
 

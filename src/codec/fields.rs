@@ -86,7 +86,7 @@ impl<'b> Said<'b> {
                     said.host = Some(value);
                     said.hosts += 1;
                 }
-                6 if name.eq_ignore_ascii_case("expect") => said.expectations(value)?,
+                6 if name.eq_ignore_ascii_case("expect") => said.expects_continue |= expects_continue(value),
                 7 if name.eq_ignore_ascii_case("upgrade") => said.upgrade = Some(value),
                 10 if name.eq_ignore_ascii_case("connection") => said.options(value)?,
                 14 if name.eq_ignore_ascii_case("content-length") => {
@@ -124,18 +124,6 @@ impl<'b> Said<'b> {
         Ok(())
     }
 
-    /// RFC 9110 section 10.1.1 knows one expectation.
-    fn expectations(&mut self, value: &[u8]) -> Result<(), HeadError> {
-        for expectation in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
-            if expectation.eq_ignore_ascii_case(b"100-continue") {
-                self.expects_continue = true;
-            } else if !expectation.is_empty() {
-                return Err(HeadError::Expectation);
-            }
-        }
-        Ok(())
-    }
-
     pub(crate) fn keeps_alive(&self, version: Version) -> bool {
         match version {
             Version::Http11 => !self.close,
@@ -155,18 +143,19 @@ impl<'b> Said<'b> {
             if self.transfer_encodings > 1 {
                 return Err(HeadError::Malformed("more than one Transfer-Encoding"));
             }
-            if !coding.eq_ignore_ascii_case(b"chunked") {
-                // RFC 9112 section 6.3: where the last coding is not chunked, the end of the body is not known.
-                let mut codings = coding.rsplit(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-                let last = codings.next().is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked"));
-                let again = codings.any(|coding| coding.eq_ignore_ascii_case(b"chunked"));
-                return Err(if last && !again {
-                    HeadError::Coding
-                } else {
-                    HeadError::Malformed("Transfer-Encoding")
-                });
-            }
-            return Ok(Some(Length::Chunked));
+            let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
+            // Empty members of a list mean nothing (RFC 9110 section 5.6.1.2).
+            let mut codings = coding.rsplit(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+            let mut codings = codings.by_ref().filter(|coding| !coding.is_empty());
+            // RFC 9112 section 6.3: where the last coding is not chunked, the end of the body is not known.
+            let last = codings.next().is_some_and(is_chunked);
+            return match (last, codings.next()) {
+                (true, None) => Ok(Some(Length::Chunked)),
+                (true, Some(before)) if !is_chunked(before) && !codings.any(is_chunked) => {
+                    Err(HeadError::Coding)
+                }
+                _ => Err(HeadError::Malformed("Transfer-Encoding")),
+            };
         }
         match self.content_length {
             None => Ok(None),
@@ -176,6 +165,13 @@ impl<'b> Said<'b> {
                 .ok_or(HeadError::Malformed("Content-Length")),
         }
     }
+}
+
+/// Whether the client waits for `100 Continue` before it sends its body. Other expectations are unknown (RFC 9110 section
+/// 10.1.1), and a server may ignore them.
+pub(crate) fn expects_continue(value: &[u8]) -> bool {
+    let mut members = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    members.any(|expectation| expectation.eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// Digits only, below 2^63.

@@ -9,8 +9,6 @@ pub(crate) enum HeadError {
     Version,
     #[error("a transfer coding other than chunked")]
     Coding,
-    #[error("an expectation other than 100-continue")]
-    Expectation,
     #[error("a method that is not for here")]
     Method,
     #[error("the head is too large")]

@@ -183,7 +183,6 @@ fn status(error: HeadError) -> StatusCode {
         HeadError::Malformed(_) => StatusCode::BAD_REQUEST,
         HeadError::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
         HeadError::Coding | HeadError::Method => StatusCode::NOT_IMPLEMENTED,
-        HeadError::Expectation => StatusCode::EXPECTATION_FAILED,
         HeadError::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         HeadError::TargetTooLong => StatusCode::URI_TOO_LONG,
     }

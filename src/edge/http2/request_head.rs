@@ -6,7 +6,7 @@ use http::request::Parts;
 use http::uri::Authority;
 
 use crate::codec::Length;
-use crate::codec::fields::decimal;
+use crate::codec::fields::{self, decimal};
 use crate::codec::head::{self, is_refused};
 use crate::codec::head_error::HeadError;
 use crate::codec::request_head::RequestHead;
@@ -83,7 +83,7 @@ fn content_length(request: &Parts) -> Result<Option<u64>, Refusal> {
     length.map(Some).ok_or(Refusal::Page(Failure::BadRequest))
 }
 
-/// Whether the client waits to be told to send its body (RFC 9110 section 10.1.1).
+/// Whether the client waits to be told to send its body.
 pub(super) fn expects_continue(request: &Parts) -> bool {
-    request.headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+    request.headers.get_all(EXPECT).iter().any(|value| fields::expects_continue(value.as_bytes()))
 }
