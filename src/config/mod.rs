@@ -61,9 +61,7 @@ pub(crate) use secret::fingerprint;
 pub(crate) use site::Site;
 #[cfg(test)]
 pub(crate) use upstream::test_upstream;
-pub(crate) use upstream::{
-    Affinity, Balance, Health, ProxyHeader, Upstream, UpstreamLimits, UpstreamTimeouts,
-};
+pub(crate) use upstream::{Affinity, Balance, ProxyHeader, Upstream, UpstreamLimits};
 pub(crate) use values::{Authority, Server, server as server_of};
 pub(crate) use zendesk::{Zendesk, ZendeskApi, ZendeskCredentials};
 

@@ -21,7 +21,7 @@ use crate::edge::accept::{Acceptor, accept, receive_handed_over};
 use crate::edge::admission::Admission;
 use crate::edge::balance::{HandedOver, WorkerHandle};
 use crate::request::gateway::Gateway;
-use crate::request::worker::{CurrentWorker, Worker, WorkerParts};
+use crate::request::worker::{CurrentWorker, Worker};
 
 /// How long WebSockets have for a last frame once the drain timeout is over.
 const CLOSE_FRAME_TIMEOUT: Duration = Duration::from_secs(3);
@@ -86,7 +86,7 @@ async fn run(
 ) -> bool {
     let Start { gateway, admission, sockets, control, drain: stop, handle, updates, heartbeat } = start;
     let (handle, incoming) = handle;
-    let worker = Worker::new(WorkerParts { gateway, control, index, request_id_prefix });
+    let worker = Worker::new(gateway, control, index, request_id_prefix);
     let (drain, connections) = (worker.drain.clone(), TaskTracker::new());
     let acceptor = Rc::new(Acceptor {
         current: worker.publish(),
@@ -140,7 +140,7 @@ async fn maintain(current: Rc<CurrentWorker>, heartbeat: Arc<AtomicU64>) {
         heartbeat.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(MAINTENANCE_INTERVAL).await;
         for upstream in current.upstreams() {
-            upstream.release_long();
+            upstream.held.release_long();
             if round == PRUNE_EVERY {
                 upstream.prune();
             }

@@ -35,7 +35,7 @@ pub fn rewrite_request(head: &[u8], out: &mut Vec<u8>) -> bool {
     let mut slots = slots();
     let Ok(tokens) = Tokens::parse(head, &mut slots) else { return false };
     let Ok(request) = Request::of(&tokens) else { return false };
-    if headers::removable(&request.named_by_connection).is_err() {
+    if !headers::are_removable(&request.named_by_connection) {
         return false;
     }
     let host = "members.example.org";

@@ -5,7 +5,6 @@
 //! the head of the response, or after `LONG`: a slow client holds none, and neither do reports and long polls.
 
 use std::cell::RefCell;
-use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +21,7 @@ pub(crate) const LONG: Duration = Duration::from_secs(5);
 /// After a request has been rejected, the queue stays short for this many queue time-outs.
 const REMEMBERED: u32 = 10;
 
-/// The places of one site, shared by all workers.
+/// The permits of one site, shared by all workers.
 #[derive(Debug)]
 pub(crate) struct ConcurrencyLimit {
     free: Semaphore,
@@ -39,7 +38,7 @@ struct Queue {
     served_before: usize,
     since: Instant,
     /// When a request was last rejected.
-    sent_away: Option<Instant>,
+    last_rejection: Option<Instant>,
 }
 
 /// There is no place, and none will become free in time.
@@ -48,11 +47,12 @@ pub(crate) struct Busy;
 
 impl ConcurrencyLimit {
     pub(crate) fn new(limits: UpstreamLimits) -> Self {
-        let queue = Queue { waiting: 0, served: 0, served_before: 0, since: Instant::now(), sent_away: None };
+        let queue =
+            Queue { waiting: 0, served: 0, served_before: 0, since: Instant::now(), last_rejection: None };
         Self { free: Semaphore::new(limits.concurrent_requests), limits, queue: Mutex::new(queue) }
     }
 
-    /// Takes a place, to be given back.
+    /// Takes a permit, to be given back.
     async fn take(&self) -> Result<(), Busy> {
         match self.free.try_acquire() {
             Ok(place) => place.forget(),
@@ -65,7 +65,7 @@ impl ConcurrencyLimit {
         let waiting = Waiting::begin(self)?;
         let place = tokio::time::timeout(self.limits.queue_timeout, self.free.acquire()).await;
         let Ok(Ok(place)) = place else {
-            self.with_queue(|queue| queue.sent_away = Some(Instant::now()));
+            self.with_queue(|queue| queue.last_rejection = Some(Instant::now()));
             return Err(Busy);
         };
         place.forget();
@@ -91,7 +91,7 @@ impl Queue {
             self.served_before = if lately { self.served } else { 0 };
             (self.served, self.since) = (0, now);
         }
-        match self.sent_away {
+        match self.last_rejection {
             Some(at) if now - at < limits.queue_timeout * REMEMBERED => {
                 self.served.max(self.served_before).max(limits.concurrent_requests / 4).max(1)
             }
@@ -104,13 +104,13 @@ impl Queue {
 struct Waiting<'a>(&'a ConcurrencyLimit);
 
 impl<'a> Waiting<'a> {
-    fn begin(places: &'a ConcurrencyLimit) -> Result<Self, Busy> {
-        places.with_queue(|queue| {
-            if queue.waiting >= queue.most(places.limits, Instant::now()) {
+    fn begin(limit: &'a ConcurrencyLimit) -> Result<Self, Busy> {
+        limit.with_queue(|queue| {
+            if queue.waiting >= queue.most(limit.limits, Instant::now()) {
                 return Err(Busy);
             }
             queue.waiting += 1;
-            Ok(Self(places))
+            Ok(Self(limit))
         })
     }
 }
@@ -121,29 +121,29 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// The places that the requests of one worker hold.
+/// The permits that the requests of one worker hold.
 #[derive(Debug)]
-pub(super) struct HeldPermits {
-    places: Arc<ConcurrencyLimit>,
+pub(crate) struct HeldPermits {
+    pub(super) limit: Arc<ConcurrencyLimit>,
     since: RefCell<Vec<Option<Instant>>>,
     /// Unused entries of `since`.
     free: RefCell<Vec<usize>>,
 }
 
-/// A place, until it is dropped, or held for too long.
+/// A permit, until it is dropped, or held for too long.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Permit {
     held: Rc<HeldPermits>,
     index: usize,
 }
 
 impl HeldPermits {
-    pub(super) fn new(places: Arc<ConcurrencyLimit>) -> Rc<Self> {
-        Rc::new(Self { places, since: RefCell::default(), free: RefCell::default() })
+    pub(super) fn new(limit: Arc<ConcurrencyLimit>) -> Rc<Self> {
+        Rc::new(Self { limit, since: RefCell::default(), free: RefCell::default() })
     }
 
-    async fn take(self: Rc<Self>) -> Result<Place, Busy> {
-        self.places.take().await?;
+    async fn take(self: Rc<Self>) -> Result<Permit, Busy> {
+        self.limit.take().await?;
         let (mut all, now) = (self.since.borrow_mut(), Some(Instant::now()));
         let index = match self.free.borrow_mut().pop() {
             Some(index) => index,
@@ -154,59 +154,51 @@ impl HeldPermits {
         };
         all[index] = now;
         drop(all);
-        Ok(Place { held: self, index })
+        Ok(Permit { held: self, index })
     }
 
     /// Gives back what has been held for too long.
-    pub(super) fn release_long(&self) {
+    pub(crate) fn release_long(&self) {
         let now = Instant::now();
         for since in self.since.borrow_mut().iter_mut() {
             if since.is_some_and(|since| now - since >= LONG) {
                 *since = None;
-                self.places.give_back();
+                self.limit.give_back();
             }
         }
     }
 }
 
-/// Where a request waits for its place before the last of it goes to iMIS.
+/// Where a request waits for its permit before the last of it goes to iMIS.
 #[derive(Default)]
 pub(super) enum PermitWait {
-    /// There has been no need for a place yet.
+    /// No permit was needed yet.
     Before(Rc<HeldPermits>),
-    Asking(Pin<Box<dyn Future<Output = Result<Place, Busy>>>>),
+    Asking(Pin<Box<dyn Future<Output = Result<Permit, Busy>>>>),
     /// Until the answer comes.
-    Within(#[expect(dead_code, reason = "held until it is dropped")] Place),
+    Within(#[expect(dead_code, reason = "held until it is dropped")] Permit),
     /// There was none.
-    Refused,
+    Rejected,
     /// iMIS has answered.
     #[default]
     Past,
 }
 
 impl PermitWait {
-    pub(super) fn new(held: &Rc<HeldPermits>) -> Self {
-        Self::Before(held.clone())
-    }
-
-    /// Ready when the rest may go. Never when there is no place: see `is_refused`.
+    /// Ready when the rest may go. Never in the state `Rejected`.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             match self {
                 Self::Within(_) | Self::Past => return Poll::Ready(()),
-                Self::Refused => return Poll::Pending,
+                Self::Rejected => return Poll::Pending,
                 Self::Before(held) => *self = Self::Asking(Box::pin(held.clone().take())),
                 Self::Asking(asking) => match asking.as_mut().poll(cx) {
                     Poll::Ready(Ok(place)) => *self = Self::Within(place),
-                    Poll::Ready(Err(Busy)) => *self = Self::Refused,
+                    Poll::Ready(Err(Busy)) => *self = Self::Rejected,
                     Poll::Pending => return Poll::Pending,
                 },
             }
         }
-    }
-
-    pub(super) fn is_refused(&self) -> bool {
-        matches!(self, Self::Refused)
     }
 
     /// The same at once, for a request that is whole.
@@ -215,22 +207,10 @@ impl PermitWait {
     }
 }
 
-impl fmt::Debug for PermitWait {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Before(_) => "before",
-            Self::Asking(_) => "asking",
-            Self::Within(_) => "within",
-            Self::Refused => "refused",
-            Self::Past => "past",
-        })
-    }
-}
-
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         if self.held.since.borrow_mut()[self.index].take().is_some() {
-            self.held.places.give_back();
+            self.held.limit.give_back();
         }
         self.held.free.borrow_mut().push(self.index);
     }
@@ -249,7 +229,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_finds_no_place_waits_and_gets_one_or_is_sent_away() {
+    async fn who_finds_no_place_waits_and_gets_one_or_is_last_rejection() {
         let held = held(1);
         let place = held.clone().take().await.unwrap();
         let begun = Instant::now();
@@ -284,8 +264,8 @@ mod tests {
         // Twenty seconds: four a second, and of those that are sent away most at once.
         assert!((76..=88).contains(&good), "{good}");
         assert!(quick > slow, "{quick} at once, {slow} after a while");
-        assert_eq!(held.places.with_queue(|queue| queue.waiting), 0);
-        assert_eq!(held.places.free.available_permits(), 4);
+        assert_eq!(held.limit.with_queue(|queue| queue.waiting), 0);
+        assert_eq!(held.limit.free.available_permits(), 4);
     }
 
     #[tokio::test(start_paused = true)]
@@ -307,8 +287,8 @@ mod tests {
         held.release_long();
         let page = held.clone().take().await.unwrap();
         drop(report);
-        assert_eq!(held.places.free.available_permits(), 0, "it had none left to give back");
+        assert_eq!(held.limit.free.available_permits(), 0, "it had none left to give back");
         drop(page);
-        assert_eq!(held.places.free.available_permits(), 1);
+        assert_eq!(held.limit.free.available_permits(), 1);
     }
 }

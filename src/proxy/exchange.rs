@@ -78,7 +78,6 @@ pub(crate) enum Sending {
 }
 
 /// A request that has been sent, or nearly, on a connection with the head of a response at its front.
-#[derive(Debug)]
 pub(crate) struct Exchange {
     pub(crate) connection: Box<Connection>,
     pub(crate) sending: Sending,
@@ -141,15 +140,6 @@ impl Exchange {
         }
     }
 
-    /// Whether no byte of the request has been sent.
-    pub(super) fn is_untouched(&self) -> bool {
-        self.connection.sender.sent == 0
-    }
-
-    pub(super) fn is_unanswered(&self) -> bool {
-        self.connection.receiver.received == 0
-    }
-
     /// The head of the response, once `response_head` has returned.
     pub(crate) fn response_head_bytes(&self) -> &[u8] {
         &self.connection.receiver.head()[..self.head]
@@ -206,7 +196,7 @@ impl Exchange {
         if self.sending == Sending::UnderWay {
             let waiting_on =
                 if self.waits_for_client(upload) { WaitingOn::ClientSend } else { WaitingOn::Upstream };
-            return self.poll_timeouts(cx, upload, waiting_on, timeouts).map(|impatience| match impatience {
+            return self.poll_timeouts(cx, upload, waiting_on, timeouts).map(|reason| match reason {
                 Expired::Evicted => Err(ForwardError::ClientGone),
                 Expired::TooSlow if waiting_on == WaitingOn::Upstream => Err(UpstreamError::Silent.into()),
                 Expired::TooSlow => Err(ForwardError::UploadStalled),
@@ -232,7 +222,9 @@ impl Exchange {
             let _ = upload.poll_evicted(cx, false);
         }
         match uploaded {
-            Poll::Pending if self.gate.is_refused() => Poll::Ready(Err(ForwardError::Overloaded)),
+            Poll::Pending if matches!(self.gate, PermitWait::Rejected) => {
+                Poll::Ready(Err(ForwardError::Overloaded))
+            }
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(())) => {
                 self.sending = Sending::Done;
@@ -310,18 +302,14 @@ impl Exchange {
         keep_alive && self.sending == Sending::Done && receiver.is_taken() && receiver.is_empty()
     }
 
-    /// Behind an interim response comes another head.
-    pub(crate) fn pass_over_head(&mut self) -> Result<(), UpstreamError> {
-        self.begin_behind_head(Length::Known(0))
-    }
-
     /// The response's body begins behind its head: iMIS has done its work.
     pub(crate) fn begin_body(&mut self, length: Length) -> Result<(), UpstreamError> {
         self.gate = PermitWait::Past;
         self.begin_behind_head(length)
     }
 
-    fn begin_behind_head(&mut self, length: Length) -> Result<(), UpstreamError> {
+    /// Consumes the head; what follows it has this length. Another head follows an interim response.
+    pub(crate) fn begin_behind_head(&mut self, length: Length) -> Result<(), UpstreamError> {
         let head = std::mem::take(&mut self.head);
         let begun = self.connection.receiver.begin_body(head, length);
         begun.map_err(|error| UpstreamError::BodyBroke(error.into()))

@@ -16,7 +16,7 @@ use tracing::debug;
 use crate::base::buffers::Buffers;
 use crate::base::corked_socket::CorkedSocket;
 use crate::base::min_rate::Limits;
-use crate::config::{Server, UpstreamTimeouts};
+use crate::config::Server;
 use crate::observe::metrics::UpstreamCounters;
 use crate::proxy::concurrency_limit;
 use crate::proxy::concurrency_limit::{ConcurrencyLimit, HeldPermits, PermitWait};
@@ -31,16 +31,13 @@ use crate::upstream::site::SiteUpstream;
 
 /// Connections of one worker to the servers of one site.
 pub(crate) struct Upstream {
-    /// Whose it is: as long as that is the same, so is all of this.
-    concurrency_limit: Arc<ConcurrencyLimit>,
     pub(crate) servers: Arc<Servers>,
     upstream: Arc<SiteUpstream>,
     tls: TlsConnector,
-    timeouts: UpstreamTimeouts,
     pub(crate) relay_timeouts: RelayTimeouts,
     /// One for each server.
     pools: Vec<Pool>,
-    held: Rc<HeldPermits>,
+    pub(crate) held: Rc<HeldPermits>,
     buffers: Rc<Buffers>,
     counters: UpstreamCounters,
 }
@@ -57,7 +54,6 @@ impl Upstream {
         let timeouts = upstream.config.timeouts;
         Self {
             tls: TlsConnector::from(Arc::clone(&upstream.tls)),
-            timeouts,
             relay_timeouts: RelayTimeouts {
                 response_head: timeouts.response_head,
                 browser: limits,
@@ -65,7 +61,6 @@ impl Upstream {
             },
             pools: upstream.config.servers.iter().map(|_| Pool::new(timeouts.idle)).collect(),
             held: HeldPermits::new(concurrency_limit.clone()),
-            concurrency_limit: concurrency_limit.clone(),
             servers: upstream.servers.clone(),
             upstream: upstream.clone(),
             buffers,
@@ -76,7 +71,7 @@ impl Upstream {
     /// Whether an upstream with these settings would be the same.
     pub(crate) fn serves(&self, concurrency_limit: &Arc<ConcurrencyLimit>, limits: Limits) -> bool {
         // A site whose upstream has not changed keeps its concurrency limit.
-        Arc::ptr_eq(&self.concurrency_limit, concurrency_limit) && self.relay_timeouts.browser == limits
+        Arc::ptr_eq(&self.held.limit, concurrency_limit) && self.relay_timeouts.browser == limits
     }
 
     /// Sends a request and waits for the head of the response. `own`: the connection that is the client's alone.
@@ -91,7 +86,7 @@ impl Upstream {
                 .await
                 .ok_or(ForwardError::ClientGone)?
                 .map_err(|concurrency_limit::Busy| ForwardError::Overloaded)?,
-            false => PermitWait::new(&self.held),
+            false => PermitWait::Before(self.held.clone()),
         };
         let own = own.filter(|own| {
             self.upstream.config.proxy_protocol.is_none() || own.visitor == Some(request.client.ip())
@@ -112,7 +107,8 @@ impl Upstream {
                 // The connection had died idle: once more, on a new one, if nothing of the request has been sent, or if
                 // it changes nothing and nothing of an answer has come (RFC 9110 section 9.2.2).
                 Err(ForwardError::Upstream(UpstreamError::Broken(error)))
-                    if exchange.is_untouched() || (request.is_repeatable() && exchange.is_unanswered()) =>
+                    if exchange.connection.sender.sent == 0
+                        || (request.is_repeatable() && exchange.connection.receiver.received == 0) =>
                 {
                     debug!(%error, "an idle upstream connection had died; asking once more");
                     gate = exchange.gate;
@@ -145,11 +141,6 @@ impl Upstream {
         None
     }
 
-    /// Gives back the concurrency_limit of what iMIS has worked on for long.
-    pub(crate) fn release_long(&self) {
-        self.held.release_long();
-    }
-
     /// Closes connections that have been idle for too long.
     pub(crate) fn prune(&self) {
         self.pools.iter().for_each(Pool::prune);
@@ -163,8 +154,12 @@ impl Upstream {
                 Ok(stream) => {
                     self.servers.worked(index);
                     self.counters.opened.inc();
-                    let mut connection =
-                        Connection::new(stream, index, self.buffers.clone(), self.timeouts.body_idle);
+                    let mut connection = Connection::new(
+                        stream,
+                        index,
+                        self.buffers.clone(),
+                        self.upstream.config.timeouts.body_idle,
+                    );
                     connection.visitor = self.upstream.config.proxy_protocol.map(|_| client.ip());
                     return Ok(connection);
                 }
@@ -185,24 +180,29 @@ impl Upstream {
         name: &str,
         client: SocketAddr,
     ) -> Result<Stream, ConnectError> {
-        let mut stream =
-            within(self.timeouts.connect, TcpStream::connect((server.host.as_str(), server.port)))
-                .await?
-                .map_err(ConnectError::Tcp)?;
+        let mut stream = within(
+            self.upstream.config.timeouts.connect,
+            TcpStream::connect((server.host.as_str(), server.port)),
+        )
+        .await?
+        .map_err(ConnectError::Tcp)?;
         // Fails only when the server has gone already, which the handshake will tell.
         let _ = stream.set_nodelay(true);
         if let Some(version) = self.upstream.config.proxy_protocol {
             let header = proxy_header::of(version, client, stream.peer_addr().map_err(ConnectError::Tcp)?);
-            within(self.timeouts.connect, stream.write_all(&header)).await?.map_err(ConnectError::Tcp)?;
+            within(self.upstream.config.timeouts.connect, stream.write_all(&header))
+                .await?
+                .map_err(ConnectError::Tcp)?;
         }
         if !server.tls {
-            return Ok(Stream::Plain(stream));
+            return Ok(Stream::Left(stream));
         }
         let name = ServerName::try_from(name.to_owned()).map_err(|_| ConnectError::Name(name.to_owned()))?;
         let stream = CorkedSocket::new(stream, self.buffers.clone());
-        let stream =
-            within(self.timeouts.tls, self.tls.connect(name, stream)).await?.map_err(ConnectError::Tls)?;
-        Ok(Stream::Tls(Box::new(stream)))
+        let stream = within(self.upstream.config.timeouts.tls, self.tls.connect(name, stream))
+            .await?
+            .map_err(ConnectError::Tls)?;
+        Ok(Stream::Right(Box::new(stream)))
     }
 }
 

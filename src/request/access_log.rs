@@ -16,8 +16,8 @@ use crate::observe::metrics::{CompletedRequest, Outcome, Protocol, Responder};
 use crate::observe::trace_export::{EndedSpan, StartedSpan};
 use crate::request::worker::Worker;
 
-/// What a request looks like from outside.
-pub(crate) struct Seen<'a> {
+/// A request and the connection that it came by.
+pub(crate) struct RequestInfo<'a> {
     pub(crate) method: &'a str,
     pub(crate) host: &'a str,
     pub(crate) path: &'a str,
@@ -25,10 +25,6 @@ pub(crate) struct Seen<'a> {
     pub(crate) version: &'static str,
     /// The `traceparent` it brings.
     pub(crate) trace: Option<&'a [u8]>,
-}
-
-/// What is known of the connection that it came by.
-pub(crate) struct Came {
     pub(crate) client: IpAddr,
     pub(crate) is_https: bool,
     /// The peer is a trusted proxy.
@@ -39,19 +35,19 @@ pub(crate) struct Came {
 pub(crate) struct Access {
     worker: Rc<Worker>,
     /// None: the request is for none of the sites, or the site is not known.
-    site: Option<usize>,
-    responder: Responder,
+    pub(crate) site: Option<usize>,
+    pub(crate) responder: Responder,
     protocol: Protocol,
     started: Instant,
     status: Option<StatusCode>,
     bytes: u64,
-    outcome: Outcome,
+    pub(crate) outcome: Outcome,
     /// Why it was answered with a page of ours.
     failure: Option<&'static str>,
     /// What its line tells beside that, if there is to be one.
     line: Option<Line>,
     /// Its span, if it is exported.
-    span: Option<Box<StartedSpan>>,
+    pub(crate) span: Option<Box<StartedSpan>>,
 }
 
 struct Line {
@@ -66,19 +62,19 @@ struct Line {
 }
 
 impl Access {
-    pub(crate) fn begin(seen: &Seen<'_>, came: &Came, incident: RequestId, worker: &Rc<Worker>) -> Self {
+    pub(crate) fn begin(info: &RequestInfo<'_>, incident: RequestId, worker: &Rc<Worker>) -> Self {
         worker.counters.requests_in_flight.inc();
         let exporter = worker.gateway.trace_exporter.as_ref();
-        let span = exporter.and_then(|exporter| exporter.start(seen.trace, came.is_vouched_for, incident));
+        let span = exporter.and_then(|exporter| exporter.start(info.trace, info.is_vouched_for, incident));
         let line = (worker.gateway.access_log || span.is_some()).then(|| Line {
-            client: came.client,
+            client: info.client,
             incident,
-            scheme: if came.is_https { "https" } else { "http" },
-            method: seen.method.chars().take(32).collect(),
-            host: loggable_host(seen.host),
-            path: loggable_path(seen.path),
-            version: seen.version,
-            trace_id: match (&span, seen.trace) {
+            scheme: if info.is_https { "https" } else { "http" },
+            method: info.method.chars().take(32).collect(),
+            host: loggable_host(info.host),
+            path: loggable_path(info.path),
+            version: info.version,
+            trace_id: match (&span, info.trace) {
                 (Some(span), _) => Some(span.traceparent),
                 (None, Some(traceparent)) => TraceParent::parse(traceparent),
                 (None, None) => worker.gateway.traces.then(|| TraceParent::generate(incident)),
@@ -89,7 +85,7 @@ impl Access {
             worker: worker.clone(),
             site: None,
             responder: Responder::Gateway,
-            protocol: if seen.version == "HTTP/2.0" { Protocol::Http2 } else { Protocol::Http1 },
+            protocol: if info.version == "HTTP/2.0" { Protocol::Http2 } else { Protocol::Http1 },
             started: Instant::now(),
             status: None,
             bytes: 0,
@@ -98,21 +94,6 @@ impl Access {
             line,
             span,
         }
-    }
-
-    /// The span of the request, if it is exported.
-    pub(crate) fn span(&self) -> Option<&StartedSpan> {
-        self.span.as_deref()
-    }
-
-    /// The request is for this site.
-    pub(crate) fn set_site(&mut self, site: usize) {
-        self.site = Some(site);
-    }
-
-    /// The request is forwarded to iMIS.
-    pub(crate) fn mark_forwarded(&mut self) {
-        self.responder = Responder::Imis;
     }
 
     /// There is a response; what becomes of its body is still to be told.
@@ -132,10 +113,6 @@ impl Access {
 
     pub(crate) fn complete(&mut self) {
         self.outcome = Outcome::Complete;
-    }
-
-    pub(crate) fn upstream_broke(&mut self) {
-        self.outcome = Outcome::UpstreamBroke;
     }
 }
 

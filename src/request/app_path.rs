@@ -90,8 +90,8 @@ fn meant(apps: &[Arc<App>], path: &str) -> Option<String> {
     let mut bytes = path.as_bytes().to_vec();
     let mut climbs = false;
     for _ in 0..=MAX_DECODED {
-        for care in [Care::Some, Care::None] {
-            let reading = Reading::of(&bytes, care);
+        for is_strict in [true, false] {
+            let reading = Reading::of(&bytes, is_strict);
             climbs |= reading.climbs;
             for app in apps {
                 for ours in app.paths() {
@@ -122,8 +122,8 @@ struct Reading {
 }
 
 impl Reading {
-    fn of(bytes: &[u8], care: Care) -> Self {
-        let text: String = generous_utf8(bytes, care).into_iter().map(best_fit).collect();
+    fn of(bytes: &[u8], is_strict: bool) -> Self {
+        let text: String = generous_utf8(bytes, is_strict).into_iter().map(best_fit).collect();
         let text = text.to_ascii_lowercase();
         let ends = |c: char| matches!(c, '\0' | '?' | '#' | ';');
         let whole = without_cookieless(&text);
@@ -203,17 +203,9 @@ fn hex<const N: usize>(bytes: &[u8]) -> Option<u32> {
     digits.iter().try_fold(0, |number, digit| Some(number * 16 + char::from(*digit).to_digit(16)?))
 }
 
-/// How carefully UTF-8 is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Care {
-    /// What follows a first byte has to look like it.
-    Some,
-    /// Whatever follows is taken for it, as old versions of IIS did.
-    None,
-}
-
 /// UTF-8 as careless decoders read it: overlong sequences mean what they spell, a byte that belongs to none is a character.
-fn generous_utf8(bytes: &[u8], care: Care) -> Vec<char> {
+/// `is_strict`: each following byte must be a continuation byte. Old versions of IIS did not check that.
+fn generous_utf8(bytes: &[u8], is_strict: bool) -> Vec<char> {
     let mut out = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
     while let Some((first, behind)) = rest.split_first() {
@@ -225,7 +217,7 @@ fn generous_utf8(bytes: &[u8], care: Care) -> Vec<char> {
             0xfc..=0xfd => (5, first & 0x01),
             _ => (0, *first),
         };
-        let continues = |byte: &u8| care == Care::None || byte & 0xc0 == 0x80;
+        let continues = |byte: &u8| !is_strict || byte & 0xc0 == 0x80;
         let following = behind.get(..length).filter(|bytes| bytes.iter().all(continues));
         let number = following.map(|bytes| {
             bytes.iter().fold(u32::from(start), |number, byte| number << 6 | u32::from(byte & 0x3f))

@@ -4,7 +4,9 @@ use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
+use crate::base::request_id::RequestId;
 use crate::codec::request_head::HeaderFields;
+use crate::request::access_log::Access;
 use crate::request::client_address;
 use crate::request::worker::Worker;
 
@@ -17,6 +19,13 @@ pub(crate) struct Connection {
     /// `peer` as text, which nearly every request needs.
     peer_text: String,
     pub(crate) entry: Entry,
+}
+
+/// A request that is being served.
+pub(crate) struct Context<'a> {
+    pub(crate) connection: &'a Connection,
+    pub(crate) request_id: RequestId,
+    pub(crate) access: Access,
 }
 
 /// The listener that a connection came by.

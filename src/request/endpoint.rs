@@ -14,9 +14,9 @@ use crate::config::App;
 use crate::proxy::exchange::while_connected;
 use crate::request::app_path::Endpoint;
 use crate::request::client_stream::ClientStream;
-use crate::request::connection::Connection;
-use crate::request::context::Context;
+use crate::request::connection::{Connection, Context};
 use crate::request::error_page::Failure;
+use crate::request::forward::Destination;
 use crate::sso;
 use crate::sso::audit_subject::AuditSubject;
 use crate::sso::request::SsoRequest;
@@ -37,16 +37,17 @@ impl EndpointRequest {
     pub(crate) fn new<F: HeaderFields>(
         head: &RequestHead<'_, F>,
         connection: &Connection,
-        (site, host): (usize, &str),
-        (app, endpoint): (Arc<App>, Endpoint),
+        to: &Destination<'_>,
+        app: Arc<App>,
+        endpoint: Endpoint,
         request_id: RequestId,
     ) -> Result<Self, Failure> {
         let gateway = &connection.worker.gateway;
-        let sign_on = gateway.sites[site].sign_on.clone().ok_or(Failure::Internal)?;
+        let sign_on = gateway.sites[to.site].sign_on.clone().ok_or(Failure::Internal)?;
         let forwarded = Forwarded {
-            client: connection.client_address(&head.fields),
+            client: to.client,
             chain: connection.forwarded_for(&head.fields).into_owned(),
-            host: host.to_owned(),
+            host: to.host.to_owned(),
             incident: request_id.to_string(),
         };
         let request = SsoRequest {
@@ -56,11 +57,11 @@ impl EndpointRequest {
             query: head.query().to_owned(),
             forwarded,
             is_head: head.method == "HEAD",
-            authority: Authority::try_from(host).map_err(|_| Failure::BadRequest)?,
+            authority: Authority::try_from(to.host).map_err(|_| Failure::BadRequest)?,
             headers: header_map(&head.fields)?,
             audit_subject: AuditSubject::default(),
         };
-        Ok(Self { site, endpoint, request })
+        Ok(Self { site: to.site, endpoint, request })
     }
 }
 
@@ -71,7 +72,7 @@ pub(crate) async fn serve<C: ClientStream>(
     context: &mut Context<'_>,
 ) -> Result<Response<Bytes>, Failure> {
     let EndpointRequest { site, endpoint, request } = request;
-    context.access.set_site(site);
+    context.access.site = Some(site);
     let worker = &context.connection.worker;
     let task = match endpoint {
         Endpoint::Login => worker.control.spawn(sso::login::respond(request)),

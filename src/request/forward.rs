@@ -12,18 +12,18 @@ use crate::base::request_id::RequestId;
 use crate::codec::Length;
 use crate::codec::head::{self, slots};
 use crate::codec::request_head::{HeaderFields, RequestHead};
+use crate::observe::metrics::{Outcome, Responder};
 use crate::proxy::connection_auth;
 use crate::proxy::error::ForwardError;
 use crate::proxy::error::UpstreamError;
 use crate::proxy::exchange::{Exchange, Expired, RelayTimeouts, Sending, WaitingOn};
-use crate::proxy::headers::{self, Forwarding, HeadChanges, NamesEssential, Traceparent};
+use crate::proxy::headers::{self, Forwarding, HeadChanges, Traceparent};
 use crate::proxy::upstream::Upstream;
 use crate::proxy::upstream_request::{Kind, MAX_INTERIM, UpstreamRequest};
 use crate::proxy::websocket_tunnel;
 use crate::request::access_log::Access;
 use crate::request::client_stream::{Abort, ClientStream, RelayError};
-use crate::request::connection::Connection;
-use crate::request::context::Context;
+use crate::request::connection::{Connection, Context};
 use crate::request::error_page::Failure;
 use crate::request::session_changes;
 use crate::sso::single_logout::{LogoutRedirect, SignOutRequest};
@@ -67,12 +67,14 @@ impl ForwardRequest {
         request_id: RequestId,
         access: &Access,
     ) -> Result<Self, Failure> {
-        headers::removable(head.named_by_connection).map_err(|NamesEssential| Failure::BadRequest)?;
+        if !headers::are_removable(head.named_by_connection) {
+            return Err(Failure::BadRequest);
+        }
         let worker = &connection.worker;
         let config = &worker.gateway.sites[to.site].config.upstream;
         let rewritten = config.host.as_ref().map(ToString::to_string);
         let own_host = rewritten.as_deref().or_else(|| (!head.has_host).then_some(to.host));
-        let trace = match access.span() {
+        let trace = match access.span.as_deref() {
             Some(span) => {
                 let starts_trace = span.parent_span_id.is_none();
                 Traceparent::Replace { traceparent: span.traceparent, starts_trace }
@@ -117,8 +119,8 @@ pub(crate) async fn forward<C: ClientStream>(
 ) -> Result<(), Failure> {
     let (site, connection) = (request.site, context.connection);
     let upstream = &*connection.worker.upstreams[site];
-    context.access.set_site(site);
-    context.access.mark_forwarded();
+    context.access.site = Some(site);
+    context.access.responder = Responder::Imis;
     request.outgoing.whole |= client.has_whole_body();
     if request.sign_out.is_some() {
         session_changes::forget(connection, site, &request.outgoing.head).await;
@@ -185,7 +187,7 @@ fn relay_head<C: ClientStream>(
         if response.status != 100 {
             client.write_interim(&response, bytes)?;
         }
-        exchange.pass_over_head()?;
+        exchange.begin_behind_head(Length::Known(0))?;
         return Ok(RelayedHead::Interim);
     }
     let servers = &context.connection.worker.upstreams[*site].servers;
@@ -229,7 +231,7 @@ async fn relay_body<C: ClientStream>(
             }
         }
         Err(RelayError::Upstream(error)) => {
-            context.access.upstream_broke();
+            context.access.outcome = Outcome::UpstreamBroke;
             warn!(request_id = %context.request_id, error = %Chain(&error), "the upstream broke off a response");
             client.abort(Abort::UpstreamFailed);
         }

@@ -1,7 +1,6 @@
 //! One request, whatever the protocol: from its head to the end of its response.
 
 pub(crate) mod serve;
-pub(crate) mod context;
 pub(crate) mod client_stream;
 pub(crate) mod client_address;
 pub(crate) mod connection;

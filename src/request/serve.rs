@@ -10,10 +10,9 @@ use crate::base::error_chain::Chain;
 use crate::base::request_id::RequestId;
 use crate::codec::request_head::{HeaderFields, RequestHead};
 use crate::proxy::headers;
-use crate::request::access_log::{Access, Came, Seen};
+use crate::request::access_log::{Access, RequestInfo};
 use crate::request::client_stream::{Abort, ClientStream, ReceivedHead, Refusal};
-use crate::request::connection::{Connection, Entry};
-use crate::request::context::Context;
+use crate::request::connection::{Connection, Context, Entry};
 use crate::request::endpoint::{self, EndpointRequest};
 use crate::request::error_page::Failure;
 use crate::request::forward::{self, ForwardRequest};
@@ -71,20 +70,18 @@ fn begin_access<F: HeaderFields>(
     request_id: RequestId,
 ) -> Access {
     let gateway = &connection.worker.gateway;
-    let seen = Seen {
+    let info = RequestInfo {
         method: head.method,
         host: &head.host,
         path: head.path,
         version: head.version,
         trace: head.fields.as_ref().and_then(|fields| fields.first("traceparent")),
-    };
-    let came = Came {
         client,
         is_https: matches!(connection.entry, Entry::Https { .. }),
         // Checked only where it makes a difference.
         is_vouched_for: gateway.trace_exporter.is_some() && gateway.trusts(connection.peer),
     };
-    Access::begin(&seen, &came, request_id, &connection.worker)
+    Access::begin(&info, request_id, &connection.worker)
 }
 
 /// Routes a request and prepares what it needs, so that its head is not needed any more.
@@ -98,13 +95,11 @@ fn plan<F: HeaderFields>(
     let max_forwards = headers::max_forwards(head.method, head.fields.pairs());
     Ok(match route(head, max_forwards, connection)? {
         Route::Respond(page) => Plan::Respond(page),
-        Route::Endpoint { site, host, app, endpoint } => Plan::Endpoint(Box::new(EndpointRequest::new(
-            head,
-            connection,
-            (site, host),
-            (app, endpoint),
-            request_id,
-        )?)),
+        Route::Endpoint { site, host, app, endpoint } => {
+            let to = forward::Destination { site, host, client, max_forwards };
+            let request = EndpointRequest::new(head, connection, &to, app, endpoint, request_id)?;
+            Plan::Endpoint(Box::new(request))
+        }
         Route::Forward { site, host } => {
             let to = forward::Destination { site, host, client, max_forwards };
             Plan::Forward(ForwardRequest::new(head, connection, &to, request_id, access)?)

@@ -44,19 +44,9 @@ pub(crate) struct CurrentWorker {
     retired: RefCell<Vec<Weak<Upstream>>>,
 }
 
-/// What a worker needs beside the configuration.
-pub(crate) struct WorkerParts {
-    pub(crate) gateway: Arc<Gateway>,
-    pub(crate) control: Handle,
-    /// The index of the worker thread.
-    pub(crate) index: usize,
-    /// Random; the same for all requests of the worker.
-    pub(crate) request_id_prefix: u64,
-}
-
 impl Worker {
-    pub(crate) fn new(parts: WorkerParts) -> Self {
-        let WorkerParts { gateway, control, index, request_id_prefix } = parts;
+    /// `index`: of the worker thread. `request_id_prefix`: random.
+    pub(crate) fn new(gateway: Arc<Gateway>, control: Handle, index: usize, request_id_prefix: u64) -> Self {
         let buffers = Rc::new(Buffers::default());
         let upstreams =
             gateway.sites.iter().map(|site| Rc::new(upstream(site, &gateway, index, &buffers))).collect();

@@ -16,10 +16,10 @@ use crate::config::{Affinity, Balance, Secret, Server, Upstream, fingerprint, se
 use crate::upstream::sessions::Sessions;
 
 /// How long a server is left alone after it could not be connected to once; doubled each time.
-const FIRST_REST: Duration = Duration::from_secs(1);
+const FIRST_EJECTION: Duration = Duration::from_secs(1);
 /// One request tries a server that has rested, and has so long for it.
 const TRIAL_MILLISECONDS: u64 = 10_000;
-const LONGEST_REST: Duration = Duration::from_secs(30);
+const MAX_EJECTION: Duration = Duration::from_secs(30);
 /// By which a client comes back to its server.
 pub(crate) const COOKIE: &str = "__Host-imis-gateway-server";
 
@@ -38,9 +38,9 @@ pub(crate) struct Servers {
 struct State {
     server: Arc<Server>,
     /// Values of its affinity cookie: the current one first, then those of previous keys.
-    marks: Vec<String>,
-    /// Its health check says that it is ill.
-    ill: AtomicBool,
+    cookie_values: Vec<String>,
+    /// Its health check fails.
+    unhealthy: AtomicBool,
     /// An operator has taken it out of service.
     drained: AtomicBool,
     /// Times in a row that it could not be connected to. Failures at the same time count once.
@@ -50,7 +50,7 @@ struct State {
     /// When it was found to be down, in seconds since 1970; 0 if it is not.
     down_since: AtomicU64,
     /// Milliseconds since `Servers::since`.
-    rests_until: AtomicU64,
+    ejected_until: AtomicU64,
     /// One request tries whether it accepts connections again, while the others go elsewhere.
     on_trial: AtomicBool,
     /// Requests that it has.
@@ -72,9 +72,9 @@ pub(crate) struct Session {
 pub(crate) enum Condition {
     Up,
     /// The last attempt to connect to it failed.
-    Rests,
+    Ejected,
     /// Its health check fails.
-    Ill,
+    Unhealthy,
     Drained,
 }
 
@@ -82,8 +82,8 @@ impl Condition {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Up => "up",
-            Self::Rests => "rests",
-            Self::Ill => "ill",
+            Self::Ejected => "rests",
+            Self::Unhealthy => "ill",
             Self::Drained => "drained",
         }
     }
@@ -107,14 +107,14 @@ impl Servers {
         before: Option<&Self>,
     ) -> Result<Arc<Self>, getrandom::Error> {
         let state = |server: &Server| State {
-            marks: marks(server, keys),
+            cookie_values: cookie_values(server, keys),
             server: Arc::new(server.clone()),
-            ill: AtomicBool::new(false),
+            unhealthy: AtomicBool::new(false),
             drained: AtomicBool::new(false),
             failures: AtomicU32::new(0),
             failed_connections: AtomicU64::new(0),
             down_since: AtomicU64::new(0),
-            rests_until: AtomicU64::new(0),
+            ejected_until: AtomicU64::new(0),
             on_trial: AtomicBool::new(false),
             busy: AtomicUsize::new(0),
         };
@@ -140,7 +140,7 @@ impl Servers {
     /// Whether these cookies are those of `keys`. Where there are none, any keys will do.
     pub(crate) fn have_cookies_of(&self, keys: &[&Secret]) -> bool {
         !matches!(self.affinity, Some(Affinity::Cookie))
-            || self.all.iter().all(|state| state.marks == marks(&state.server, keys))
+            || self.all.iter().all(|state| state.cookie_values == cookie_values(&state.server, keys))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -163,9 +163,9 @@ impl Servers {
         }
         // It has rested: one request tries it, for the others it goes on resting.
         let again = self.now() + TRIAL_MILLISECONDS;
-        let until = first.rests_until.load(Ordering::Relaxed);
+        let until = first.ejected_until.load(Ordering::Relaxed);
         let claimed =
-            first.rests_until.compare_exchange(until, again, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+            first.ejected_until.compare_exchange(until, again, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if claimed {
             first.on_trial.store(true, Ordering::Relaxed);
             return order;
@@ -180,8 +180,8 @@ impl Servers {
             // A session that is on a server stays there while the server is taken out of service.
             let class = match (self.health(index), state.drained.load(Ordering::Relaxed)) {
                 (_, true) if session != Some(index) => 3,
-                (Condition::Ill, _) => 2,
-                (Condition::Rests, _) => 1,
+                (Condition::Unhealthy, _) => 2,
+                (Condition::Ejected, _) => 1,
                 (Condition::Up | Condition::Drained, _) => 0,
             };
             let (busy, place) = match self.balance {
@@ -202,10 +202,10 @@ impl Servers {
         let state = &self.all[index];
         if state.drained.load(Ordering::Relaxed) {
             Condition::Drained
-        } else if state.ill.load(Ordering::Relaxed) {
-            Condition::Ill
+        } else if state.unhealthy.load(Ordering::Relaxed) {
+            Condition::Unhealthy
         } else if state.failures.load(Ordering::Relaxed) > 0 {
-            Condition::Rests
+            Condition::Ejected
         } else {
             Condition::Up
         }
@@ -222,10 +222,10 @@ impl Servers {
     /// Whether a server may get requests, in service or not.
     fn health(&self, index: usize) -> Condition {
         let state = &self.all[index];
-        if state.ill.load(Ordering::Relaxed) {
-            Condition::Ill
-        } else if self.now() < state.rests_until.load(Ordering::Relaxed) {
-            Condition::Rests
+        if state.unhealthy.load(Ordering::Relaxed) {
+            Condition::Unhealthy
+        } else if self.now() < state.ejected_until.load(Ordering::Relaxed) {
+            Condition::Ejected
         } else {
             Condition::Up
         }
@@ -244,15 +244,15 @@ impl Servers {
         let state = &self.all[index];
         state.failed_connections.fetch_add(1, Ordering::Relaxed);
         state.goes_down();
-        let resting = self.now() < state.rests_until.load(Ordering::Relaxed);
+        let resting = self.now() < state.ejected_until.load(Ordering::Relaxed);
         if resting && !state.on_trial.swap(false, Ordering::Relaxed) {
             // Others found that out at the same time.
             return;
         }
         let before = state.failures.fetch_add(1, Ordering::Relaxed);
-        let rest = (FIRST_REST * 2_u32.saturating_pow(before.min(10))).min(LONGEST_REST);
+        let rest = (FIRST_EJECTION * 2_u32.saturating_pow(before.min(10))).min(MAX_EJECTION);
         let until = self.now() + u64::try_from(rest.as_millis()).unwrap_or(u64::MAX);
-        state.rests_until.store(until, Ordering::Relaxed);
+        state.ejected_until.store(until, Ordering::Relaxed);
         if before == 0 {
             warn!(server = %state.server, "a server of iMIS accepts no connection");
         }
@@ -264,7 +264,7 @@ impl Servers {
         if state.failures.load(Ordering::Relaxed) != 0 {
             state.failures.store(0, Ordering::Relaxed);
             state.on_trial.store(false, Ordering::Relaxed);
-            state.rests_until.store(0, Ordering::Relaxed);
+            state.ejected_until.store(0, Ordering::Relaxed);
             state.comes_up();
             info!(server = %state.server, "a server of iMIS accepts connections again");
         }
@@ -274,7 +274,7 @@ impl Servers {
     pub(crate) fn set_health(&self, index: usize, healthy: bool, why: &str) {
         let state = &self.all[index];
         let ill = !healthy;
-        if state.ill.swap(ill, Ordering::Relaxed) != ill {
+        if state.unhealthy.swap(ill, Ordering::Relaxed) != ill {
             if ill {
                 state.goes_down();
                 warn!(server = %state.server, error = why, "the health check of a server of iMIS fails");
@@ -309,7 +309,7 @@ impl Servers {
             load(&other.drained, &state.drained);
             // Without health checks an unhealthy server would never become healthy again.
             if same_health {
-                load(&other.ill, &state.ill);
+                load(&other.unhealthy, &state.unhealthy);
             }
             state.failures.store(other.failures.load(Ordering::Relaxed), Ordering::Relaxed);
             for (from, to) in [
@@ -319,8 +319,8 @@ impl Servers {
                 to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
             }
             state.comes_up();
-            let rests = other.rests_until.load(Ordering::Relaxed).saturating_sub(before.now());
-            state.rests_until.store(self.now() + rests, Ordering::Relaxed);
+            let rests = other.ejected_until.load(Ordering::Relaxed).saturating_sub(before.now());
+            state.ejected_until.store(self.now() + rests, Ordering::Relaxed);
         }
     }
 
@@ -343,7 +343,7 @@ impl Servers {
         let (name, value) = (&pair[..equals], &pair[equals + 1..]);
         match affinity {
             Affinity::Cookie if name == COOKIE.as_bytes() => {
-                let of = |state: &State| state.marks.iter().position(|mark| mark.as_bytes() == value);
+                let of = |state: &State| state.cookie_values.iter().position(|mark| mark.as_bytes() == value);
                 let (index, mark) =
                     self.all.iter().enumerate().find_map(|(index, state)| Some((index, of(state)?)))?;
                 Some(Session { index, cookie: None, is_outdated: mark > 0 })
@@ -371,7 +371,7 @@ impl Servers {
                 if session.is_some_and(|session| session.index == index && !session.is_outdated) {
                     return None;
                 }
-                let mark = self.all[index].marks.first()?;
+                let mark = self.all[index].cookie_values.first()?;
                 Some(format!("{COOKIE}={mark}; Path=/; Secure; HttpOnly; SameSite=Lax"))
             }
             Affinity::Learned(names) => {
@@ -404,7 +404,7 @@ impl State {
 
     /// Forgets the outage, unless there is another reason for it.
     fn comes_up(&self) {
-        if self.failures.load(Ordering::Relaxed) == 0 && !self.ill.load(Ordering::Relaxed) {
+        if self.failures.load(Ordering::Relaxed) == 0 && !self.unhealthy.load(Ordering::Relaxed) {
             self.down_since.store(0, Ordering::Relaxed);
             self.failed_connections.store(0, Ordering::Relaxed);
         }
@@ -427,12 +427,6 @@ impl Busy {
     }
 }
 
-impl std::fmt::Debug for Busy {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Busy({})", self.index)
-    }
-}
-
 impl Drop for Busy {
     fn drop(&mut self) {
         self.servers.all[self.index].busy.fetch_sub(1, Ordering::Relaxed);
@@ -440,7 +434,7 @@ impl Drop for Busy {
 }
 
 /// What the cookies of a server hold, by each of the keys.
-fn marks(server: &Server, keys: &[&Secret]) -> Vec<String> {
+fn cookie_values(server: &Server, keys: &[&Secret]) -> Vec<String> {
     if keys.is_empty() {
         return vec![fingerprint(&server.to_string())];
     }
@@ -507,7 +501,7 @@ mod tests {
         before.set_health(0, false, "");
         let next = servers(Balance::Failover, None);
         next.take_over(&before, true);
-        assert_eq!(next.condition(0), Condition::Ill);
+        assert_eq!(next.condition(0), Condition::Unhealthy);
         let next = servers(Balance::Failover, None);
         next.take_over(&before, false);
         assert_eq!(next.condition(0), Condition::Up);
@@ -519,13 +513,13 @@ mod tests {
         for _ in 0..30 {
             servers.failed(0);
         }
-        let rests = servers.all[0].rests_until.load(Ordering::Relaxed) - servers.now();
+        let rests = servers.all[0].ejected_until.load(Ordering::Relaxed) - servers.now();
         assert!(rests <= 1000, "many at once are one fault: {rests} ms");
-        servers.all[0].rests_until.store(0, Ordering::Relaxed);
+        servers.all[0].ejected_until.store(0, Ordering::Relaxed);
         assert_eq!(servers.order(None), [0, 1, 2], "the one that tries");
         assert_eq!(servers.order(None), [1, 2, 0], "the others");
         servers.failed(0);
-        let rests = servers.all[0].rests_until.load(Ordering::Relaxed) - servers.now();
+        let rests = servers.all[0].ejected_until.load(Ordering::Relaxed) - servers.now();
         assert!((1001..=2000).contains(&rests), "in vain: {rests} ms");
         let next = self::servers(Balance::Failover, None);
         next.take_over(&servers, true);
@@ -542,10 +536,10 @@ mod tests {
             one.failed(0);
         }
         let outage = one.outage(0).unwrap();
-        assert_eq!((outage.failed_connections, one.condition(0)), (34, Condition::Rests));
+        assert_eq!((outage.failed_connections, one.condition(0)), (34, Condition::Ejected));
         assert!(clock::unix_now() - outage.since < 60);
-        one.all[0].rests_until.store(0, Ordering::Relaxed);
-        assert_eq!(one.condition(0), Condition::Rests, "until a connection succeeds");
+        one.all[0].ejected_until.store(0, Ordering::Relaxed);
+        assert_eq!(one.condition(0), Condition::Ejected, "until a connection succeeds");
         let next = Servers::new(&test_upstream(&["https://a"]), &[], None).unwrap();
         next.take_over(&one, true);
         assert_eq!(next.outage(0).unwrap().failed_connections, 34, "kept across a reload");

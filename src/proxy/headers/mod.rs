@@ -88,13 +88,9 @@ pub(crate) fn join_cookie_crumbs(headers: &mut HeaderMap) {
     }
 }
 
-/// `Connection` names a header whose loss would change what the message means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct NamesEssential;
-
 /// Whether what `Connection` names may be removed from a request.
-pub(crate) fn removable(named: &[&str]) -> Result<(), NamesEssential> {
-    if named.iter().any(|name| is_essential(name)) { Err(NamesEssential) } else { Ok(()) }
+pub(crate) fn are_removable(named: &[&str]) -> bool {
+    !named.iter().any(|name| is_essential(name))
 }
 
 /// Writes the head of a request for the upstream. `own_host`: replaces the client's Host.
@@ -120,8 +116,12 @@ pub(crate) fn write_request<F: HeaderFields>(
             fate_in_request(name, request.named_by_connection, own_host.is_some(), rules)
         }
     });
-    let framing = RequestFraming::of(request.method, request.length, request.says_length);
-    end_request(out, framing, request.wants_websocket, forwarding);
+    out.extend_from_slice(request_framing(request.method, request.length, request.says_length));
+    if request.wants_websocket {
+        out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
+    }
+    forwarding.write(out);
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Which of a request's headers go on to the upstream. `own_host`: the visitor's is replaced.
@@ -146,38 +146,14 @@ pub(crate) fn max_forwards<'a>(
     decimal(fields.find(|(name, _)| name.eq_ignore_ascii_case("max-forwards"))?.1)
 }
 
-/// What ends the head of a request: framing where it is ours to say, the upgrade, the forwarding headers.
-fn end_request(out: &mut Vec<u8>, framing: RequestFraming, tunnel: bool, forwarding: &Forwarding<'_>) {
-    match framing {
-        RequestFraming::AsItCame => {}
-        RequestFraming::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
-        RequestFraming::SayNone => out.extend_from_slice(b"Content-Length: 0\r\n"),
-    }
-    if tunnel {
-        out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
-    }
-    forwarding.write(out);
-    out.extend_from_slice(b"\r\n");
-}
-
-/// What the gateway says about the length of a request's body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum RequestFraming {
-    /// Nothing: there is no body, or the visitor's Content-Length goes on.
-    AsItCame,
-    Chunked,
-    /// http.sys answers 411 to a POST that says nothing, and HTTP/2 need not say.
-    SayNone,
-}
-
-impl RequestFraming {
-    fn of(method: &str, length: Length, said: bool) -> Self {
-        match length {
-            Length::Chunked | Length::UntilClose => Self::Chunked,
-            Length::Known(_) if said => Self::AsItCame,
-            Length::Known(_) if matches!(method, "POST" | "PUT" | "PATCH") => Self::SayNone,
-            Length::Known(_) => Self::AsItCame,
-        }
+/// The framing header that the gateway adds to a request; none where the client's Content-Length goes on or no body is expected.
+/// `said`: the request has a Content-Length.
+fn request_framing(method: &str, length: Length, said: bool) -> &'static [u8] {
+    match length {
+        Length::Chunked | Length::UntilClose => b"Transfer-Encoding: chunked\r\n",
+        // http.sys answers 411 to a POST without it, and HTTP/2 allows that.
+        Length::Known(_) if !said && matches!(method, "POST" | "PUT" | "PATCH") => b"Content-Length: 0\r\n",
+        Length::Known(_) => b"",
     }
 }
 
