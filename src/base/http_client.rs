@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use reqwest::redirect::Policy;
-use reqwest::{Client, ClientBuilder};
+use reqwest::{Client, ClientBuilder, Response};
 use rustls::ClientConfig;
 
 /// How the gateway names itself to an API.
@@ -19,4 +20,16 @@ pub(crate) fn builder(tls: ClientConfig, timeout: Duration) -> ClientBuilder {
         .http1_only()
         .referer(false)
         .timeout(timeout)
+}
+
+/// The body of a response, or `None` if it is longer than `max` bytes.
+pub(crate) async fn body(mut response: Response, max: usize) -> Result<Option<Bytes>, reqwest::Error> {
+    let mut body = BytesMut::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > max {
+            return Ok(None);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Some(body.freeze()))
 }

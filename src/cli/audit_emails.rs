@@ -9,7 +9,7 @@ use crate::base::error_chain::Chain;
 use crate::base::escaped::escaped;
 use crate::cli::arguments::{ConfigFile, Offline};
 use crate::cli::output::{FAILURE, SUCCESS, eprint, exit_with, print, print_verbatim};
-use crate::imis::contacts::Contact;
+use crate::imis::contacts::{Contact, read_all};
 use crate::sso::site::SignOn;
 use crate::zendesk::staff::Standing;
 
@@ -50,7 +50,7 @@ pub(super) fn run(arguments: &Emails) -> Result<i32, i32> {
             None => eprint(format_args!("{host}: {read} contacts")),
         };
         let contacts = runtime
-            .block_on(sign_on.imis.contacts(progress))
+            .block_on(read_all(&sign_on.imis.api, progress))
             .map_err(|error| exit_with(FAILURE, format_args!("{host}: {}", Chain(&error))))?;
         for staff in sign_on.staff.values() {
             if let Err(error) = runtime.block_on(staff.refresh()) {

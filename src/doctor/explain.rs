@@ -12,11 +12,11 @@ use crate::doctor::test_visitor::TestVisitor;
 use crate::imis::PartyId;
 use crate::imis::recognise::{Answer, Identity, RecogniseError, RecognitionReport};
 use crate::request::gateway::{Gateway, Site};
-use crate::sso::audit_subject::AuditSubject;
 use crate::sso::decision::{DecisionContext, decide};
 use crate::sso::error::SignInError;
 use crate::sso::login_params::LoginParams;
 use crate::sso::policy::Permit;
+use crate::sso::request::AuditSubject;
 use crate::sso::site::SignOn;
 use crate::sso::trace::{Trace, TraceStep};
 
@@ -183,11 +183,11 @@ async fn recognise(
 ) -> Result<Option<Identity>, RecogniseError> {
     let visitor = visitor.as_visitor();
     trace.record("cookies", || RecognitionReport::of(visitor.headers).to_string());
-    let Some(session) = sign_on.imis.session(&visitor) else {
+    let Some(session) = sign_on.imis.recognition.session(&visitor) else {
         trace.record("identity", || "none of the cookies is a session cookie (session_cookies)".to_owned());
         return Ok(None);
     };
-    let (identity, outcome) = match sign_on.imis.recognise(&session).await? {
+    let (identity, outcome) = match sign_on.imis.recognition.recognise(&session).await? {
         Answer::Person(identity) => {
             let contact = identity.on_behalf_of.as_ref().map(|id| format!(", acting for {}", id.as_str()));
             let outcome = format!("iMIS ID {}{}", identity.id.as_str(), contact.unwrap_or_default());

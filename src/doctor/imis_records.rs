@@ -27,7 +27,7 @@ pub(super) async fn check(site: &Site, sign_on: &SignOn) -> Vec<Finding> {
     for kind in ["Party"].into_iter().chain(needs_users.then_some("User")) {
         let finding = Finding::of_site(site, format!("the service account and {kind} records"))
             .seen(format!("asked {}api/{kind}?limit=1", config.api_url));
-        findings.push(match sign_on.imis.may_read(kind).await {
+        findings.push(match sign_on.imis.api.may_read(kind).await {
             Ok(1..) => finding.good("it gets a token, and may read them"),
             Ok(0) => finding.failed("it gets a token, but no record", ROLES),
             Err(error) => finding.failed(Chain(&error).to_string(), advice(&error)),

@@ -14,7 +14,7 @@ pub(super) async fn check(site: &Site, sign_on: &SignOn, cookies: Option<&Header
         return Vec::new();
     };
     let visitor = visitor.as_visitor();
-    if cookies.is_some() && sign_on.imis.session(&visitor).is_none() {
+    if cookies.is_some() && sign_on.imis.recognition.session(&visitor).is_none() {
         let finding =
             Finding::of_site(site, "session cookie").seen(RecognitionReport::of(visitor.headers).to_string());
         return vec![finding.failed(
@@ -22,7 +22,7 @@ pub(super) async fn check(site: &Site, sign_on: &SignOn, cookies: Option<&Header
             "session_cookies must name the cookie that iMIS sets at sign-in: Login on 2017, login on Cloud",
         )];
     }
-    let examined = sign_on.imis.examine(&visitor).await;
+    let examined = sign_on.imis.recognition.examine(&visitor).await;
     examined.into_iter().map(|examined| method(site, examined, cookies.is_some())).collect()
 }
 

@@ -1,5 +1,7 @@
 //! The REST API, used as the service account or with a member's own token.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use reqwest::{Client, StatusCode};
 use secrecy::SecretString;
@@ -7,19 +9,15 @@ use url::Url;
 
 use crate::base::query::encoded;
 use crate::config;
-use crate::imis::client;
-use crate::imis::client::ApiError;
-use crate::imis::groups;
-use crate::imis::groups::{GroupsError, Membership};
+use crate::imis::client::{self, ApiError};
+use crate::imis::groups::{self, GroupsError, Membership};
+use crate::imis::identity::{Identity, PartyId};
 use crate::imis::json::Rows;
 use crate::imis::party::{AccountScope, Party};
-use crate::imis::party_id::PartyId;
 use crate::imis::profile::PartyError;
 use crate::imis::service_account::ServiceAccount;
-use crate::imis::token;
-use crate::imis::token::{GrantedToken, TokenError};
-use crate::imis::users;
-use crate::imis::users::UserError;
+use crate::imis::token::{self, TokenError};
+use crate::imis::users::{self, UserError};
 
 const MAX_RECORD_BYTES: usize = 2 * 1024 * 1024;
 
@@ -28,6 +26,8 @@ pub(crate) struct Api {
     client: Client,
     url: Url,
     account: Option<ServiceAccount>,
+    /// The groups that are read; all without names.
+    groups: Option<Vec<String>>,
 }
 
 /// A record could not be read.
@@ -37,6 +37,17 @@ pub(crate) enum ProfileError {
     Api(#[from] ApiError),
     #[error("the response of the iMIS API")]
     Party(#[from] PartyError),
+}
+
+/// A refresh token that the site's Single Sign-On page posted is not accepted.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApplicationError {
+    #[error("the refresh token")]
+    Token(#[from] TokenError),
+    #[error("the response of the token endpoint has no user name")]
+    NoUserName,
+    #[error("the user name")]
+    User(#[from] UserError),
 }
 
 impl ProfileError {
@@ -50,7 +61,7 @@ impl Api {
     pub(super) fn new(client: Client, imis: &config::Imis) -> Self {
         let account = imis.service_account.clone();
         let account = account.map(|account| ServiceAccount::new(client.clone(), &imis.api_url, account));
-        Self { client, url: imis.api_url.clone(), account }
+        Self { client, url: imis.api_url.clone(), account, groups: imis.groups.clone() }
     }
 
     /// A contact's record.
@@ -59,25 +70,23 @@ impl Api {
         id: &PartyId,
         own: Option<&SecretString>,
     ) -> Result<Party, ProfileError> {
-        let url = self.url.join(&format!("api/Party/{}", id.as_str())).map_err(|_| ApiError::Url)?;
-        Ok(Party::parse(&self.get(url, own).await?)?)
+        Ok(Party::parse(&self.get(&format!("api/Party/{}", id.as_str()), own).await?)?)
     }
 
     /// Why the service account gets no token, as far as is known.
-    pub(super) fn service_account_error(&self) -> Option<String> {
+    pub(crate) fn service_account_error(&self) -> Option<String> {
         self.account.as_ref()?.last_error()
     }
 
-    /// The memberships of a contact in all groups, or in the given ones.
-    pub(super) async fn memberships(
+    /// The memberships of a contact in the configured groups, or in all.
+    pub(crate) async fn memberships(
         &self,
         id: &PartyId,
-        named: Option<&[String]>,
         today: &str,
         own: Option<&SecretString>,
     ) -> Result<Vec<Membership>, GroupsError> {
         let mut all = Vec::new();
-        let which: Vec<Option<&str>> = match named {
+        let which: Vec<Option<&str>> = match &self.groups {
             Some(named) => named.iter().map(|group| Some(group.as_str())).collect(),
             None => vec![None],
         };
@@ -87,8 +96,8 @@ impl Api {
                 if page == groups::MAX_PAGES {
                     return Err(GroupsError::TooMany);
                 }
-                let url = groups::url(&self.url, id, group, offset)?;
-                let (memberships, next) = groups::read(&self.get(url, own).await?, id, offset, today)?;
+                let json = self.get(&groups::path(id, group, offset), own).await?;
+                let (memberships, next) = groups::read(&json, id, offset, today)?;
                 all.extend(memberships);
                 match next {
                     Some(next) => offset = next,
@@ -100,18 +109,15 @@ impl Api {
     }
 
     /// Whether another contact within `scope` has the same primary e-mail address.
-    pub(super) async fn is_shared(
+    pub(crate) async fn is_shared(
         &self,
         id: &PartyId,
         email: &str,
         scope: AccountScope,
         own: Option<&SecretString>,
     ) -> Result<bool, ProfileError> {
-        let url = self
-            .url
-            .join(&format!("api/Party?email=eq:{}&limit=100", encoded(email)))
-            .map_err(|_| ApiError::Url)?;
-        let rows = Rows::parse(&self.get(url, own).await?).ok_or(PartyError::NotRows)?;
+        let path = format!("api/Party?email=eq:{}&limit=100", encoded(email));
+        let rows = self.rows(&path, own).await?;
         let mut shared = rows.has_next();
         let mut listed = false;
         for row in rows.items() {
@@ -126,34 +132,42 @@ impl Api {
         if shared || listed { Ok(shared) } else { Err(PartyError::NotListed.into()) }
     }
 
-    /// A page of records. `path` is relative to the base URL of the API.
-    pub(super) async fn page(&self, path: &str) -> Result<Bytes, ApiError> {
-        self.get(self.url.join(path).map_err(|_| ApiError::Url)?, None).await
+    /// A page of contacts or users. `path` is relative to the base URL of the API.
+    pub(super) async fn rows(&self, path: &str, own: Option<&SecretString>) -> Result<Rows, ProfileError> {
+        Ok(Rows::parse(&self.get(path, own).await?).ok_or(PartyError::NotRows)?)
+    }
+
+    /// Reads one record of a kind (`Party`, `User`) as the service account. Returns how many records it got, 0 or 1.
+    pub(crate) async fn may_read(&self, kind: &str) -> Result<usize, ProfileError> {
+        Ok(self.rows(&format!("api/{kind}?limit=1"), None).await?.items().len())
     }
 
     /// The iMIS ID of a user.
     pub(super) async fn user_id(&self, name: &str, own: Option<&SecretString>) -> Result<PartyId, UserError> {
-        let url = users::url(&self.url, name)?;
-        users::id_of(name, &self.get(url, own).await?)
+        users::id_of(name, &self.get(&users::path(name), own).await?)
     }
 
-    /// Exchanges a member's refresh token for an access token.
-    pub(super) async fn exchange(
+    /// The person to whom iMIS issued a refresh token for our client application.
+    pub(crate) async fn redeem(
         &self,
         application: &config::ClientApplication,
         refresh_token: &str,
-    ) -> Result<GrantedToken, TokenError> {
+    ) -> Result<Identity, ApplicationError> {
         let form = [
             ("grant_type", "refresh_token"),
             ("client_id", application.client_id.as_str()),
             ("client_secret", application.client_secret.expose()),
             ("refresh_token", refresh_token),
         ];
-        token::request(&self.client, token::url(&self.url), &form).await
+        let granted = token::request(&self.client, token::url(&self.url), &form).await?;
+        let name = granted.user_name.ok_or(ApplicationError::NoUserName)?;
+        let id = self.user_id(&name, Some(&granted.access_token)).await?;
+        Ok(Identity { token: Some(Arc::new(granted.access_token)), ..Identity::of(id) })
     }
 
     /// GETs as the service account, which may read all contacts. Without one, uses the member's `own` token.
-    async fn get(&self, url: Url, own: Option<&SecretString>) -> Result<Bytes, ApiError> {
+    async fn get(&self, path: &str, own: Option<&SecretString>) -> Result<Bytes, ApiError> {
+        let url = self.url.join(path).map_err(|_| ApiError::Url)?;
         let response = match (&self.account, own) {
             (Some(account), _) => account.get(&self.client, url).await?,
             (None, Some(own)) => client::get(&self.client, url, own).await?,

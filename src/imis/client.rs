@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, ClientBuilder, Response, StatusCode};
 use rustls::ClientConfig;
@@ -95,15 +95,8 @@ pub(super) async fn get(client: &Client, url: Url, token: &SecretString) -> Resu
 }
 
 /// Reads a body of at most `most` bytes.
-pub(super) async fn body(mut response: Response, most: usize) -> Result<Bytes, ApiError> {
-    let mut body = BytesMut::new();
-    while let Some(chunk) = response.chunk().await? {
-        if body.len() + chunk.len() > most {
-            return Err(ApiError::TooLong(most));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body.freeze())
+pub(super) async fn body(response: Response, most: usize) -> Result<Bytes, ApiError> {
+    http_client::body(response, most).await?.ok_or(ApiError::TooLong(most))
 }
 
 /// Reads a JSON body; anything that is not declared as JSON is not read at all.

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::imis::api::{Api, ProfileError};
 use crate::imis::client::ApiError;
-use crate::imis::json::{Rows, non_blank};
+use crate::imis::json::non_blank;
 use crate::imis::party::Party;
 use crate::imis::profile::{Kind, PartyError};
 
@@ -26,7 +26,7 @@ pub(crate) struct Contact {
 }
 
 /// Reads all contacts. Calls `progress` with the number read so far and the total, if iMIS reports it.
-pub(super) async fn read_all(
+pub(crate) async fn read_all(
     api: &Api,
     mut progress: impl FnMut(usize, Option<u64>),
 ) -> Result<Vec<Contact>, ProfileError> {
@@ -64,8 +64,7 @@ async fn each_page(
 ) -> Result<(), ProfileError> {
     let mut offset = 0;
     for _ in 0..MAX_PAGES {
-        let json = api.page(&format!("{what}?limit={PAGE}&offset={offset}")).await?;
-        let rows = Rows::parse(&json).ok_or(PartyError::NotRows)?;
+        let rows = api.rows(&format!("{what}?limit={PAGE}&offset={offset}"), None).await?;
         take(rows.items(), rows.total())?;
         let Some(next) = rows.next(offset).ok_or(PartyError::NotRows)? else { return Ok(()) };
         offset = next;

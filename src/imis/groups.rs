@@ -1,12 +1,11 @@
 //! Group memberships of a contact: committees, chapters, staff. They are read only if a rule or a claim uses them.
 
 use serde_json::Value;
-use url::Url;
 
 use crate::base::query::encoded;
 use crate::imis::client::ApiError;
+use crate::imis::identity::PartyId;
 use crate::imis::json::{Rows, date, list, non_blank, unwrapped};
-use crate::imis::party_id::PartyId;
 
 /// More pages are an error.
 pub(super) const MAX_PAGES: usize = 10;
@@ -39,11 +38,10 @@ pub(crate) enum GroupsError {
     TooMany,
 }
 
-/// The URL of a contact's memberships in all groups, or in one.
-pub(super) fn url(api_url: &Url, id: &PartyId, group: Option<&str>, offset: u64) -> Result<Url, ApiError> {
+/// The path for a contact's memberships in all groups, or in one.
+pub(super) fn path(id: &PartyId, group: Option<&str>, offset: u64) -> String {
     let group = group.map(|group| format!("GroupId=eq:{}&", encoded(group))).unwrap_or_default();
-    let target = format!("api/GroupMember?{group}PartyId=eq:{}&limit={PAGE}&offset={offset}", id.as_str());
-    api_url.join(&target).map_err(|_| ApiError::Url)
+    format!("api/GroupMember?{group}PartyId=eq:{}&limit={PAGE}&offset={offset}", id.as_str())
 }
 
 /// Reads a page. Returns its memberships and the offset of the next page.

@@ -1,12 +1,10 @@
-//! Who is signed in.
+//! Who is signed in: iMIS IDs, and the identity that recognition finds.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use secrecy::SecretString;
 use serde_json::Value;
-
-use crate::imis::party_id::PartyId;
 
 /// A row of a query: column names and values.
 pub(crate) type Row = BTreeMap<String, Value>;
@@ -28,5 +26,21 @@ pub(crate) struct Identity {
 impl Identity {
     pub(crate) fn of(id: PartyId) -> Self {
         Self { id, on_behalf_of: None, row: None, token: None, sees_on_behalf: false }
+    }
+}
+
+/// The iMIS ID of a contact: what `PartyId` holds. Letters, digits and hyphens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PartyId(String);
+
+impl PartyId {
+    /// `None` when the text cannot be an iMIS ID.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        (plain && !text.is_empty() && text.len() <= 64).then(|| Self(text.to_owned()))
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
     }
 }

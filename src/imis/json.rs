@@ -1,9 +1,9 @@
 //! JSON as iMIS writes it: collections in `$values`, values wrapped in `$value`. Duplicate keys are an error.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// JSON as serde_json can read it: without the byte order mark that some IIS installations put before it, and with a
@@ -39,36 +39,12 @@ fn escaped_unit(json: &[u8]) -> Option<u16> {
     u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
-/// An object without duplicate keys, in order.
-pub(super) struct Object(pub(super) Vec<(String, Value)>);
-
-impl Object {
-    pub(super) fn get(&self, name: &str) -> Option<&Value> {
-        self.0.iter().find(|(own, _)| own == name).map(|(_, value)| value)
+/// Parses an object. A list is an error: serde would read its items as fields by position.
+pub(super) fn object<T: DeserializeOwned>(json: &[u8]) -> Option<T> {
+    if json.trim_ascii_start().first() != Some(&b'{') {
+        return None;
     }
-}
-
-impl<'de> Deserialize<'de> for Object {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries;
-        impl<'de> Visitor<'de> for Entries {
-            type Value = Object;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Object, A::Error> {
-                let mut entries: Vec<(String, Value)> = Vec::new();
-                while let Some((name, value)) = access.next_entry()? {
-                    if entries.iter().any(|(own, _)| *own == name) {
-                        return Err(A::Error::custom("a key stands twice"));
-                    }
-                    entries.push((name, value));
-                }
-                Ok(Object(entries))
-            }
-        }
-        deserializer.deserialize_map(Entries)
-    }
+    serde_json::from_slice(json).ok()
 }
 
 /// The items of a collection, `{"$values": [..]}`, or of a plain list. Empty if it is something else.
@@ -83,27 +59,35 @@ pub(super) fn list(collection: &Value) -> Option<&[Value]> {
 }
 
 /// A page of a list in the REST API.
-pub(super) struct Rows(Object);
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Rows {
+    items: Value,
+    #[serde(default)]
+    total_count: Value,
+    #[serde(default)]
+    has_next: Value,
+    #[serde(default)]
+    next_offset: Value,
+}
 
 impl Rows {
     /// `None` if it is not a page.
     pub(super) fn parse(json: &[u8]) -> Option<Self> {
-        let rows = Self(serde_json::from_slice(&readable(json)).ok()?);
-        let items = rows.0.get("Items")?;
-        let is_list = items.is_array() || items["$values"].is_array();
-        is_list.then_some(rows)
+        let is_list = |rows: &Self| rows.items.is_array() || rows.items["$values"].is_array();
+        object(&readable(json)).filter(is_list)
     }
 
     pub(super) fn items(&self) -> &[Value] {
-        self.0.get("Items").map(list_or_empty).unwrap_or_default()
+        list_or_empty(&self.items)
     }
 
     pub(super) fn total(&self) -> Option<u64> {
-        self.0.get("TotalCount").and_then(Value::as_u64)
+        self.total_count.as_u64()
     }
 
     pub(super) fn has_next(&self) -> bool {
-        self.0.get("HasNext").is_some_and(is_true)
+        is_true(&self.has_next)
     }
 
     /// The offset of the page after the one at `offset`, or `Some(None)` after the last page. `None` if
@@ -112,7 +96,7 @@ impl Rows {
         if !self.has_next() {
             return Some(None);
         }
-        self.0.get("NextOffset").and_then(Value::as_u64).filter(|next| *next > offset).map(Some)
+        self.next_offset.as_u64().filter(|next| *next > offset).map(Some)
     }
 }
 

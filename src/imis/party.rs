@@ -8,10 +8,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::base::phone;
-use crate::base::phone::Preference;
-use crate::imis::json::{is_true, list, list_or_empty, non_blank, readable, unwrapped};
-use crate::imis::party_id::PartyId;
+use crate::base::phone::{self, Preference};
+use crate::imis::identity::PartyId;
+use crate::imis::json::{is_true, list, list_or_empty, non_blank, object, readable, unwrapped};
 use crate::imis::profile::{Kind, PartyError, Profile, is_inactive};
 
 /// The contacts that may have an account besides active persons.
@@ -46,12 +45,7 @@ pub(crate) struct Party {
 
 impl Party {
     pub(crate) fn parse(json: &[u8]) -> Result<Self, PartyError> {
-        let json = readable(json);
-        // An object only: a list could otherwise pass for a record by position.
-        if json.trim_ascii_start().first() != Some(&b'{') {
-            return Err(PartyError::NotAParty);
-        }
-        serde_json::from_slice(&json).map_err(|_| PartyError::NotAParty)
+        object(&readable(json)).ok_or(PartyError::NotAParty)
     }
 
     /// The profile of `asked`, provided that this is the record of `asked`.

@@ -4,12 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::base::phone;
-use crate::base::phone::Preference;
+use crate::base::phone::{self, Preference};
 use crate::config::ProfileColumns;
-use crate::imis::identity::Row;
+use crate::imis::identity::{PartyId, Row};
 use crate::imis::json::{date, is_true, non_blank};
-use crate::imis::party_id::PartyId;
 
 /// The kind of a contact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,8 +7,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use url::Url;
 
-use crate::imis::client;
-use crate::imis::client::ApiError;
+use crate::imis::client::{self, ApiError};
 
 const MAX_TOKEN_BYTES: usize = 64 * 1024;
 /// A token is renewed after a day even if it lives longer.

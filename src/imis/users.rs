@@ -1,12 +1,11 @@
 //! The iMIS ID of a user name. Forms authentication tickets and the token endpoint contain user names.
 
 use serde_json::Value;
-use url::Url;
 
 use crate::base::query::encoded;
 use crate::imis::client::ApiError;
+use crate::imis::identity::PartyId;
 use crate::imis::json::Rows;
-use crate::imis::party_id::PartyId;
 
 /// A user name has no iMIS ID.
 #[derive(Debug, thiserror::Error)]
@@ -21,9 +20,9 @@ pub(crate) enum UserError {
     NoId,
 }
 
-/// The URL that searches for a user by name.
-pub(super) fn url(api_url: &Url, name: &str) -> Result<Url, ApiError> {
-    api_url.join(&format!("api/User?UserName={}", encoded(name))).map_err(|_| ApiError::Url)
+/// The path that searches for a user by name.
+pub(super) fn path(name: &str) -> String {
+    format!("api/User?UserName={}", encoded(name))
 }
 
 /// The iMIS ID of the one user with this name. User names are case-insensitive in iMIS.
@@ -80,8 +79,8 @@ mod tests {
 
     #[test]
     fn a_name_is_one_value_whatever_is_in_it() {
-        let base = Url::parse("https://imis/Asi.Scheduler_iMIS/").unwrap();
-        let url = url(&base, "a&b=c d#ä").unwrap();
+        let base = url::Url::parse("https://imis/Asi.Scheduler_iMIS/").unwrap();
+        let url = base.join(&path("a&b=c d#ä")).unwrap();
         assert_eq!(url.as_str(), "https://imis/Asi.Scheduler_iMIS/api/User?UserName=a%26b%3Dc%20d%23%C3%A4");
     }
 }

@@ -18,8 +18,7 @@ use crate::request::connection::{Connection, Context};
 use crate::request::error_page::Failure;
 use crate::request::forward::Destination;
 use crate::sso;
-use crate::sso::audit_subject::AuditSubject;
-use crate::sso::request::SsoRequest;
+use crate::sso::request::{AuditSubject, SsoRequest};
 use crate::upstream::forwarded::Forwarded;
 
 /// The largest form that an endpoint reads, in bytes.

@@ -19,23 +19,22 @@ pub(crate) fn sign_out<F: HeaderFields>(
 /// Whether a response deletes a session cookie of the site.
 pub(crate) fn ends_session(connection: &Connection, site: usize, response: &Response<'_, '_>) -> bool {
     let Some(sign_on) = &connection.worker.gateway.sites[site].sign_on else { return false };
-    response
-        .fields
-        .pairs()
-        .any(|(name, value)| name.eq_ignore_ascii_case("set-cookie") && sign_on.imis.deletes_session(value))
+    response.fields.pairs().any(|(name, value)| {
+        name.eq_ignore_ascii_case("set-cookie") && sign_on.imis.recognition.deletes_session(value)
+    })
 }
 
 /// Forgets the identity that is cached for the session of a request. `head`: as the upstream gets it. Returns whether it had a session.
 pub(crate) async fn forget(connection: &Connection, site: usize, head: &[u8]) -> bool {
     let Some(sign_on) = &connection.worker.gateway.sites[site].sign_on else { return false };
     let Some(cookies) = single_logout::session_cookies(sign_on, head) else { return false };
-    sign_on.imis.forget(&cookies).await;
+    sign_on.imis.recognition.forget(&cookies).await;
     // A configuration that has come since this request began may have cached it as well.
     if let Some(newer) = connection.renewed()
         && let Some(site) = newer.site()
         && let Some(sign_on) = &newer.worker.gateway.sites[site].sign_on
     {
-        sign_on.imis.forget(&cookies).await;
+        sign_on.imis.recognition.forget(&cookies).await;
     }
     true
 }

@@ -14,9 +14,7 @@ use crate::config::{self, App, Config, Secret};
 use crate::edge::session_tickets;
 use crate::edge::tls::{self, SiteCertificates};
 use crate::imis::Imis;
-use crate::imis::recognise::RecognitionCounter;
 use crate::observe::audit::Audit;
-use crate::observe::metrics::RecognitionMetrics;
 use crate::pages::Pages;
 use crate::proxy::concurrency_limit::ConcurrencyLimit;
 use crate::request::error_page::Failure;
@@ -104,20 +102,6 @@ pub(crate) fn gateway(
     })
 }
 
-impl RecognitionCounter for RecognitionMetrics {
-    fn recognition(&self, method: &'static str, result: &'static str) {
-        self.recognition(method, result);
-    }
-
-    fn cache(&self, hit: bool, entries: u64) {
-        self.cache(hit, entries);
-    }
-
-    fn sign_out(&self) {
-        self.sign_out();
-    }
-}
-
 /// What the parts of a gateway are built from.
 struct Parts<'a> {
     process: &'a ProcessState,
@@ -152,14 +136,14 @@ impl Parts<'_> {
                     config,
                     &upstream.tls,
                     &upstream.servers,
-                    Box::new(self.process.metrics.recognition(&config.hosts[0])),
+                    self.process.metrics.recognition(&config.hosts[0]),
                 )?,
                 states: StateCookies::new(self.keys, &config.hosts[0], self.process.used_states.clone()),
                 staff: staff_of(&sign_on.apps, self.previous)?,
                 apps: sign_on.apps.clone(),
-                places: previous_sign_on.map_or_else(
+                sign_in_permits: previous_sign_on.map_or_else(
                     || Arc::new(Semaphore::new(MAX_CONCURRENT_SIGN_INS)),
-                    |previous| previous.places.clone(),
+                    |previous| previous.sign_in_permits.clone(),
                 ),
             })),
             None => None,

@@ -49,7 +49,7 @@ pub(crate) fn problems(gateway: &Gateway) -> Vec<String> {
             }
         }
         let Some(sign_on) = &site.sign_on else { continue };
-        if let Some(error) = sign_on.imis.service_account_error() {
+        if let Some(error) = sign_on.imis.api.service_account_error() {
             problems.push(format!("service account of {}: {error}", site.name()));
         }
         for app in &sign_on.apps {
@@ -95,7 +95,7 @@ fn site_status(site: &Site, process: &ProcessState) -> Value {
             }),
         },
         "upstream": servers,
-        "service_account_error": site.sign_on.as_ref().and_then(|sign_on| sign_on.imis.service_account_error()),
+        "service_account_error": site.sign_on.as_ref().and_then(|sign_on| sign_on.imis.api.service_account_error()),
         "apps": site.sign_on.iter().flat_map(|sign_on| sign_on.apps.iter().map(|app| {
             let staff = sign_on.staff.get(&app.path);
             let error = staff.and_then(|staff| staff.last_error());

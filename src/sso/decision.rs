@@ -8,13 +8,12 @@ use crate::config::expression::Language;
 use crate::config::{App, OnDuplicate};
 use crate::imis::party::AccountScope;
 use crate::imis::recognise::Identity;
-use crate::sso::audit_subject::AuditSubject;
 use crate::sso::denied::Denied;
 use crate::sso::error::SignInError;
 use crate::sso::login_params::LoginParams;
 use crate::sso::policy::Permit;
 use crate::sso::rate_limit::RateLimits;
-use crate::sso::request::SsoRequest;
+use crate::sso::request::{AuditSubject, SsoRequest};
 use crate::sso::site::SignOn;
 use crate::sso::trace::Trace;
 use crate::sso::{facts, policy, staff_guard, token};
@@ -58,9 +57,10 @@ pub(crate) async fn decide(context: &DecisionContext<'_>, trace: &mut Trace) -> 
     }
     trace.record("profile", || profile.describe());
     let date = clock::today();
+    let token = identity.token.as_deref();
     let mut memberships = Vec::new();
     if app.asks_groups() {
-        memberships = imis.memberships(identity, subject, &date).await?;
+        memberships = imis.api.memberships(subject, &date, token).await?;
         trace.record("groups", || {
             let current = memberships.iter().filter(|membership| membership.is_current);
             let names: Vec<&str> = current.map(|membership| membership.group.as_str()).collect();
@@ -90,7 +90,8 @@ async fn check_duplicate_email(
     }
     let among =
         AccountScope { companies: !app.guards.refuses_companies, inactive: !app.guards.refuses_inactive };
-    let is_shared = match sign_on.imis.is_shared(identity, permit.id(), permit.email(), among).await {
+    let token = identity.token.as_deref();
+    let is_shared = match sign_on.imis.api.is_shared(permit.id(), permit.email(), among, token).await {
         Ok(is_shared) => is_shared,
         Err(error) if guard == OnDuplicate::Warn => {
             warn!(request_id, app = %app.name, error = %Chain(&error), "cannot look up who else has this e-mail address");

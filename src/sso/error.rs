@@ -5,9 +5,7 @@ use crate::imis::recognise::RecogniseError;
 use crate::imis::{ApplicationError, ProfileError};
 use crate::sso::claims;
 use crate::sso::denied::Denied;
-use crate::sso::policy::PolicyError;
 use crate::sso::rate_limit::RateLimited;
-use crate::sso::token::MintError;
 
 /// Why there is no token.
 #[derive(Debug, thiserror::Error)]
@@ -33,14 +31,26 @@ pub(crate) enum SignInError {
     #[error("the list of Zendesk staff has not been fetched yet")]
     StaffUnknown,
     #[error("cannot compute the claims")]
-    Claims(#[source] claims::NamedError),
+    Claims(#[from] claims::NamedError),
     #[error("iMIS did not answer in time")]
     TimedOut,
     #[error("too many concurrent sign-ins")]
     Busy,
-    #[error("rate limit exceeded: {}", .0.name())]
-    RateLimited(RateLimited),
+    #[error(transparent)]
+    RateLimited(#[from] RateLimited),
 }
+
+/// Minting a token failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MintError {
+    #[error("signing failed")]
+    Sign(#[source] jsonwebtoken::errors::Error),
+    #[error("the token has {0} bytes, but Zendesk accepts at most {MAX_TOKEN_BYTES}: configure fewer claims")]
+    TooLong(usize),
+}
+
+/// Zendesk accepts tokens below 4 KB.
+pub(super) const MAX_TOKEN_BYTES: usize = 4000;
 
 /// The kinds of errors, by how they are answered.
 pub(crate) enum ErrorKind<'a> {
@@ -69,21 +79,6 @@ impl SignInError {
             | Self::Duplicates(_)
             | Self::TimedOut
             | Self::Busy => ErrorKind::Unavailable { by_imis: true },
-        }
-    }
-}
-
-impl From<RateLimited> for SignInError {
-    fn from(limited: RateLimited) -> Self {
-        Self::RateLimited(limited)
-    }
-}
-
-impl From<PolicyError> for SignInError {
-    fn from(error: PolicyError) -> Self {
-        match error {
-            PolicyError::Denied(denied) => Self::Denied(denied),
-            PolicyError::Claim(error) => Self::Claims(error),
         }
     }
 }

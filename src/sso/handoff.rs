@@ -19,7 +19,7 @@ use crate::sso::policy::Permit;
 use crate::sso::request::SsoRequest;
 use crate::sso::secret_rotation;
 use crate::sso::state_cookie::Purpose;
-use crate::sso::token::{self, MintError, Token};
+use crate::sso::token::{self, Token};
 use crate::zendesk;
 
 /// The response that signs in the person that iMIS recognised, if the policy allows it.
@@ -30,7 +30,7 @@ pub(super) async fn sign_in_to_zendesk(
 ) -> Result<Response<Bytes>, SignInError> {
     let permit = decision::for_request(request, &request.services.rates, identity, params).await?;
     loop_guard::unless_looping(request, params, Destination::Zendesk, || {
-        let jti = clock::random_hex().map_err(MintError::Random)?;
+        let jti = clock::random_hex().map_err(SignInError::Random)?;
         let chosen = secret_rotation::choose(request, params);
         let token = token::mint(chosen.secret, &permit, clock::unix_now(), &jti)?;
         record(request, identity, &permit, chosen.name);

@@ -26,7 +26,7 @@ const MAX_TOKEN_BYTES: usize = 8 * 1024;
 /// Serves the post of the Single Sign-On page.
 pub(crate) async fn respond(mut request: SsoRequest, form: Bytes) -> Response<Bytes> {
     let sign_on = request.sign_on.clone();
-    let Some(application) = sign_on.imis.application() else {
+    let Some(application) = &sign_on.imis.recognition.application else {
         let message = Message::new(StatusCode::NOT_FOUND, "Page not found")
             .text("This site does not use iMIS's Single Sign-On page.");
         return request.services.pages.message(&message, request.id());
@@ -79,7 +79,7 @@ async fn redeem(
     token: &str,
 ) -> Result<Response<Bytes>, SignInError> {
     let _permit = request.concurrency_permit().await?;
-    let identity = match request.sign_on.imis.redeem(application, token).await {
+    let identity = match request.sign_on.imis.api.redeem(application, token).await {
         Ok(identity) => identity,
         Err(ApplicationError::Token(TokenError::Grant(status))) => {
             let text = format!("iMIS does not accept the refresh token (status {})", status.as_u16());

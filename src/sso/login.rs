@@ -33,7 +33,7 @@ async fn log_in(request: &SsoRequest, params: &LoginParams) -> Result<Response<B
     let imis = &request.sign_on.imis;
     let visitor = request.as_visitor();
     // A HEAD request changes nothing: no token, no cookie, no record.
-    let Some(session) = imis.session(&visitor) else {
+    let Some(session) = imis.recognition.session(&visitor) else {
         let redirect = if request.is_head {
             redirects::to_sign_in_page(request, params)
         } else {
@@ -42,7 +42,7 @@ async fn log_in(request: &SsoRequest, params: &LoginParams) -> Result<Response<B
         return Ok(redirect);
     };
     let _permit = request.concurrency_permit().await?;
-    match (imis.recognise(&session).await?, imis.application()) {
+    match (imis.recognition.recognise(&session).await?, &imis.recognition.application) {
         (Answer::Person(identity), _) if request.is_head => {
             decision::for_request(request, &request.services.rates, &identity, params).await?;
             let page = Message::new(StatusCode::OK, format!("Signing in to {}", request.app.name));

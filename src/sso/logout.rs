@@ -42,7 +42,7 @@ pub(crate) async fn respond(request: SsoRequest) -> Response<Bytes> {
     }
     info!(request_id, app, "signed out of Zendesk");
     let policy = request.app.logout_from_zendesk;
-    let has_session = request.sign_on.imis.session(&request.as_visitor()).is_some();
+    let has_session = request.sign_on.imis.recognition.session(&request.as_visitor()).is_some();
     if policy == FromZendesk::SignOut
         && is_navigation
         && has_session
@@ -96,10 +96,11 @@ fn refused(request: &SsoRequest, message: &str, is_navigation: bool) -> Response
             }
         }
     }
+    let (for_member, for_administrator) = refusal.advice();
     let message = Message::new(StatusCode::OK, format!("{app} could not sign you in"))
-        .text(refusal.for_member())
+        .text(for_member)
         .detail("What Zendesk said", if shows_text { raw } else { String::new() })
-        .detail("For the administrator", refusal.for_administrator())
+        .detail("For the administrator", for_administrator)
         .link(Link::primary("Try again", login))
         .link(request.back_to_site());
     let mut page = request.services.pages.message(&message, request.id());
@@ -113,10 +114,10 @@ fn refused(request: &SsoRequest, message: &str, is_navigation: bool) -> Response
 /// for an author who knows whose client opens it.
 async fn is_signed_in_as(request: &SsoRequest, external_id: &str) -> bool {
     let visitor = request.as_visitor();
-    let Some(session) = request.sign_on.imis.session(&visitor) else { return false };
+    let Some(session) = request.sign_on.imis.recognition.session(&visitor) else { return false };
     let recognised = within_timeout(async {
         let _permit = request.concurrency_permit().await?;
-        Ok(request.sign_on.imis.recognise(&session).await?)
+        Ok(request.sign_on.imis.recognition.recognise(&session).await?)
     });
     match recognised.await {
         Ok(Answer::Person(identity)) => identity.id.as_str() == external_id,

@@ -58,9 +58,9 @@ async fn issue(request: &SsoRequest, messaging: &Messaging) -> Result<Option<Tok
     let SsoRequest { services, app, sign_on, .. } = request;
     services.messaging_rates.check_network(request.forwarded.client)?;
     let visitor = request.as_visitor();
-    let Some(session) = sign_on.imis.session(&visitor) else { return Ok(None) };
+    let Some(session) = sign_on.imis.recognition.session(&visitor) else { return Ok(None) };
     let _permit = request.concurrency_permit().await?;
-    let identity = match sign_on.imis.recognise(&session).await? {
+    let identity = match sign_on.imis.recognition.recognise(&session).await? {
         Answer::Person(identity) => identity,
         // A script cannot pass through the Single Sign-On page.
         Answer::Anonymous | Answer::AskSite => return Ok(None),

@@ -20,7 +20,6 @@ mod staff_guard;
 pub(crate) mod request;
 pub(crate) mod site;
 pub(crate) mod state_cookie;
-pub(crate) mod audit_subject;
 pub(crate) mod error;
 
 pub(crate) mod token;

@@ -11,6 +11,7 @@ use crate::imis::recognise::Identity;
 use crate::sso::claims;
 use crate::sso::denied::Denied;
 use crate::sso::email_address::EmailAddress;
+use crate::sso::error::SignInError;
 use crate::sso::trace::Trace;
 
 /// Proof that a person may enter, with all that a token needs.
@@ -19,14 +20,14 @@ pub(crate) struct Permit {
     email: EmailAddress,
     name: String,
     claims: Map<String, Value>,
-    /// The rule that let the person in, counted from 1; none without rules.
+    /// The rule that allowed the sign-in, counted from 1. `None` without rules.
     rule: Option<usize>,
 }
 
 /// Names in Zendesk are at most 255 characters.
 const MAX_NAME_CHARACTERS: usize = 255;
 
-/// Whose profile counts. Somebody who acts for another contact is never taken for that contact unless the app says so in so many words.
+/// The contact whose profile counts. A person who acts for another contact becomes that contact only if the app is configured so.
 pub(crate) fn subject<'a>(app: &App, identity: &'a Identity) -> Result<&'a PartyId, Denied> {
     match (&identity.on_behalf_of, app.on_behalf_of) {
         (None, _) | (Some(_), OnBehalfOf::SignInAsStaff) => Ok(&identity.id),
@@ -42,7 +43,7 @@ pub(crate) fn authorize(
     language: &Language,
     facts: &Facts,
     trace: &mut Trace,
-) -> Result<Permit, PolicyError> {
+) -> Result<Permit, SignInError> {
     let guard = |name: &str, refuses: bool, found: bool, denied: Denied, trace: &mut Trace| {
         trace.record(name, || {
             let outcome = match (refuses, found) {
@@ -76,7 +77,7 @@ pub(crate) fn authorize(
     Ok(Permit { profile, email, name, claims, rule })
 }
 
-/// The number of the rule that lets somebody in.
+/// The number of the first rule that allows the sign-in.
 fn first_match(
     rules: &[Rule],
     language: &Language,
@@ -104,15 +105,6 @@ fn first_match(
         }
     }
     Err(Denied::NoRule)
-}
-
-/// Refused, or a claim that is not what it should be.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum PolicyError {
-    #[error(transparent)]
-    Denied(#[from] Denied),
-    #[error(transparent)]
-    Claim(#[from] claims::NamedError),
 }
 
 impl Permit {
@@ -182,7 +174,7 @@ mod tests {
         profile
     }
 
-    pub(crate) fn decide(profile: Profile, app: &App) -> Result<Permit, PolicyError> {
+    pub(crate) fn decide(profile: Profile, app: &App) -> Result<Permit, SignInError> {
         let identity = Identity::of(profile.id.clone());
         let params = LoginParams::default();
         let facts = facts::collect(&profile, &identity, app, &params, &[], "2026-11-27");
@@ -192,8 +184,8 @@ mod tests {
     fn denied_by(app: &App, change: impl FnOnce(&mut Profile)) -> Option<Denied> {
         match decide(profile(change), app) {
             Ok(_) => None,
-            Err(PolicyError::Denied(denied)) => Some(denied),
-            Err(PolicyError::Claim(error)) => panic!("{error}"),
+            Err(SignInError::Denied(denied)) => Some(denied),
+            Err(error) => panic!("{error}"),
         }
     }
 

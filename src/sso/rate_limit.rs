@@ -19,7 +19,8 @@ pub(crate) struct RateLimits {
 }
 
 /// The limit that was exceeded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("rate limit exceeded: {}", self.name())]
 pub(crate) enum RateLimited {
     Network,
     Person,

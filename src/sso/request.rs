@@ -1,6 +1,6 @@
 //! The request that every SSO endpoint gets.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -12,7 +12,6 @@ use crate::config::App;
 use crate::imis::{PartyId, Visitor};
 use crate::observe::audit::Decision;
 use crate::pages::Link;
-use crate::sso::audit_subject::AuditSubject;
 use crate::sso::error::SignInError;
 use crate::sso::login_params::LoginParams;
 use crate::sso::site::{Services, SignOn};
@@ -38,6 +37,19 @@ pub(crate) struct SsoRequest {
     pub(crate) audit_subject: AuditSubject,
 }
 
+/// What a request has found out about the person so far, for the audit record.
+///
+/// Each value is set at most once: a request belongs to one person.
+#[derive(Default)]
+pub(crate) struct AuditSubject {
+    /// Who is signed in to iMIS.
+    pub(super) signed_in: OnceLock<PartyId>,
+    /// Whose profile the token describes: the person, or the contact that the person acts for.
+    pub(super) subject: OnceLock<PartyId>,
+    /// The primary e-mail address as iMIS has it.
+    pub(super) email: OnceLock<String>,
+}
+
 impl SsoRequest {
     /// The request id. Pages show it as the incident number.
     pub(super) fn id(&self) -> &str {
@@ -55,7 +67,7 @@ impl SsoRequest {
 
     /// A permit to wait for iMIS. Sign-ins over the limit queue for a short time.
     pub(super) async fn concurrency_permit(&self) -> Result<SemaphorePermit<'_>, SignInError> {
-        let permit = timeout(QUEUE_TIMEOUT, self.sign_on.places.acquire()).await;
+        let permit = timeout(QUEUE_TIMEOUT, self.sign_on.sign_in_permits.acquire()).await;
         permit.map_err(|_| SignInError::Busy)?.map_err(|_| SignInError::Busy)
     }
 

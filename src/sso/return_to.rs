@@ -57,12 +57,11 @@ fn relative(text: &str, zendesk: &Zendesk) -> Option<ReturnTo> {
     (is_at(&url, &zendesk.origin) && !leads_away(url.path())).then(|| ReturnTo(text.to_owned()))
 }
 
-/// Whether a path could be taken for another host or a script, or climbs, in whatever it becomes when somebody decodes it,
-/// however often.
+/// Whether a path, decoded any number of times, could be read as another host or a script, or contains `.` or `..` segments.
 fn leads_away(path: &str) -> bool {
     let mut reading = path.to_owned();
     for _ in 0..4 {
-        // Some take what looks like a slash for one.
+        // Some parsers accept characters that look like a slash.
         let slashes =
             ['\\', '\u{2044}', '\u{2215}', '\u{29f8}', '\u{29f5}', '\u{2216}', '\u{ff0f}', '\u{ff3c}'];
         let odd = reading.contains(|c: char| c.is_control() || slashes.contains(&c));
@@ -78,7 +77,7 @@ fn leads_away(path: &str) -> bool {
         match percent_decode_str(&reading).decode_utf8() {
             Ok(decoded) if decoded == reading => return false,
             Ok(decoded) => reading = decoded.into_owned(),
-            // Overlong or other encodings: nobody knows what a decoder makes of them.
+            // Decoders differ in what they make of invalid UTF-8.
             Err(_) => return true,
         }
     }

@@ -116,5 +116,5 @@ pub(crate) fn session_cookies(sign_on: &SignOn, head: &[u8]) -> Option<SessionCo
         let at = line.iter().position(|byte| *byte == b':')?;
         line[..at].eq_ignore_ascii_case(b"cookie").then(|| line[at + 1..].trim_ascii())
     });
-    sign_on.imis.session_cookies(values)
+    sign_on.imis.recognition.session_cookies(values)
 }

@@ -39,5 +39,5 @@ pub(crate) struct SignOn {
     /// The staff of the Zendesk accounts, by the apps' paths.
     pub(crate) staff: HashMap<String, Arc<Staff>>,
     /// Limits how many sign-ins run at a time. A sign-in that gets no permit in time is answered 503.
-    pub(crate) places: Arc<Semaphore>,
+    pub(crate) sign_in_permits: Arc<Semaphore>,
 }

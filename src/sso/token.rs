@@ -7,9 +7,10 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::config::{Messaging, Secret};
+use crate::sso::error::{MAX_TOKEN_BYTES, MintError};
 use crate::sso::policy::Permit;
 
-/// A minted token. No Debug, no Display: whoever has it is signed in.
+/// A minted token. It has no Debug and no Display because it signs its holder in.
 pub(crate) struct Token(String);
 
 impl Token {
@@ -18,20 +19,6 @@ impl Token {
         &self.0
     }
 }
-
-/// Why there is no token.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum MintError {
-    #[error("signing failed")]
-    Sign(#[source] jsonwebtoken::errors::Error),
-    #[error("the token has {0} bytes, but Zendesk accepts at most {MAX_BYTES}: configure fewer claims")]
-    TooLong(usize),
-    #[error("the system's random number generator failed")]
-    Random(#[source] getrandom::Error),
-}
-
-/// Zendesk wants tokens below 4 KB.
-const MAX_BYTES: usize = 4000;
 
 #[derive(Serialize)]
 struct Claims<'a> {
@@ -56,13 +43,13 @@ pub(crate) fn mint(secret: &Secret, permit: &Permit, now: u64, jti: &str) -> Res
         email: permit.email(),
         name: permit.name(),
         external_id: permit.id().as_str(),
-        // One of the app's own takes its place.
+        // A claim of the app replaces it.
         phone: permit.phone().filter(|_| !permit.claims().contains_key("phone")),
         more: permit.claims(),
     };
     // Zendesk takes the secret as it is shown: its characters are the key, nothing is decoded.
     let token = sign(secret, &Header::new(Algorithm::HS256), &claims).map_err(MintError::Sign)?;
-    if token.len() > MAX_BYTES { Err(MintError::TooLong(token.len())) } else { Ok(Token(token)) }
+    if token.len() > MAX_TOKEN_BYTES { Err(MintError::TooLong(token.len())) } else { Ok(Token(token)) }
 }
 
 /// Signs with the bytes of the secret. An empty secret is an error.
@@ -74,13 +61,13 @@ fn sign(
     jsonwebtoken::encode(header, claims, &EncodingKey::from_secret(secret.expose().as_bytes())?)
 }
 
-/// Refuses what would make a token that Zendesk does not take, before anybody is told that they may enter.
+/// Refuses claims that make a token too long for Zendesk, before the decision allows the sign-in.
 pub(crate) fn require_short(permit: &Permit) -> Result<(), MintError> {
-    let stand_in = Secret::new("no key of anybody's");
+    let stand_in = Secret::new("only for the length");
     mint(&stand_in, permit, u64::from(u32::MAX), &"0".repeat(32)).map(|_| ())
 }
 
-/// How long a token for messaging is good. The script is asked for another when it is over.
+/// Lifetime of a messaging token. The script requests another one after it.
 pub(crate) const MESSAGING_TOKEN_LIFETIME: Duration = Duration::from_secs(15 * 60);
 
 #[derive(Serialize)]
@@ -93,8 +80,7 @@ struct MessagingClaims<'a> {
     exp: u64,
 }
 
-/// Mints a token that tells Zendesk messaging who is talking: another key than single sign-on's, named by `kid`, and no more than
-/// who it is.
+/// Mints a token that identifies a member to Zendesk messaging. It has its own key, named by `kid`, and no claims of the app.
 pub(crate) fn mint_for_messaging(
     messaging: &Messaging,
     permit: &Permit,

@@ -213,14 +213,8 @@ fn retry_after(response: &reqwest::Response) -> Duration {
     Duration::from_secs(header.and_then(|text| text.trim().parse().ok()).unwrap_or(60).clamp(1, 3600))
 }
 
-async fn json_of(mut response: reqwest::Response) -> Result<Value, ApiError> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
-        if body.len() + chunk.len() > MAX_BYTES {
-            return Err(ApiError::TooLong);
-        }
-        body.extend_from_slice(&chunk);
-    }
+async fn json_of(response: reqwest::Response) -> Result<Value, ApiError> {
+    let body = http_client::body(response, MAX_BYTES).await?.ok_or(ApiError::TooLong)?;
     serde_json::from_slice(&body).map_err(|_| ApiError::Answer)
 }
 

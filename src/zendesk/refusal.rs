@@ -66,57 +66,47 @@ impl Refusal {
         Self::NAMES[self as usize]
     }
 
-    pub(crate) fn for_member(self) -> &'static str {
+    /// What the member reads, and what the administrator can do about it.
+    pub(crate) fn advice(self) -> (&'static str, &'static str) {
         match self {
-            Self::Clock | Self::Signature | Self::InvalidRequest => {
-                "The help desk did not accept our confirmation. This is not your fault: the sign-in is not \
-                 configured correctly. Please give the association the incident number below."
-            }
-            Self::TokenReused => {
+            Self::Clock => (
+                MISCONFIGURED,
+                "The clock of the gateway's machine differs from Zendesk's by more than 3 minutes. Set up time synchronisation (chrony, systemd-timesyncd).",
+            ),
+            Self::Signature => (
+                MISCONFIGURED,
+                "The gateway's shared secret differs from the one of this JWT configuration in Zendesk. Copy it again; a reset in Zendesk invalidates the old secret at once.",
+            ),
+            Self::TokenReused => (
                 "This sign-in had been used already, which happens when a page is reloaded or opened twice. \
-                 Just try again."
-            }
-            Self::ExternalIdTaken => {
+                 Just try again.",
+                "A token was posted twice. If this happens to many people, something between the browser and Zendesk repeats requests.",
+            ),
+            Self::ExternalIdTaken => (
                 "The help desk has two accounts that both look like yours. Please tell the association the incident \
-                 number below, so that they can merge them."
-            }
-            Self::NotAllowed => {
+                 number below, so that they can merge them.",
+                "Another Zendesk user has this iMIS ID as external ID, or the user with this e-mail address has another one. Find both in Zendesk (search external_id) and merge or correct them.",
+            ),
+            Self::NotAllowed => (
                 "The help desk does not accept people with your e-mail address. Please check the primary e-mail address in \
-                 your profile on this site, or contact the association."
-            }
-            Self::Unknown => {
+                 your profile on this site, or contact the association.",
+                "The account's allowlist or blocklist refuses this address: Admin Center, People, Configuration, End users.",
+            ),
+            Self::InvalidRequest => (
+                MISCONFIGURED,
+                "Zendesk did not accept the request. Check that zendesk.subdomain is the account's default subdomain, and that this JWT configuration is assigned under Security.",
+            ),
+            Self::Unknown => (
                 "The help desk did not accept the sign-in. Please try again; if that does not help, tell the association \
-                 the incident number below."
-            }
-        }
-    }
-
-    pub(crate) fn for_administrator(self) -> &'static str {
-        match self {
-            Self::Clock => {
-                "The clock of the gateway's machine differs from Zendesk's by more than 3 minutes. Set up time synchronisation (chrony, systemd-timesyncd)."
-            }
-            Self::Signature => {
-                "The gateway's shared secret differs from the one of this JWT configuration in Zendesk. Copy it again; a reset in Zendesk invalidates the old secret at once."
-            }
-            Self::TokenReused => {
-                "A token was posted twice. If this happens to many people, something between the browser and Zendesk repeats requests."
-            }
-            Self::ExternalIdTaken => {
-                "Another Zendesk user has this iMIS ID as external ID, or the user with this e-mail address has another one. Find both in Zendesk (search external_id) and merge or correct them."
-            }
-            Self::NotAllowed => {
-                "The account's allowlist or blocklist refuses this address: Admin Center, People, Configuration, End users."
-            }
-            Self::InvalidRequest => {
-                "Zendesk did not accept the request. Check that zendesk.subdomain is the account's default subdomain, and that this JWT configuration is assigned under Security."
-            }
-            Self::Unknown => {
-                "This version does not know Zendesk's message. Only the browser that has just tried to sign in shows it."
-            }
+                 the incident number below.",
+                "This version does not know Zendesk's message. Only the browser that has just tried to sign in shows it.",
+            ),
         }
     }
 }
+
+const MISCONFIGURED: &str = "The help desk did not accept our confirmation. This is not your fault: the sign-in is not \
+     configured correctly. Please give the association the incident number below.";
 
 #[cfg(test)]
 mod tests {

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::base::error_chain::Chain;
+use crate::base::query::encoded;
 use crate::zendesk::api::{Api, ApiError, non_blank};
 
 const REFRESH_INTERVAL: Duration = Duration::from_secs(300);
@@ -96,22 +97,16 @@ impl Staff {
     }
 
     pub(crate) fn standing(&self, email: &str, imis_id: &str) -> Standing {
-        match self.known.load().as_deref() {
-            None => Standing::Unknown,
-            Some(roster) => match roster.by_email.get(&email.to_lowercase()) {
-                // External IDs are case-insensitive in Zendesk.
-                None if roster.imis_ids.contains(&imis_id.to_lowercase()) => Standing::StaffImisId,
-                None if roster.fetched.elapsed() > MAX_AGE => Standing::NotStaffStale,
-                None => Standing::NotStaff,
-                Some(people)
-                    if people
-                        .iter()
-                        .all(|id| id.as_ref().is_some_and(|id| id.eq_ignore_ascii_case(imis_id))) =>
-                {
-                    Standing::SamePerson
-                }
-                Some(_) => Standing::OtherStaffMember,
-            },
+        let known = self.known.load();
+        let Some(roster) = known.as_deref() else { return Standing::Unknown };
+        // External IDs are case-insensitive in Zendesk.
+        let is_same = |id: &Option<String>| id.as_ref().is_some_and(|id| id.eq_ignore_ascii_case(imis_id));
+        match roster.by_email.get(&email.to_lowercase()) {
+            None if roster.imis_ids.contains(&imis_id.to_lowercase()) => Standing::StaffImisId,
+            None if roster.fetched.elapsed() > MAX_AGE => Standing::NotStaffStale,
+            None => Standing::NotStaff,
+            Some(people) if people.iter().all(is_same) => Standing::SamePerson,
+            Some(_) => Standing::OtherStaffMember,
         }
     }
 
@@ -220,28 +215,18 @@ impl Staff {
             let role = non_blank(&user["role"]).unwrap_or_else(|| "?".to_owned());
             format!("user {}, {role}, found by {by}", user["id"])
         };
-        let by_id = self
-            .api
-            .get(&format!("users/show_many?external_ids={}", crate::base::query::encoded(imis_id)))
-            .await?;
+        let by_id = self.api.get(&format!("users/show_many?external_ids={}", encoded(imis_id))).await?;
         if let Some(user) = by_id["users"].as_array().ok_or(ApiError::Answer)?.first() {
             return Ok(described(user, "external_id; its e-mail address is updated"));
         }
-        let found = self
-            .api
-            .get(&format!("users/search?query={}", crate::base::query::encoded(&format!("email:{email}"))))
-            .await?;
+        let query = encoded(&format!("email:{email}"));
+        let found = self.api.get(&format!("users/search?query={query}")).await?;
         let mut users = found["users"].as_array().ok_or(ApiError::Answer)?.iter();
         // The search also finds similar addresses.
         let same =
             users.find(|user| non_blank(&user["email"]).is_some_and(|own| own.eq_ignore_ascii_case(email)));
-        Ok(same.map_or_else(
-            || {
-                "a new account (or one created in the last minutes, which the search does not find yet)"
-                    .to_owned()
-            },
-            |user| described(user, "e-mail address"),
-        ))
+        let new = "a new account (or one created in the last minutes, which the search does not find yet)";
+        Ok(same.map_or_else(|| new.to_owned(), |user| described(user, "e-mail address")))
     }
 
     /// All addresses of a user in lower case. Fetched if the user has changed, or if Zendesk does not report

@@ -6,7 +6,8 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::imis::party_id::PartyId;
+use crate::imis::identity::PartyId;
+use crate::imis::json::object;
 use crate::imis::recognise::page::Page;
 
 /// A page does not identify the visitor.
@@ -46,11 +47,7 @@ pub(crate) fn read(page: &Page) -> Result<Option<SignedIn>, ContextError> {
         [Some(json)] => json,
         [_, _, ..] => return Err(ContextError::SeveralFields),
     };
-    // serde would also accept a list, by position.
-    if json.trim_ascii_start().first() != Some(&b'{') {
-        return Err(ContextError::NotContext);
-    }
-    let context: Context = serde_json::from_slice(json).map_err(|_| ContextError::NotContext)?;
+    let context: Context = object(json).ok_or(ContextError::NotContext)?;
     let id = party_id(context.logged_in_party_id)?;
     match (context.is_anonymous, id) {
         (Some(false) | None, Some(id)) => {

@@ -98,23 +98,8 @@ impl RecogniseError {
         }
     }
 
+    /// Whether no other method may be tried.
     pub(super) fn is_final(&self) -> bool {
-        match self {
-            Self::Stop(_) => true,
-            Self::Shared(error) => error.is_final(),
-            Self::Page(_)
-            | Self::ErrorPage
-            | Self::Missing
-            | Self::UnexpectedRedirect
-            | Self::NotHtml
-            | Self::Context(_)
-            | Self::Query(_)
-            | Self::NoRedirect
-            | Self::WrongKey
-            | Self::Ticket(_)
-            | Self::Liveness
-            | Self::User(_)
-            | Self::Random(_) => false,
-        }
+        if let Self::Shared(error) = self { error.is_final() } else { matches!(self, Self::Stop(_)) }
     }
 }

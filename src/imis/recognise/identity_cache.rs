@@ -145,7 +145,7 @@ impl IdentityCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::imis::party_id::PartyId;
+    use crate::imis::identity::PartyId;
 
     #[test]
     fn nobody_and_members_who_may_act_for_others_are_cached_for_five_seconds() {

@@ -8,8 +8,7 @@ use url::Url;
 
 use crate::base::clock;
 use crate::base::query::encoded;
-use crate::imis::identity::Identity;
-use crate::imis::party_id::PartyId;
+use crate::imis::identity::{Identity, PartyId};
 use crate::imis::recognise::error::RecogniseError;
 use crate::imis::recognise::visitor_client::{VisitorRequest, VisitorSession, require_ok};
 

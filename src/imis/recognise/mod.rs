@@ -5,7 +5,6 @@
 
 mod identity_cache;
 pub(crate) mod client_context;
-mod counter;
 mod error;
 pub(crate) mod forms_ticket;
 mod login_status;
@@ -13,14 +12,14 @@ pub(crate) mod page;
 mod session_info;
 mod visitor_client;
 pub(crate) mod query_row;
-mod recogniser;
+mod recognition;
 mod report;
 pub(crate) mod session_cookie;
 mod whoami_query;
 
 pub(crate) use crate::imis::identity::Identity;
-pub(crate) use counter::RecognitionCounter;
 pub(crate) use error::RecogniseError;
-pub(crate) use recogniser::{Answer, Examined, Recogniser, Session};
+pub(crate) use recognition::{Answer, BuildError, Examined, Recognition};
 pub(crate) use report::{Generation, RecognitionReport};
 pub(crate) use session_cookie::SessionCookies;
+pub(crate) use visitor_client::{DOCTOR_AGENT, Visitor, visitor_headers};

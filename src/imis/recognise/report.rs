@@ -117,15 +117,12 @@ impl fmt::Display for RecognitionReport {
         if !self.responses.is_empty() {
             let responses: Vec<String> = self.responses.iter().map(ObservedResponse::to_string).collect();
             write!(f, "; responses: {}", responses.join(", "))?;
-            let markup =
-                if self.markup.is_empty() && self.responses.iter().any(|a| a.media_type == "text/html") {
-                    "; no iMIS markup in the page".to_owned()
-                } else if self.markup.is_empty() {
-                    String::new()
-                } else {
-                    format!("; iMIS markup in the page: {}", self.markup.join(", "))
-                };
-            f.write_str(&markup)?;
+            let has_html = self.responses.iter().any(|response| response.media_type == "text/html");
+            if !self.markup.is_empty() {
+                write!(f, "; iMIS markup in the page: {}", self.markup.join(", "))?;
+            } else if has_html {
+                f.write_str("; no iMIS markup in the page")?;
+            }
         }
         if let Some(generation) = self.generation {
             write!(f, "; iMIS {}", generation.name())?;

@@ -26,7 +26,7 @@ pub(super) async fn is_alive(session: &mut VisitorSession<'_>, target: &str) -> 
     read(&client::json_body(response, MAX_BODY_BYTES).await?).ok_or(RecogniseError::Liveness)
 }
 
-/// `null` is a session that has ended. None: not an answer of `GetSessionInfoFromCookie`.
+/// `null` is a session that has ended. `None` if this is not a response of `GetSessionInfoFromCookie`.
 fn read(json: &[u8]) -> Option<bool> {
     match serde_json::from_slice(&readable(json)).ok()? {
         Value::Null => Some(false),

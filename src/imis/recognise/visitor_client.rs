@@ -17,12 +17,28 @@ use crate::imis::client::{self, ApiError};
 use crate::imis::recognise::error::RecogniseError;
 use crate::imis::recognise::page::Page;
 use crate::imis::recognise::report::{Generation, RecognitionReport};
-use crate::imis::visitor::Visitor;
+use crate::upstream::forwarded::Forwarded;
 use crate::upstream::servers::Servers;
 
 const NO_REFRESH_SESSION: HeaderName = HeaderName::from_static("x-norefreshsession");
 /// Pages with a large view state are smaller.
 const MAX_PAGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// What recognition needs of a visitor's request.
+pub(crate) struct Visitor<'a> {
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) forwarded: &'a Forwarded,
+    pub(crate) authority: &'a Authority,
+}
+
+/// The User-Agent of requests that commands send.
+pub(crate) const DOCTOR_AGENT: &str =
+    concat!("Mozilla/5.0 (compatible; imis-gateway doctor ", env!("CARGO_PKG_VERSION"), ")");
+
+/// Headers of a request that a command sends without a visitor.
+pub(crate) fn visitor_headers() -> HeaderMap {
+    HeaderMap::from_iter([(USER_AGENT, HeaderValue::from_static(DOCTOR_AGENT))])
+}
 
 /// Sends requests to the iMIS of one site as a visitor would.
 pub(super) struct VisitorClient {

@@ -9,10 +9,8 @@ use crate::base::clock;
 use crate::base::error_chain::Chain;
 use crate::config::{self, MethodKind};
 use crate::imis::api::Api;
-use crate::imis::error::BuildError;
 use crate::imis::identity::Identity;
 use crate::imis::recognise::client_context;
-use crate::imis::recognise::counter::RecognitionCounter;
 use crate::imis::recognise::error::RecogniseError;
 use crate::imis::recognise::forms_ticket::{self, TicketError};
 use crate::imis::recognise::identity_cache::{CacheResult, IdentityCache};
@@ -21,11 +19,20 @@ use crate::imis::recognise::report::RecognitionReport;
 use crate::imis::recognise::session_cookie::{self, NoSession, SessionCookies};
 use crate::imis::recognise::session_info;
 use crate::imis::recognise::visitor_client::{
-    PageResponse, VisitorClient, VisitorRequest, VisitorSession, require_ok,
+    PageResponse, Visitor, VisitorClient, VisitorRequest, VisitorSession, require_ok,
 };
 use crate::imis::recognise::whoami_query;
-use crate::imis::visitor::Visitor;
+use crate::observe::metrics::RecognitionMetrics;
 use crate::upstream::servers::Servers;
+
+/// Setting up the client for a site's iMIS failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BuildError {
+    #[error("cannot set up the HTTP client")]
+    Client(#[from] reqwest::Error),
+    #[error("the system cannot provide random bytes")]
+    Random(#[from] getrandom::Error),
+}
 
 /// The result of one method, for diagnosis.
 pub(crate) struct Examined {
@@ -49,26 +56,26 @@ pub(crate) struct Session<'a> {
 }
 
 /// The recognition methods of one site, in order.
-pub(crate) struct Recogniser {
+pub(crate) struct Recognition {
     session_cookies: Vec<String>,
     methods: Vec<config::Method>,
-    /// Its answer comes through the visitor's browser.
-    application: Option<Arc<config::ClientApplication>>,
+    /// The client application of the site's Single Sign-On page, if that is a configured method.
+    pub(crate) application: Option<Arc<config::ClientApplication>>,
     visitor_client: VisitorClient,
     sign_in: String,
     api: Arc<Api>,
     identity_cache: IdentityCache,
-    metrics: Box<dyn RecognitionCounter>,
+    metrics: RecognitionMetrics,
 }
 
-impl Recogniser {
+impl Recognition {
     pub(crate) fn build(
         imis: &config::Imis,
         site: &config::Site,
         tls: &Arc<ClientConfig>,
         servers: &Arc<Servers>,
         api: Arc<Api>,
-        metrics: Box<dyn RecognitionCounter>,
+        metrics: RecognitionMetrics,
     ) -> Result<Self, BuildError> {
         let application = |method: &config::Method| method.kind.application().cloned();
         Ok(Self {
