@@ -27,93 +27,103 @@ impl Limits {
 }
 
 /// One body on its way to or from a client.
+///
+/// What the kernel takes of a response says little: it buffers megabytes for a client that reads nothing. So where the kernel
+/// tells what has arrived at the client, that counts.
 #[derive(Debug, Default)]
 pub(crate) struct MinRateTimer {
     /// When the timer was last updated; none while the gateway does not wait for the client.
-    looked: Option<Instant>,
+    updated: Option<Instant>,
     /// Since when the gateway does not wait for the client.
-    rested: Option<Instant>,
-    waited: Duration,
-    /// What had moved when `waited` began to be counted.
-    mark: Option<Moved>,
-    /// Enough had moved when it was last looked back to the mark, but not arrived.
-    in_doubt: bool,
-    moved: u64,
-    /// When `moved` last changed.
-    last_moved: Option<Instant>,
-    /// What had arrived when that was last asked, and when that was.
-    asked: Option<(Option<u64>, Instant)>,
+    paused: Option<Instant>,
+    /// How much had moved at the last update, and when that last changed.
+    moved: Option<(u64, Instant)>,
+    /// How much had arrived when the kernel was last asked, and when that was.
+    arrived: Option<(Option<u64>, Instant)>,
+    /// When the client last made progress: when something arrived, or, where that is not known, moved.
+    progress: Option<Instant>,
+    /// The beginning of the time over which the rate is averaged.
+    average: Option<Average>,
 }
 
-/// So far.
 #[derive(Debug, Clone, Copy)]
-struct Moved {
-    bytes: u64,
-    /// Of them, what has arrived at the other end, where that is known.
+struct Average {
+    /// How long the client has been waited for since then.
+    waited: Duration,
+    moved: u64,
     arrived: Option<u64>,
+    /// The rate was too low, but enough has moved that may still be on its way.
+    is_extended: bool,
 }
 
-/// How often it is asked what has arrived, while bytes move.
-const ASK_EVERY: Duration = Duration::from_secs(5);
+/// How often the kernel is asked what has arrived.
+const ASK_INTERVAL: Duration = Duration::from_secs(5);
+/// How long data that has just moved may be on its way.
+const TRANSIT: Duration = Duration::from_secs(4);
 
 impl MinRateTimer {
-    /// The client is waited for, and so many bytes have moved, all in all: how long it may go on like this until it is looked
-    /// at again. None when it has been too slow, and what has `arrived` shows nothing else.
-    pub(crate) fn left(
+    /// The gateway waits for the client, and `moved` bytes have moved in all. Returns the time until the next update, or `None`
+    /// if the client is too slow. `arrived`: how much of it has arrived at the client, where that is known.
+    pub(crate) fn update(
         &mut self,
         moved: u64,
         arrived: impl Fn() -> Option<u64>,
         limits: Limits,
         now: Instant,
     ) -> Option<Duration> {
-        let rested = self.rested.take().map_or(Duration::ZERO, |since| now - since);
-        let last_moved = match self.last_moved {
-            Some(last) if moved == self.moved => last + rested,
+        let paused = self.paused.take().map_or(Duration::ZERO, |since| now - since);
+        let waited = self.updated.replace(now).map_or(Duration::ZERO, |updated| now - updated);
+        let last_moved = match self.moved {
+            Some((before, at)) if before == moved => at + paused,
             _ => now,
         };
-        if let Some(looked) = self.looked {
-            self.waited += now - looked;
-        }
-        (self.moved, self.last_moved, self.looked) = (moved, Some(last_moved), Some(now));
-        let mark = match self.mark {
-            Some(mark) => mark,
-            None => self.begin(moved, arrived(), now),
+        let is_moving = self.moved.is_none_or(|(before, _)| before != moved);
+        self.moved = Some((moved, last_moved));
+        let mut progress = self.progress.map_or(now, |at| at + paused);
+        let asked = std::cell::Cell::new(self.arrived);
+        let ask = |before: Option<u64>, progress: &mut Instant| {
+            let arrived = arrived();
+            if arrived > before || (arrived.is_none() && is_moving) {
+                *progress = now;
+            }
+            asked.set(Some((arrived, now)));
+            arrived
         };
-        if last_moved == now && self.asked.is_none_or(|(_, at)| now - at >= ASK_EVERY) {
-            self.asked = Some((arrived(), now));
-        }
-        if now - last_moved >= limits.gap {
-            let arrives = arrived();
-            if arrives <= self.asked.and_then(|(before, _)| before) {
+        let mut latest = match self.arrived {
+            None => ask(None, &mut progress),
+            Some((before, at)) if now - at >= ASK_INTERVAL || before.is_none() => ask(before, &mut progress),
+            Some((before, _)) => before,
+        };
+        let transit = TRANSIT.min(limits.gap);
+        let silence = limits.gap + if now - last_moved < transit { transit } else { Duration::ZERO };
+        if now - progress >= silence {
+            latest = ask(latest, &mut progress);
+            if progress != now {
                 return None;
             }
-            (self.last_moved, self.asked) = (Some(now), Some((arrives, now)));
         }
-        if self.waited >= limits.gap {
-            let arrives = arrived();
-            let moved_since = moved - mark.bytes;
-            let arrived_since = arrives.zip(mark.arrived).map(|(now, before)| now.saturating_sub(before));
-            if arrived_since.unwrap_or(moved_since) >= limits.least() {
-                self.begin(moved, arrives, now);
-            } else if moved_since >= limits.least() && !self.in_doubt {
-                // The data may be on its way: the kernel buffers a lot for a client that reads nothing.
-                (self.in_doubt, self.waited) = (true, Duration::ZERO);
+        let new = Average { waited: Duration::ZERO, moved, arrived: latest, is_extended: false };
+        let mut average = match self.average {
+            Some(average) => Average { waited: average.waited + waited, ..average },
+            None => new,
+        };
+        if average.waited >= limits.gap {
+            latest = ask(latest, &mut progress);
+            let moved_since = moved - average.moved;
+            let arrived_since =
+                latest.zip(average.arrived).map_or(moved_since, |(now, before)| now.saturating_sub(before));
+            if arrived_since >= limits.least() {
+                average = Average { arrived: latest, ..new };
+            } else if moved_since >= limits.least() && !average.is_extended {
+                average = Average { waited: limits.gap - transit, is_extended: true, ..average };
             } else {
                 return None;
             }
         }
-        let still = now - self.last_moved.unwrap_or(now);
-        let left = limits.gap.saturating_sub(still).min(limits.gap - self.waited);
+        (self.average, self.progress, self.arrived) = (Some(average), Some(progress), asked.get());
+        let left = silence.saturating_sub(now - progress).min(limits.gap - average.waited);
+        let left = if latest.is_some() { left.min(ASK_INTERVAL) } else { left };
         (!left.is_zero()).then_some(left)
-    }
-
-    /// Begins to count anew.
-    fn begin(&mut self, bytes: u64, arrived: Option<u64>, now: Instant) -> Moved {
-        let mark = Moved { bytes, arrived };
-        (self.waited, self.mark, self.in_doubt) = (Duration::ZERO, Some(mark), false);
-        // Silence has a beginning of its own.
-        self.asked.get_or_insert((arrived, now));
-        mark
     }
 
     /// The same with a deadline: ready when the client has been too slow.
@@ -127,17 +137,19 @@ impl MinRateTimer {
     ) -> Poll<()> {
         loop {
             let now = Instant::now();
-            let Some(left) = self.left(moved, &arrived, limits, now) else { return Poll::Ready(()) };
+            let Some(left) = self.update(moved, &arrived, limits, now) else { return Poll::Ready(()) };
             deadline.set_from(now, left);
             ready!(deadline.poll(cx));
         }
     }
 
     /// The gateway does not wait for the client for now.
-    pub(crate) fn rests(&mut self, now: Instant) {
-        if let Some(looked) = self.looked.take() {
-            self.waited += now - looked;
-            self.rested = Some(now);
+    pub(crate) fn pause(&mut self, now: Instant) {
+        if let Some(updated) = self.updated.take() {
+            if let Some(average) = &mut self.average {
+                average.waited += now - updated;
+            }
+            self.paused = Some(now);
         }
     }
 }
@@ -153,7 +165,7 @@ mod tests {
         let (mut pace, begun) = (MinRateTimer::default(), Instant::now());
         (0..3600).find(|second| {
             let now = begun + Duration::from_secs(*second);
-            pace.left(second / every * bytes, || None, limits, now).is_none()
+            pace.update(second / every * bytes, || None, limits, now).is_none()
         })
     }
 
@@ -172,7 +184,7 @@ mod tests {
     fn after_a_burst_silence_is_not_allowed_for_longer() {
         let (mut pace, begun) = (MinRateTimer::default(), Instant::now());
         let mut at =
-            |second: u64, moved| pace.left(moved, || None, LIMITS, begun + Duration::from_secs(second));
+            |second: u64, moved| pace.update(moved, || None, LIMITS, begun + Duration::from_secs(second));
         assert!(at(0, 0).is_some());
         assert!(at(20, 10_000_000).is_some());
         assert_eq!(at(49, 10_000_000), Some(Duration::from_secs(1)));
@@ -184,10 +196,10 @@ mod tests {
         let (mut pace, mut now) = (MinRateTimer::default(), Instant::now());
         for round in 0..100 {
             // One byte a round, and an answer that takes a minute.
-            assert!(pace.left(round, || None, LIMITS, now).is_some(), "{round}");
+            assert!(pace.update(round, || None, LIMITS, now).is_some(), "{round}");
             now += Duration::from_millis(100);
-            assert!(pace.left(round, || None, LIMITS, now).is_some(), "{round}");
-            pace.rests(now);
+            assert!(pace.update(round, || None, LIMITS, now).is_some(), "{round}");
+            pace.pause(now);
             now += Duration::from_secs(60);
         }
     }
@@ -197,7 +209,7 @@ mod tests {
         let (mut pace, begun) = (MinRateTimer::default(), Instant::now());
         (0..3600).find(|second| {
             let now = begun + Duration::from_secs(*second);
-            pace.left(second / every * leap, || Some(arrived(*second)), LIMITS, now).is_none()
+            pace.update(second / every * leap, || Some(arrived(*second)), LIMITS, now).is_none()
         })
     }
 
@@ -209,10 +221,10 @@ mod tests {
         // Dripping, and silence after a while, or after the system took much.
         assert_eq!(given_up_reading(2_000_000, 1_000, |second| second * 200), Some(30));
         assert_eq!(given_up_reading(2_000_000, 1_000, |_| 65_536), Some(30));
-        assert_eq!(given_up_reading(2_000_000, 1_000, |second| second.min(100) * 2_000), Some(150));
+        assert_eq!(given_up_reading(2_000_000, 1_000, |second| second.min(100) * 2_000), Some(130));
         assert_eq!(
             given_up_reading(100_000, 20, |second| second.min(5) * 2_000),
-            Some(90),
+            Some(35),
             "not read any more"
         );
     }
@@ -229,7 +241,7 @@ mod tests {
             while at < 600_000 {
                 let moved = if at < offset { 0 } else { 4_000_000 };
                 let arrived = at * rate / 1_000 / 2_920 * 2_920;
-                let left = pace.left(moved, || Some(arrived), LIMITS, begun + Duration::from_millis(at));
+                let left = pace.update(moved, || Some(arrived), LIMITS, begun + Duration::from_millis(at));
                 let left =
                     left.unwrap_or_else(|| panic!("{rate} bytes/s, {offset} ms: given up after {at} ms"));
                 let next = at + u64::try_from(left.as_millis()).unwrap().max(1);
@@ -239,9 +251,19 @@ mod tests {
     }
 
     #[test]
-    fn windows_that_are_opened_by_whoever_reads_nothing_help_for_one_gap_more() {
-        assert_eq!(given_up_reading(1_000, 1, |_| 0), Some(60));
-        assert_eq!(given_up_reading(1_000, 1, |second| second.min(45) * 1_000), Some(120));
+    fn opening_windows_without_reading_helps_for_a_few_seconds() {
+        assert_eq!(given_up_reading(1_000, 1, |_| 0), Some(34));
+        assert_eq!(given_up_reading(1_000, 1, |second| second.min(45) * 1_000), Some(79));
+    }
+
+    /// The kernel takes a lot at once, of which the client's kernel takes a part.
+    #[test]
+    fn a_client_that_reads_nothing_is_too_slow_within_35_seconds() {
+        for filled_after in [0, 1, 4, 5] {
+            let arrived = |second: u64| 65_536 * second.min(filled_after);
+            let given_up = given_up_reading(160_000, 10_000, arrived).unwrap();
+            assert!((30..=35).contains(&given_up), "{filled_after}: {given_up}");
+        }
     }
 
     #[test]
@@ -249,8 +271,8 @@ mod tests {
         let (mut pace, begun) = (MinRateTimer::default(), Instant::now());
         let given_up = (0..100).find(|second| {
             let now = begun + Duration::from_secs(*second);
-            let over = pace.left(0, || None, LIMITS, now).is_none();
-            pace.rests(now + Duration::from_millis(900));
+            let over = pace.update(0, || None, LIMITS, now).is_none();
+            pace.pause(now + Duration::from_millis(900));
             over
         });
         assert!(given_up.is_some_and(|second| second <= 34), "{given_up:?}");

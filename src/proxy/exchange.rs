@@ -273,7 +273,7 @@ impl Exchange {
                 [&mut self.reading, &mut self.uploading]
                     .into_iter()
                     .flatten()
-                    .for_each(|pace| pace.rests(now));
+                    .for_each(|pace| pace.pause(now));
                 let Connection { sender, receiver, .. } = &*self.connection;
                 let moved = sender.sent + receiver.received;
                 let since = match self.seen {
@@ -285,10 +285,10 @@ impl Exchange {
                 return Some(left).filter(|left| !left.is_zero());
             }
         };
-        other.iter_mut().for_each(|pace| pace.rests(now));
+        other.iter_mut().for_each(|pace| pace.pause(now));
         self.seen = None;
         let pace = pace.get_or_insert_default();
-        pace.left(upload.moved(waiting_on), || upload.arrived(waiting_on), timeouts.browser, now)
+        pace.update(upload.moved(waiting_on), || upload.arrived(waiting_on), timeouts.browser, now)
     }
 
     /// Whether the upload stands still because nothing comes.

@@ -114,7 +114,7 @@ pub(crate) async fn tunnel<S: AsyncRead + AsyncWrite + Unpin>(
                 .poll(cx, &mut upstream.deadline, browser.sender.sent, || arrived(io), timeouts.browser)
                 .map(|()| Err(TunnelError::Unread));
         }
-        pace.rests(Instant::now());
+        pace.pause(Instant::now());
         let moved = browser.receiver.received
             + upstream.receiver.received
             + browser.sender.sent

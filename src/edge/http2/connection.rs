@@ -244,9 +244,9 @@ impl Http2Connection {
         let (flushed, sent) = self.io.progress();
         // Where no answer is under way any more, what is left of them waits for the peer's windows.
         if flushed && !(has_streams && self.flood_guard.has_answered()) {
-            self.pace.rests(now);
+            self.pace.pause(now);
         } else {
-            match self.pace.left(sent, || self.io.arrived(), self.limits, now) {
+            match self.pace.update(sent, || self.io.arrived(), self.limits, now) {
                 Some(time) => left = left.min(time),
                 None => return Look::GiveUp("it does not read"),
             }
@@ -294,7 +294,7 @@ impl Http2Connection {
     /// the peer says anything, and that takes the rest away.
     fn still_reads(&mut self, now: Instant) -> bool {
         let (_, sent) = self.io.progress();
-        self.io.is_under_way() && self.pace.left(sent, || self.io.arrived(), self.limits, now).is_some()
+        self.io.is_under_way() && self.pace.update(sent, || self.io.arrived(), self.limits, now).is_some()
     }
 
     /// Tells the peer that nothing new is taken up, and finishes what is under way.
