@@ -60,6 +60,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("sites", Sections, Required, "The iMIS web sites; at least one."),
     key("sites[].hosts", Texts, Required, "Every host name of the site, without port; at least one. A host belongs to only one site."),
     key("sites[].public_port", Number(1, 65_535), Null, "The port that visitors use for HTTPS, if a port mapping or load balancer changes it. Default for the redirect from HTTP: none if the request's `Host` has no port, otherwise the port of `listen.https`."),
+    key("sites[].hsts", Number(0, 63_072_000), Null, "Seconds for which browsers use only HTTPS for the hosts of the site (`Strict-Transport-Security: max-age`), for responses of iMIS that do not say it themselves. 0 ends it."),
     key("sites[].certificate", Section, Required, "TLS certificate of the site."),
     key("sites[].certificate.chain", Path, Absent("required without `acme`"), "Certificate and intermediate certificates (PEM), leaf first."),
     key("sites[].certificate.key", Path, Absent("required without `acme`"), "Private key (PEM): PKCS #8, PKCS #1 or SEC 1."),

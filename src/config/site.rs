@@ -19,6 +19,8 @@ pub(crate) struct Site {
     pub(crate) hosts: Vec<String>,
     /// The port that clients use for HTTPS, where it is known.
     pub(crate) public_port: Option<u16>,
+    /// The value of `Strict-Transport-Security`.
+    pub(crate) hsts: Option<String>,
     /// `None` until the CA has issued one.
     pub(crate) certificate: Option<Arc<CertifiedKey>>,
     pub(crate) acme: Option<Arc<Acme>>,
@@ -62,6 +64,7 @@ pub(super) fn sites(list: &Value<'_>) -> Vec<Site> {
 fn site(section: &Value<'_>, hosts_seen: &mut Vec<String>) -> Option<Site> {
     let hosts = section.value("hosts").map(|list| hosts(&list, hosts_seen)).unwrap_or_default();
     let public_port = section.optional_number("public_port");
+    let hsts = section.optional_number::<u64>("hsts").map(|seconds| format!("max-age={seconds}"));
     let certificate = section.section("certificate");
     let certificate = certificate.and_then(|section| certificate::certificate(&section, &hosts));
     let upstream = section.section("upstream").map(|section| upstream::upstream(&section));
@@ -86,7 +89,7 @@ fn site(section: &Value<'_>, hosts_seen: &mut Vec<String>) -> Option<Site> {
         None => None,
     };
     let (certificate, acme) = certificate?;
-    Some(Site { hosts, public_port, certificate, acme, upstream: upstream?, sign_on })
+    Some(Site { hosts, public_port, hsts, certificate, acme, upstream: upstream?, sign_on })
 }
 
 /// Reports what the apps need of iMIS and do not have.

@@ -35,9 +35,6 @@ pub fn rewrite_request(head: &[u8], out: &mut Vec<u8>) -> bool {
     let mut slots = slots();
     let Ok(tokens) = Tokens::parse(head, &mut slots) else { return false };
     let Ok(request) = Request::of(&tokens) else { return false };
-    if !headers::are_removable(&request.named_by_connection) {
-        return false;
-    }
     let host = "members.example.org";
     let forwarding = Forwarding {
         chain: "192.0.2.1",

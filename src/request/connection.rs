@@ -62,6 +62,11 @@ impl Connection {
         }
     }
 
+    /// `Strict-Transport-Security` of the site.
+    pub(crate) fn hsts(&self) -> Option<&str> {
+        self.worker.gateway.sites[self.site()?].config.hsts.as_deref()
+    }
+
     /// Whether requests use the same upstream connections under both configurations.
     pub(crate) fn has_upstream_of(&self, other: &Self) -> bool {
         let upstream = |connection: &Self| Some(connection.worker.upstreams[connection.site()?].clone());

@@ -67,9 +67,6 @@ impl ForwardRequest {
         request_id: RequestId,
         access: &Access,
     ) -> Result<Self, Failure> {
-        if !headers::are_removable(head.named_by_connection) {
-            return Err(Failure::BadRequest);
-        }
         let worker = &connection.worker;
         let config = &worker.gateway.sites[to.site].config.upstream;
         let rewritten = config.host.as_ref().map(ToString::to_string);
@@ -196,6 +193,7 @@ fn relay_head<C: ClientStream>(
     let changes = HeadChanges {
         location: redirect.map(|redirect| redirect.location.as_str()),
         set_cookies: [redirect.map(|redirect| redirect.set_cookie.as_str()), affinity.as_deref()],
+        hsts: context.connection.hsts(),
     };
     client.write_head(&response, bytes, &changes, exchange.sending == Sending::Done)?;
     context.access.answered(StatusCode::from_u16(response.status).unwrap_or(StatusCode::BAD_GATEWAY));

@@ -64,8 +64,10 @@ impl Gateway {
         self.sites.iter().flat_map(|site| &site.sign_on).flat_map(|sign_on| sign_on.staff.values())
     }
 
-    /// The site of a host name without port, compared without case (RFC 9110 section 4.2.3).
+    /// The site of a host name without port, compared without case (RFC 9110 section 4.2.3). A dot at its end, which makes a
+    /// name absolute, does not count.
     pub(crate) fn site_of(&self, host: &str) -> Option<usize> {
+        let host = host.strip_suffix('.').unwrap_or(host);
         match self.by_host.get(host) {
             Some(index) => Some(*index),
             None => self.by_host.get(&host.to_ascii_lowercase()).copied(),

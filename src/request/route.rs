@@ -46,9 +46,12 @@ pub(crate) fn route<'a, F>(
     if max_forwards == Some(0) {
         return Ok(Route::Respond(pages::options()));
     }
-    let Some(sign_on) = &gateway.sites[site].sign_on else {
-        return Ok(Route::Forward { site, host });
+    // No URI has a backslash in its path, and IIS takes it for a slash.
+    let forward = || match head.path().contains('\\') {
+        true => Err(Failure::BadRequest),
+        false => Ok(Route::Forward { site, host }),
     };
+    let Some(sign_on) = &gateway.sites[site].sign_on else { return forward() };
     let (app, endpoint) = match app_path::match_path(&sign_on.apps, head.path()) {
         PathMatch::Endpoint(app, endpoint) => (app, endpoint),
         PathMatch::Ambiguous(intended) => {
@@ -56,7 +59,7 @@ pub(crate) fn route<'a, F>(
             let mark = if query.is_empty() { "" } else { "?" };
             return Err(Failure::AmbiguousPath(format!("{intended}{mark}{query}")));
         }
-        PathMatch::Proxy => return Ok(Route::Forward { site, host }),
+        PathMatch::Proxy => return forward(),
     };
     let allowed: &[&str] = match endpoint {
         Endpoint::Login | Endpoint::Logout => &["GET", "HEAD"],
@@ -83,7 +86,7 @@ fn plain_http<F>(head: &RequestHead<'_, F>, connection: &Connection) -> Result<R
     // A client that reached us without a port came by port 80, which may be mapped to another port of this machine; so
     // is 443 then.
     let has_port = authority.text.len() > authority.host.len() + 1;
-    let host = authority.host;
+    let host = authority.host.strip_suffix('.').unwrap_or(authority.host);
     let port = match gateway.sites[site].config.public_port {
         Some(port) => port,
         None if has_port => gateway.https_port,

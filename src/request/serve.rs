@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use bytes::Bytes;
+use http::header::{HeaderValue, STRICT_TRANSPORT_SECURITY};
 use http::{Response, StatusCode};
 use tracing::{debug, warn};
 
@@ -52,15 +53,22 @@ pub(crate) async fn serve<C: ClientStream>(client: &mut C, connection: &Connecti
         }
     };
     match outcome {
-        Ok(Some(page)) => client.send_page(page, None, &mut context.access).await,
+        Ok(Some(page)) => client.send_page(with_hsts(page, connection), None, &mut context.access).await,
         Ok(None) => {}
         Err(Failure::ClientGone) => client.abort(Abort::ClientGone),
         Err(failure) => {
             context.access.failed(failure.name());
-            let page = error_page(&failure, request_id, connection);
+            let page = with_hsts(error_page(&failure, request_id, connection), connection);
             client.send_page(page, Some(&failure), &mut context.access).await;
         }
     }
+}
+
+fn with_hsts(mut page: Response<Bytes>, connection: &Connection) -> Response<Bytes> {
+    if let Some(hsts) = connection.hsts().and_then(|hsts| HeaderValue::try_from(hsts).ok()) {
+        page.headers_mut().insert(STRICT_TRANSPORT_SECURITY, hsts);
+    }
+    page
 }
 
 fn begin_access<F: HeaderFields>(

@@ -126,13 +126,65 @@ async fn headers_of_a_trusted_proxy_are_extended() {
 async fn a_connection_header_cannot_take_the_cookie_away() {
     let (proxy, heads) = Proxy::answering(OK).await;
     for name in ["cookie", "Host", "authorization"] {
-        assert_eq!(
-            proxy.client.get("/", &[("connection", name), ("cookie", "a=b")]).await.status,
-            400,
-            "{name}"
-        );
+        let fields = [("connection", name), ("cookie", "a=b"), ("authorization", "Basic eDp5")];
+        assert_eq!(proxy.client.get("/", &fields).await.status, 200, "{name}");
+        let head = heads.lock().unwrap().pop().unwrap().to_lowercase();
+        for kept in ["\r\ncookie: a=b\r\n", "\r\nhost: members.example.org\r\n", "\r\nauthorization: basic"] {
+            assert!(head.contains(kept), "{name}: {head}");
+        }
+        assert!(!head.contains("\r\nconnection:"), "{head}");
     }
-    assert!(heads.lock().unwrap().is_empty(), "nothing reached iMIS");
+}
+
+#[tokio::test]
+async fn a_host_may_end_with_a_dot() {
+    let (proxy, heads) = Proxy::answering(OK).await;
+    let host = format!("{SITE}.");
+    assert_eq!(proxy.client.get("/", &[("host", &host)]).await.status, 200);
+    assert!(heads.lock().unwrap()[0].to_lowercase().contains(&format!("\r\nhost: {host}\r\n")), "unchanged");
+    let answer =
+        plain(&proxy.gateway, &format!("GET /a HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")).await;
+    assert!(answer.to_lowercase().contains(&format!("location: https://{SITE}/a\r\n")), "{answer}");
+    assert_eq!(proxy.client.get("/", &[("host", &format!("{host}."))]).await.status, 421);
+}
+
+/// What the plain port answers.
+async fn plain(gateway: &crate::support::Gateway, request: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(gateway.http).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn hsts_is_added_where_imis_does_not_say_it() {
+    let hosts = format!("  - hosts: [{SITE}, www.example.org]\n");
+    let setup = Setup::new(Generation::Ems).edit(&hosts, &format!("{hosts}    hsts: 31536000\n"));
+    let stage = Stage::with(setup).await;
+    let client = stage.client();
+    for path in ["/Default.aspx", "/sso/zendesk", "/sso/zendesk/signed-out", "/sso%2fzendesk"] {
+        assert_eq!(
+            client.get(path, &[]).await.header("strict-transport-security"),
+            "max-age=31536000",
+            "{path}"
+        );
+        let reply = client.send_h2(Method::GET, path, &[], "").await;
+        assert_eq!(reply.header("strict-transport-security"), "max-age=31536000", "{path} over HTTP/2");
+    }
+    let request = format!("GET / HTTP/1.1\r\nHost: {SITE}\r\nConnection: close\r\n\r\n");
+    assert!(
+        !plain(&stage.gateway, &request).await.to_lowercase().contains("strict-transport"),
+        "RFC 6797 section 7.2"
+    );
+
+    let own = b"HTTP/1.1 200 OK\r\nStrict-Transport-Security: max-age=1\r\nContent-Length: 2\r\n\r\nok";
+    let (proxy, _) = Proxy::answering(own).await;
+    proxy.reload(&hosts, &format!("{hosts}    hsts: 2\n")).await;
+    for reply in [proxy.client.get("/", &[]).await, proxy.client.send_h2(Method::GET, "/", &[], "").await] {
+        let all: Vec<_> = reply.headers.get_all("strict-transport-security").iter().collect();
+        assert_eq!(all, ["max-age=1"]);
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, SendStream};
-use http::header::{CONTENT_LENGTH, DATE, Entry, HeaderName, HeaderValue, LOCATION, SET_COOKIE};
+use http::header::{
+    CONTENT_LENGTH, DATE, Entry, HeaderName, HeaderValue, LOCATION, SET_COOKIE, STRICT_TRANSPORT_SECURITY,
+};
 use http::request::Parts;
 use http::{HeaderMap, Response, StatusCode, Version};
 use tokio::time::Instant;
@@ -301,6 +303,12 @@ impl ClientStream for Http2Stream {
         }
         if let Some(location) = changes.location {
             headers.insert(LOCATION, HeaderValue::try_from(location).map_err(|_| malformed("Location"))?);
+        }
+        if let Some(hsts) = changes.hsts
+            && let Entry::Vacant(entry) = headers.entry(STRICT_TRANSPORT_SECURITY)
+        {
+            let hsts = HeaderValue::try_from(hsts);
+            entry.insert(hsts.map_err(|_| malformed("Strict-Transport-Security"))?);
         }
         for cookie in changes.set_cookies.iter().flatten() {
             headers.append(SET_COOKIE, HeaderValue::try_from(*cookie).map_err(|_| malformed("Set-Cookie"))?);

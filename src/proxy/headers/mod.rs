@@ -4,7 +4,7 @@
 //! and what servers take a proxy's word for is ours alone: a client's own is removed in every spelling (`base::header_rules`).
 //! There is no `Via`: IIS gives up NTLM connection reuse when it sees one.
 
-use http::header::{COOKIE, HeaderMap, HeaderValue};
+use http::header::{COOKIE, HeaderMap, HeaderValue, STRICT_TRANSPORT_SECURITY};
 
 use crate::base::clock;
 use crate::base::header_rules::Rules;
@@ -88,11 +88,6 @@ pub(crate) fn join_cookie_crumbs(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether what `Connection` names may be removed from a request.
-pub(crate) fn are_removable(named: &[&str]) -> bool {
-    !named.iter().any(|name| is_essential(name))
-}
-
 /// Writes the head of a request for the upstream. `own_host`: replaces the client's Host.
 pub(crate) fn write_request<F: HeaderFields>(
     out: &mut Vec<u8>,
@@ -124,14 +119,15 @@ pub(crate) fn write_request<F: HeaderFields>(
     out.extend_from_slice(b"\r\n");
 }
 
-/// Which of a request's headers go on to the upstream. `own_host`: the visitor's is replaced.
+/// Which of a request's headers go on to the upstream. `own_host`: the visitor's is replaced. A `Connection` that names an
+/// essential header is not obeyed.
 fn fate_in_request(name: &str, named: &[&str], own_host: bool, rules: &Rules) -> Fate {
     let goes = is_hop_by_hop(name)
         || rules.forbid(name)
         // 100-continue is answered here.
         || name.eq_ignore_ascii_case("expect")
         || (own_host && name.eq_ignore_ascii_case("host"))
-        || named.iter().any(|option| name.eq_ignore_ascii_case(option));
+        || (named.iter().any(|option| name.eq_ignore_ascii_case(option)) && !is_essential(name));
     if goes { Fate::Drop } else { Fate::Keep }
 }
 
@@ -183,6 +179,8 @@ pub(crate) struct HeadChanges<'a> {
     pub(crate) location: Option<&'a str>,
     /// Are added, in this order.
     pub(crate) set_cookies: [Option<&'a str>; 2],
+    /// `Strict-Transport-Security` of the site, for a response that has none.
+    pub(crate) hsts: Option<&'a str>,
 }
 
 /// Writes the head of a response for an HTTP/1 client.
@@ -197,8 +195,12 @@ pub(crate) fn write_response(
     out.extend_from_slice(b"\r\n");
     let named = &response.named_by_connection;
     let mut dated = response.status < 200;
+    let mut hsts = changes.hsts;
     response.fields.write(out, |name| {
         dated |= name.eq_ignore_ascii_case("date");
+        if hsts.is_some() && name.eq_ignore_ascii_case(STRICT_TRANSPORT_SECURITY.as_str()) {
+            hsts = None;
+        }
         if changes.location.is_some() && name.eq_ignore_ascii_case("location") {
             return Fate::Drop;
         }
@@ -206,7 +208,8 @@ pub(crate) fn write_response(
     });
     let location = changes.location.map(|location| ("Location: ", location));
     let cookies = changes.set_cookies.iter().flatten().map(|cookie| ("Set-Cookie: ", *cookie));
-    for (name, value) in location.into_iter().chain(cookies) {
+    let hsts = hsts.map(|value| ("Strict-Transport-Security: ", value));
+    for (name, value) in location.into_iter().chain(cookies).chain(hsts) {
         for part in [name, value, "\r\n"] {
             out.extend_from_slice(part.as_bytes());
         }
