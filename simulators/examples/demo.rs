@@ -83,6 +83,7 @@ sites:
             url: https://127.0.0.1:{zendesk_port}
             ca_file: ca.pem
             client_id: gateway
+            staff_folder: null
             client_secret: {{file: zendesk-api}}
 "#,
         imis_address = imis.address(),

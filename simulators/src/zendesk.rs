@@ -40,6 +40,8 @@ pub struct Options {
     pub api_client: (String, String),
     /// Whether `create_or_update_many` has been enabled by Zendesk Support.
     pub bulk_enabled: bool,
+    /// Whether lists of users include identities when they are asked to.
+    pub includes_identities: bool,
     /// API requests a minute.
     pub requests_per_minute: u32,
     /// The lifetime of API tokens in seconds.
@@ -60,6 +62,7 @@ impl Options {
             blocked_domains: vec!["blocked.example".to_owned()],
             api_client: ("gateway".to_owned(), server::random_hex(16)),
             bulk_enabled: false,
+            includes_identities: true,
             requests_per_minute: 700,
             api_token_seconds: 1800,
         }

@@ -57,7 +57,7 @@ pub(super) fn run(arguments: &Explain) -> Result<i32, i32> {
             let Explanation { outcome, steps, .. } = &explanation;
             let steps: Vec<Value> = steps.iter().map(step).collect();
             let (decision, claims) = (outcome.to_string(), outcome.claims());
-            print(
+            print_verbatim(
                 json!({"decision": decision, "may_enter": claims.is_some(), "steps": steps, "claims": claims}),
             );
         }

@@ -169,4 +169,5 @@ pub(crate) const KEYS: &[Key] = &[
     key("sites[].apps[].zendesk.api.client_secret", Secret, Absent("an API token is used"), "Secret of the OAuth client."),
     key("sites[].apps[].zendesk.api.email", Text, Absent("an OAuth client is used"), "E-mail address of the API token's user."),
     key("sites[].apps[].zendesk.api.token", Secret, Absent("an OAuth client is used"), "API token."),
+    key("sites[].apps[].zendesk.api.staff_folder", Path, IsOrNull("/var/lib/imis-gateway/staff"), "Directory where the list of the account's staff is kept, so that sign-ins work at once after a restart. It holds IDs and hashes only."),
 ];

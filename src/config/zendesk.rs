@@ -1,10 +1,11 @@
 //! `sites[].apps[].zendesk`: the Zendesk account of an app.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use url::Url;
 
-use crate::config::secret::{Secret, SharedSecret, secret, shared_secret};
+use crate::config::secret::{Secret, SharedSecret, fingerprint, secret, shared_secret};
 use crate::config::section::Value;
 use crate::config::values::{self, Authority, Roots};
 
@@ -32,6 +33,8 @@ pub(crate) struct ZendeskApi {
     pub(crate) url: Url,
     pub(crate) roots: Roots,
     pub(crate) credentials: ZendeskCredentials,
+    /// Where the list of the staff is kept across restarts.
+    pub(crate) staff_file: Option<PathBuf>,
 }
 
 /// How the gateway authenticates to the API.
@@ -80,5 +83,9 @@ fn api(section: &Value<'_>, origin: Option<&Authority>) -> Option<ZendeskApi> {
             None
         }
     };
-    Some(ZendeskApi { url: url?, roots, credentials: credentials? })
+    let folder = section.value("staff_folder").and_then(|value| value.as_text(values::not_empty));
+    let url = url?;
+    let staff_file =
+        folder.map(|folder| section.files().at(folder).join(format!("{}.json", fingerprint(url.as_str()))));
+    Some(ZendeskApi { url, roots, credentials: credentials?, staff_file })
 }

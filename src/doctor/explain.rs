@@ -120,7 +120,7 @@ async fn decide_for(
 ) -> Outcome {
     let staff = sign_on.staff.get(&app.path);
     if let Some(staff) = staff {
-        let known = staff.refresh().await;
+        let known = staff.refresh_if_old().await;
         trace.record("staff of Zendesk", || match known {
             Ok(people) => format!("{people} people"),
             Err(error) => format!("not known: {}", Chain(&error)),

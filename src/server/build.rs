@@ -26,7 +26,6 @@ use crate::sso::site::{Services, SignOn};
 use crate::sso::state_cookie::StateCookies;
 use crate::upstream::site::SiteUpstream;
 use crate::zendesk::Refusal;
-use crate::zendesk::api::Api;
 use crate::zendesk::staff::Staff;
 
 /// How many sign-ins of a site run at a time. Each waits on iMIS with a connection or two, and iMIS serves others as well.
@@ -217,7 +216,7 @@ fn staff_of(
             Some((_, staff)) => Arc::clone(staff),
             None => {
                 let known = old.iter().find(|(old, _)| same_account(old)).map(|(_, staff)| &***staff);
-                Staff::new(Api::new(api)?, &app.name, known)
+                Staff::new(api, &app.name, known)?
             }
         };
         all.insert(app.path.clone(), staff);

@@ -28,7 +28,7 @@ pub(crate) enum SignInError {
     Groups(#[from] GroupsError),
     #[error("cannot look up who else has this e-mail address")]
     Duplicates(#[source] ProfileError),
-    #[error("the list of Zendesk staff has not been fetched yet")]
+    #[error("the list of Zendesk staff has not been fetched yet, and none was saved by an earlier process")]
     StaffUnknown,
     #[error("cannot compute the claims")]
     Claims(#[from] claims::NamedError),

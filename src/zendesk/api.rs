@@ -85,6 +85,8 @@ pub(crate) enum ApiBuildError {
     Tls(#[from] rustls::Error),
     #[error("cannot set up the HTTP client")]
     Client(#[from] reqwest::Error),
+    #[error("the system's random number generator failed")]
+    Random(#[from] getrandom::Error),
 }
 
 impl Api {
@@ -137,16 +139,31 @@ impl Api {
 
     /// GETs all items of a list by cursor pagination. `name` is its key in the responses.
     pub(crate) async fn list(&self, path: &str, name: &str) -> Result<Vec<Value>, ApiError> {
+        self.list_with(path, name, "").await.map(|(all, _)| all)
+    }
+
+    /// GETs all items of a list, and the related records that `path` includes (Zendesk calls that side-loading). The latter are
+    /// `None` if a response has no such key: the list does not support it.
+    pub(crate) async fn list_with(
+        &self,
+        path: &str,
+        name: &str,
+        included: &str,
+    ) -> Result<(Vec<Value>, Option<Vec<Value>>), ApiError> {
         let first = format!("{path}{}page[size]=100", if path.contains('?') { '&' } else { '?' });
-        let mut all = Vec::new();
+        let (mut all, mut also) = (Vec::new(), Some(Vec::new()));
         let mut next = first.clone();
         for _ in 0..MAX_PAGES {
             let mut answer = self.get(&next).await?;
             let Value::Array(page) = answer[name].take() else { return Err(ApiError::Answer) };
             all.extend(page);
+            also = match (also, answer[included].take()) {
+                (Some(also), Value::Array(page)) => Some([also, page].concat()),
+                _ => None,
+            };
             match (answer["meta"]["has_more"].as_bool(), answer.get("next_page")) {
                 (Some(true), _) => {}
-                (Some(false), _) | (None, Some(Value::Null)) => return Ok(all),
+                (Some(false), _) | (None, Some(Value::Null)) => return Ok((all, also)),
                 // Not cursor pagination, so there may be more pages.
                 (None, _) => return Err(ApiError::Answer),
             }

@@ -3,6 +3,7 @@
 pub(crate) mod api;
 pub(crate) mod fields;
 mod refusal;
+mod roster;
 pub(crate) mod staff;
 mod urls;
 

@@ -1,13 +1,14 @@
 //! The agents and admins of a Zendesk account, with all their e-mail addresses. A member who has one of these
 //! addresses would sign in as that agent.
 //!
-//! The list is fetched every few minutes and kept if Zendesk does not respond. Until there is a list, members
-//! with an address in the configured staff domains are refused, or all members if no domains are configured.
+//! The list is fetched every few minutes and kept if Zendesk does not respond, also across a restart. Until there is a
+//! list, members with an address in the configured staff domains are refused, or all members if no domains are configured.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use serde_json::Value;
@@ -16,13 +17,16 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::base::clock;
 use crate::base::error_chain::Chain;
 use crate::base::query::encoded;
-use crate::zendesk::api::{Api, ApiError, non_blank};
+use crate::config::ZendeskApi;
+use crate::zendesk::api::{Api, ApiBuildError, ApiError, non_blank};
+use crate::zendesk::roster::{Hasher, Person, Roster};
 
 const REFRESH_INTERVAL: Duration = Duration::from_secs(300);
-/// After this time, all addresses are fetched again, even of users that have not changed.
-const ADDRESS_MAX_AGE: Duration = Duration::from_secs(3600);
+/// Addresses that were fetched one by one are fetched again after this time, even of users that have not changed.
+const ADDRESS_MAX_AGE_SECONDS: u64 = 3600;
 /// An older list may lack new agents.
 const MAX_AGE: Duration = Duration::from_secs(3600);
 /// The first wait after a failure. It doubles up to `REFRESH_INTERVAL`.
@@ -32,37 +36,19 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(15);
 pub(crate) struct Staff {
     api: Api,
     app: String,
+    /// Base URL of the API.
+    account: String,
+    file: Option<PathBuf>,
+    hasher: Hasher,
     known: ArcSwapOption<Roster>,
+    /// People whose addresses were fetched one by one, so that an interrupted refresh goes on where it was.
+    fetched: Mutex<HashMap<u64, Person>>,
     /// Cancelled when no app uses the list any more.
     stopped: CancellationToken,
     /// Why the list could not be fetched the last time.
     last_error: ArcSwapOption<String>,
     /// Whether the refresh task has started.
     is_started: AtomicBool,
-    addresses: Mutex<Addresses>,
-}
-
-/// Addresses of users by ID and time of the last change. The time does not always change when an address is added.
-struct Addresses {
-    known: HashMap<(u64, String), Vec<String>>,
-    since: Instant,
-}
-
-impl Addresses {
-    fn none() -> Self {
-        Self { known: HashMap::new(), since: Instant::now() }
-    }
-}
-
-/// The staff at one point in time.
-struct Roster {
-    /// Addresses in lower case, with the iMIS IDs (`external_id`) of the users who have them.
-    by_email: HashMap<String, Vec<Option<String>>>,
-    /// iMIS IDs of all staff, in lower case.
-    imis_ids: HashSet<String>,
-    fetched: Instant,
-    people: usize,
-    without_imis_id: usize,
 }
 
 /// How a member relates to the staff.
@@ -83,36 +69,55 @@ pub(crate) enum Standing {
 }
 
 impl Staff {
-    /// `before`: the staff of the same account, whose list is reused.
-    pub(crate) fn new(api: Api, app: &str, before: Option<&Self>) -> Arc<Self> {
-        Arc::new(Self {
-            api,
+    /// `before`: the staff of the same account, whose list is reused. Otherwise the list of the last process is, if it was saved.
+    pub(crate) fn new(
+        api: &ZendeskApi,
+        app: &str,
+        before: Option<&Self>,
+    ) -> Result<Arc<Self>, ApiBuildError> {
+        let account = api.url.to_string();
+        let known = before.and_then(|before| before.known.load_full()).or_else(|| {
+            let file = api.staff_file.as_ref()?;
+            let saved = Roster::load(file, &account).unwrap_or_else(|error| {
+                warn!(app, file = %file.display(), %error, "cannot read the saved list of the Zendesk staff");
+                None
+            });
+            saved.map(Arc::new)
+        });
+        let hasher = match &known {
+            Some(known) => known.hasher(),
+            None => Hasher::new(&clock::random_hex()?),
+        };
+        Ok(Arc::new(Self {
+            hasher,
+            api: Api::new(api)?,
             app: app.to_owned(),
-            known: ArcSwapOption::new(before.and_then(|before| before.known.load_full())),
+            account,
+            file: api.staff_file.clone(),
+            known: ArcSwapOption::new(known),
+            fetched: Mutex::default(),
             stopped: CancellationToken::new(),
             last_error: ArcSwapOption::empty(),
             is_started: AtomicBool::new(false),
-            addresses: Mutex::new(Addresses::none()),
-        })
+        }))
     }
 
     pub(crate) fn standing(&self, email: &str, imis_id: &str) -> Standing {
         let known = self.known.load();
         let Some(roster) = known.as_deref() else { return Standing::Unknown };
         // External IDs are case-insensitive in Zendesk.
-        let is_same = |id: &Option<String>| id.as_ref().is_some_and(|id| id.eq_ignore_ascii_case(imis_id));
-        match roster.by_email.get(&email.to_lowercase()) {
-            None if roster.imis_ids.contains(&imis_id.to_lowercase()) => Standing::StaffImisId,
-            None if roster.fetched.elapsed() > MAX_AGE => Standing::NotStaffStale,
+        match roster.have_imis_id(email, imis_id) {
+            None if roster.has_imis_id(imis_id) => Standing::StaffImisId,
+            None if roster.age() > MAX_AGE => Standing::NotStaffStale,
             None => Standing::NotStaff,
-            Some(people) if people.iter().all(is_same) => Standing::SamePerson,
-            Some(_) => Standing::OtherStaffMember,
+            Some(true) => Standing::SamePerson,
+            Some(false) => Standing::OtherStaffMember,
         }
     }
 
     /// The number of staff members without an iMIS ID.
     pub(crate) fn without_imis_id(&self) -> usize {
-        self.known.load().as_deref().map_or(0, |roster| roster.without_imis_id)
+        self.known.load().as_deref().map_or(0, Roster::without_imis_id)
     }
 
     /// Why the list could not be fetched the last time, if it could not.
@@ -122,7 +127,7 @@ impl Staff {
 
     /// The number of staff members, and the age of the list.
     pub(crate) fn state(&self) -> Option<(usize, Duration)> {
-        self.known.load().as_deref().map(|roster| (roster.people, roster.fetched.elapsed()))
+        self.known.load().as_deref().map(|roster| (roster.people().len(), roster.age()))
     }
 
     /// Starts a task that refreshes the list. Further calls do nothing.
@@ -151,6 +156,7 @@ impl Staff {
                 Ok(people) => {
                     info!(app = %self.app, staff_count = people, "fetched the Zendesk staff list");
                     self.last_error.store(None);
+                    self.save().await;
                     wait = RETRY_INTERVAL;
                     REFRESH_INTERVAL
                 }
@@ -169,43 +175,67 @@ impl Staff {
         }
     }
 
-    /// Fetches the list.
+    /// Fetches the list, unless the running gateway has saved one a short time ago.
+    pub(crate) async fn refresh_if_old(&self) -> Result<usize, ApiError> {
+        match self.state() {
+            Some((people, age)) if age < REFRESH_INTERVAL * 2 => Ok(people),
+            Some(_) | None => self.refresh().await,
+        }
+    }
+
+    /// Fetches the list: a request for a hundred people with all their addresses. Where Zendesk does not include addresses, those
+    /// of each person take another request when the person is new or has changed, and now and then.
     pub(crate) async fn refresh(&self) -> Result<usize, ApiError> {
-        let mut by_email: HashMap<String, Vec<Option<String>>> = HashMap::new();
-        let mut addresses = HashMap::new();
-        if self.addresses.lock().await.since.elapsed() > ADDRESS_MAX_AGE {
-            *self.addresses.lock().await = Addresses::none();
-        }
-        let users = self.api.list("users?role[]=agent&role[]=admin", "users").await?;
-        for user in &users {
-            let id = user["id"].as_u64().ok_or(ApiError::Answer)?;
-            let external_id = non_blank(&user["external_id"]);
-            let key = (id, non_blank(&user["updated_at"]).unwrap_or_default());
-            let own = self.addresses_of(user, &key).await?;
-            for email in &own {
-                by_email.entry(email.clone()).or_default().push(external_id.clone());
-            }
-            addresses.insert(key, own);
-        }
+        let path = "users?role[]=agent&role[]=admin&include=identities";
+        let (users, identities) = self.api.list_with(path, "users", "identities").await?;
         // The owner of an account is an admin, so a list without one is not complete.
         if !users.iter().any(|user| user["role"] == "admin") {
             return Err(ApiError::NoAdmin);
         }
-        let people = users.len();
-        let imis_ids = users
-            .iter()
-            .filter_map(|user| non_blank(&user["external_id"]))
-            .map(|id| id.to_lowercase())
-            .collect();
-        let without_imis_id = users.iter().filter(|user| non_blank(&user["external_id"]).is_none()).count();
-        self.addresses.lock().await.known = addresses;
-        self.known.store(Some(Arc::new(Roster {
-            by_email,
-            imis_ids,
-            fetched: Instant::now(),
-            people,
-            without_imis_id,
-        })));
+        let people = match identities {
+            Some(identities) => included(&users, &identities, &self.hasher)?,
+            None => self.one_by_one(&users).await?,
+        };
+        self.known.store(Some(Arc::new(Roster::new(&self.account, &self.hasher, people))));
+        Ok(users.len())
+    }
+
+    /// Keeps the list for the next process, which can do without.
+    async fn save(&self) {
+        let (Some(file), Some(roster)) = (self.file.clone(), self.known.load_full()) else { return };
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || roster.save(&file)).await {
+            info!(app = %self.app, %error, "cannot save the list of the Zendesk staff (zendesk.api.staff_folder)");
+        }
+    }
+
+    async fn one_by_one(&self, users: &[Value]) -> Result<Vec<Person>, ApiError> {
+        let (mut fetched, before) = (self.fetched.lock().await, self.known.load_full());
+        for person in before.iter().flat_map(|before| before.people()) {
+            fetched.entry(person.id).or_insert_with(|| person.clone());
+        }
+        let now = clock::unix_now();
+        // All addresses are fetched again within an hour, a few at each refresh.
+        let mut repetitions = users.len().div_ceil(12);
+        let mut people = Vec::new();
+        for user in users {
+            let key = key(user)?;
+            let external_id = non_blank(&user["external_id"]);
+            let known = fetched.get(&key.0).filter(|known| !key.1.is_empty() && known.updated_at == key.1);
+            let person = match known {
+                Some(known) if now - known.checked < ADDRESS_MAX_AGE_SECONDS || repetitions == 0 => {
+                    self.hasher.renewed(known, external_id.as_deref())
+                }
+                known => {
+                    repetitions -= usize::from(known.is_some());
+                    let path = format!("users/{}/identities", key.0);
+                    let identities = self.api.list(&path, "identities").await?;
+                    self.hasher.person(key, external_id.as_deref(), &addresses(user, identities.iter()))
+                }
+            };
+            fetched.insert(person.id, person.clone());
+            people.push(person);
+        }
+        fetched.clear();
         Ok(people)
     }
 
@@ -228,27 +258,31 @@ impl Staff {
         let new = "a new account (or one created in the last minutes, which the search does not find yet)";
         Ok(same.map_or_else(|| new.to_owned(), |user| described(user, "e-mail address")))
     }
+}
 
-    /// All addresses of a user in lower case. Fetched if the user has changed, or if Zendesk does not report
-    /// the time of a change.
-    async fn addresses_of(&self, user: &Value, key: &(u64, String)) -> Result<Vec<String>, ApiError> {
-        if !key.1.is_empty()
-            && let Some(known) = self.addresses.lock().await.known.get(key)
-        {
-            return Ok(known.clone());
-        }
-        let identities = self.api.list(&format!("users/{}/identities", key.0), "identities").await?;
-        // Of any type: a Google identity is an address, too.
-        let emails = identities
-            .iter()
-            .filter_map(|identity| non_blank(&identity["value"]))
-            .filter(|value| value.contains('@'));
-        let mut all: Vec<String> =
-            emails.chain(non_blank(&user["email"])).map(|email| email.to_lowercase()).collect();
-        all.sort();
-        all.dedup();
-        Ok(all)
+/// The people of a list that includes their identities.
+fn included(users: &[Value], identities: &[Value], hasher: &Hasher) -> Result<Vec<Person>, ApiError> {
+    let mut by_user: HashMap<u64, Vec<&Value>> = HashMap::new();
+    for identity in identities {
+        by_user.entry(identity["user_id"].as_u64().ok_or(ApiError::Answer)?).or_default().push(identity);
     }
+    let person = |user: &Value| {
+        let key = key(user)?;
+        let own = by_user.get(&key.0).into_iter().flatten().copied();
+        Ok(hasher.person(key, non_blank(&user["external_id"]).as_deref(), &addresses(user, own)))
+    };
+    users.iter().map(person).collect()
+}
+
+/// The ID and the time of the last change, which is empty if Zendesk does not report it.
+fn key(user: &Value) -> Result<(u64, String), ApiError> {
+    Ok((user["id"].as_u64().ok_or(ApiError::Answer)?, non_blank(&user["updated_at"]).unwrap_or_default()))
+}
+
+/// All addresses of a user. Identities of any type count: that of a Google account is an address, too.
+fn addresses<'a>(user: &Value, identities: impl Iterator<Item = &'a Value>) -> Vec<String> {
+    let values = identities.filter_map(|identity| non_blank(&identity["value"]));
+    values.filter(|value| value.contains('@')).chain(non_blank(&user["email"])).collect()
 }
 
 #[cfg(test)]
@@ -270,10 +304,11 @@ mod tests {
             url: format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap(),
             roots: Default::default(),
             credentials: ZendeskCredentials::Token { email: "a@example.org".to_owned(), token },
+            staff_file: None,
         };
         let certificate = rcgen::generate_simple_self_signed(["zendesk.example".to_owned()]).unwrap();
         Arc::make_mut(&mut api.roots.0).add(certificate.cert.der().clone()).unwrap();
-        let staff = Staff::new(Api::new(&api).unwrap(), "app", None);
+        let staff = Staff::new(&api, "app", None).unwrap();
         staff.keep_fresh(&Handle::current());
         tokio::time::sleep(REFRESH_INTERVAL * 4).await;
         assert!(attempts() > 3);

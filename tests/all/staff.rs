@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use imis_gateway_simulators::imis::Generation;
-use imis_gateway_simulators::zendesk::{Faults as ZendeskFaults, Role};
+use imis_gateway_simulators::zendesk::{self, Faults as ZendeskFaults, Role};
 use serde_json::{Value, json};
 
 use crate::profile_values::{ann, ems, with_ann};
@@ -301,4 +301,76 @@ async fn audit_emails_and_doctor_fail_without_the_staff() {
     let (code, text) = stage.run(&["audit", "emails", "--format", "json"], "").await;
     let (doctor, said) = stage.run(&["doctor"], "").await;
     assert!(code != 0 && doctor != 0, "emails {code} {text}\ndoctor {doctor} {said}");
+}
+
+/// An account with this many agents and admins.
+fn account(staff: u64) -> Setup {
+    let mut setup = setup("guards: {duplicate_email: off}");
+    // Beside the owner and Sam.
+    setup.agents = zendesk::staff(staff - 2);
+    setup.agents[0].other_emails = vec!["Agent.Home@example.org".to_owned()];
+    setup
+}
+
+fn api_requests(stage: &Stage) -> Vec<String> {
+    stage.zendesk.arrivals().into_iter().filter(|arrival| arrival.contains("/api/")).collect()
+}
+
+#[tokio::test]
+async fn a_thousand_staff_with_all_their_addresses_take_ten_requests() {
+    let stage = Stage::with(with_address(account(1000), "agent.home@example.org")).await;
+    known(&stage).await;
+    assert_eq!(api_requests(&stage).len(), 10, "{:?}", api_requests(&stage));
+    assert_eq!(status(&stage, "AMUELLER").await, 403, "another address of an agent");
+    assert_eq!(status(&stage, "boconnor").await, 200);
+}
+
+/// Zendesk's documents do not say that lists of users include identities for every account.
+#[tokio::test]
+async fn addresses_that_a_list_does_not_include_are_fetched_one_by_one() {
+    let mut setup = with_address(account(40), "agent.home@example.org");
+    setup.includes_identities = false;
+    let stage = Stage::with(setup).await;
+    known(&stage).await;
+    assert_eq!(api_requests(&stage).len(), 1 + 40);
+    assert_eq!(status(&stage, "AMUELLER").await, 403, "another address of an agent");
+    assert_eq!(status(&stage, "boconnor").await, 200);
+}
+
+#[tokio::test]
+async fn the_list_is_there_at_once_after_a_restart() {
+    let setup =
+        with_address(account(40), "agent.home@example.org").edit("staff_folder: null", "staff_folder: saved");
+    let stage = Stage::with(setup).await;
+    known(&stage).await;
+    let folder = stage.folder().join("saved");
+    let end = std::time::Instant::now() + crate::support::gateway::TIMEOUT;
+    while !std::fs::read_dir(&folder).is_ok_and(|files| files.count() == 1) {
+        assert!(std::time::Instant::now() < end, "no file: {}", stage.gateway.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    stage.zendesk.set_faults(ZendeskFaults { drop: true, ..ZendeskFaults::default() });
+    let yaml = std::fs::read_to_string(stage.folder().join("config.yaml")).unwrap();
+    let again = crate::support::Gateway::start(stage.folder(), &yaml);
+    let client = crate::support::Client::new(&stage.authority, again.https);
+    for (username, status) in [("boconnor", 200), ("AMUELLER", 403)] {
+        let cookie = stage.cookie_of(username);
+        assert_eq!(client.get(SSO, &[("cookie", &cookie)]).await.status, status, "{username}");
+    }
+    // Commands use it as well, and ask Zendesk for nothing that it holds.
+    let before = stage.zendesk.arrivals().len();
+    let (_, said) = stage.run(&["explain", "--app", SSO, "--imis-id", "104019"], "").await;
+    assert!(
+        said.contains("42 agents and admins") || said.contains("another staff member has the address"),
+        "{said}"
+    );
+    assert_eq!(stage.zendesk.arrivals().len(), before, "{said}");
+    // Without a file and without Zendesk, sign-ins are refused with a reason.
+    std::fs::remove_dir_all(folder).unwrap();
+    drop(again);
+    let again = crate::support::Gateway::start(stage.folder(), &yaml);
+    let client = crate::support::Client::new(&stage.authority, again.https);
+    let cookie = stage.cookie_of("boconnor");
+    assert_eq!(client.get(SSO, &[("cookie", &cookie)]).await.status, 503);
+    again.logged(|line| line["error"].as_str().is_some_and(|error| error.contains("none was saved"))).await;
 }

@@ -147,7 +147,11 @@ fn list(state: &State, request: &Received) -> Reply {
     let page: Vec<Value> = matching.iter().take(size).map(|user| user.json()).collect();
     let more = matching.len() > size;
     let cursor = if more { page.last().map(|user| user["id"].to_string()) } else { None };
-    server::json(200, &json!({"users": page, "meta": {"has_more": more, "after_cursor": cursor}}))
+    let mut answer = json!({"users": page, "meta": {"has_more": more, "after_cursor": cursor}});
+    if state.options.includes_identities && value("include") == Some("identities") {
+        answer["identities"] = matching.iter().take(size).flat_map(|user| user.identities()).collect();
+    }
+    server::json(200, &answer)
 }
 
 /// Loose, and behind the times.
@@ -174,8 +178,7 @@ fn identities(state: &State, id: &str) -> Reply {
     let users = lock(&state.users);
     match users.iter().find(|user| user.id.to_string() == id) {
         Some(user) => {
-            let email = json!({"id": user.id * 10, "user_id": user.id, "type": "email", "value": user.email, "primary": true, "verified": true});
-            server::json(200, &json!({"identities": [email], "meta": {"has_more": false}}))
+            server::json(200, &json!({"identities": user.identities(), "meta": {"has_more": false}}))
         }
         None => not_found(),
     }

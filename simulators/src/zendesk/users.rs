@@ -36,6 +36,8 @@ pub struct User {
     pub name: String,
     /// Primary e-mail address.
     pub email: String,
+    /// Other e-mail addresses.
+    pub other_emails: Vec<String>,
     /// The id in the other system.
     pub external_id: Option<String>,
     /// E.164.
@@ -53,13 +55,34 @@ impl User {
     pub(super) fn new(id: u64, created: i64) -> Self {
         let (name, email) = (String::new(), String::new());
         let role = Role::EndUser;
-        Self { id, name, email, external_id: None, phone: None, role, suspended: false, created }
+        let other_emails = Vec::new();
+        Self {
+            id,
+            name,
+            email,
+            other_emails,
+            external_id: None,
+            phone: None,
+            role,
+            suspended: false,
+            created,
+        }
+    }
+
+    /// One identity for each address; the primary one is first.
+    pub(super) fn identities(&self) -> Vec<Value> {
+        let emails = [&self.email].into_iter().chain(&self.other_emails).enumerate();
+        let identity = |(index, email): (usize, &String)| {
+            json!({"id": self.id * 10 + index as u64, "user_id": self.id, "type": "email", "value": email,
+                "primary": index == 0, "verified": true})
+        };
+        emails.map(identity).collect()
     }
 
     pub(super) fn json(&self) -> Value {
         json!({"id": self.id, "name": self.name, "email": self.email, "external_id": self.external_id, "phone": self.phone,
             "role": self.role.name(), "suspended": self.suspended, "active": true, "verified": true, "tags": [],
-            "user_fields": {}, "organization_id": null})
+            "user_fields": {}, "organization_id": null, "updated_at": "2026-01-01T00:00:00Z"})
     }
 }
 
@@ -80,6 +103,7 @@ pub(super) fn sample() -> Vec<User> {
         id,
         name: name.to_owned(),
         email: email.to_owned(),
+        other_emails: Vec::new(),
         external_id: None,
         phone: None,
         role,

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use imis_gateway_simulators::certificates::Authority;
 use imis_gateway_simulators::imis::{Generation, Imis, Options as ImisOptions};
-use imis_gateway_simulators::zendesk::{Options as ZendeskOptions, Zendesk};
+use imis_gateway_simulators::zendesk::{Options as ZendeskOptions, User as ZendeskUser, Zendesk};
 use tempfile::TempDir;
 
 pub(crate) use client::{Browser, Client, Reply};
@@ -47,11 +47,21 @@ pub(crate) struct Setup {
     pub(crate) log_level: &'static str,
     /// Replaces text of the configuration.
     pub(crate) edits: Vec<(String, String)>,
+    /// Agents of the Zendesk account, beside its owner and Sam.
+    pub(crate) agents: Vec<ZendeskUser>,
+    /// Whether Zendesk includes identities in lists.
+    pub(crate) includes_identities: bool,
 }
 
 impl Setup {
     pub(crate) fn new(generation: Generation) -> Self {
-        Self { imis: ImisOptions::new(generation), log_level: "debug", edits: Vec::new() }
+        Self {
+            imis: ImisOptions::new(generation),
+            log_level: "debug",
+            edits: Vec::new(),
+            agents: Vec::new(),
+            includes_identities: true,
+        }
     }
 
     /// With other methods of recognition, as they stand in the configuration.
@@ -72,7 +82,7 @@ impl Setup {
     /// With the API of Zendesk, for the guard of its staff.
     pub(crate) fn with_api(self) -> Self {
         let at = "          subdomain: contoso\n";
-        let api = "api: {url: ZENDESK_API, ca_file: ca.pem, client_id: gateway, client_secret: {file: zendesk-api}}";
+        let api = "api: {url: ZENDESK_API, ca_file: ca.pem, client_id: gateway, client_secret: {file: zendesk-api}, staff_folder: null}";
         self.edit(at, &format!("{at}          {api}\n"))
     }
 
@@ -113,7 +123,8 @@ impl Stage {
         lay_out_certificates(&authority, folder.path());
         let imis_identity = authority.issue(&[SITE, "127.0.0.1"]);
         let imis = Imis::start(setup.imis.clone(), Some(imis_identity.server_config())).await.unwrap();
-        let options = ZendeskOptions::new("zendesk.com", MAPPED, &format!("https://{SITE}{SSO}"));
+        let mut options = ZendeskOptions::new("zendesk.com", MAPPED, &format!("https://{SITE}{SSO}"));
+        options.includes_identities = setup.includes_identities;
         let secret = options.shared_secret.clone();
         let options_api_secret = options.api_client.1.clone();
         let identity = authority.issue(&[
@@ -124,6 +135,7 @@ impl Stage {
         ]);
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let zendesk = Zendesk::start(any, options, Some(identity.server_config())).await.unwrap();
+        zendesk.edit_users(|users| users.extend(setup.agents.iter().cloned()));
         std::fs::write(folder.path().join("imis-password"), &imis.options().service_account.1).unwrap();
         std::fs::write(folder.path().join("zendesk-jwt"), format!("{secret}\n")).unwrap();
         let options = imis.options();
