@@ -8,6 +8,7 @@ use tracing::{info, warn};
 use crate::base::error_chain::Chain;
 use crate::observe::audit::Decision;
 use crate::pages::{Link, Message};
+use crate::sso::denied::Denied;
 use crate::sso::error::{ErrorKind, SignInError};
 use crate::sso::login_params::LoginParams;
 use crate::sso::rate_limit::RateLimited;
@@ -66,14 +67,17 @@ fn message(request: &SsoRequest, params: &LoginParams, error: &SignInError) -> M
         ErrorKind::Denied(denied) => {
             let languages = request.headers.get(ACCEPT_LANGUAGE);
             let languages = languages.and_then(|value| value.to_str().ok()).unwrap_or_default();
-            Message::new(StatusCode::FORBIDDEN, denied.title())
-                .text(denied.advice(&request.app, languages))
-                .link(request.back_to_site().into_primary())
-                .link(Link::new("Try again", login))
-                .link(Link::new(
-                    "Sign out, to use another account",
-                    redirects::sign_out_path(request, params),
-                ))
+            let message = Message::new(StatusCode::FORBIDDEN, denied.title())
+                .text(denied.advice(&request.app, languages));
+            let out =
+                Link::new("Sign out, to use another account", redirects::sign_out_path(request, params));
+            let (home, again) = (request.back_to_site(), Link::new("Try again", login));
+            // What the text advises is the button.
+            if matches!(denied, Denied::CompanyRecord) {
+                message.link(out.into_primary()).link(home)
+            } else {
+                message.link(home.into_primary()).link(again).link(out)
+            }
         }
         ErrorKind::RateLimited(_) => Message::new(StatusCode::TOO_MANY_REQUESTS, "Too many sign-ins")
             .text("There were too many sign-ins in the last minute. Please wait a moment, then try again.")
