@@ -123,9 +123,9 @@ impl Acceptor {
         let admit = |leaving| self.admission.admit(peer.ip(), trusted, leaving);
         let admitted = match admit(0) {
             // Connections that are about to end count as room already.
-            Err(Full::All) => admit(worker.drain.leaving()).or_else(|_| {
+            Err(Full::All) => admit(worker.drain.evicted()).or_else(|_| {
                 worker.drain.evict(MAX_EVICTED_AT_ONCE);
-                admit(worker.drain.leaving())
+                admit(worker.drain.evicted())
             }),
             admitted => admitted,
         };

@@ -63,7 +63,7 @@ pub(crate) async fn serve(connection: Accepted, worker: &Rc<Worker>) -> Result<(
     let mut draining = DrainWatch::new(worker.drain.clone());
     let outcome = tokio::select! {
         outcome = handshake => outcome,
-        () = draining.begun_for(DRAIN_TIMEOUT) => return Ok(()),
+        () = draining.drained_for(DRAIN_TIMEOUT) => return Ok(()),
     };
     drop(draining);
     match outcome {

@@ -132,7 +132,7 @@ async fn run(
         all_ended = tokio::time::timeout(CLOSE_FRAME_TIMEOUT, connections.wait()).await.is_ok();
     }
     current.end();
-    all_ended && !drain.has_cut()
+    all_ended && !drain.has_aborted()
 }
 
 async fn maintain(current: Rc<CurrentWorker>, heartbeat: Arc<AtomicU64>) {

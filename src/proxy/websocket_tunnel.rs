@@ -99,7 +99,7 @@ pub(crate) async fn tunnel<S: AsyncRead + AsyncWrite + Unpin>(
             // The client has got its close frame and does not answer.
             let told = down.half != Half::Open;
             if over && !told {
-                draining.cut_off();
+                draining.record_abort();
             }
             return if !over {
                 Poll::Pending

@@ -112,13 +112,13 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Http1Connection<S> {
 
     /// Waits for a request head.
     pub(super) async fn next_head(&mut self, connection: &Connection) -> Next {
-        self.draining.works();
+        self.draining.set_busy();
         let mut waiting = Waiting { begun: !self.receiver.is_empty(), blank_lines: 0 };
         if waiting.begun {
             self.deadline.set(self.head_timeout(connection));
         }
         let next = poll_fn(|cx| self.poll_next_head(cx, connection, &mut waiting)).await;
-        self.draining.works();
+        self.draining.set_busy();
         next
     }
 
@@ -163,7 +163,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Http1Connection<S> {
             }
         }
         let idle = self.receiver.is_empty();
-        let draining = self.draining.poll_waiting(cx);
+        let draining = self.draining.poll_idle(cx);
         if self.draining.is_evicted() {
             return Poll::Ready(Next::Idle);
         }

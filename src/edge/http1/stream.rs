@@ -202,10 +202,10 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Upload for Http1Stream<'_, S> {
     fn poll_evicted(&mut self, cx: &mut Context<'_>, is_waited_for: bool) -> Poll<()> {
         let draining = &mut self.http1.draining;
         if !is_waited_for {
-            draining.works();
+            draining.set_busy();
             return Poll::Pending;
         }
-        draining.poll_waiting_within(cx);
+        draining.poll_idle_within_request(cx);
         if draining.is_evicted() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
@@ -261,14 +261,14 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> ClientStream for Http1Stream<'_
                     Poll::Pending => break,
                 }
             }
-            draining.poll_waiting_within(cx);
+            draining.poll_idle_within_request(cx);
             if draining.is_evicted() {
                 return Poll::Ready(Err(Failure::RequestTimeout));
             }
             deadline.poll(cx).map(|()| Err(Failure::RequestTimeout))
         })
         .await;
-        draining.works();
+        draining.set_busy();
         collected.map(|()| form.into())
     }
 

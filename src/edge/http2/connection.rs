@@ -1,6 +1,7 @@
 //! A connection of a client that speaks HTTP/2: h2 speaks the protocol, each stream is a request.
 //!
-//! The connection itself is kept here: how long it may be without a request, what it may cost (`flood_guard`), and how it ends.
+//! The connection itself is kept here: how long it may be without a request, what it may cost (`flood_guard`), and how
+//! it ends.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -30,27 +31,27 @@ use crate::edge::http2::stream::Http2Stream;
 use crate::request::connection::Connection;
 use crate::request::serve::serve as serve_request;
 
-/// Requests at a time.
-const STREAMS: u32 = 100;
-/// Of bodies, what clients may send before it has been passed on, in bytes: all streams together, and one of them, so that one
-/// that stands still leaves room for others.
+/// Concurrent requests.
+const MAX_STREAMS: u32 = 100;
+/// Flow-control windows in bytes, for a connection and for a stream: a stream that stalls leaves room for others.
 const WINDOW: u32 = 1024 * 1024;
 const STREAM_WINDOW: u32 = WINDOW / 4;
-/// Of a response, what waits for the socket.
+/// Bytes of a response that wait for the socket.
 const MAX_UNSENT: usize = 128 * 1024;
-/// Streams that were reset before they were looked at, and streams reset for the peer's errors, before it is shown the door.
+/// Streams that the client resets before they are accepted, and streams that are reset for its errors, until the
+/// connection is closed.
 const MAX_RESET: usize = 64;
-/// How often a connection that is used is looked over.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// What a connection without any request has to take note that it is being closed.
+/// How often a connection in use is checked.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a connection without requests stays open after GOAWAY.
 const UNUSED_GRACE: Duration = Duration::from_secs(2);
-/// What a peer that is hung up on has to take note of that.
+/// How long a client has to receive the GOAWAY of a connection that is closed at once.
 const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a peer that has been told everything may go on sending, so that it gets to read it; the same once the worker drains.
-const LINGER: Duration = Duration::from_secs(30);
-const LINGER_IN_DRAIN: Duration = Duration::from_secs(5);
-/// How often it is asked whether the peer still reads what the system has.
-const STILL_READ: Duration = Duration::from_secs(1);
+/// How long a client may go on sending after the last response, so that it can read it; and the same during a drain.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(30);
+const LINGER_TIMEOUT_IN_DRAIN: Duration = Duration::from_secs(5);
+/// How often a closing connection checks whether the client still reads.
+const READ_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 type Io = CoalescingIo<Box<TlsStream<CorkedSocket>>>;
 
@@ -61,7 +62,7 @@ pub(crate) async fn serve(stream: Box<TlsStream<CorkedSocket>>, connection: Conn
     match poll_fn(|cx| kept.poll(cx)).await {
         End::Closed => kept.linger().await,
         End::Failed(error) => debug!(client = %peer, %error, "connection ended"),
-        End::GivenUp(why) => debug!(client = %peer, reason = why, "connection given up"),
+        End::GivenUp(why) => debug!(client = %peer, reason = why, "connection aborted"),
     }
 }
 
@@ -77,7 +78,7 @@ enum Stage {
     Open(Box<h2::server::Connection<Io, Bytes>>),
 }
 
-/// A connection and what is known of it.
+/// A connection of a client.
 struct Http2Connection {
     stage: Stage,
     io: Io,
@@ -91,27 +92,27 @@ struct Http2Connection {
     /// Since when there has been no request; none while there is one.
     idle_since: Option<Instant>,
     used: bool,
-    /// How the peer takes what is sent to it.
-    pace: MinRateTimer,
-    ending: Ending,
+    /// How fast the client reads.
+    min_rate: MinRateTimer,
+    closing: Closing,
 }
 
-/// Whether the connection is to end.
+/// Whether the connection is being closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ending {
+enum Closing {
     No,
-    /// What is under way is finished; since then.
-    Told(Instant),
-    /// At once, with a last word.
-    HungUp(&'static str),
+    /// GOAWAY was sent at this time; requests in progress are finished.
+    Graceful(Instant),
+    /// GOAWAY was sent, and requests in progress are dropped. Holds the reason.
+    AtOnce(&'static str),
 }
 
-/// What is to be done with a connection that has been looked over.
-enum Look {
-    /// Look again after so long.
+/// The result of a check.
+enum Check {
+    /// Check again after this time.
     Again(Duration),
-    Tell,
-    HangUp(&'static str),
+    CloseGracefully,
+    CloseAtOnce(&'static str),
     /// Close without a GOAWAY frame: the client does not read.
     GiveUp(&'static str),
 }
@@ -124,7 +125,7 @@ impl Http2Connection {
         let milestones = ResponseProgress::new(wire.sent(), around_a_record(tls));
         let io = CoalescingIo::new(stream, milestones, worker.buffers.clone(), flood_guard.clone());
         let greeting = Builder::new()
-            .max_concurrent_streams(STREAMS)
+            .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(MAX_REQUEST_BYTES as u32)
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(WINDOW)
@@ -146,8 +147,8 @@ impl Http2Connection {
             begun: now,
             idle_since: Some(now),
             used: false,
-            pace: MinRateTimer::default(),
-            ending: Ending::No,
+            min_rate: MinRateTimer::default(),
+            closing: Closing::No,
         }
     }
 
@@ -156,26 +157,26 @@ impl Http2Connection {
         loop {
             let streams = self.poll_streams(cx);
             self.io.send(cx);
-            if let Ending::HungUp(why) = self.ending {
+            if let Closing::AtOnce(why) = self.closing {
                 let over = streams.is_ready() || self.deadline.poll(cx).is_ready();
                 return if over { Poll::Ready(End::GivenUp(why)) } else { Poll::Pending };
             }
             if let Poll::Ready(end) = streams {
                 return Poll::Ready(end);
             }
-            let told = self.ending != Ending::No;
+            let is_closing = self.closing != Closing::No;
             let now = Instant::now();
-            match self.look(cx, now) {
-                Look::Again(left) => {
+            match self.check(cx, now) {
+                Check::Again(left) => {
                     self.deadline.set_from(now, left);
                     if self.deadline.poll(cx).is_pending() {
                         return Poll::Pending;
                     }
                 }
-                Look::Tell if !told => self.tell(),
-                Look::Tell => return Poll::Ready(End::GivenUp("it does not take note of its end")),
-                Look::HangUp(why) => self.hang_up(why),
-                Look::GiveUp(why) => return Poll::Ready(End::GivenUp(why)),
+                Check::CloseGracefully if !is_closing => self.close_gracefully(),
+                Check::CloseGracefully => return Poll::Ready(End::GivenUp("the client ignores GOAWAY")),
+                Check::CloseAtOnce(why) => self.close_at_once(why),
+                Check::GiveUp(why) => return Poll::Ready(End::GivenUp(why)),
             }
         }
     }
@@ -195,7 +196,7 @@ impl Http2Connection {
                 },
             };
             match connection.poll_accept(cx) {
-                Poll::Ready(Some(Ok((_, mut reply)))) if self.takes_no_more() => {
+                Poll::Ready(Some(Ok((_, mut reply)))) if self.rejects_new_streams() => {
                     // It can be sent anew, on another connection (RFC 9113 section 8.7).
                     reply.send_reset(Reason::REFUSED_STREAM);
                 }
@@ -224,95 +225,95 @@ impl Http2Connection {
         }
     }
 
-    /// Whether what the peer asks for is not taken up any more. h2 names the last stream only when the peer has answered a PING,
+    /// Whether new streams are refused. h2 names the last stream in a GOAWAY only after the client has answered a PING,
     /// which it need not do.
-    fn takes_no_more(&self) -> bool {
-        match self.ending {
-            Ending::No => false,
-            Ending::Told(since) => since.elapsed() > UNUSED_GRACE,
-            Ending::HungUp(_) => true,
+    fn rejects_new_streams(&self) -> bool {
+        match self.closing {
+            Closing::No => false,
+            Closing::Graceful(since) => since.elapsed() > UNUSED_GRACE,
+            Closing::AtOnce(_) => true,
         }
     }
 
-    /// Looks the connection over.
-    fn look(&mut self, cx: &mut Context<'_>, now: Instant) -> Look {
-        if self.flood_guard.hang_up.get() {
-            return Look::HangUp("it costs and brings nothing");
+    /// Checks time-outs, limits and the drain.
+    fn check(&mut self, cx: &mut Context<'_>, now: Instant) -> Check {
+        if self.flood_guard.is_exhausted.get() {
+            return Check::CloseAtOnce("flood");
         }
-        let mut left = LOOK_EVERY;
+        let mut left = CHECK_INTERVAL;
         let has_streams = matches!(&self.stage, Stage::Open(connection) if connection.has_streams());
         let (flushed, sent) = self.io.progress();
-        // Where no answer is under way any more, what is left of them waits for the peer's windows.
-        if flushed && !(has_streams && self.flood_guard.has_answered()) {
-            self.pace.pause(now);
+        // Without a response in progress, what has not been flushed waits for the client's windows.
+        if flushed && !(has_streams && self.flood_guard.has_no_requests()) {
+            self.min_rate.pause(now);
         } else {
-            match self.pace.update(sent, || self.io.arrived(), self.limits, now) {
+            match self.min_rate.update(sent, || self.io.arrived(), self.limits, now) {
                 Some(time) => left = left.min(time),
-                None => return Look::GiveUp("it does not read"),
+                None => return Check::GiveUp("the client does not read"),
             }
         }
         if self.flood_guard.unfinished_for(now) >= self.timeouts.request_head {
-            return Look::HangUp("the rest of a head does not come");
+            return Check::CloseAtOnce("incomplete request head");
         }
-        // What has not gone out keeps a connection as busy as a request does.
+        // Unsent data keeps a connection as busy as a request does.
         let draining = if has_streams || !flushed {
             self.idle_since = None;
             if self.flood_guard.all_wait() {
-                self.draining.poll_waiting_within(cx)
+                self.draining.poll_idle_within_request(cx)
             } else {
-                self.draining.works();
+                self.draining.set_busy();
                 self.draining.poll(cx)
             }
         } else {
             let since = *self.idle_since.get_or_insert(now);
-            let (since, allowed) = match (self.ending, self.used) {
-                (Ending::Told(_), _) => (since, UNUSED_GRACE),
+            let (since, allowed) = match (self.closing, self.used) {
+                (Closing::Graceful(_), _) => (since, UNUSED_GRACE),
                 (_, true) => (since, self.timeouts.idle),
                 (_, false) => (self.begun, self.timeouts.request_head),
             };
             match allowed.checked_sub(now - since) {
                 Some(time) if !time.is_zero() => {
-                    // Nothing moves that would have to be looked over, unless a head has begun.
+                    // There is nothing else to check, unless a head is incomplete.
                     left = if self.flood_guard.is_unfinished() { left.min(time) } else { time };
                 }
-                Some(_) | None if self.still_reads(now) => left = STILL_READ,
-                Some(_) | None => return Look::Tell,
+                Some(_) | None if self.client_still_reads(now) => left = READ_CHECK_INTERVAL,
+                Some(_) | None => return Check::CloseGracefully,
             }
-            self.draining.poll_waiting(cx)
+            self.draining.poll_idle(cx)
         };
         if self.draining.is_evicted() {
-            return Look::GiveUp("it makes room for another");
+            return Check::GiveUp("evicted at the connection limit");
         }
         let old = now - self.begun >= self.timeouts.connection_age;
-        if self.ending == Ending::No && (draining || old || self.flood_guard.closing.get()) {
-            return Look::Tell;
+        if self.closing == Closing::No && (draining || old || self.flood_guard.closing.get()) {
+            return Check::CloseGracefully;
         }
-        Look::Again(left)
+        Check::Again(left)
     }
 
-    /// Whether the peer still takes, and fast enough, what the system has of answers. A connection that is closed under it is reset when
-    /// the peer says anything, and that takes the rest away.
-    fn still_reads(&mut self, now: Instant) -> bool {
+    /// Whether the client still reads, fast enough, what the kernel has buffered. If the connection were closed now,
+    /// whatever the client sends would cause a reset, and the rest would be lost.
+    fn client_still_reads(&mut self, now: Instant) -> bool {
         let (_, sent) = self.io.progress();
-        self.io.is_under_way() && self.pace.update(sent, || self.io.arrived(), self.limits, now).is_some()
+        self.io.is_under_way() && self.min_rate.update(sent, || self.io.arrived(), self.limits, now).is_some()
     }
 
-    /// Tells the peer that nothing new is taken up, and finishes what is under way.
-    fn tell(&mut self) {
-        self.ending = Ending::Told(Instant::now());
+    /// Sends GOAWAY and finishes the requests in progress.
+    fn close_gracefully(&mut self) {
+        self.closing = Closing::Graceful(Instant::now());
         self.idle_since = None;
         match &mut self.stage {
             Stage::Open(connection) => connection.graceful_shutdown(),
-            // Nothing has been said yet.
-            Stage::Greeting(_) => self.hang_up("no greeting"),
+            // Nothing has been sent yet.
+            Stage::Greeting(_) => self.close_at_once("no connection preface"),
         }
     }
 
-    /// All has been said: what the peer still sends is thrown away until it has heard. A connection that is closed under what
-    /// it sends could take the end of the answers away from it.
+    /// Everything has been sent: discards what the client still sends, until it has read the end of the responses. A
+    /// connection that is closed while the client sends is reset, and the client could lose them.
     async fn linger(&mut self) {
         let (begun, mut bytes) = (Instant::now(), vec![0; 4096]);
-        self.deadline.set(LINGER);
+        self.deadline.set(LINGER_TIMEOUT);
         poll_fn(|cx| {
             loop {
                 let mut buffer = ReadBuf::new(&mut bytes);
@@ -322,25 +323,25 @@ impl Http2Connection {
                     Poll::Pending => break,
                 }
             }
-            if self.draining.poll_waiting(cx) {
-                self.deadline.set(LINGER_IN_DRAIN.saturating_sub(begun.elapsed()));
+            if self.draining.poll_idle(cx) {
+                self.deadline.set(LINGER_TIMEOUT_IN_DRAIN.saturating_sub(begun.elapsed()));
             }
             if self.draining.is_evicted() {
                 return Poll::Ready(());
             }
             while self.deadline.poll(cx).is_ready() {
-                if !self.still_reads(Instant::now()) {
+                if !self.client_still_reads(Instant::now()) {
                     return Poll::Ready(());
                 }
-                self.deadline.set(STILL_READ);
+                self.deadline.set(READ_CHECK_INTERVAL);
             }
             Poll::Pending
         })
         .await;
     }
 
-    fn hang_up(&mut self, why: &'static str) {
-        self.ending = Ending::HungUp(why);
+    fn close_at_once(&mut self, why: &'static str) {
+        self.closing = Closing::AtOnce(why);
         if let Stage::Open(connection) = &mut self.stage {
             connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
         }

@@ -1,8 +1,8 @@
-//! What a peer does with its HTTP/2 connection, told by the frames that pass: which cost something and bring nothing.
+//! Protects against floods of valid HTTP/2 frames that cost the gateway work and serve no request.
 //!
-//! Every frame is allowed, and any of them can be sent without end. So each connection has a stock of patience. Frames that
-//! bring nothing take from it, what is useful gives some back, and so does time; when there is none left, the connection is
-//! closed with ENHANCE_YOUR_CALM. `docs/hardening.md` has the prices.
+//! Every frame is allowed, and any of them can be sent without end. So each connection has a credit. Frames that serve
+//! no request are charged; useful frames and time restore some credit. A connection without credit is closed with
+//! ENHANCE_YOUR_CALM. `docs/hardening.md` lists the costs.
 
 use std::cell::{Cell, RefCell};
 use std::task::Waker;
@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What a connection begins with, and never has more than.
-const STOCK: u32 = 10_000;
-/// What comes back each second.
-const A_SECOND: u32 = 100;
-/// A body in smaller frames than this (and not the last) brings nothing worth a frame.
-const SMALL: u32 = 64;
+/// The credit of a new connection, and the most that it can have.
+const MAX_CREDIT: u32 = 10_000;
+/// The credit that is restored each second.
+const CREDIT_PER_SECOND: u32 = 100;
+/// A DATA frame that is shorter, and not the last one, is charged.
+const SMALL_FRAME_BYTES: u32 = 64;
 
 /// RFC 9113 section 6.
 mod kind {
@@ -32,22 +32,22 @@ mod kind {
 const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 const HEADER: usize = 9;
-/// What a client says before its first frame (RFC 9113 section 3.4).
-const PREFACE: usize = 24;
+/// Length of the connection preface (RFC 9113 section 3.4).
+const PREFACE_BYTES: usize = 24;
 
-/// The frames of one direction, whose headers are picked out of the bytes as they come.
+/// Reads the frame headers in the bytes of one direction.
 #[derive(Debug)]
 struct Frames {
     header: [u8; HEADER],
-    /// Bytes of the next header that are here.
+    /// Bytes of the next header that have been received.
     filled: usize,
     /// Bytes before the next header.
     skip: usize,
-    /// Of the frame that they belong to.
+    /// The type of the current frame.
     kind: u8,
-    /// Which kinds of frames are counted,
+    /// The types of frames whose payload is counted.
     counted: &'static [u8],
-    /// and the bytes in them, all in all.
+    /// Payload bytes of these frames so far.
     bytes: u64,
 }
 
@@ -70,7 +70,7 @@ impl Frames {
     }
 
     /// Calls `each` with every frame whose header ends in `bytes`.
-    fn look(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame)) {
+    fn scan(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame)) {
         loop {
             let skipped = self.skip.min(bytes.len());
             self.bytes += if self.counted.contains(&self.kind) { skipped as u64 } else { 0 };
@@ -93,8 +93,8 @@ impl Frames {
         }
     }
 
-    /// Whether something other than a body is here in part.
-    fn is_within_head(&self) -> bool {
+    /// Whether a frame header, or a frame of a field block, has been received in part.
+    fn is_incomplete_head(&self) -> bool {
         self.filled > 0 || (self.skip > 0 && matches!(self.kind, kind::HEADERS | kind::CONTINUATION))
     }
 }
@@ -103,51 +103,50 @@ impl Frames {
 pub(crate) struct FloodGuard {
     received: RefCell<Frames>,
     sent: RefCell<Frames>,
-    patience: Cell<u32>,
-    /// When time last gave some back.
+    credit: Cell<u32>,
+    /// When the passed time was last added to the credit.
     refilled: Cell<Instant>,
-    /// Since when a header block has been under way.
+    /// Since when a field block has been incomplete.
     unfinished: Cell<Option<Instant>>,
     in_headers: Cell<bool>,
-    /// Bytes of bodies that came, all in all.
+    /// Bytes of request bodies received so far.
     pub(crate) data_received: Cell<u64>,
-    /// Requests that are being answered, and how many of them wait for the client.
+    /// Requests in progress, and how many of them wait for the client.
     answering: Cell<usize>,
     waiting: Cell<usize>,
-    /// Wakes the connection's task when a request waits for iMIS again.
-    keeper: RefCell<Waker>,
-    /// The client has used up its credit: the connection is closed.
-    pub(crate) hang_up: Cell<bool>,
-    /// One of its requests has stood still for too long: the connection ends once the others have been answered. A client that
-    /// meant no harm opens another.
+    /// Wakes the task of the connection when a request stops waiting for the client.
+    waker: RefCell<Waker>,
+    /// The credit is used up: the connection is closed at once.
+    pub(crate) is_exhausted: Cell<bool>,
+    /// A request has stalled for too long: the connection is closed when the other requests are finished.
     pub(crate) closing: Cell<bool>,
 }
 
 impl FloodGuard {
     pub(crate) fn new() -> Self {
         Self {
-            received: RefCell::new(Frames::new(PREFACE, &[kind::DATA])),
+            received: RefCell::new(Frames::new(PREFACE_BYTES, &[kind::DATA])),
             sent: RefCell::new(Frames::new(0, &[kind::DATA, kind::HEADERS, kind::CONTINUATION])),
-            patience: Cell::new(STOCK),
+            credit: Cell::new(MAX_CREDIT),
             refilled: Cell::new(Instant::now()),
             unfinished: Cell::new(None),
             in_headers: Cell::new(false),
             data_received: Cell::new(0),
             answering: Cell::new(0),
             waiting: Cell::new(0),
-            keeper: RefCell::new(Waker::noop().clone()),
-            hang_up: Cell::new(false),
+            waker: RefCell::new(Waker::noop().clone()),
+            is_exhausted: Cell::new(false),
             closing: Cell::new(false),
         }
     }
 
-    /// Bytes have come.
+    /// Accounts for received bytes.
     pub(crate) fn received(&self, bytes: &[u8]) {
         let mut frames = self.received.borrow_mut();
-        frames.look(bytes, |frame| self.cost(frame));
+        frames.scan(bytes, |frame| self.account(frame));
         self.data_received.set(frames.bytes);
-        // A header block that is not whole waits for the rest, and nothing else can come meanwhile.
-        let within = self.in_headers.get() || frames.is_within_head();
+        // Nothing else can be received while a field block is incomplete.
+        let within = self.in_headers.get() || frames.is_incomplete_head();
         match (within, self.unfinished.get()) {
             (true, None) => self.unfinished.set(Some(Instant::now())),
             (false, Some(_)) => self.unfinished.set(None),
@@ -155,72 +154,72 @@ impl FloodGuard {
         }
     }
 
-    /// Bytes go out. How many of answers, heads and bodies, have gone out now, all in all.
+    /// Accounts for bytes that are sent, and returns the bytes of responses (heads and bodies) sent so far.
     pub(crate) fn sent(&self, bytes: &[u8]) -> u64 {
         let mut frames = self.sent.borrow_mut();
-        frames.look(bytes, |frame| match frame.kind {
+        frames.scan(bytes, |frame| match frame.kind {
             kind::DATA => {
-                // For one piece a client may open its windows twice.
+                // A client may open two windows for each piece.
                 self.restore(2);
             }
-            // An error of the peer's, or of ours.
+            // The client or the upstream made an error.
             kind::RST_STREAM => self.charge(40),
             _ => {}
         });
         frames.bytes
     }
 
-    /// A request is begun with.
+    /// A request begins.
     pub(crate) fn begin(&self) {
         self.answering.set(self.answering.get() + 1);
     }
 
-    /// It is over.
+    /// A request has ended.
     pub(crate) fn end(&self) {
         self.answering.set(self.answering.get() - 1);
     }
 
-    /// One of the requests begins to wait for the client, or has been waiting.
-    pub(crate) fn waits(&self, waits: bool) {
+    /// A request begins or stops waiting for the client.
+    pub(crate) fn set_waiting(&self, waits: bool) {
         let all_waited = self.all_wait();
         self.waiting.set(if waits { self.waiting.get() + 1 } else { self.waiting.get() - 1 });
         if all_waited && !waits {
-            self.keeper.borrow().wake_by_ref();
+            self.waker.borrow().wake_by_ref();
         }
     }
 
-    pub(crate) fn set_waker(&self, keeper: &Waker) {
-        self.keeper.borrow_mut().clone_from(keeper);
+    pub(crate) fn set_waker(&self, waker: &Waker) {
+        self.waker.borrow_mut().clone_from(waker);
     }
 
-    /// Whether no request is being answered any more.
-    pub(crate) fn has_answered(&self) -> bool {
+    /// Whether no request is in progress.
+    pub(crate) fn has_no_requests(&self) -> bool {
         self.answering.get() == 0
     }
 
-    /// Whether everything waits for the client.
+    /// Whether all requests wait for the client.
     pub(crate) fn all_wait(&self) -> bool {
         self.answering.get() == self.waiting.get()
     }
 
-    fn cost(&self, frame: Frame) {
+    fn account(&self, frame: Frame) {
         match frame.kind {
-            // Of a request, which has given more; there is no end of ends on streams that are gone.
+            // The end of a body. Empty ones can also be sent for streams that are closed.
             kind::DATA if frame.has(END_STREAM) => self.charge(if frame.length == 0 { 5 } else { 0 }),
             kind::DATA if frame.length == 0 => self.charge(100),
-            kind::DATA if frame.length < SMALL => self.charge(1),
+            kind::DATA if frame.length < SMALL_FRAME_BYTES => self.charge(1),
             kind::DATA => self.restore(1),
             kind::HEADERS => {
                 self.head(frame);
-                // What goes with a request: a priority, a window.
+                // Covers the PRIORITY and WINDOW_UPDATE frames of a request.
                 self.restore(10);
             }
             kind::CONTINUATION => {
                 self.head(frame);
-                self.charge(if frame.length < SMALL { 200 } else { 20 });
+                self.charge(if frame.length < SMALL_FRAME_BYTES { 200 } else { 20 });
             }
             kind::PRIORITY | kind::WINDOW_UPDATE => self.charge(1),
-            // Requests that were given up after we had begun with them.
+            // Requests that the client cancels after they began.
             kind::RST_STREAM => self.charge(40),
             kind::SETTINGS => self.charge(200),
             kind::PING => self.charge(50),
@@ -231,40 +230,43 @@ impl FloodGuard {
     fn head(&self, frame: Frame) {
         self.in_headers.set(!frame.has(END_HEADERS));
         if frame.has(END_HEADERS) {
-            // Whatever is in part now has begun later.
+            // A frame that is incomplete now began later.
             self.unfinished.set(None);
         }
     }
 
-    /// An answer of iMIS's has been handed over whole.
-    pub(crate) fn answered(&self) {
+    /// A response of iMIS has been relayed to its end.
+    pub(crate) fn relayed(&self) {
         self.restore(30);
     }
 
     pub(crate) fn charge(&self, points: u32) {
-        if self.patience.get() < points {
-            // Only now is it asked what time has given back.
+        if self.credit.get() < points {
+            // The clock is read only when the credit seems used up.
             let now = Instant::now();
             let passed = now - self.refilled.get();
             self.refilled.set(now);
-            self.restore(u32::try_from(passed.as_millis() * u128::from(A_SECOND) / 1000).unwrap_or(STOCK));
+            self.restore(
+                u32::try_from(passed.as_millis() * u128::from(CREDIT_PER_SECOND) / 1000)
+                    .unwrap_or(MAX_CREDIT),
+            );
         }
-        match self.patience.get().checked_sub(points) {
-            Some(left) => self.patience.set(left),
-            None => self.hang_up.set(true),
+        match self.credit.get().checked_sub(points) {
+            Some(left) => self.credit.set(left),
+            None => self.is_exhausted.set(true),
         }
     }
 
     fn restore(&self, points: u32) {
-        self.patience.set(self.patience.get().saturating_add(points).min(STOCK));
+        self.credit.set(self.credit.get().saturating_add(points).min(MAX_CREDIT));
     }
 
-    /// Whether a header block is under way.
+    /// Whether a field block is incomplete.
     pub(crate) fn is_unfinished(&self) -> bool {
         self.unfinished.get().is_some()
     }
 
-    /// How long a header block has been under way.
+    /// How long a field block has been incomplete.
     pub(crate) fn unfinished_for(&self, now: Instant) -> Duration {
         self.unfinished.get().map_or(Duration::ZERO, |since| now - since)
     }
@@ -284,7 +286,7 @@ mod tests {
     /// A flood_guard behind the preface.
     fn flood_guard() -> FloodGuard {
         let flood_guard = FloodGuard::new();
-        flood_guard.received(&[0; PREFACE]);
+        flood_guard.received(&[0; PREFACE_BYTES]);
         flood_guard
     }
 
@@ -298,10 +300,10 @@ mod tests {
             let mut frames = Frames::new(0, &[kind::DATA]);
             let mut seen = Vec::new();
             for piece in bytes.chunks(size) {
-                frames.look(piece, |frame| seen.push((frame.kind, frame.length)));
+                frames.scan(piece, |frame| seen.push((frame.kind, frame.length)));
             }
             assert_eq!(seen, [(0, 100), (6, 8), (0, 0), (4, 6)], "{size}");
-            assert!(!frames.is_within_head() && frames.bytes == 100);
+            assert!(!frames.is_incomplete_head() && frames.bytes == 100);
         }
     }
 
@@ -322,20 +324,20 @@ mod tests {
             let flood_guard = flood_guard();
             let count = (0..20_000).find(|_| {
                 flood_guard.received(&bytes);
-                flood_guard.hang_up.get()
+                flood_guard.is_exhausted.get()
             });
             assert!(count.is_some_and(|count| (40..10_500).contains(&count)), "{name}: {count:?}");
         }
     }
 
     #[test]
-    fn requests_that_are_reset_run_out_of_patience() {
+    fn requests_that_are_reset_run_out_of_credit() {
         let flood_guard = flood_guard();
         let both =
             [frame(kind::HEADERS, END_HEADERS | END_STREAM, 30), frame(kind::RST_STREAM, 0, 4)].concat();
         let count = (0..20_000).find(|_| {
             flood_guard.received(&both);
-            flood_guard.hang_up.get()
+            flood_guard.is_exhausted.get()
         });
         assert!(count.is_some_and(|count| (300..400).contains(&count)), "{count:?}");
         // The same when it is made to be us who resets.
@@ -344,7 +346,7 @@ mod tests {
             flood_guard.received(&frame(kind::HEADERS, END_HEADERS | END_STREAM, 30));
             flood_guard.received(&frame(kind::WINDOW_UPDATE, 0, 4));
             flood_guard.sent(&frame(kind::RST_STREAM, 0, 4));
-            flood_guard.hang_up.get()
+            flood_guard.is_exhausted.get()
         });
         assert!(count.is_some_and(|count| (250..400).contains(&count)), "{count:?}");
     }
@@ -363,24 +365,24 @@ mod tests {
                 flood_guard.received(&frame(kind::WINDOW_UPDATE, 0, 4));
             }
             flood_guard.sent(&frame(kind::DATA, END_STREAM, 0));
-            flood_guard.answered();
+            flood_guard.relayed();
         }
         // A page with two hundred pictures that is left before any has come.
         for _ in 0..200 {
             flood_guard.received(&frame(kind::HEADERS, END_HEADERS | END_STREAM, 100));
             flood_guard.received(&frame(kind::RST_STREAM, 0, 4));
         }
-        assert!(!flood_guard.hang_up.get());
+        assert!(!flood_guard.is_exhausted.get());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn time_gives_patience_back() {
+    async fn time_gives_credit_back() {
         let flood_guard = flood_guard();
         for _ in 0..3_000 {
             flood_guard.received(&frame(kind::PING, 0, 8));
             tokio::time::advance(Duration::from_millis(600)).await;
         }
-        assert!(!flood_guard.hang_up.get());
+        assert!(!flood_guard.is_exhausted.get());
     }
 
     #[tokio::test(start_paused = true)]

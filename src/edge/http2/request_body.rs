@@ -65,7 +65,7 @@ impl RequestBody {
     pub(super) fn set_waits(&mut self, waits: bool) {
         if waits != self.waits {
             self.waits = waits;
-            self.flood_guard.waits(waits);
+            self.flood_guard.set_waiting(waits);
         }
     }
 

@@ -375,7 +375,7 @@ impl ClientStream for Http2Stream {
     }
 
     async fn end_response(&mut self) -> Result<(), RelayError> {
-        self.flood_guard.answered();
+        self.flood_guard.relayed();
         Ok(())
     }
 
