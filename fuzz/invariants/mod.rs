@@ -1,6 +1,7 @@
 //! Entry points to inner functions for `benches/` and `fuzz/`. The program does not use them.
 
 pub mod targets;
+pub mod ticket_vectors;
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -147,26 +148,6 @@ impl Routes {
 /// Whether a session cookie is among the cookies.
 pub fn has_session(headers: &HeaderMap, names: &[String]) -> bool {
     imis::recognise::SessionCookies::find(headers, names).is_ok()
-}
-
-/// Forms authentication tickets with their keys.
-pub struct Tickets(Vec<imis::recognise::forms_ticket::Vector>);
-
-impl Tickets {
-    /// The test vectors, one for each format.
-    pub fn all() -> Self {
-        Self(imis::recognise::forms_ticket::Vector::all().collect())
-    }
-
-    /// The format of each.
-    pub fn names(&self) -> Vec<String> {
-        self.0.iter().map(imis::recognise::forms_ticket::Vector::name).collect()
-    }
-
-    /// Whether one of them can be opened.
-    pub fn opens(&self, index: usize) -> bool {
-        self.0.get(index).is_some_and(|ticket| ticket.opens(ticket.cookie()))
-    }
 }
 
 /// Mints tokens for the benchmark.
