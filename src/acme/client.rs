@@ -10,6 +10,7 @@ use http_body_util::{BodyExt, Limited};
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
 
 use crate::base::error_chain::Chain;
+use crate::base::http_client;
 use crate::base::tls_client::client_config;
 use crate::config::Acme;
 
@@ -26,14 +27,9 @@ pub(super) struct Client(reqwest::Client);
 impl Client {
     pub(super) fn new(acme: &Acme) -> Result<Self, Error> {
         let tls = client_config(acme.roots.0.clone(), Vec::new());
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls.map_err(|error| Error::Other(error.into()))?)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .https_only(true)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(TOTAL_TIMEOUT)
-            .build();
+        let tls = tls.map_err(|error| Error::Other(error.into()))?;
+        let builder = http_client::builder(tls, TOTAL_TIMEOUT);
+        let client = builder.https_only(true).connect_timeout(CONNECT_TIMEOUT).build();
         Ok(Self(client.map_err(|error| Error::Other(error.into()))?))
     }
 }
