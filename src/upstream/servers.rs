@@ -8,37 +8,34 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::hmac;
 use tracing::{info, warn};
 
 use crate::base::clock;
-use crate::config::{Affinity, Balance, Secret, Server, Upstream, fingerprint, server_of};
-use crate::upstream::sessions::Sessions;
+use crate::config::{Affinity, Balance, Secret, Server, Upstream, server_of};
+use crate::upstream::sessions::{Sessions, cookie_values};
 
 /// How long a server is left alone after it could not be connected to once; doubled each time.
 const FIRST_EJECTION: Duration = Duration::from_secs(1);
 /// One request tries a server that has rested, and has so long for it.
 const TRIAL_MILLISECONDS: u64 = 10_000;
 const MAX_EJECTION: Duration = Duration::from_secs(30);
-/// By which a client comes back to its server.
-pub(crate) const COOKIE: &str = "__Host-imis-gateway-server";
 
 pub(crate) struct Servers {
-    all: Vec<State>,
+    pub(super) all: Vec<State>,
     balance: Balance,
-    affinity: Option<Affinity>,
-    /// Whose session is on which server, by a keyed hash of the cookie.
-    sessions: Option<Arc<Sessions>>,
+    pub(super) affinity: Option<Affinity>,
+    /// Which session is on which server.
+    pub(super) sessions: Option<Arc<Sessions>>,
     turn: AtomicUsize,
     since: Instant,
     /// Health checks are running.
     pub(crate) is_watched: AtomicBool,
 }
 
-struct State {
-    server: Arc<Server>,
+pub(super) struct State {
+    pub(super) server: Arc<Server>,
     /// Values of its affinity cookie: the current one first, then those of previous keys.
-    cookie_values: Vec<String>,
+    pub(super) cookie_values: Vec<String>,
     /// Its health check fails.
     unhealthy: AtomicBool,
     /// An operator has taken it out of service.
@@ -60,11 +57,11 @@ struct State {
 /// The server that a session is on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Session {
-    index: usize,
-    /// By which cookie of iMIS's that is known.
-    cookie: Option<[u8; 32]>,
-    /// The cookie is of a key that is about to go, and is set anew.
-    is_outdated: bool,
+    pub(super) index: usize,
+    /// The hash of iMIS's cookie, if the server was learned from it.
+    pub(super) cookie: Option<[u8; 32]>,
+    /// The affinity cookie was signed with a previous key, and is set again.
+    pub(super) is_outdated: bool,
 }
 
 /// How a server is.
@@ -273,15 +270,15 @@ impl Servers {
     /// Records the result of a health check. `why`: what failed.
     pub(crate) fn set_health(&self, index: usize, healthy: bool, why: &str) {
         let state = &self.all[index];
-        let ill = !healthy;
-        if state.unhealthy.swap(ill, Ordering::Relaxed) != ill {
-            if ill {
-                state.goes_down();
-                warn!(server = %state.server, error = why, "the health check of a server of iMIS fails");
-            } else {
-                state.comes_up();
-                info!(server = %state.server, "the health check of a server of iMIS succeeds again");
-            }
+        if state.unhealthy.swap(!healthy, Ordering::Relaxed) != healthy {
+            return;
+        }
+        if healthy {
+            state.comes_up();
+            info!(server = %state.server, "the health check of a server of iMIS succeeds again");
+        } else {
+            state.goes_down();
+            warn!(server = %state.server, error = why, "the health check of a server of iMIS fails");
         }
     }
 
@@ -323,77 +320,6 @@ impl Servers {
             state.ejected_until.store(self.now() + rests, Ordering::Relaxed);
         }
     }
-
-    /// The server that a request's session is on.
-    pub(crate) fn session<'a>(
-        &self,
-        mut fields: impl Iterator<Item = (&'a str, &'a [u8])>,
-    ) -> Option<Session> {
-        let affinity = self.affinity.as_ref()?;
-        fields.find_map(|(name, value)| {
-            if !name.eq_ignore_ascii_case("cookie") {
-                return None;
-            }
-            value.split(|byte| *byte == b';').find_map(|pair| self.session_of(affinity, pair.trim_ascii()))
-        })
-    }
-
-    fn session_of(&self, affinity: &Affinity, pair: &[u8]) -> Option<Session> {
-        let equals = pair.iter().position(|byte| *byte == b'=')?;
-        let (name, value) = (&pair[..equals], &pair[equals + 1..]);
-        match affinity {
-            Affinity::Cookie if name == COOKIE.as_bytes() => {
-                let of = |state: &State| state.cookie_values.iter().position(|mark| mark.as_bytes() == value);
-                let (index, mark) =
-                    self.all.iter().enumerate().find_map(|(index, state)| Some((index, of(state)?)))?;
-                Some(Session { index, cookie: None, is_outdated: mark > 0 })
-            }
-            Affinity::Cookie => None,
-            Affinity::Learned(names) => {
-                names.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(name)).then_some(())?;
-                let sessions = self.sessions.as_ref()?;
-                let cookie = sessions.hash(name, value);
-                let server = sessions.server_of(&cookie)?;
-                let index = self.all.iter().position(|state| state.server == server)?;
-                Some(Session { index, cookie: Some(cookie), is_outdated: false })
-            }
-        }
-    }
-
-    /// Remembers by which cookies of an answer a session is on a server, and returns the cookie that says so, if there is to be one.
-    pub(crate) fn answered<'a>(
-        &self,
-        (session, index): (Option<&Session>, usize),
-        fields: impl Iterator<Item = (&'a str, &'a [u8])>,
-    ) -> Option<String> {
-        match self.affinity.as_ref()? {
-            Affinity::Cookie => {
-                if session.is_some_and(|session| session.index == index && !session.is_outdated) {
-                    return None;
-                }
-                let mark = self.all[index].cookie_values.first()?;
-                Some(format!("{COOKIE}={mark}; Path=/; Secure; HttpOnly; SameSite=Lax"))
-            }
-            Affinity::Learned(names) => {
-                let sessions = self.sessions.as_ref()?;
-                if let Some(Session { index: before, cookie: Some(cookie), .. }) = session
-                    && *before != index
-                {
-                    // Its server was not to be had: it lives on where it was answered now.
-                    sessions.is_on(*cookie, &self.all[index].server);
-                }
-                for (_, value) in fields.filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie")) {
-                    let pair = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-                    let Some(equals) = pair.iter().position(|byte| *byte == b'=') else { continue };
-                    let (name, value) = (&pair[..equals], &pair[equals + 1..]);
-                    if names.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(name)) {
-                        sessions.is_on(sessions.hash(name, value), &self.all[index].server);
-                    }
-                }
-                None
-            }
-        }
-    }
 }
 
 impl State {
@@ -433,19 +359,6 @@ impl Drop for Busy {
     }
 }
 
-/// What the cookies of a server hold, by each of the keys.
-fn cookie_values(server: &Server, keys: &[&Secret]) -> Vec<String> {
-    if keys.is_empty() {
-        return vec![fingerprint(&server.to_string())];
-    }
-    let mark = |key: &&Secret| {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, key.expose().as_bytes());
-        let tag = hmac::sign(&key, format!("server\n{server}").as_bytes());
-        tag.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
-    };
-    keys.iter().map(mark).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -483,7 +396,7 @@ mod tests {
         let names = Affinity::Learned(vec!["SID".to_owned()]);
         let before = servers(Balance::LeastRequests, Some(names.clone()));
         let set = [("set-cookie", &b"SID=of-ann; Path=/"[..])];
-        before.answered((None, 2), set.into_iter());
+        before.set_affinity(None, 2, set.into_iter());
         let sent = || [("cookie", &b"a=b; SID=of-ann"[..])].into_iter();
         assert_eq!(before.session(sent()).unwrap().index, 2);
         // One is gone, and the others have other places.
@@ -569,22 +482,22 @@ mod tests {
     fn sessions_are_known_by_our_cookie_or_by_those_of_imis() {
         let field = |value: &'static str| [("Cookie", value.as_bytes())].into_iter();
         let own = servers(Balance::LeastRequests, Some(Affinity::Cookie));
-        let cookie = own.answered((None, 2), std::iter::empty()).unwrap();
+        let cookie = own.set_affinity(None, 2, std::iter::empty()).unwrap();
         let pair: &'static str =
             Box::leak(format!("a=b; {}", cookie.split(';').next().unwrap()).into_boxed_str());
         let session = own.session(field(pair)).unwrap();
         assert_eq!(session.index, 2);
-        assert_eq!(own.answered((Some(&session), 2), std::iter::empty()), None, "it has the cookie");
+        assert_eq!(own.set_affinity(Some(&session), 2, std::iter::empty()), None, "it has the cookie");
         assert_eq!(own.session(field("__Host-imis-gateway-server=00000000")), None);
 
         let learned =
             servers(Balance::LeastRequests, Some(Affinity::Learned(vec!["ARRAffinity".to_owned()])));
         assert_eq!(learned.session(field("ARRAffinity=xyz")), None);
         let set = [("Set-Cookie", &b"ARRAffinity=xyz; Path=/; HttpOnly"[..])].into_iter();
-        assert_eq!(learned.answered((None, 1), set), None, "nothing is added");
+        assert_eq!(learned.set_affinity(None, 1, set), None, "nothing is added");
         let session = learned.session(field("a=b; arraffinity=xyz")).unwrap();
         assert_eq!(session.index, 1);
-        learned.answered((Some(&session), 2), std::iter::empty());
+        learned.set_affinity(Some(&session), 2, std::iter::empty());
         assert_eq!(learned.session(field("ARRAffinity=xyz")).unwrap().index, 2, "it has moved, once");
         assert_eq!(learned.session(field("ARRAffinity=other")), None);
     }
@@ -598,7 +511,7 @@ mod tests {
         let (old, new) = (Secret::new("old"), Secret::new("new"));
         let by = |keys: &[&Secret]| Servers::new(&upstream, keys, None).unwrap();
         let pair = |servers: &Servers, session: Option<&Session>| {
-            let cookie = servers.answered((session, 1), std::iter::empty())?;
+            let cookie = servers.set_affinity(session, 1, std::iter::empty())?;
             cookie.split(';').next().map(str::to_owned)
         };
         let session =
