@@ -1,7 +1,7 @@
-//! When connections are asked to end: all of them when the worker drains, single ones when there is no place for others.
+//! When connections are asked to end: all of them when the worker drains, single ones to make room for others.
 //!
-//! A connection asks at moments when it could stop, and is woken once when the time comes. Nothing is locked: all of this
-//! stays on the worker's thread.
+//! A connection polls where it could stop, and is woken when that changes. Nothing is locked: everything stays on the
+//! worker's thread.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -9,117 +9,113 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use slab::Slab;
 use tokio::time::Instant;
 
-/// How long a client may be waited for within a request before its connection may have to make room.
+/// How long a request may wait for its client before the connection may be evicted.
 const WITHIN: Duration = Duration::from_secs(2);
 
-/// Whether the worker drains, and whom to wake when it begins to.
+/// The drain of a worker, and the connections to wake when it begins.
 #[derive(Debug, Default)]
 pub(crate) struct Drain {
-    on: Cell<bool>,
-    /// The grace is over, too: what has no end of its own is given one.
-    closing: Cell<bool>,
-    /// Something was ended in the middle.
-    cut: Cell<bool>,
-    places: RefCell<Vec<Option<Place>>>,
-    free: RefCell<Vec<usize>>,
+    is_draining: Cell<bool>,
+    /// The drain time is over: connections that do not end by themselves are closed.
+    is_closing: Cell<bool>,
+    /// A request or handshake was interrupted.
+    has_cut: Cell<bool>,
+    connections: RefCell<Slab<Connection>>,
 }
 
 #[derive(Debug)]
-struct Place {
+struct Connection {
     waker: Waker,
-    /// Since when the connection has had nothing to do but wait for its client; within a request, `WITHIN` later.
+    /// Since when the connection only waits for its client; within a request, `WITHIN` later.
     waits_since: Option<Instant>,
-    /// It is to make room.
-    evicted: bool,
+    is_evicted: bool,
 }
 
 impl Drain {
     pub(crate) fn begin(&self) {
-        self.on.set(true);
+        self.is_draining.set(true);
         self.wake_all();
     }
 
-    /// What could go on for ever is closed now.
+    /// Closes connections that do not end by themselves.
     pub(crate) fn close(&self) {
-        self.closing.set(true);
+        self.is_closing.set(true);
         self.wake_all();
     }
 
-    /// Whether something was ended in the middle.
+    /// Whether a request or handshake was interrupted.
     pub(crate) fn has_cut(&self) -> bool {
-        self.cut.get()
+        self.has_cut.get()
     }
 
     fn wake_all(&self) {
-        for place in self.places.borrow().iter().flatten() {
-            place.waker.wake_by_ref();
-        }
+        self.connections.borrow().iter().for_each(|(_, connection)| connection.waker.wake_by_ref());
     }
 
-    /// How many connections are about to end for others.
+    /// The number of evicted connections that have not ended yet.
     pub(crate) fn leaving(&self) -> usize {
-        self.places.borrow().iter().flatten().filter(|place| place.evicted).count()
+        self.connections.borrow().iter().filter(|(_, connection)| connection.is_evicted).count()
     }
 
-    /// Evicts the connections that have waited longest for their clients, at most `most`. Returns how many.
-    pub(crate) fn evict(&self, most: usize) -> usize {
-        let mut places = self.places.borrow_mut();
+    /// Evicts the connections that have waited longest for their clients, at most `max`. Returns how many.
+    pub(crate) fn evict(&self, max: usize) -> usize {
+        let mut connections = self.connections.borrow_mut();
         let now = Instant::now();
-        let mut waiting: Vec<_> = places
-            .iter_mut()
-            .flatten()
-            .filter(|place| !place.evicted)
-            .filter_map(|place| Some((place.waits_since.filter(|since| *since <= now)?, place)))
+        let waiting = connections.iter_mut().filter(|(_, connection)| !connection.is_evicted);
+        let mut waiting: Vec<_> = waiting
+            .filter_map(|(_, connection)| {
+                Some((connection.waits_since.filter(|since| *since <= now)?, connection))
+            })
             .collect();
-        if waiting.len() > most {
-            waiting.select_nth_unstable_by_key(most, |(since, _)| *since);
-            waiting.truncate(most);
+        if waiting.len() > max {
+            waiting.select_nth_unstable_by_key(max, |(since, _)| *since);
+            waiting.truncate(max);
         }
-        for (_, place) in &mut waiting {
-            place.evicted = true;
-            place.waker.wake_by_ref();
+        for (_, connection) in &mut waiting {
+            connection.is_evicted = true;
+            connection.waker.wake_by_ref();
         }
         waiting.len()
     }
 }
 
-/// One connection's view of it.
+/// One connection's view of the drain.
 #[derive(Debug)]
 pub(crate) struct DrainWatch {
     drain: Rc<Drain>,
-    place: Option<usize>,
-    /// As its place has it.
+    /// In `Drain::connections`, once the connection has polled.
+    key: Option<usize>,
+    /// Whether `waits_since` is set.
     waits: bool,
 }
 
 impl DrainWatch {
     pub(crate) fn new(drain: Rc<Drain>) -> Self {
-        Self { drain, place: None, waits: false }
+        Self { drain, key: None, waits: false }
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.drain.on.get()
+        self.drain.is_draining.get()
     }
 
-    /// It is ended in the middle.
+    /// Notes that a request or handshake was interrupted.
     pub(crate) fn cut_off(&self) {
-        self.drain.cut.set(true);
+        self.drain.has_cut.set(true);
     }
 
     pub(crate) fn is_closing(&self) -> bool {
-        self.drain.closing.get()
+        self.drain.is_closing.get()
     }
 
-    /// Whether the connection is to make room for another, at once.
+    /// Whether the connection must make room for another at once.
     pub(crate) fn is_evicted(&self) -> bool {
-        self.place.is_some_and(|place| {
-            self.drain.places.borrow()[place].as_ref().is_some_and(|place| place.evicted)
-        })
+        self.key.is_some_and(|key| self.drain.connections.borrow()[key].is_evicted)
     }
 
-    /// Returns once the worker has drained for so long, or the connection is to make room.
+    /// Returns when the worker has drained for this time, or the connection is evicted.
     pub(crate) async fn begun_for(&mut self, time: Duration) {
         poll_fn(
             |cx| if self.poll_waiting(cx) || self.is_evicted() { Poll::Ready(()) } else { Poll::Pending },
@@ -130,41 +126,34 @@ impl DrainWatch {
         }
     }
 
-    /// Whether the worker drains. From the first call on the task is woken when that changes; it must stay the same task.
+    /// Whether the worker drains. The task of the first call is woken when that changes; later calls must come from the same task.
     pub(crate) fn poll(&mut self, cx: &Context<'_>) -> bool {
-        if self.place.is_none() {
-            let new = Some(Place { waker: cx.waker().clone(), waits_since: None, evicted: false });
-            let mut places = self.drain.places.borrow_mut();
-            let place = self.drain.free.borrow_mut().pop();
-            let place = place.unwrap_or(places.len());
-            match places.get_mut(place) {
-                Some(free) => *free = new,
-                None => places.push(new),
-            }
-            self.place = Some(place);
-        }
+        self.key.get_or_insert_with(|| {
+            let connection = Connection { waker: cx.waker().clone(), waits_since: None, is_evicted: false };
+            self.drain.connections.borrow_mut().insert(connection)
+        });
         self.is_draining()
     }
 
-    /// The same, when there is nothing to do but wait for the client: the connection may have to make room.
+    /// As `poll`, when the connection only waits for its client between requests: it may be evicted.
     pub(crate) fn poll_waiting(&mut self, cx: &Context<'_>) -> bool {
-        let on = self.poll(cx);
-        if !self.waits {
-            self.set_waits(Some(Instant::now()));
-        }
-        on
+        self.poll_waiting_after(cx, Duration::ZERO)
     }
 
-    /// The same within a request, when its client is waited for and iMIS is not: for a moment that is in order.
+    /// As `poll`, when a request waits for its client and not for iMIS: the connection may be evicted after a moment.
     pub(crate) fn poll_waiting_within(&mut self, cx: &Context<'_>) -> bool {
-        let on = self.poll(cx);
-        if !self.waits {
-            self.set_waits(Some(Instant::now() + WITHIN));
-        }
-        on
+        self.poll_waiting_after(cx, WITHIN)
     }
 
-    /// There is something to do.
+    fn poll_waiting_after(&mut self, cx: &Context<'_>, grace: Duration) -> bool {
+        let is_draining = self.poll(cx);
+        if !self.waits {
+            self.set_waits(Some(Instant::now() + grace));
+        }
+        is_draining
+    }
+
+    /// The connection has something to do.
     pub(crate) fn works(&mut self) {
         if self.waits {
             self.set_waits(None);
@@ -173,19 +162,16 @@ impl DrainWatch {
 
     fn set_waits(&mut self, since: Option<Instant>) {
         self.waits = since.is_some();
-        if let Some(place) = self.place
-            && let Some(place) = &mut self.drain.places.borrow_mut()[place]
-        {
-            place.waits_since = since;
+        if let Some(key) = self.key {
+            self.drain.connections.borrow_mut()[key].waits_since = since;
         }
     }
 }
 
 impl Drop for DrainWatch {
     fn drop(&mut self) {
-        if let Some(place) = self.place {
-            self.drain.places.borrow_mut()[place] = None;
-            self.drain.free.borrow_mut().push(place);
+        if let Some(key) = self.key {
+            self.drain.connections.borrow_mut().remove(key);
         }
     }
 }
@@ -195,7 +181,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn who_has_waited_longest_makes_room_and_nobody_who_works() {
+    async fn connections_that_wait_longest_are_evicted_and_busy_ones_are_not() {
         let drain = Rc::new(Drain::default());
         let cx = Context::from_waker(Waker::noop());
         let mut all: Vec<DrainWatch> = (0..5).map(|_| DrainWatch::new(drain.clone())).collect();
@@ -207,16 +193,16 @@ mod tests {
         assert_eq!((drain.evict(2), drain.leaving()), (2, 2));
         let evicted = |all: &[DrainWatch]| all.iter().map(DrainWatch::is_evicted).collect::<Vec<_>>();
         assert_eq!(evicted(&all), [false, true, true, false, false]);
-        assert_eq!(drain.evict(10), 2, "those that are left and wait");
+        assert_eq!(drain.evict(10), 2, "the others that wait");
         assert_eq!(evicted(&all), [false, true, true, true, true]);
         drop(all.pop());
         let mut next = DrainWatch::new(drain.clone());
         next.poll_waiting(&cx);
-        assert!(!next.is_evicted(), "the place is another's now");
+        assert!(!next.is_evicted(), "the key belongs to another connection now");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_is_slow_within_a_request_makes_room_after_a_moment() {
+    async fn a_connection_that_is_slow_within_a_request_is_evicted_after_a_moment() {
         let drain = Rc::new(Drain::default());
         let cx = Context::from_waker(Waker::noop());
         let mut slow = DrainWatch::new(drain.clone());
