@@ -1,8 +1,8 @@
-//! The servers of one site: which one a request goes to, and which are left alone because they do not answer, are said to be ill, or are
-//! being taken out of service.
+//! The servers of one site: which one a request goes to, and which are avoided because they accept no connection, fail their health
+//! check, or are drained.
 //!
-//! Shared by all workers and kept across reloads that leave the servers as they are. The state of a single server is
-//! kept for `status`; it gets requests in any case.
+//! All workers share them. A reload that does not change the servers keeps them. A single server gets requests in any
+//! state; its state is only for `status`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -14,9 +14,9 @@ use crate::base::clock;
 use crate::config::{Affinity, Balance, Secret, Server, Upstream, server_of};
 use crate::upstream::sessions::{Sessions, cookie_values};
 
-/// How long a server is left alone after it could not be connected to once; doubled each time.
+/// How long a server is ejected after the first failed connection; doubled each time.
 const FIRST_EJECTION: Duration = Duration::from_secs(1);
-/// One request tries a server that has rested, and has so long for it.
+/// After an ejection one request tries the server. The others wait this long for its result.
 const TRIAL_MILLISECONDS: u64 = 10_000;
 const MAX_EJECTION: Duration = Duration::from_secs(30);
 
@@ -40,17 +40,17 @@ pub(super) struct State {
     unhealthy: AtomicBool,
     /// An operator has taken it out of service.
     drained: AtomicBool,
-    /// Times in a row that it could not be connected to. Failures at the same time count once.
+    /// Failed connections in a row. Concurrent failures count once.
     failures: AtomicU32,
-    /// Failed connections since it worked last.
+    /// Failed connections since the last successful one.
     failed_connections: AtomicU64,
-    /// When it was found to be down, in seconds since 1970; 0 if it is not.
+    /// Since when it is down, in seconds since 1970; 0 if it is not.
     down_since: AtomicU64,
     /// Milliseconds since `Servers::since`.
     ejected_until: AtomicU64,
-    /// One request tries whether it accepts connections again, while the others go elsewhere.
+    /// One request tries whether it accepts connections again.
     on_trial: AtomicBool,
-    /// Requests that it has.
+    /// Requests in flight.
     busy: AtomicUsize,
 }
 
@@ -64,7 +64,7 @@ pub(crate) struct Session {
     pub(super) is_outdated: bool,
 }
 
-/// How a server is.
+/// The condition of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Condition {
     Up,
@@ -95,9 +95,8 @@ pub(crate) struct Outage {
 }
 
 impl Servers {
-    /// `keys`: those that the gateways of a site share, the one that signs first, so that each knows the others' cookies and nobody else
-    /// what they stand for; without any, what a cookie holds is the same for everybody who knows the server's address. `before`: those
-    /// whose place these take; which session is on which server is taken over from them.
+    /// `keys`: keys of the affinity cookie, shared by the gateways of a site; the first one signs. Without a key, the cookie is a hash of
+    /// the server's address. `before`: the servers that these replace; their learned sessions are kept.
     pub(crate) fn new(
         upstream: &Upstream,
         keys: &[&Secret],
@@ -134,7 +133,7 @@ impl Servers {
         }))
     }
 
-    /// Whether these cookies are those of `keys`. Where there are none, any keys will do.
+    /// Whether the affinity cookies belong to `keys`. True if there are none.
     pub(crate) fn have_cookies_of(&self, keys: &[&Secret]) -> bool {
         !matches!(self.affinity, Some(Affinity::Cookie))
             || self.all.iter().all(|state| state.cookie_values == cookie_values(&state.server, keys))
@@ -148,8 +147,8 @@ impl Servers {
         &self.all[index].server
     }
 
-    /// Which servers are tried for a request, in order: the one its session is on, then those that are well. The others come last, since
-    /// one of them may be better than none.
+    /// The servers to try for a request, in order: the one that its session is on, then those that are up. The others come last, in
+    /// case no other works.
     pub(crate) fn order(&self, session: Option<&Session>) -> Vec<usize> {
         let session = session.map(|session| session.index);
         let order = self.ranked(session);
@@ -158,7 +157,7 @@ impl Servers {
         if first.failures.load(Ordering::Relaxed) == 0 || !is_ranked_up {
             return order;
         }
-        // It has rested: one request tries it, for the others it goes on resting.
+        // Its ejection is over: one request tries it, and for the others it stays ejected.
         let again = self.now() + TRIAL_MILLISECONDS;
         let until = first.ejected_until.load(Ordering::Relaxed);
         let claimed =
@@ -174,7 +173,7 @@ impl Servers {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let rank = |index: usize| {
             let state = &self.all[index];
-            // A session that is on a server stays there while the server is taken out of service.
+            // Sessions stay on a drained server.
             let class = match (self.health(index), state.drained.load(Ordering::Relaxed)) {
                 (_, true) if session != Some(index) => 3,
                 (Condition::Unhealthy, _) => 2,
@@ -236,26 +235,26 @@ impl Servers {
         u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// It could not be connected to.
+    /// Records a failed connection.
     pub(crate) fn failed(&self, index: usize) {
         let state = &self.all[index];
         state.failed_connections.fetch_add(1, Ordering::Relaxed);
         state.goes_down();
-        let resting = self.now() < state.ejected_until.load(Ordering::Relaxed);
-        if resting && !state.on_trial.swap(false, Ordering::Relaxed) {
-            // Others found that out at the same time.
+        let is_ejected = self.now() < state.ejected_until.load(Ordering::Relaxed);
+        if is_ejected && !state.on_trial.swap(false, Ordering::Relaxed) {
+            // A concurrent failure.
             return;
         }
         let before = state.failures.fetch_add(1, Ordering::Relaxed);
-        let rest = (FIRST_EJECTION * 2_u32.saturating_pow(before.min(10))).min(MAX_EJECTION);
-        let until = self.now() + u64::try_from(rest.as_millis()).unwrap_or(u64::MAX);
+        let ejection = (FIRST_EJECTION * 2_u32.saturating_pow(before.min(10))).min(MAX_EJECTION);
+        let until = self.now() + u64::try_from(ejection.as_millis()).unwrap_or(u64::MAX);
         state.ejected_until.store(until, Ordering::Relaxed);
         if before == 0 {
             warn!(server = %state.server, "a server of iMIS accepts no connection");
         }
     }
 
-    /// It has accepted one.
+    /// Records a successful connection.
     pub(crate) fn worked(&self, index: usize) {
         let state = &self.all[index];
         if state.failures.load(Ordering::Relaxed) != 0 {
@@ -282,7 +281,7 @@ impl Servers {
         }
     }
 
-    /// Takes the server with this URL out of service, or back; `false`: there is none.
+    /// Drains the server with this URL, or puts it back into service. False if there is none.
     pub(crate) fn drain(&self, url: &str, drained: bool) -> bool {
         let named = [url.to_owned(), format!("https://{url}"), format!("http://{url}")];
         let is_named =
@@ -295,8 +294,7 @@ impl Servers {
         true
     }
 
-    /// What is known of the same servers by those whose place these take.
-    /// `same_health`: they are asked after it in the same way.
+    /// Takes over the state of the same servers from `before`. `same_health`: the health checks are the same.
     pub(crate) fn take_over(&self, before: &Self, same_health: bool) {
         for state in &self.all {
             let Some(other) = before.all.iter().find(|other| other.server == state.server) else { continue };
@@ -316,8 +314,8 @@ impl Servers {
                 to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
             }
             state.comes_up();
-            let rests = other.ejected_until.load(Ordering::Relaxed).saturating_sub(before.now());
-            state.ejected_until.store(self.now() + rests, Ordering::Relaxed);
+            let left = other.ejected_until.load(Ordering::Relaxed).saturating_sub(before.now());
+            state.ejected_until.store(self.now() + left, Ordering::Relaxed);
         }
     }
 }
@@ -337,7 +335,7 @@ impl State {
     }
 }
 
-/// A request that a server has, until this is dropped.
+/// Counts a request in flight until it is dropped.
 pub(crate) struct Busy {
     servers: Arc<Servers>,
     index: usize,
@@ -345,7 +343,7 @@ pub(crate) struct Busy {
 
 impl Busy {
     pub(crate) fn new(servers: &Arc<Servers>, index: usize) -> Option<Self> {
-        // With one server there is nothing to spread.
+        // A single server is not balanced.
         (servers.len() > 1).then(|| {
             servers.all[index].busy.fetch_add(1, Ordering::Relaxed);
             Self { servers: servers.clone(), index }
@@ -371,19 +369,19 @@ mod tests {
     }
 
     #[test]
-    fn the_first_that_is_well_is_first_and_the_others_come_last() {
+    fn the_first_server_that_is_up_is_first_and_the_others_come_last() {
         let servers = servers(Balance::Failover, None);
         assert_eq!(servers.order(None), [0, 1, 2]);
         servers.failed(0);
         assert_eq!(servers.order(None), [1, 2, 0]);
         servers.set_health(1, false, "");
         assert!(servers.drain("https://c:443", true) && !servers.drain("https://d:443", true));
-        assert_eq!(servers.order(None), [0, 1, 2], "resting, ill, drained");
+        assert_eq!(servers.order(None), [0, 1, 2], "ejected, unhealthy, drained");
         let on = |index| Session { index, cookie: None, is_outdated: false };
-        assert_eq!(servers.order(Some(&on(2))), [2, 0, 1], "who is there stays there");
-        assert_eq!(servers.order(Some(&on(1))), [0, 1, 2], "but not with an ill one");
+        assert_eq!(servers.order(Some(&on(2))), [2, 0, 1], "a session stays on a drained server");
+        assert_eq!(servers.order(Some(&on(1))), [0, 1, 2], "but not on an unhealthy one");
         servers.set_health(2, false, "");
-        assert_eq!(servers.order(Some(&on(2))), [0, 2, 1], "nor with one that is drained and ill");
+        assert_eq!(servers.order(Some(&on(2))), [0, 2, 1], "nor on one that is drained and unhealthy");
         servers.set_health(2, true, "");
         servers.worked(0);
         servers.set_health(1, true, "");
@@ -399,7 +397,7 @@ mod tests {
         before.set_affinity(None, 2, set.into_iter());
         let sent = || [("cookie", &b"a=b; SID=of-ann"[..])].into_iter();
         assert_eq!(before.session(sent()).unwrap().index, 2);
-        // One is gone, and the others have other places.
+        // One is gone, and the others have other positions.
         let mut upstream = test_upstream(&["https://c", "https://a"]);
         upstream.affinity = Some(names);
         let next = Servers::new(&upstream, &[], Some(&before)).unwrap();
@@ -409,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ill_server_that_nobody_asks_any_more_is_not_ill() {
+    fn without_a_health_check_a_server_is_not_unhealthy() {
         let before = servers(Balance::Failover, None);
         before.set_health(0, false, "");
         let next = servers(Balance::Failover, None);
@@ -421,19 +419,19 @@ mod tests {
     }
 
     #[test]
-    fn one_request_tries_a_server_that_has_rested_and_one_fault_counts_once() {
+    fn one_request_tries_a_server_after_its_ejection_and_concurrent_failures_count_once() {
         let servers = servers(Balance::Failover, None);
         for _ in 0..30 {
             servers.failed(0);
         }
-        let rests = servers.all[0].ejected_until.load(Ordering::Relaxed) - servers.now();
-        assert!(rests <= 1000, "many at once are one fault: {rests} ms");
+        let left = servers.all[0].ejected_until.load(Ordering::Relaxed) - servers.now();
+        assert!(left <= 1000, "concurrent failures count once: {left} ms");
         servers.all[0].ejected_until.store(0, Ordering::Relaxed);
         assert_eq!(servers.order(None), [0, 1, 2], "the one that tries");
         assert_eq!(servers.order(None), [1, 2, 0], "the others");
         servers.failed(0);
-        let rests = servers.all[0].ejected_until.load(Ordering::Relaxed) - servers.now();
-        assert!((1001..=2000).contains(&rests), "in vain: {rests} ms");
+        let left = servers.all[0].ejected_until.load(Ordering::Relaxed) - servers.now();
+        assert!((1001..=2000).contains(&left), "after a failed trial: {left} ms");
         let next = self::servers(Balance::Failover, None);
         next.take_over(&servers, true);
         assert_eq!(next.order(None), [1, 2, 0], "what is known outlives a reload");
@@ -526,6 +524,6 @@ mod tests {
         assert_eq!((there.index, pair(&both, Some(&there))), (1, None));
         assert_eq!(session(&by(&[&new]), &first), None, "it has gone with its key");
         let none = Upstream { affinity: None, ..upstream.clone() };
-        assert!(Servers::new(&none, &[&old], None).unwrap().have_cookies_of(&[&new]), "nobody has any");
+        assert!(Servers::new(&none, &[&old], None).unwrap().have_cookies_of(&[&new]), "there is none");
     }
 }
