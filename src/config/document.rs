@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::base::hex::hex;
 use crate::config::app::ShownSecret;
 use crate::config::files::{Watched, read_text};
 use crate::config::listen::{self, Listen};
@@ -151,5 +152,5 @@ fn document(root: &Value<'_>, text: &str, file: &Path) -> Config {
 /// The first 64 bits of the text's SHA-256.
 fn hash(text: &str) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
-    digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    hex(&digest.as_ref()[..8])
 }

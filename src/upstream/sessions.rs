@@ -8,6 +8,7 @@ use aws_lc_rs::hmac;
 use moka::sync::Cache;
 
 use crate::base::clock;
+use crate::base::hex::hex;
 use crate::config::{Secret, Server, fingerprint};
 
 /// Sessions whose server is remembered; those of iMIS last twenty minutes.
@@ -55,7 +56,7 @@ pub(crate) fn cookie_values(server: &Server, keys: &[&Secret]) -> Vec<String> {
     let value = |key: &&Secret| {
         let key = hmac::Key::new(hmac::HMAC_SHA256, key.expose().as_bytes());
         let tag = hmac::sign(&key, format!("server\n{server}").as_bytes());
-        tag.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        hex(&tag.as_ref()[..8])
     };
     keys.iter().map(value).collect()
 }
