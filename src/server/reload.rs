@@ -337,7 +337,7 @@ impl ServerHandle {
         Ok(ReloadResult::applied(by, &config, needs_restart))
     }
 
-    /// Sends it to all workers, and waits until each of them serves new requests under it.
+    /// Sends a gateway to all workers, and waits until each serves new requests with it.
     async fn publish(&self, gateway: &Arc<Gateway>) {
         let mut waiting = Vec::new();
         for worker in &self.workers {
@@ -362,7 +362,7 @@ fn acme_sites(gateway: &Gateway) -> Vec<Arc<ManagedSite>> {
     gateway.sites.iter().filter_map(|site| ManagedSite::of(&site.config)).collect()
 }
 
-/// Starts what runs for as long as this configuration is in use: the staff lists of Zendesk accounts, and health checks.
+/// Starts the tasks of a configuration: fetching the staff lists of Zendesk accounts, and health checks.
 pub(crate) fn start_background_tasks(gateway: &Gateway, control: &Handle) {
     for staff in gateway.staff() {
         staff.keep_fresh(control);
