@@ -5,9 +5,8 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use http::HeaderMap;
 use http::header::{COOKIE, HeaderValue};
-use imis_gateway::fuzzing::{
-    Mint, Routes, Tickets, has_session, read_message, rewrite_request, rewrite_response,
-};
+use imis_gateway::fuzzing::ticket_vectors::Vector;
+use imis_gateway::fuzzing::{Mint, Routes, has_session, read_message, rewrite_request, rewrite_response};
 
 /// As a browser sends them to an ASP.NET site.
 fn cookies() -> String {
@@ -108,10 +107,9 @@ fn sign_in(criterion: &mut Criterion) {
 
 fn tickets(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("forms ticket");
-    let tickets = Tickets::all();
-    for (index, name) in tickets.names().into_iter().enumerate() {
-        group.bench_function(format!("{index} {name}"), |bencher| {
-            bencher.iter(|| assert!(tickets.opens(black_box(index))));
+    for (index, ticket) in Vector::all().enumerate() {
+        group.bench_function(format!("{index} {}", ticket.name()), |bencher| {
+            bencher.iter(|| assert!(ticket.opens(black_box(ticket.cookie()))));
         });
     }
     group.finish();

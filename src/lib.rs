@@ -22,4 +22,5 @@ mod codec;
 mod base;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
+#[path = "../fuzz/invariants/mod.rs"]
 pub mod fuzzing;

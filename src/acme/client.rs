@@ -1,15 +1,21 @@
-//! HTTP to a CA: time limits, a limit of the response's size, and no other roots than the configured ones.
+//! The connection to a CA: HTTP with the configured roots and limits of time and size, the directory, and the account.
 
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::header::RETRY_AFTER;
 use http::{Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Limited};
-use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
+use instant_acme::{Account, BodyWrapper, BytesResponse, Error, ExternalAccountKey, HttpClient, NewAccount};
 
+use crate::acme::error::AcmeError;
+use crate::acme::store::NewFile;
 use crate::base::error_chain::Chain;
+use crate::base::http_client;
 use crate::base::tls_client::client_config;
 use crate::config::Acme;
 
@@ -21,19 +27,14 @@ const MAX_RETRY_AFTER: u64 = 24 * 3600;
 const MAX_POLL_INTERVAL: u64 = 30;
 
 /// What instant-acme sends its requests with.
-pub(super) struct Client(reqwest::Client);
+struct Client(reqwest::Client);
 
 impl Client {
-    pub(super) fn new(acme: &Acme) -> Result<Self, Error> {
+    fn new(acme: &Acme) -> Result<Self, Error> {
         let tls = client_config(acme.roots.0.clone(), Vec::new());
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls.map_err(|error| Error::Other(error.into()))?)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .https_only(true)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(TOTAL_TIMEOUT)
-            .build();
+        let tls = tls.map_err(|error| Error::Other(error.into()))?;
+        let builder = http_client::builder(tls, TOTAL_TIMEOUT);
+        let client = builder.https_only(true).connect_timeout(CONNECT_TIMEOUT).build();
         Ok(Self(client.map_err(|error| Error::Other(error.into()))?))
     }
 }
@@ -79,4 +80,30 @@ pub(crate) async fn check_directory(acme: &Acme) -> Result<(), String> {
     };
     let is_directory = ["newNonce", "newAccount", "newOrder"].into_iter().all(is_url);
     is_directory.then_some(()).ok_or_else(|| "the URL is not that of an ACME directory".to_owned())
+}
+
+/// The account with the CA: the one in its file, or a new one if there is no file.
+pub(super) async fn account(acme: &Acme) -> Result<Account, AcmeError> {
+    let path = &acme.account_file;
+    check_directory(acme).await.map_err(AcmeError::Directory)?;
+    let builder = Account::builder_with_http(Box::new(Client::new(acme)?));
+    match tokio::fs::read(path).await {
+        Ok(saved) => {
+            let invalid = |source| AcmeError::AccountFile { path: path.clone(), source };
+            return Ok(builder.from_credentials(serde_json::from_slice(&saved).map_err(invalid)?).await?);
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(source) => return Err(AcmeError::File { action: "read", path: path.clone(), source }),
+    }
+    let file = NewFile::create(path).await?;
+    let contact = acme.contact.as_ref().map(|address| format!("mailto:{address}"));
+    let contact: Vec<&str> = contact.iter().map(String::as_str).collect();
+    let new = NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };
+    let external = acme.external_account.as_ref().and_then(|external| {
+        let key = BASE64_URL_SAFE_NO_PAD.decode(external.key.expose().trim_end_matches('=')).ok()?;
+        Some(ExternalAccountKey::new(external.id.clone(), &key))
+    });
+    let (account, credentials) = builder.create(&new, acme.directory.to_string(), external.as_ref()).await?;
+    file.commit(&serde_json::json!(credentials).to_string()).await?;
+    Ok(account)
 }

@@ -5,7 +5,6 @@
 
 mod renew;
 mod order;
-mod account;
 mod client;
 mod schedule;
 mod store;

@@ -13,7 +13,7 @@ use rustls_pki_types::PrivateKeyDer;
 
 use crate::acme::error::AcmeError;
 use crate::acme::state::{ManagedSite, State};
-use crate::acme::{account, store};
+use crate::acme::{client, store};
 use crate::base::{tls_client, x509};
 use crate::config::Challenge;
 
@@ -23,7 +23,7 @@ const POLL: RetryPolicy = RetryPolicy::new().timeout(Duration::from_secs(120));
 pub(super) async fn issue(state: Arc<State>, site: Arc<ManagedSite>) -> Result<i64, AcmeError> {
     // Before the order: CAs limit the number of certificates, so that none should be lost.
     let file = store::NewFile::create(&site.acme.certificate_file).await?;
-    let account = account::open(&site.acme).await?;
+    let account = client::account(&site.acme).await?;
     let mut order = new_order(&account, &site).await?;
     if let Err(error) = validate(&state, &site, &mut order).await {
         return Err(failed_validation(&mut order).await.unwrap_or(error));

@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 use crate::acme::error::{AcmeError, one_line};
 use crate::acme::schedule::{Backoff, Renewal};
 use crate::acme::state::{ManagedSite, State, Status};
-use crate::acme::{account, order};
+use crate::acme::{client, order};
 use crate::base::clock;
 use crate::base::error_chain::Chain;
 use crate::observe::metrics::Metrics;
@@ -127,7 +127,7 @@ impl Certificate {
             let acme = site.acme.clone();
             let advice = attempt(async move {
                 let id = CertificateIdentifier::try_from(&leaf).map_err(AcmeError::Unusable)?;
-                Ok(account::open(&acme).await?.renewal_info(&id).await?)
+                Ok(client::account(&acme).await?.renewal_info(&id).await?)
             })
             .await;
             renewal.advise(advice.as_ref().ok());

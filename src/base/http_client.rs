@@ -1,4 +1,4 @@
-//! HTTP clients for the gateway's own requests: to iMIS, to Zendesk and to the collector of traces.
+//! HTTP clients for the gateway's own requests: to iMIS, to Zendesk, to CAs and to the collector of traces.
 
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ pub(crate) const USER_AGENT: &str = concat!("imis-gateway/", env!("CARGO_PKG_VER
 
 /// A client that follows no redirects, uses no proxy from the environment and sends no Referer. `timeout` bounds a request
 /// from the connection to the last byte of the response.
+#[expect(clippy::disallowed_methods, reason = "the one place that builds clients")]
 pub(crate) fn builder(tls: ClientConfig, timeout: Duration) -> ClientBuilder {
     Client::builder()
         .tls_backend_preconfigured(tls)

@@ -16,6 +16,7 @@ pub(crate) mod request_id;
 pub(crate) mod trace_context;
 pub(crate) mod http_client;
 pub(crate) mod phone;
+pub(crate) mod hex;
 pub(crate) mod query;
 pub(crate) mod published;
 pub(crate) mod header_rules;

@@ -45,7 +45,7 @@ pub(crate) use claims::{Claims, Source};
 pub use document::Config;
 pub(crate) use document::Fixed;
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use document::read_as_file;
+pub(crate) use document::read;
 pub(crate) use files::{Watched, read_text};
 pub(crate) use imis::{Imis, ServiceAccount};
 pub(crate) use listen::{Listen, glance};

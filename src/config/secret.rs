@@ -8,6 +8,7 @@ use std::path::Path;
 use aws_lc_rs::digest::{SHA256, digest};
 use secrecy::{ExposeSecret, SecretBox};
 
+use crate::base::hex::hex;
 use crate::config::files::Files;
 use crate::config::section::Value;
 
@@ -38,7 +39,7 @@ impl Secret {
 /// The first 32 bits of a SHA-256 hash with a prefix, as 8 hexadecimal digits.
 pub(crate) fn fingerprint(text: &str) -> String {
     let digest = digest(&SHA256, format!("imis-gateway fingerprint\n{text}").as_bytes());
-    digest.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    hex(&digest.as_ref()[..4])
 }
 
 /// Compares the texts only.

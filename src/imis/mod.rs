@@ -21,7 +21,7 @@ use rustls::ClientConfig;
 
 use crate::base::phone;
 use crate::config;
-use crate::observe::metrics::RecognitionMetrics;
+use crate::observe::metrics::Metrics;
 use crate::upstream::servers::Servers;
 use api::Api;
 pub(crate) use api::{ApplicationError, ProfileError};
@@ -52,7 +52,7 @@ impl Imis {
         site: &config::Site,
         tls: &Arc<ClientConfig>,
         servers: &Arc<Servers>,
-        metrics: RecognitionMetrics,
+        metrics: Metrics,
     ) -> Result<Self, BuildError> {
         let api = Arc::new(Api::new(client::for_api(tls)?, imis));
         let mut queries = imis.recognise.iter().filter_map(|method| method.kind.query());

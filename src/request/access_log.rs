@@ -130,7 +130,7 @@ impl Drop for Access {
         self.worker.counters_of(self.site).count(&completed);
         if let Some(why) = self.failure {
             let site = self.site.map_or("", |site| &self.worker.gateway.sites[site].config.hosts[0]);
-            self.worker.gateway.metrics.failure(site, why);
+            self.worker.gateway.metrics.failures.inc([site, why]);
         }
         let Some(line) = &self.line else { return };
         if let (Some(span), Some(exporter)) = (&self.span, &self.worker.gateway.trace_exporter) {

@@ -189,7 +189,7 @@ fn relay_head<C: ClientStream>(
     }
     let servers = &context.connection.worker.upstreams[*site].servers;
     let session = outgoing.session.as_ref();
-    let affinity = servers.answered((session, exchange.connection.server), response.fields.pairs());
+    let affinity = servers.set_affinity(session, exchange.connection.server, response.fields.pairs());
     let changes = HeadChanges {
         location: redirect.map(|redirect| redirect.location.as_str()),
         set_cookies: [redirect.map(|redirect| redirect.set_cookie.as_str()), affinity.as_deref()],

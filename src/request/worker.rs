@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use crate::base::buffers::Buffers;
 use crate::base::drain::Drain;
 use crate::base::request_id::RequestId;
-use crate::observe::metrics::{SiteCounters, WorkerCounters};
+use crate::observe::metrics::{SiteCounters, UpstreamCounters, WorkerCounters};
 use crate::proxy::upstream::Upstream;
 use crate::request::gateway::{Gateway, Site};
 
@@ -54,8 +54,8 @@ impl Worker {
             upstreams,
             index,
             site_counters: site_counters(&gateway, index),
-            no_site_counters: Rc::new(gateway.metrics.traffic.of_site("", index)),
-            counters: Rc::new(gateway.metrics.traffic.of_worker(index)),
+            no_site_counters: Rc::new(SiteCounters::new(&gateway.metrics, "", index)),
+            counters: Rc::new(WorkerCounters::new(&gateway.metrics, index)),
             buffers,
             control,
             drain: Rc::default(),
@@ -142,11 +142,11 @@ impl CurrentWorker {
 }
 
 fn upstream(site: &Site, gateway: &Gateway, index: usize, buffers: &Rc<Buffers>) -> Upstream {
-    let counters = gateway.metrics.traffic.of_upstream(site.name(), index);
+    let counters = UpstreamCounters::new(&gateway.metrics, site.name(), index);
     Upstream::new(&site.upstream, &site.concurrency_limit, buffers.clone(), gateway.limits, counters)
 }
 
 fn site_counters(gateway: &Gateway, index: usize) -> Vec<Rc<SiteCounters>> {
-    let traffic = &gateway.metrics.traffic;
-    gateway.sites.iter().map(|site| Rc::new(traffic.of_site(site.name(), index))).collect()
+    let counters = |site: &Site| Rc::new(SiteCounters::new(&gateway.metrics, site.name(), index));
+    gateway.sites.iter().map(counters).collect()
 }

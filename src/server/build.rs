@@ -135,7 +135,7 @@ impl Parts<'_> {
                     config,
                     &upstream.tls,
                     &upstream.servers,
-                    self.process.metrics.recognition(&config.hosts[0]),
+                    self.process.metrics.clone(),
                 )?,
                 states: StateCookies::new(self.keys, &config.hosts[0], self.process.used_states.clone()),
                 staff: staff_of(&sign_on.apps, self.previous)?,

@@ -90,18 +90,18 @@ impl Drop for Control {
     }
 }
 
-/// Serves as long as the program runs.
+/// Serves until the process ends.
 pub(crate) async fn serve(listener: UnixListener, server: Arc<ServerHandle>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        // Others wait in the system's queue.
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        // Further connections wait in the backlog of the socket.
+        let Ok(permit) = permits.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let server = server.clone();
                 tokio::spawn(async move {
                     connection(stream, server).await;
-                    drop(place);
+                    drop(permit);
                 });
             }
             Err(error) => {

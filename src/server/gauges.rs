@@ -1,104 +1,96 @@
 //! Gauges that are read from the running gateway at each scrape.
 
-use crate::observe::metrics::{Snapshot, labels};
+use crate::observe::metrics::MetricTable;
 use crate::request::gateway::Gateway;
 use crate::server::process_state::ProcessState;
 use crate::upstream::servers::Condition;
 
-pub(super) fn read(gateway: &Gateway, process: &ProcessState) -> Snapshot {
-    let mut snapshot = Snapshot::new();
-    let open = process.admission.open();
-    snapshot.gauge("connections", "Open client connections", [([], whole(open))]);
-    certificates(&mut snapshot, gateway, process);
-    servers(&mut snapshot, gateway);
-    secrets(&mut snapshot, gateway, process);
-    staff(&mut snapshot, gateway);
-    snapshot
+pub(super) fn read(gateway: &Gateway, process: &ProcessState) -> MetricTable {
+    let mut table = MetricTable::default();
+    table.gauge("connections", [], "Open client connections").set([], process.admission.open());
+    certificates(&mut table, gateway, process);
+    servers(&mut table, gateway);
+    secrets(&mut table, gateway, process);
+    staff(&mut table, gateway);
+    table
 }
 
-fn certificates(snapshot: &mut Snapshot, gateway: &Gateway, process: &ProcessState) {
-    let expiries = gateway.sites.iter().filter_map(|site| {
-        let expiry = site.certificate_expiry()?;
-        Some((labels([("site", site.name())]), expiry))
-    });
-    snapshot.seconds(
-        "certificate_expiry_timestamp",
+fn certificates(table: &mut MetricTable, gateway: &Gateway, process: &ProcessState) {
+    let expiry = table.gauge(
+        "certificate_expiry_timestamp_seconds",
+        ["site"],
         "Time at which the certificate of a site expires",
-        expiries,
     );
-    let failing = gateway.sites.iter().filter_map(|site| {
-        let status = process.acme.status(&site.config.acme.as_ref()?.certificate_file);
-        Some((labels([("site", site.name())]), status.last_error.is_some().into()))
-    });
-    snapshot.gauge(
+    let failing = table.gauge(
         "acme_failing",
+        ["site"],
         "1 if the last certificate order failed, or its certificate is not used; only for sites with acme",
-        failing,
     );
+    for site in &gateway.sites {
+        if let Some(time) = site.certificate_expiry() {
+            expiry.set([site.name()], time);
+        }
+        if let Some(acme) = &site.config.acme {
+            let status = process.acme.status(&acme.certificate_file);
+            failing.set([site.name()], status.last_error.is_some());
+        }
+    }
 }
 
-fn servers(snapshot: &mut Snapshot, gateway: &Gateway) {
-    let all = || {
-        gateway.sites.iter().flat_map(|site| {
-            let servers = &site.upstream.servers;
-            (0..servers.len()).map(move |index| {
-                let server = servers.server(index).to_string();
-                (labels([("site", site.name()), ("server", &server)]), servers, index)
-            })
-        })
-    };
-    snapshot.gauge(
+fn servers(table: &mut MetricTable, gateway: &Gateway) {
+    let up = table.gauge(
         "upstream_server_up",
+        ["site", "server"],
         "1 if a server of iMIS gets requests; 0 if it is ejected, unhealthy or drained",
-        all().map(|(labels, servers, index)| (labels, (servers.condition(index) == Condition::Up).into())),
     );
-    snapshot.gauge(
+    let requests = table.gauge(
         "upstream_server_requests",
+        ["site", "server"],
         "Requests in flight per server of iMIS; only for sites with several servers",
-        all().map(|(labels, servers, index)| (labels, whole(servers.busy(index)))),
     );
+    for site in &gateway.sites {
+        let servers = &site.upstream.servers;
+        for index in 0..servers.len() {
+            let server = servers.server(index).to_string();
+            up.set([site.name(), &server], servers.condition(index) == Condition::Up);
+            requests.set([site.name(), &server], servers.busy(index));
+        }
+    }
 }
 
-fn secrets(snapshot: &mut Snapshot, gateway: &Gateway, process: &ProcessState) {
-    let apps = gateway.sites.iter().flat_map(|site| site.config.apps());
-    let ages = apps.flat_map(|app| app.secrets()).map(|secret| {
-        let age = process.age(&secret);
-        let (app, name) = (secret.app.as_str(), secret.secret);
-        (labels([("app", app), ("secret", name), ("fingerprint", &secret.fingerprint)]), whole(age))
-    });
-    snapshot.seconds(
-        "secret_age",
+fn secrets(table: &mut MetricTable, gateway: &Gateway, process: &ProcessState) {
+    let age = table.gauge(
+        "secret_age_seconds",
+        ["app", "secret", "fingerprint"],
         "Age of a secret: since its file changed, or since this process first saw it if it is not in a file",
-        ages,
     );
+    let apps = gateway.sites.iter().flat_map(|site| site.config.apps());
+    for secret in apps.flat_map(|app| app.secrets()) {
+        age.set([&secret.app, secret.secret, &secret.fingerprint], process.age(&secret));
+    }
 }
 
-fn staff(snapshot: &mut Snapshot, gateway: &Gateway) {
-    let all: Vec<_> = gateway
-        .sites
-        .iter()
-        .flat_map(|site| &site.sign_on)
-        .flat_map(|sign_on| sign_on.apps.iter().map(|app| (app, sign_on.staff.get(&app.path))))
-        .filter_map(|(app, staff)| Some((labels([("app", app.name.as_str())]), staff?.state())))
-        .collect();
-    snapshot.gauge(
+fn staff(table: &mut MetricTable, gateway: &Gateway) {
+    let known = table.gauge(
         "zendesk_staff_known",
+        ["app"],
         "1 if the list of Zendesk staff has been fetched, otherwise 0; only for apps with zendesk.api",
-        all.iter().map(|(app, state)| (app.clone(), state.is_some().into())),
     );
-    let known = || all.iter().filter_map(|(app, state)| Some((app.clone(), (*state)?)));
-    snapshot.gauge(
-        "zendesk_staff",
-        "Agents and admins in the list of Zendesk staff",
-        known().map(|(app, (people, _))| (app, whole(people))),
-    );
-    snapshot.seconds(
-        "zendesk_staff_age",
+    let people = table.gauge("zendesk_staff", ["app"], "Agents and admins in the list of Zendesk staff");
+    let age = table.gauge(
+        "zendesk_staff_age_seconds",
+        ["app"],
         "Time since the list of Zendesk staff was fetched; it is fetched every five minutes",
-        known().map(|(app, (_, age))| (app, whole(age.as_secs()))),
     );
-}
-
-fn whole(number: impl TryInto<i64>) -> i64 {
-    number.try_into().unwrap_or(i64::MAX)
+    for sign_on in gateway.sites.iter().flat_map(|site| &site.sign_on) {
+        for app in &sign_on.apps {
+            let Some(staff) = sign_on.staff.get(&app.path) else { continue };
+            let state = staff.state();
+            known.set([&app.name], state.is_some());
+            if let Some((count, since)) = state {
+                people.set([&app.name], count);
+                age.set([&app.name], since.as_secs());
+            }
+        }
+    }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc::unbounded_channel;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -39,7 +39,7 @@ pub struct Server {
     workers: Vec<JoinHandle<bool>>,
     control: Runtime,
     drain: CancellationToken,
-    signals: Signals,
+    signals: UnboundedReceiver<&'static str>,
     https: Vec<SocketAddr>,
     http: Vec<SocketAddr>,
 }
@@ -162,7 +162,7 @@ impl Server {
         // Before the service reports that it is ready, so that no signal is lost.
         let signals = {
             let _context = control.enter();
-            Signals::listen()
+            listen_for_signals()
         };
         for address in &https_addresses {
             info!(%address, workers = config.workers, "listening for https");
@@ -195,13 +195,13 @@ impl Server {
     /// Runs until SIGTERM or SIGINT, then drains. A second signal ends the drain. `true`: every request finished.
     pub fn run_until_signal(mut self, log: &LogGuard) -> bool {
         self.control.spawn(log.watch_dropped_lines());
-        let mut signals = std::mem::take(&mut self.signals);
+        let mut signals = std::mem::replace(&mut self.signals, unbounded_channel().1);
         systemd::ready(&self.reloader.summary());
-        let name = self.control.block_on(signals.next_to_stop(Some(&self.reloader)));
+        let name = self.control.block_on(next_to_stop(&mut signals, Some(&self.reloader)));
         info!(signal = name, "stopping: no new connections, finishing requests under way");
         systemd::stopping();
         self.control.spawn(async move {
-            let name = signals.next_to_stop(None).await;
+            let name = next_to_stop(&mut signals, None).await;
             warn!(signal = name, "second signal: exiting at once");
             // Time to write that line.
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -248,58 +248,41 @@ pub fn ignore_signals() {
 /// The exit code after a drain that cut off requests.
 pub const UNCLEAN: i32 = 3;
 
-/// The signals that are handled. None where the system does not allow a handler.
-#[derive(Debug, Default)]
-struct Signals {
-    terminate: Option<Signal>,
-    interrupt: Option<Signal>,
-    hangup: Option<Signal>,
-    /// Signals that other servers use, to reopen logs or to stop.
-    others: [Option<Signal>; 2],
+/// Starts to handle signals, within a runtime. The channel gets their names.
+fn listen_for_signals() -> UnboundedReceiver<&'static str> {
+    let (sender, signals) = unbounded_channel();
+    for (kind, name) in [
+        (SignalKind::terminate(), "SIGTERM"),
+        (SignalKind::interrupt(), "SIGINT"),
+        (SignalKind::hangup(), "SIGHUP"),
+        // Other servers reopen logs or stop on these.
+        (SignalKind::user_defined1(), "SIGUSR1"),
+        (SignalKind::user_defined2(), "SIGUSR2"),
+    ] {
+        // Where the system does not allow a handler, the signal keeps its default action.
+        let Ok(mut signal) = signal(kind) else { continue };
+        let sender = sender.clone();
+        tokio::spawn(async move { while signal.recv().await.is_some() && sender.send(name).is_ok() {} });
+    }
+    signals
 }
 
-impl Signals {
-    fn listen() -> Self {
-        let [terminate, interrupt, hangup] =
-            [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()]
-                .map(|kind| signal(kind).ok());
-        let others = [SignalKind::user_defined1(), SignalKind::user_defined2()].map(|kind| signal(kind).ok());
-        Self { terminate, interrupt, hangup, others }
-    }
-
-    /// Waits for a signal to stop and returns its name. Meanwhile SIGHUP reloads.
-    async fn next_to_stop(&mut self, reloader: Option<&Arc<ServerHandle>>) -> &'static str {
-        loop {
-            tokio::select! {
-                () = received(&mut self.terminate) => return "SIGTERM",
-                () = received(&mut self.interrupt) => return "SIGINT",
-                () = received_any(&mut self.others) => {
-                    warn!("SIGUSR1 and SIGUSR2 are ignored; SIGHUP reloads, SIGTERM stops");
-                }
-                () = received(&mut self.hangup) => match reloader {
-                    // A signal to stop does not wait for the reload.
-                    Some(reloader) => reloader.reload_by_signal(),
-                    None => warn!("SIGHUP ignored: the gateway is shutting down"),
-                },
+/// Waits for a signal to stop and returns its name. Meanwhile SIGHUP reloads.
+async fn next_to_stop(
+    signals: &mut UnboundedReceiver<&'static str>,
+    reloader: Option<&Arc<ServerHandle>>,
+) -> &'static str {
+    loop {
+        match (signals.recv().await, reloader) {
+            // A signal to stop does not wait for the reload.
+            (Some("SIGHUP"), Some(reloader)) => reloader.reload_by_signal(),
+            (Some("SIGHUP"), None) => warn!("SIGHUP ignored: the gateway is shutting down"),
+            (Some("SIGUSR1" | "SIGUSR2"), _) => {
+                warn!("SIGUSR1 and SIGUSR2 are ignored; SIGHUP reloads, SIGTERM stops");
             }
+            (Some(name), _) => return name,
+            (None, _) => std::future::pending().await,
         }
-    }
-}
-
-async fn received_any([one, two]: &mut [Option<Signal>; 2]) {
-    tokio::select! {
-        () = received(one) => {}
-        () = received(two) => {}
-    }
-}
-
-async fn received(signal: &mut Option<Signal>) {
-    let delivered = match signal {
-        Some(signal) => signal.recv().await.is_some(),
-        None => false,
-    };
-    if !delivered {
-        std::future::pending().await
     }
 }
 

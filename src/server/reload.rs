@@ -3,7 +3,7 @@
 //!
 //! A request keeps the configuration that it started with. Connections, including WebSockets, stay open.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,7 +23,6 @@ use crate::config::{Config, Fixed, Problem, Problems, Watched};
 use crate::edge::worker::ConfigUpdate;
 use crate::request::gateway::Gateway;
 use crate::server::build;
-use crate::server::build_error::BuildError;
 use crate::server::process_state::ProcessState;
 use crate::server::systemd;
 use crate::upstream::health;
@@ -123,16 +122,21 @@ pub(crate) struct ReloadResult {
     pub(crate) summary: String,
 }
 
-/// Why a reload failed.
-enum ReloadError {
-    Problems(Problems),
-    Build(BuildError),
-    /// A file that it names could not be read in time.
-    TimedOut,
-    /// The gateway is shutting down.
-    Draining,
-    /// The task that reloads panicked.
-    Internal,
+impl ReloadResult {
+    fn applied(by: Trigger, config: &Config, needs_restart: Vec<String>) -> Self {
+        Self {
+            at: clock::rfc_3339(),
+            by: by.name().to_owned(),
+            file: config.file.clone(),
+            good: true,
+            problems: Vec::new(),
+            omitted_problems: 0,
+            warnings: config.warnings(),
+            needs_restart,
+            hash: config.hash.clone(),
+            summary: config.summary(),
+        }
+    }
 }
 
 impl ServerHandle {
@@ -143,18 +147,7 @@ impl ServerHandle {
         workers: Vec<UnboundedSender<ConfigUpdate>>,
         control: Handle,
     ) -> Arc<Self> {
-        let first = ReloadResult {
-            at: clock::rfc_3339(),
-            by: Trigger::Start.name().to_owned(),
-            file: config.file.clone(),
-            good: true,
-            problems: Vec::new(),
-            omitted_problems: 0,
-            warnings: config.warnings(),
-            needs_restart: Vec::new(),
-            hash: config.hash.clone(),
-            summary: config.summary(),
-        };
+        let first = ReloadResult::applied(Trigger::Start, config, Vec::new());
         gateway.metrics.reloaded(None, true, true);
         let acme_sites = Sender::new(acme_sites(&gateway));
         Arc::new(Self {
@@ -261,34 +254,23 @@ impl ServerHandle {
         }
         let outcome = self.replace(by, &mut running).await;
         let good = outcome.is_ok();
-        let source = self.source.load_full();
-        let last = Arc::new(match outcome {
-            Ok(applied) => applied,
-            Err(error) => {
-                let problems = error.problems(&source.file);
-                ReloadResult {
-                    omitted_problems: problems.omitted,
-                    problems: problems.list,
-                    at: clock::rfc_3339(),
-                    by: by.name().to_owned(),
-                    good: false,
-                    warnings: Vec::new(),
-                    ..(**self.last.load()).clone()
-                }
-            }
-        });
+        let last = Arc::new(outcome.unwrap_or_else(|problems| ReloadResult {
+            omitted_problems: problems.omitted,
+            problems: problems.list,
+            at: clock::rfc_3339(),
+            by: by.name().to_owned(),
+            good: false,
+            warnings: Vec::new(),
+            ..(**self.last.load()).clone()
+        }));
         self.last.store(last.clone());
         {
             let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-            match (good, by) {
-                (true, Trigger::Files) => failed.files = None,
-                (true, Trigger::Start | Trigger::Command | Trigger::Signal) => {
-                    *failed = FailedReloads::default()
-                }
-                (false, Trigger::Files) => failed.files = Some(last.clone()),
-                (false, Trigger::Start | Trigger::Command | Trigger::Signal) => {
-                    failed.text = Some(last.clone())
-                }
+            match (good, by == Trigger::Files) {
+                (true, true) => failed.files = None,
+                (true, false) => *failed = FailedReloads::default(),
+                (false, true) => failed.files = Some(last.clone()),
+                (false, false) => failed.text = Some(last.clone()),
             }
         }
         self.process.metrics.reloaded(Some(by.name()), good, self.failed().is_empty());
@@ -313,26 +295,31 @@ impl ServerHandle {
         }
     }
 
-    async fn replace(&self, by: Trigger, running: &mut Running) -> Result<ReloadResult, ReloadError> {
-        if self.is_draining() {
-            return Err(ReloadError::Draining);
-        }
+    async fn replace(&self, by: Trigger, running: &mut Running) -> Result<ReloadResult, Problems> {
         let source = (**self.source.load()).clone();
+        let file = source.file.clone();
+        let failed = |reason: String| Problems::of_file(file.clone(), reason);
+        let shutting_down = || failed("the gateway is shutting down".to_owned());
+        if self.is_draining() {
+            return Err(shutting_down());
+        }
         let before = self.gateway();
         let process = self.process.clone();
         let built = tokio::task::spawn_blocking(move || {
             let config = match by {
-                Trigger::Files => Config::resolve(&source.file, &source.text),
-                Trigger::Start | Trigger::Command | Trigger::Signal => Config::load(&source.file),
+                Trigger::Files => Config::resolve(&source.file, &source.text)?,
+                Trigger::Start | Trigger::Command | Trigger::Signal => Config::load(&source.file)?,
             };
-            let config = config.map_err(ReloadError::Problems)?;
-            let gateway = build::gateway(&config, &process, Some(&before)).map_err(ReloadError::Build)?;
+            let gateway = build::gateway(&config, &process, Some(&before))
+                .map_err(|error| Problems::of_file(source.file, Chain(&error).to_string()))?;
             Ok((config, gateway))
         });
-        let built = tokio::time::timeout(BUILD_TIMEOUT, built).await.map_err(|_| ReloadError::TimedOut)?;
-        let (config, gateway) = built.map_err(|_| ReloadError::Internal)??;
+        let built = tokio::time::timeout(BUILD_TIMEOUT, built).await.map_err(|_| {
+            failed(format!("the files that it names could not be read within {} s", BUILD_TIMEOUT.as_secs()))
+        })?;
+        let (config, gateway) = built.map_err(|_| failed("the reload ended abnormally".to_owned()))??;
         if self.is_draining() {
-            return Err(ReloadError::Draining);
+            return Err(shutting_down());
         }
         let gateway = Arc::new(gateway);
         start_background_tasks(&gateway, &self.control);
@@ -347,21 +334,10 @@ impl ServerHandle {
         self.source.store(Arc::new(Source { file: config.file.clone(), text: config.text.clone() }));
         running.watched = config.watched.clone();
         running.watch_interval = config.watch_interval;
-        Ok(ReloadResult {
-            at: clock::rfc_3339(),
-            by: by.name().to_owned(),
-            file: config.file.clone(),
-            good: true,
-            problems: Vec::new(),
-            omitted_problems: 0,
-            warnings: config.warnings(),
-            needs_restart,
-            hash: config.hash.clone(),
-            summary: config.summary(),
-        })
+        Ok(ReloadResult::applied(by, &config, needs_restart))
     }
 
-    /// Sends it to all workers, and waits until each of them serves new requests under it.
+    /// Sends a gateway to all workers, and waits until each serves new requests with it.
     async fn publish(&self, gateway: &Arc<Gateway>) {
         let mut waiting = Vec::new();
         for worker in &self.workers {
@@ -386,28 +362,13 @@ fn acme_sites(gateway: &Gateway) -> Vec<Arc<ManagedSite>> {
     gateway.sites.iter().filter_map(|site| ManagedSite::of(&site.config)).collect()
 }
 
-/// Starts what runs for as long as this configuration is in use: the staff lists of Zendesk accounts, and health checks.
+/// Starts the tasks of a configuration: fetching the staff lists of Zendesk accounts, and health checks.
 pub(crate) fn start_background_tasks(gateway: &Gateway, control: &Handle) {
     for staff in gateway.staff() {
         staff.keep_fresh(control);
     }
     for site in &gateway.sites {
         health::watch(&site.upstream, control);
-    }
-}
-
-impl ReloadError {
-    fn problems(&self, file: &Path) -> Problems {
-        let reason = match self {
-            Self::Problems(problems) => return problems.clone(),
-            Self::Build(error) => Chain(error).to_string(),
-            Self::TimedOut => {
-                format!("the files that it names could not be read within {} s", BUILD_TIMEOUT.as_secs())
-            }
-            Self::Draining => "the gateway is shutting down".to_owned(),
-            Self::Internal => "the reload ended abnormally".to_owned(),
-        };
-        Problems::of_file(file.to_owned(), reason)
     }
 }
 

@@ -1,4 +1,4 @@
-//! What systemd is told, when it listens (sd_notify(3)). Without its socket all of this does nothing.
+//! Notifications to systemd (sd_notify(3)). Without its socket they do nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,14 +7,14 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tracing::{error, info};
 
-/// What shows that a worker goes on: it counts up every second.
+/// Shows that a worker is alive: it counts up every second.
 pub(crate) type Heartbeat = Arc<AtomicU64>;
 
 pub(crate) fn ready(status: &str) {
     notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// Until `ready` is said again, the service is being reloaded.
+/// The service is reloading until the next `ready`.
 pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
@@ -27,11 +27,11 @@ pub(crate) fn stopping() {
 }
 
 fn notify(states: &[NotifyState<'_>]) {
-    // Nobody listens, or systemd will find out by itself.
+    // A lost notification does no harm.
     let _ = sd_notify::notify(states);
 }
 
-/// Counts up every second, for as long as the runtime of this task goes on.
+/// Counts up every second while the runtime of this task is alive.
 pub(crate) async fn beat(heartbeat: Heartbeat) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -39,8 +39,8 @@ pub(crate) async fn beat(heartbeat: Heartbeat) {
     }
 }
 
-/// Feeds the watchdog, if the service has one, for as long as every worker and the control runtime (the last heartbeat)
-/// go on. If one stands still, systemd ends the process. It runs on a thread of its own, which no request can hold up.
+/// Feeds the watchdog, if the service has one, while every worker and the control runtime (the last heartbeat) are alive. If one
+/// is stuck, systemd ends the process. It runs on a thread of its own, which no request can block.
 pub(crate) fn feed_watchdog(heartbeats: Vec<Heartbeat>) -> std::io::Result<()> {
     let Some(within) = sd_notify::watchdog_enabled() else { return Ok(()) };
     let every = watchdog_interval(within);

@@ -47,7 +47,7 @@ pub(super) fn record(request: &SsoRequest, error: &SignInError) {
             ("broken", None, None)
         }
     };
-    request.services.metrics.decision(app, decision, reason.unwrap_or_default());
+    request.services.metrics.decisions.inc([app, decision, reason.unwrap_or_default()]);
     // Unidentified clients must not push the records of identified members out of the audit file.
     if !matches!(error, SignInError::RateLimited(RateLimited::Network)) {
         request.services.audit.record(&Decision { reason, rule, ..request.decision(decision) });

@@ -59,8 +59,8 @@ fn record(request: &SsoRequest, identity: &Identity, permit: &Permit, secret: &'
         secret,
         "signed in"
     );
-    services.metrics.decision(app, "signed-in", "");
-    services.metrics.token(app, secret);
+    services.metrics.decisions.inc([app, "signed-in", ""]);
+    services.metrics.tokens.inc([app, secret]);
     services.audit.record(&Decision { rule: permit.rule(), ..request.decision("signed-in") });
 }
 

@@ -76,7 +76,7 @@ fn loop_page(
     let app = &request.app.name;
     let seen = RecognitionReport::of(&request.headers);
     warn!(request_id = request.id(), app, reason = verdict, observed = %seen, "stopped a redirect loop");
-    request.services.metrics.decision(app, "refused", "loop");
+    request.services.metrics.decisions.inc([app, "refused", "loop"]);
     if request.audit_subject.signed_in.get().is_some() {
         request.services.audit.record(&Decision { reason: Some("loop"), ..request.decision("refused") });
     }

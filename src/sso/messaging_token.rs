@@ -76,7 +76,7 @@ async fn issue(request: &SsoRequest, messaging: &Messaging) -> Result<Option<Tok
         rule = permit.rule(),
         "messaging token"
     );
-    services.metrics.decision(&app.name, "messaging", "");
+    services.metrics.decisions.inc([&app.name, "messaging", ""]);
     services.audit.record(&Decision { rule: permit.rule(), ..request.decision("messaging") });
     Ok(Some(token))
 }

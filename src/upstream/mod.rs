@@ -3,6 +3,7 @@
 pub(crate) mod site;
 pub(crate) mod servers;
 pub(crate) mod sessions;
+mod affinity;
 pub(crate) mod health;
 pub(crate) mod proxy_header;
 pub(crate) mod forwarded;

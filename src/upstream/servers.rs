@@ -1,73 +1,70 @@
-//! The servers of one site: which one a request goes to, and which are left alone because they do not answer, are said to be ill, or are
-//! being taken out of service.
+//! The servers of one site: which one a request goes to, and which are avoided because they accept no connection, fail their health
+//! check, or are drained.
 //!
-//! Shared by all workers and kept across reloads that leave the servers as they are. The state of a single server is
-//! kept for `status`; it gets requests in any case.
+//! All workers share them. A reload that does not change the servers keeps them. A single server gets requests in any
+//! state; its state is only for `status`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::hmac;
 use tracing::{info, warn};
 
 use crate::base::clock;
-use crate::config::{Affinity, Balance, Secret, Server, Upstream, fingerprint, server_of};
-use crate::upstream::sessions::Sessions;
+use crate::config::{Affinity, Balance, Secret, Server, Upstream, server_of};
+use crate::upstream::sessions::{Sessions, cookie_values};
 
-/// How long a server is left alone after it could not be connected to once; doubled each time.
+/// How long a server is ejected after the first failed connection; doubled each time.
 const FIRST_EJECTION: Duration = Duration::from_secs(1);
-/// One request tries a server that has rested, and has so long for it.
+/// After an ejection one request tries the server. The others wait this long for its result.
 const TRIAL_MILLISECONDS: u64 = 10_000;
 const MAX_EJECTION: Duration = Duration::from_secs(30);
-/// By which a client comes back to its server.
-pub(crate) const COOKIE: &str = "__Host-imis-gateway-server";
 
 pub(crate) struct Servers {
-    all: Vec<State>,
+    pub(super) all: Vec<State>,
     balance: Balance,
-    affinity: Option<Affinity>,
-    /// Whose session is on which server, by a keyed hash of the cookie.
-    sessions: Option<Arc<Sessions>>,
+    pub(super) affinity: Option<Affinity>,
+    /// Which session is on which server.
+    pub(super) sessions: Option<Arc<Sessions>>,
     turn: AtomicUsize,
     since: Instant,
     /// Health checks are running.
     pub(crate) is_watched: AtomicBool,
 }
 
-struct State {
-    server: Arc<Server>,
+pub(super) struct State {
+    pub(super) server: Arc<Server>,
     /// Values of its affinity cookie: the current one first, then those of previous keys.
-    cookie_values: Vec<String>,
+    pub(super) cookie_values: Vec<String>,
     /// Its health check fails.
     unhealthy: AtomicBool,
     /// An operator has taken it out of service.
     drained: AtomicBool,
-    /// Times in a row that it could not be connected to. Failures at the same time count once.
+    /// Failed connections in a row. Concurrent failures count once.
     failures: AtomicU32,
-    /// Failed connections since it worked last.
+    /// Failed connections since the last successful one.
     failed_connections: AtomicU64,
-    /// When it was found to be down, in seconds since 1970; 0 if it is not.
+    /// Since when it is down, in seconds since 1970; 0 if it is not.
     down_since: AtomicU64,
     /// Milliseconds since `Servers::since`.
     ejected_until: AtomicU64,
-    /// One request tries whether it accepts connections again, while the others go elsewhere.
+    /// One request tries whether it accepts connections again.
     on_trial: AtomicBool,
-    /// Requests that it has.
+    /// Requests in flight.
     busy: AtomicUsize,
 }
 
 /// The server that a session is on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Session {
-    index: usize,
-    /// By which cookie of iMIS's that is known.
-    cookie: Option<[u8; 32]>,
-    /// The cookie is of a key that is about to go, and is set anew.
-    is_outdated: bool,
+    pub(super) index: usize,
+    /// The hash of iMIS's cookie, if the server was learned from it.
+    pub(super) cookie: Option<[u8; 32]>,
+    /// The affinity cookie was signed with a previous key, and is set again.
+    pub(super) is_outdated: bool,
 }
 
-/// How a server is.
+/// The condition of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Condition {
     Up,
@@ -98,9 +95,8 @@ pub(crate) struct Outage {
 }
 
 impl Servers {
-    /// `keys`: those that the gateways of a site share, the one that signs first, so that each knows the others' cookies and nobody else
-    /// what they stand for; without any, what a cookie holds is the same for everybody who knows the server's address. `before`: those
-    /// whose place these take; which session is on which server is taken over from them.
+    /// `keys`: keys of the affinity cookie, shared by the gateways of a site; the first one signs. Without a key, the cookie is a hash of
+    /// the server's address. `before`: the servers that these replace; their learned sessions are kept.
     pub(crate) fn new(
         upstream: &Upstream,
         keys: &[&Secret],
@@ -137,7 +133,7 @@ impl Servers {
         }))
     }
 
-    /// Whether these cookies are those of `keys`. Where there are none, any keys will do.
+    /// Whether the affinity cookies belong to `keys`. True if there are none.
     pub(crate) fn have_cookies_of(&self, keys: &[&Secret]) -> bool {
         !matches!(self.affinity, Some(Affinity::Cookie))
             || self.all.iter().all(|state| state.cookie_values == cookie_values(&state.server, keys))
@@ -151,8 +147,8 @@ impl Servers {
         &self.all[index].server
     }
 
-    /// Which servers are tried for a request, in order: the one its session is on, then those that are well. The others come last, since
-    /// one of them may be better than none.
+    /// The servers to try for a request, in order: the one that its session is on, then those that are up. The others come last, in
+    /// case no other works.
     pub(crate) fn order(&self, session: Option<&Session>) -> Vec<usize> {
         let session = session.map(|session| session.index);
         let order = self.ranked(session);
@@ -161,7 +157,7 @@ impl Servers {
         if first.failures.load(Ordering::Relaxed) == 0 || !is_ranked_up {
             return order;
         }
-        // It has rested: one request tries it, for the others it goes on resting.
+        // Its ejection is over: one request tries it, and for the others it stays ejected.
         let again = self.now() + TRIAL_MILLISECONDS;
         let until = first.ejected_until.load(Ordering::Relaxed);
         let claimed =
@@ -177,7 +173,7 @@ impl Servers {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let rank = |index: usize| {
             let state = &self.all[index];
-            // A session that is on a server stays there while the server is taken out of service.
+            // Sessions stay on a drained server.
             let class = match (self.health(index), state.drained.load(Ordering::Relaxed)) {
                 (_, true) if session != Some(index) => 3,
                 (Condition::Unhealthy, _) => 2,
@@ -239,26 +235,26 @@ impl Servers {
         u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// It could not be connected to.
+    /// Records a failed connection.
     pub(crate) fn failed(&self, index: usize) {
         let state = &self.all[index];
         state.failed_connections.fetch_add(1, Ordering::Relaxed);
         state.goes_down();
-        let resting = self.now() < state.ejected_until.load(Ordering::Relaxed);
-        if resting && !state.on_trial.swap(false, Ordering::Relaxed) {
-            // Others found that out at the same time.
+        let is_ejected = self.now() < state.ejected_until.load(Ordering::Relaxed);
+        if is_ejected && !state.on_trial.swap(false, Ordering::Relaxed) {
+            // A concurrent failure.
             return;
         }
         let before = state.failures.fetch_add(1, Ordering::Relaxed);
-        let rest = (FIRST_EJECTION * 2_u32.saturating_pow(before.min(10))).min(MAX_EJECTION);
-        let until = self.now() + u64::try_from(rest.as_millis()).unwrap_or(u64::MAX);
+        let ejection = (FIRST_EJECTION * 2_u32.saturating_pow(before.min(10))).min(MAX_EJECTION);
+        let until = self.now() + u64::try_from(ejection.as_millis()).unwrap_or(u64::MAX);
         state.ejected_until.store(until, Ordering::Relaxed);
         if before == 0 {
             warn!(server = %state.server, "a server of iMIS accepts no connection");
         }
     }
 
-    /// It has accepted one.
+    /// Records a successful connection.
     pub(crate) fn worked(&self, index: usize) {
         let state = &self.all[index];
         if state.failures.load(Ordering::Relaxed) != 0 {
@@ -273,19 +269,19 @@ impl Servers {
     /// Records the result of a health check. `why`: what failed.
     pub(crate) fn set_health(&self, index: usize, healthy: bool, why: &str) {
         let state = &self.all[index];
-        let ill = !healthy;
-        if state.unhealthy.swap(ill, Ordering::Relaxed) != ill {
-            if ill {
-                state.goes_down();
-                warn!(server = %state.server, error = why, "the health check of a server of iMIS fails");
-            } else {
-                state.comes_up();
-                info!(server = %state.server, "the health check of a server of iMIS succeeds again");
-            }
+        if state.unhealthy.swap(!healthy, Ordering::Relaxed) != healthy {
+            return;
+        }
+        if healthy {
+            state.comes_up();
+            info!(server = %state.server, "the health check of a server of iMIS succeeds again");
+        } else {
+            state.goes_down();
+            warn!(server = %state.server, error = why, "the health check of a server of iMIS fails");
         }
     }
 
-    /// Takes the server with this URL out of service, or back; `false`: there is none.
+    /// Drains the server with this URL, or puts it back into service. False if there is none.
     pub(crate) fn drain(&self, url: &str, drained: bool) -> bool {
         let named = [url.to_owned(), format!("https://{url}"), format!("http://{url}")];
         let is_named =
@@ -298,8 +294,7 @@ impl Servers {
         true
     }
 
-    /// What is known of the same servers by those whose place these take.
-    /// `same_health`: they are asked after it in the same way.
+    /// Takes over the state of the same servers from `before`. `same_health`: the health checks are the same.
     pub(crate) fn take_over(&self, before: &Self, same_health: bool) {
         for state in &self.all {
             let Some(other) = before.all.iter().find(|other| other.server == state.server) else { continue };
@@ -319,79 +314,8 @@ impl Servers {
                 to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
             }
             state.comes_up();
-            let rests = other.ejected_until.load(Ordering::Relaxed).saturating_sub(before.now());
-            state.ejected_until.store(self.now() + rests, Ordering::Relaxed);
-        }
-    }
-
-    /// The server that a request's session is on.
-    pub(crate) fn session<'a>(
-        &self,
-        mut fields: impl Iterator<Item = (&'a str, &'a [u8])>,
-    ) -> Option<Session> {
-        let affinity = self.affinity.as_ref()?;
-        fields.find_map(|(name, value)| {
-            if !name.eq_ignore_ascii_case("cookie") {
-                return None;
-            }
-            value.split(|byte| *byte == b';').find_map(|pair| self.session_of(affinity, pair.trim_ascii()))
-        })
-    }
-
-    fn session_of(&self, affinity: &Affinity, pair: &[u8]) -> Option<Session> {
-        let equals = pair.iter().position(|byte| *byte == b'=')?;
-        let (name, value) = (&pair[..equals], &pair[equals + 1..]);
-        match affinity {
-            Affinity::Cookie if name == COOKIE.as_bytes() => {
-                let of = |state: &State| state.cookie_values.iter().position(|mark| mark.as_bytes() == value);
-                let (index, mark) =
-                    self.all.iter().enumerate().find_map(|(index, state)| Some((index, of(state)?)))?;
-                Some(Session { index, cookie: None, is_outdated: mark > 0 })
-            }
-            Affinity::Cookie => None,
-            Affinity::Learned(names) => {
-                names.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(name)).then_some(())?;
-                let sessions = self.sessions.as_ref()?;
-                let cookie = sessions.hash(name, value);
-                let server = sessions.server_of(&cookie)?;
-                let index = self.all.iter().position(|state| state.server == server)?;
-                Some(Session { index, cookie: Some(cookie), is_outdated: false })
-            }
-        }
-    }
-
-    /// Remembers by which cookies of an answer a session is on a server, and returns the cookie that says so, if there is to be one.
-    pub(crate) fn answered<'a>(
-        &self,
-        (session, index): (Option<&Session>, usize),
-        fields: impl Iterator<Item = (&'a str, &'a [u8])>,
-    ) -> Option<String> {
-        match self.affinity.as_ref()? {
-            Affinity::Cookie => {
-                if session.is_some_and(|session| session.index == index && !session.is_outdated) {
-                    return None;
-                }
-                let mark = self.all[index].cookie_values.first()?;
-                Some(format!("{COOKIE}={mark}; Path=/; Secure; HttpOnly; SameSite=Lax"))
-            }
-            Affinity::Learned(names) => {
-                let sessions = self.sessions.as_ref()?;
-                if let Some(Session { index: before, cookie: Some(cookie), .. }) = session
-                    && *before != index
-                {
-                    // Its server was not to be had: it lives on where it was answered now.
-                    sessions.is_on(*cookie, &self.all[index].server);
-                }
-                for (_, value) in fields.filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie")) {
-                    let pair = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-                    let Some(equals) = pair.iter().position(|byte| *byte == b'=') else { continue };
-                    let (name, value) = (&pair[..equals], &pair[equals + 1..]);
-                    if names.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(name)) {
-                        sessions.is_on(sessions.hash(name, value), &self.all[index].server);
-                    }
-                }
-                None
-            }
+            let left = other.ejected_until.load(Ordering::Relaxed).saturating_sub(before.now());
+            state.ejected_until.store(self.now() + left, Ordering::Relaxed);
         }
     }
 }
@@ -411,7 +335,7 @@ impl State {
     }
 }
 
-/// A request that a server has, until this is dropped.
+/// Counts a request in flight until it is dropped.
 pub(crate) struct Busy {
     servers: Arc<Servers>,
     index: usize,
@@ -419,7 +343,7 @@ pub(crate) struct Busy {
 
 impl Busy {
     pub(crate) fn new(servers: &Arc<Servers>, index: usize) -> Option<Self> {
-        // With one server there is nothing to spread.
+        // A single server is not balanced.
         (servers.len() > 1).then(|| {
             servers.all[index].busy.fetch_add(1, Ordering::Relaxed);
             Self { servers: servers.clone(), index }
@@ -431,19 +355,6 @@ impl Drop for Busy {
     fn drop(&mut self) {
         self.servers.all[self.index].busy.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// What the cookies of a server hold, by each of the keys.
-fn cookie_values(server: &Server, keys: &[&Secret]) -> Vec<String> {
-    if keys.is_empty() {
-        return vec![fingerprint(&server.to_string())];
-    }
-    let mark = |key: &&Secret| {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, key.expose().as_bytes());
-        let tag = hmac::sign(&key, format!("server\n{server}").as_bytes());
-        tag.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
-    };
-    keys.iter().map(mark).collect()
 }
 
 #[cfg(test)]
@@ -458,19 +369,19 @@ mod tests {
     }
 
     #[test]
-    fn the_first_that_is_well_is_first_and_the_others_come_last() {
+    fn the_first_server_that_is_up_is_first_and_the_others_come_last() {
         let servers = servers(Balance::Failover, None);
         assert_eq!(servers.order(None), [0, 1, 2]);
         servers.failed(0);
         assert_eq!(servers.order(None), [1, 2, 0]);
         servers.set_health(1, false, "");
         assert!(servers.drain("https://c:443", true) && !servers.drain("https://d:443", true));
-        assert_eq!(servers.order(None), [0, 1, 2], "resting, ill, drained");
+        assert_eq!(servers.order(None), [0, 1, 2], "ejected, unhealthy, drained");
         let on = |index| Session { index, cookie: None, is_outdated: false };
-        assert_eq!(servers.order(Some(&on(2))), [2, 0, 1], "who is there stays there");
-        assert_eq!(servers.order(Some(&on(1))), [0, 1, 2], "but not with an ill one");
+        assert_eq!(servers.order(Some(&on(2))), [2, 0, 1], "a session stays on a drained server");
+        assert_eq!(servers.order(Some(&on(1))), [0, 1, 2], "but not on an unhealthy one");
         servers.set_health(2, false, "");
-        assert_eq!(servers.order(Some(&on(2))), [0, 2, 1], "nor with one that is drained and ill");
+        assert_eq!(servers.order(Some(&on(2))), [0, 2, 1], "nor on one that is drained and unhealthy");
         servers.set_health(2, true, "");
         servers.worked(0);
         servers.set_health(1, true, "");
@@ -483,10 +394,10 @@ mod tests {
         let names = Affinity::Learned(vec!["SID".to_owned()]);
         let before = servers(Balance::LeastRequests, Some(names.clone()));
         let set = [("set-cookie", &b"SID=of-ann; Path=/"[..])];
-        before.answered((None, 2), set.into_iter());
+        before.set_affinity(None, 2, set.into_iter());
         let sent = || [("cookie", &b"a=b; SID=of-ann"[..])].into_iter();
         assert_eq!(before.session(sent()).unwrap().index, 2);
-        // One is gone, and the others have other places.
+        // One is gone, and the others have other positions.
         let mut upstream = test_upstream(&["https://c", "https://a"]);
         upstream.affinity = Some(names);
         let next = Servers::new(&upstream, &[], Some(&before)).unwrap();
@@ -496,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ill_server_that_nobody_asks_any_more_is_not_ill() {
+    fn without_a_health_check_a_server_is_not_unhealthy() {
         let before = servers(Balance::Failover, None);
         before.set_health(0, false, "");
         let next = servers(Balance::Failover, None);
@@ -508,19 +419,19 @@ mod tests {
     }
 
     #[test]
-    fn one_request_tries_a_server_that_has_rested_and_one_fault_counts_once() {
+    fn one_request_tries_a_server_after_its_ejection_and_concurrent_failures_count_once() {
         let servers = servers(Balance::Failover, None);
         for _ in 0..30 {
             servers.failed(0);
         }
-        let rests = servers.all[0].ejected_until.load(Ordering::Relaxed) - servers.now();
-        assert!(rests <= 1000, "many at once are one fault: {rests} ms");
+        let left = servers.all[0].ejected_until.load(Ordering::Relaxed) - servers.now();
+        assert!(left <= 1000, "concurrent failures count once: {left} ms");
         servers.all[0].ejected_until.store(0, Ordering::Relaxed);
         assert_eq!(servers.order(None), [0, 1, 2], "the one that tries");
         assert_eq!(servers.order(None), [1, 2, 0], "the others");
         servers.failed(0);
-        let rests = servers.all[0].ejected_until.load(Ordering::Relaxed) - servers.now();
-        assert!((1001..=2000).contains(&rests), "in vain: {rests} ms");
+        let left = servers.all[0].ejected_until.load(Ordering::Relaxed) - servers.now();
+        assert!((1001..=2000).contains(&left), "after a failed trial: {left} ms");
         let next = self::servers(Balance::Failover, None);
         next.take_over(&servers, true);
         assert_eq!(next.order(None), [1, 2, 0], "what is known outlives a reload");
@@ -569,22 +480,22 @@ mod tests {
     fn sessions_are_known_by_our_cookie_or_by_those_of_imis() {
         let field = |value: &'static str| [("Cookie", value.as_bytes())].into_iter();
         let own = servers(Balance::LeastRequests, Some(Affinity::Cookie));
-        let cookie = own.answered((None, 2), std::iter::empty()).unwrap();
+        let cookie = own.set_affinity(None, 2, std::iter::empty()).unwrap();
         let pair: &'static str =
             Box::leak(format!("a=b; {}", cookie.split(';').next().unwrap()).into_boxed_str());
         let session = own.session(field(pair)).unwrap();
         assert_eq!(session.index, 2);
-        assert_eq!(own.answered((Some(&session), 2), std::iter::empty()), None, "it has the cookie");
+        assert_eq!(own.set_affinity(Some(&session), 2, std::iter::empty()), None, "it has the cookie");
         assert_eq!(own.session(field("__Host-imis-gateway-server=00000000")), None);
 
         let learned =
             servers(Balance::LeastRequests, Some(Affinity::Learned(vec!["ARRAffinity".to_owned()])));
         assert_eq!(learned.session(field("ARRAffinity=xyz")), None);
         let set = [("Set-Cookie", &b"ARRAffinity=xyz; Path=/; HttpOnly"[..])].into_iter();
-        assert_eq!(learned.answered((None, 1), set), None, "nothing is added");
+        assert_eq!(learned.set_affinity(None, 1, set), None, "nothing is added");
         let session = learned.session(field("a=b; arraffinity=xyz")).unwrap();
         assert_eq!(session.index, 1);
-        learned.answered((Some(&session), 2), std::iter::empty());
+        learned.set_affinity(Some(&session), 2, std::iter::empty());
         assert_eq!(learned.session(field("ARRAffinity=xyz")).unwrap().index, 2, "it has moved, once");
         assert_eq!(learned.session(field("ARRAffinity=other")), None);
     }
@@ -598,7 +509,7 @@ mod tests {
         let (old, new) = (Secret::new("old"), Secret::new("new"));
         let by = |keys: &[&Secret]| Servers::new(&upstream, keys, None).unwrap();
         let pair = |servers: &Servers, session: Option<&Session>| {
-            let cookie = servers.answered((session, 1), std::iter::empty())?;
+            let cookie = servers.set_affinity(session, 1, std::iter::empty())?;
             cookie.split(';').next().map(str::to_owned)
         };
         let session =
@@ -613,6 +524,6 @@ mod tests {
         assert_eq!((there.index, pair(&both, Some(&there))), (1, None));
         assert_eq!(session(&by(&[&new]), &first), None, "it has gone with its key");
         let none = Upstream { affinity: None, ..upstream.clone() };
-        assert!(Servers::new(&none, &[&old], None).unwrap().have_cookies_of(&[&new]), "nobody has any");
+        assert!(Servers::new(&none, &[&old], None).unwrap().have_cookies_of(&[&new]), "there is none");
     }
 }

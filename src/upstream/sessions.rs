@@ -1,4 +1,5 @@
-//! Which session of iMIS's is on which server, by a keyed hash of its cookie: the cookie itself is not kept.
+//! Which session of iMIS is on which server, by a keyed hash of its cookie (the cookie itself is not kept), and the values of
+//! the gateway's own affinity cookie.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +8,8 @@ use aws_lc_rs::hmac;
 use moka::sync::Cache;
 
 use crate::base::clock;
-use crate::config::Server;
+use crate::base::hex::hex;
+use crate::config::{Secret, Server, fingerprint};
 
 /// Sessions whose server is remembered; those of iMIS last twenty minutes.
 const MAX_SESSIONS: u64 = 100_000;
@@ -31,7 +33,7 @@ impl Sessions {
         self.servers.get(cookie)
     }
 
-    pub(crate) fn is_on(&self, cookie: [u8; 32], server: &Arc<Server>) {
+    pub(crate) fn remember(&self, cookie: [u8; 32], server: &Arc<Server>) {
         self.servers.insert(cookie, server.clone());
     }
 
@@ -44,4 +46,17 @@ impl Sessions {
         hash.copy_from_slice(context.sign().as_ref());
         hash
     }
+}
+
+/// The values of the affinity cookie for a server, one per key.
+pub(crate) fn cookie_values(server: &Server, keys: &[&Secret]) -> Vec<String> {
+    if keys.is_empty() {
+        return vec![fingerprint(&server.to_string())];
+    }
+    let value = |key: &&Secret| {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, key.expose().as_bytes());
+        let tag = hmac::sign(&key, format!("server\n{server}").as_bytes());
+        hex(&tag.as_ref()[..8])
+    };
+    keys.iter().map(value).collect()
 }

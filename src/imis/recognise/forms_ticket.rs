@@ -10,8 +10,6 @@ use aws_lc_rs::cipher::DecryptionContext;
 use aws_lc_rs::{hmac, iv};
 use base64::Engine;
 
-#[cfg(any(test, feature = "fuzzing"))]
-use crate::config::machine_keys::{COMPATIBILITY_MODE, VALIDATION};
 use crate::config::machine_keys::{Compatibility, MachineKeys, hexadecimal};
 
 /// As ASP.NET: a longer text is no ticket.
@@ -105,7 +103,7 @@ fn unix_seconds(ticks: i64) -> i64 {
 }
 
 /// Parses a decrypted ticket. Bytes after its end are an error.
-fn parse(bytes: &[u8]) -> Result<Ticket, TicketError> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Ticket, TicketError> {
     let mut reader = Reader(bytes);
     let ticket = reader.ticket().filter(|ticket| !ticket.name.is_empty());
     ticket.filter(|_| reader.0.is_empty()).ok_or(TicketError::NotATicket)
@@ -162,62 +160,10 @@ impl Reader<'_> {
     }
 }
 
-/// Whether bytes would be taken for a ticket once they have been decrypted, for fuzz targets and benchmarks.
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) fn reads_as_ticket(plain: &[u8]) -> bool {
-    parse(plain).is_ok()
-}
-
-/// A ticket with its keys from the test vectors, for fuzz targets and benchmarks.
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) struct Vector {
-    keys: MachineKeys,
-    /// What the file says, one field after the other.
-    fields: Vec<&'static str>,
-}
-
-#[cfg(any(test, feature = "fuzzing"))]
-impl Vector {
-    pub(crate) fn all() -> impl Iterator<Item = Self> {
-        let lines = include_str!("forms_ticket/vectors.txt").lines().filter(|line| !line.starts_with('#'));
-        lines.filter_map(|line| {
-            let fields: Vec<&str> = line.split('\t').collect();
-            let [mode, validation, validation_key, decryption_key, ..] = fields[..] else { return None };
-            let (_, validation) = VALIDATION.into_iter().find(|(name, _)| *name == validation)?;
-            let (_, compatibility) = COMPATIBILITY_MODE.into_iter().find(|(name, _)| *name == mode)?;
-            let [own, other] = [validation_key, decryption_key].map(hexadecimal);
-            Some(Self { keys: MachineKeys::new(&own?, &other?, validation, compatibility).ok()?, fields })
-        })
-    }
-
-    /// Mode, validation and size of the decryption key.
-    pub(crate) fn name(&self) -> String {
-        format!("{}, {}, AES-{}", self.fields[0], self.fields[1], self.keys.key_length * 8)
-    }
-
-    pub(crate) fn cookie(&self) -> &'static str {
-        self.fields.last().copied().unwrap_or_default()
-    }
-
-    pub(crate) fn opens(&self, cookie: &str) -> bool {
-        open(&self.keys, cookie).is_ok()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    impl Vector {
-        fn name_in_ticket(&self) -> &'static str {
-            self.fields[8]
-        }
-
-        /// .NET's ticks.
-        fn expires(&self) -> i64 {
-            self.fields[6].trim_start_matches('~').parse().unwrap()
-        }
-    }
+    use crate::fuzzing::ticket_vectors::Vector;
 
     fn error(keys: &MachineKeys, cookie: &str) -> Option<TicketError> {
         open(keys, cookie).err()
@@ -230,7 +176,7 @@ mod tests {
             let cookie = vector.cookie();
             let ticket =
                 open(&vector.keys, cookie).unwrap_or_else(|error| panic!("{}: {error}", vector.name()));
-            assert_eq!(ticket.name, vector.name_in_ticket());
+            assert_eq!(ticket.name, vector.user_name());
             assert_eq!(ticket.expires, unix_seconds(vector.expires()));
             assert!(vector.opens(&cookie.to_lowercase()), "hexadecimal in lower case");
         }
@@ -244,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_bit_is_turned_it_was_not_signed() {
+    fn a_ticket_with_any_bit_changed_is_refused() {
         for vector in Vector::all() {
             let (keys, sealed) = (&vector.keys, hexadecimal(vector.cookie()).unwrap());
             for bit in (0..sealed.len() * 8).step_by(5) {
@@ -288,22 +234,26 @@ mod tests {
         assert_eq!(error(keys, &"A".repeat(5000)), Some(TicketError::TooLong));
     }
 
+    fn is_ticket(plain: &[u8]) -> bool {
+        parse(plain).is_ok()
+    }
+
     #[test]
-    fn what_is_left_over_or_missing_is_no_ticket() {
+    fn a_ticket_with_missing_or_extra_bytes_is_refused() {
         let mut ticket = vec![1, 2];
         ticket.extend(1_i64.to_le_bytes());
         ticket.push(0xfe);
         ticket.extend(2_i64.to_le_bytes());
         ticket.extend([0, 1, b'A', 0, 0, 1, b'/', 0, 0xff]);
-        assert!(reads_as_ticket(&ticket));
+        assert!(is_ticket(&ticket));
         for length in 0..ticket.len() {
-            assert!(!reads_as_ticket(&ticket[..length]), "{length}");
+            assert!(!is_ticket(&ticket[..length]), "{length}");
         }
-        assert!(!reads_as_ticket(&[&ticket[..], &[0]].concat()));
+        assert!(!is_ticket(&[&ticket[..], &[0]].concat()));
         let changed = |at: usize, to: u8| {
             let mut changed = ticket.clone();
             changed[at] = to;
-            reads_as_ticket(&changed)
+            is_ticket(&changed)
         };
         assert!(!changed(0, 2) && !changed(10, 0) && !changed(19, 2) && !changed(20, 0), "no name");
         assert!(!changed(22, 0xd8), "half of a surrogate pair");

@@ -22,7 +22,7 @@ use crate::imis::recognise::visitor_client::{
     PageResponse, Visitor, VisitorClient, VisitorRequest, VisitorSession, require_ok,
 };
 use crate::imis::recognise::whoami_query;
-use crate::observe::metrics::RecognitionMetrics;
+use crate::observe::metrics::Metrics;
 use crate::upstream::servers::Servers;
 
 /// Setting up the client for a site's iMIS failed.
@@ -65,7 +65,9 @@ pub(crate) struct Recognition {
     sign_in: String,
     api: Arc<Api>,
     identity_cache: IdentityCache,
-    metrics: RecognitionMetrics,
+    metrics: Metrics,
+    /// The name of the site in metrics.
+    site: String,
 }
 
 impl Recognition {
@@ -75,7 +77,7 @@ impl Recognition {
         tls: &Arc<ClientConfig>,
         servers: &Arc<Servers>,
         api: Arc<Api>,
-        metrics: RecognitionMetrics,
+        metrics: Metrics,
     ) -> Result<Self, BuildError> {
         let application = |method: &config::Method| method.kind.application().cloned();
         Ok(Self {
@@ -87,6 +89,7 @@ impl Recognition {
             api,
             identity_cache: IdentityCache::new(imis.identity_cache)?,
             metrics,
+            site: site.hosts[0].clone(),
         })
     }
 
@@ -117,7 +120,9 @@ impl Recognition {
         let asked = self.identity_cache.identity(&session.cookies, || self.ask_all(session)).await;
         match asked {
             Ok((identity, result)) => {
-                self.metrics.cache(result == CacheResult::Hit, self.identity_cache.entries());
+                let result = if result == CacheResult::Hit { "hit" } else { "miss" };
+                self.metrics.identity_cache.inc([&self.site, result]);
+                self.metrics.identity_cache_entries.set([&self.site], self.identity_cache.entries());
                 Ok(identity.map_or(Answer::Anonymous, Answer::Person))
             }
             Err(error) if self.application.is_some() && !error.is_final() => Ok(Answer::AskSite),
@@ -136,7 +141,7 @@ impl Recognition {
                 Ok(None) => "nobody",
                 Err(_) => "broken",
             };
-            self.metrics.recognition(name, result);
+            self.metrics.recognitions.inc([&self.site, name, result]);
             let error = match answer {
                 Ok(identity) => {
                     debug!(%request_id, recognition_method = name, recognised = identity.is_some(), observed = %report, "recognition");
@@ -235,7 +240,7 @@ impl Recognition {
     /// Removes sessions that have been signed out.
     pub(crate) async fn forget(&self, cookies: &SessionCookies) {
         self.identity_cache.forget(cookies).await;
-        self.metrics.sign_out();
+        self.metrics.sign_outs.inc([&self.site]);
     }
 
     /// The session cookies in the values of Cookie headers.

@@ -5,6 +5,7 @@ use serde::Serialize;
 use tracing::{info, warn};
 
 use crate::base::clock;
+use crate::base::hex::hex;
 use crate::config::{AuditConfig, Config, Emails, Secret};
 use crate::observe::audit::file::AuditFile;
 
@@ -98,7 +99,7 @@ impl Audit {
             Emails::Plain => Some(email.to_owned()),
             Emails::Hashed => {
                 let tag = hmac::sign(&self.email_key, email.to_lowercase().as_bytes());
-                Some(tag.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+                Some(hex(&tag.as_ref()[..8]))
             }
         }
     }

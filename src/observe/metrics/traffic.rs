@@ -4,12 +4,11 @@ use std::cell::OnceCell;
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::{Registry, Unit};
 
-use crate::observe::metrics::families::{Counters, Labels, labels, register, register_in};
 use crate::observe::metrics::per_worker::{DurationHistogram, PerWorker, WorkerCounter};
+use crate::observe::metrics::registry::Metrics;
+use crate::observe::metrics::table::Metric;
 
 /// Status codes are counted from 100 to 599.
 const MIN_STATUS: u16 = 100;
@@ -65,123 +64,12 @@ pub(crate) struct CompletedRequest {
     pub(crate) outcome: Outcome,
 }
 
-type WorkerFamily<const N: usize> = Family<Labels<N>, PerWorker<WorkerCounter>>;
-
-/// Every counter of requests and connections. The name of a site is its first host; requests for no site have an empty one.
-#[derive(Debug, Clone)]
-pub(crate) struct Traffic {
-    requests: WorkerFamily<4>,
-    durations: Family<Labels<2>, PerWorker<DurationHistogram>>,
-    response_bytes: WorkerFamily<1>,
-    request_ends: WorkerFamily<2>,
-    requests_in_flight: PerWorker<Gauge>,
-    upstream_connections: WorkerFamily<2>,
-    connections_accepted: Counters<1>,
-    connections_rejected: PerWorker<WorkerCounter>,
-    tls_handshakes: WorkerFamily<1>,
-}
-
-impl Traffic {
-    pub(crate) fn register(registry: &mut Registry) -> Self {
-        Self {
-            requests: register(
-                registry,
-                "requests",
-                "Requests by responder (imis or gateway), protocol and status code; 499 means that the client left first",
-            ),
-            durations: register_in(
-                registry,
-                "request_duration",
-                "Time from the head of a request to the end of its response",
-                Unit::Seconds,
-            ),
-            response_bytes: register_in(
-                registry,
-                "response",
-                "Bytes of response bodies sent to clients",
-                Unit::Bytes,
-            ),
-            request_ends: register(
-                registry,
-                "request_ends",
-                "Requests by how they ended: complete, client_gone or upstream_broke",
-            ),
-            requests_in_flight: register(registry, "requests_in_flight", "Requests that have not ended yet"),
-            upstream_connections: register(
-                registry,
-                "upstream_connections",
-                "Connections to iMIS that requests were sent on: opened, reused or failed",
-            ),
-            connections_accepted: register(
-                registry,
-                "connections_accepted",
-                "Client connections that were accepted, by worker",
-            ),
-            connections_rejected: register(
-                registry,
-                "connections_rejected",
-                "Client connections that were rejected because a limit was reached",
-            ),
-            tls_handshakes: register(
-                registry,
-                "tls_handshakes",
-                "TLS handshakes with clients: full, resumed, failed or timed_out",
-            ),
-        }
-    }
-
-    /// The series of a site that one worker counts in.
-    pub(crate) fn of_site(&self, site: &str, worker: usize) -> SiteCounters {
-        let duration = |by| {
-            let labels = labels([("site", site), ("by", by)]);
-            self.durations.get_or_create(&labels).of(worker)
-        };
-        let end = |outcome| {
-            let labels = labels([("site", site), ("end", outcome)]);
-            self.request_ends.get_or_create(&labels).of(worker)
-        };
-        SiteCounters {
-            by_status: std::iter::repeat_with(OnceCell::new).take(STATUSES * 4).collect(),
-            requests: self.requests.clone(),
-            site: site.to_owned(),
-            worker,
-            durations: RESPONDERS.map(duration),
-            body_bytes: self.response_bytes.get_or_create(&labels([("site", site)])).of(worker),
-            outcomes: OUTCOMES.map(end),
-        }
-    }
-
-    /// The series about a site's connections to iMIS that one worker counts in.
-    pub(crate) fn of_upstream(&self, site: &str, worker: usize) -> UpstreamCounters {
-        let counter = |result| {
-            let labels = labels([("site", site), ("result", result)]);
-            self.upstream_connections.get_or_create(&labels).of(worker)
-        };
-        UpstreamCounters { opened: counter("opened"), reused: counter("reused"), failed: counter("failed") }
-    }
-
-    /// The series that one worker counts in for all sites.
-    pub(crate) fn of_worker(&self, worker: usize) -> WorkerCounters {
-        let handshakes = |result| self.tls_handshakes.get_or_create(&labels([("result", result)])).of(worker);
-        let accepted = labels([("worker", worker.to_string().as_str())]);
-        WorkerCounters {
-            connections_accepted: self.connections_accepted.get_or_create_owned(&accepted),
-            connections_rejected: self.connections_rejected.of(worker),
-            requests_in_flight: self.requests_in_flight.of(worker),
-            full_handshakes: handshakes("full"),
-            resumed_handshakes: handshakes("resumed"),
-            failed_handshakes: handshakes("failed"),
-            timed_out_handshakes: handshakes("timed_out"),
-        }
-    }
-}
-
 /// What one worker counts about the requests for one site.
 #[derive(Debug)]
 pub(crate) struct SiteCounters {
     /// By responder, protocol and status. A series is looked up when it is first needed.
     by_status: Box<[OnceCell<WorkerCounter>]>,
-    requests: WorkerFamily<4>,
+    requests: Metric<4, PerWorker<WorkerCounter>>,
     site: String,
     worker: usize,
     /// By responder.
@@ -191,6 +79,19 @@ pub(crate) struct SiteCounters {
 }
 
 impl SiteCounters {
+    /// `site`: the name of a site, or empty for requests that belong to none.
+    pub(crate) fn new(metrics: &Metrics, site: &str, worker: usize) -> Self {
+        Self {
+            by_status: std::iter::repeat_with(OnceCell::new).take(STATUSES * 4).collect(),
+            requests: metrics.requests.clone(),
+            site: site.to_owned(),
+            worker,
+            durations: RESPONDERS.map(|by| metrics.request_duration.get([site, by]).of(worker)),
+            body_bytes: metrics.response_bytes.get([site]).of(worker),
+            outcomes: OUTCOMES.map(|outcome| metrics.request_ends.get([site, outcome]).of(worker)),
+        }
+    }
+
     pub(crate) fn count(&self, request: &CompletedRequest) {
         self.of_status(request).inc();
         self.durations[request.responder as usize].observe(request.duration);
@@ -204,13 +105,8 @@ impl SiteCounters {
         let index = (responder as usize * 2 + protocol as usize) * STATUSES + status;
         self.by_status[index].get_or_init(|| {
             let code = (usize::from(MIN_STATUS) + status).to_string();
-            let labels = labels([
-                ("site", self.site.as_str()),
-                ("by", RESPONDERS[responder as usize]),
-                ("protocol", PROTOCOLS[protocol as usize]),
-                ("code", &code),
-            ]);
-            self.requests.get_or_create(&labels).of(self.worker)
+            let (by, protocol) = (RESPONDERS[responder as usize], PROTOCOLS[protocol as usize]);
+            self.requests.get([&self.site, by, protocol, &code]).of(self.worker)
         })
     }
 }
@@ -221,6 +117,13 @@ pub(crate) struct UpstreamCounters {
     pub(crate) opened: WorkerCounter,
     pub(crate) reused: WorkerCounter,
     pub(crate) failed: WorkerCounter,
+}
+
+impl UpstreamCounters {
+    pub(crate) fn new(metrics: &Metrics, site: &str, worker: usize) -> Self {
+        let counter = |result| metrics.upstream_connections.get([site, result]).of(worker);
+        Self { opened: counter("opened"), reused: counter("reused"), failed: counter("failed") }
+    }
 }
 
 /// What one worker counts about client connections and requests.
@@ -235,17 +138,31 @@ pub(crate) struct WorkerCounters {
     pub(crate) timed_out_handshakes: WorkerCounter,
 }
 
+impl WorkerCounters {
+    pub(crate) fn new(metrics: &Metrics, worker: usize) -> Self {
+        let handshakes = |result| metrics.tls_handshakes.get([result]).of(worker);
+        Self {
+            connections_accepted: metrics.connections_accepted.get([&worker.to_string()]),
+            connections_rejected: metrics.connections_rejected.get([]).of(worker),
+            requests_in_flight: metrics.requests_in_flight.get([]).of(worker),
+            full_handshakes: handshakes("full"),
+            resumed_handshakes: handshakes("resumed"),
+            failed_handshakes: handshakes("failed"),
+            timed_out_handshakes: handshakes("timed_out"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use prometheus_client::encoding::text;
+    use crate::observe::metrics::table::MetricTable;
 
     #[test]
     fn the_counts_of_all_workers_are_added_up() {
-        let mut registry = Registry::with_prefix("imis_gateway");
-        let traffic = Traffic::register(&mut registry);
+        let metrics = Metrics::new();
         for worker in 0..3 {
-            let site = traffic.of_site("members.example.org", worker);
+            let site = SiteCounters::new(&metrics, "members.example.org", worker);
             for milliseconds in [0, 1, 2, 40, 70_000] {
                 site.count(&CompletedRequest {
                     responder: Responder::Imis,
@@ -258,11 +175,10 @@ mod tests {
             }
             // A reload looks the series up again.
             for _ in 0..2 {
-                traffic.of_upstream("members.example.org", worker).reused.inc();
+                UpstreamCounters::new(&metrics, "members.example.org", worker).reused.inc();
             }
         }
-        let mut out = String::new();
-        text::encode(&mut out, &registry).unwrap();
+        let out = metrics.encode(&MetricTable::default()).unwrap();
         for line in [
             "imis_gateway_requests_total{site=\"members.example.org\",by=\"imis\",protocol=\"h2\",code=\"200\"} 15",
             "imis_gateway_response_bytes_total{site=\"members.example.org\"} 150",

@@ -158,7 +158,6 @@ fn production_sources() -> Vec<(String, String)> {
     }
     let mut all = Vec::new();
     read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut all);
-    all.retain(|(name, _)| !name.starts_with("src/fuzzing/"));
     all.sort();
     all
 }

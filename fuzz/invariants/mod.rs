@@ -1,6 +1,7 @@
-//! Doors to inner parts, for `benches/` and `fuzz/`: no API, no promise, and nothing that the program itself uses.
+//! Entry points to inner functions for `benches/` and `fuzz/`. The program does not use them.
 
 pub mod targets;
+pub mod ticket_vectors;
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -30,7 +31,7 @@ use crate::sso::login_params::LoginParams;
 use crate::sso::trace::Trace;
 use crate::sso::{facts, policy, token};
 
-/// Reads the head of a request and writes the one that the upstream would get.
+/// Reads the head of a request and writes the one that goes to the upstream.
 pub fn rewrite_request(head: &[u8], out: &mut Vec<u8>) -> bool {
     let mut slots = slots();
     let Ok(tokens) = Tokens::parse(head, &mut slots) else { return false };
@@ -49,7 +50,7 @@ pub fn rewrite_request(head: &[u8], out: &mut Vec<u8>) -> bool {
     true
 }
 
-/// Reads the head of a response and writes the one that a browser would get.
+/// Reads the head of a response and writes the one that goes to the client.
 pub fn rewrite_response(head: &[u8], out: &mut Vec<u8>) -> bool {
     let mut slots = slots();
     let Ok(response) = Response::parse(head, &mut slots, false) else { return false };
@@ -62,20 +63,20 @@ pub fn rewrite_response(head: &[u8], out: &mut Vec<u8>) -> bool {
     true
 }
 
-/// A message that was read: how long its head is, the data of its body, and whether the body is all there.
+/// A message that was read.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Message {
     /// Bytes of the head.
     pub head: usize,
     /// The body without its framing.
     pub data: Vec<u8>,
-    /// The body has ended.
+    /// Whether the body has ended.
     pub whole: bool,
-    /// Bytes behind the body.
+    /// Bytes after the body.
     pub rest: usize,
 }
 
-/// Reads a message that comes in pieces of `cut` bytes. `None`: it is refused, or its head is not whole.
+/// Reads a message that arrives in pieces of `cut` bytes. `None` if it is refused, or its head is incomplete.
 pub fn read_message(bytes: &[u8], is_response: bool, cut: usize) -> Option<Message> {
     let mut scanner = Scanner::default();
     let cut = cut.max(1);
@@ -110,7 +111,7 @@ pub fn read_message(bytes: &[u8], is_response: bool, cut: usize) -> Option<Messa
     Some(Message { head, data, whole: receiver.is_over(), rest })
 }
 
-/// What has come so far; more may follow.
+/// A reader of the bytes that have arrived. After them it is pending, not at its end.
 struct Piece<'a>(&'a [u8]);
 
 impl AsyncRead for Piece<'_> {
@@ -133,12 +134,12 @@ impl AsyncRead for Piece<'_> {
 pub struct Routes(Vec<Arc<App>>);
 
 impl Routes {
-    /// One app at `path`, or none when a configuration could not have it.
+    /// One app at `path`. `None` for a path that an app cannot have.
     pub fn new(path: &str) -> Option<Self> {
         Some(Self(vec![Arc::new(config::app_at(path)?)]))
     }
 
-    /// Whether a path belongs to the app, in whatever spelling.
+    /// Whether a path belongs to the app, in any spelling.
     pub fn is_ours(&self, path: &str) -> bool {
         !matches!(app_path::match_path(&self.0, path), app_path::PathMatch::Proxy)
     }
@@ -149,27 +150,7 @@ pub fn has_session(headers: &HeaderMap, names: &[String]) -> bool {
     imis::recognise::SessionCookies::find(headers, names).is_ok()
 }
 
-/// Forms authentication tickets with their keys.
-pub struct Tickets(Vec<imis::recognise::forms_ticket::Vector>);
-
-impl Tickets {
-    /// Those of the tests, one for each format.
-    pub fn all() -> Self {
-        Self(imis::recognise::forms_ticket::Vector::all().collect())
-    }
-
-    /// What each is called.
-    pub fn names(&self) -> Vec<String> {
-        self.0.iter().map(imis::recognise::forms_ticket::Vector::name).collect()
-    }
-
-    /// Opens one of them.
-    pub fn opens(&self, index: usize) -> bool {
-        self.0.get(index).is_some_and(|ticket| ticket.opens(ticket.cookie()))
-    }
-}
-
-/// Mints tokens for the benchmark, with a secret of no account.
+/// Mints tokens for the benchmark.
 pub struct Mint {
     permit: policy::Permit,
     secret: Secret,
@@ -198,9 +179,9 @@ impl Mint {
 mod tests {
     use super::*;
 
-    /// The fuzz targets' seeds, each cut in every way: what `cargo fuzz` asks of random bytes.
+    /// Reads each seed in pieces of every size.
     #[test]
-    fn the_seeds_mean_the_same_however_they_are_cut() {
+    fn pieces_of_any_size_give_the_same_message() {
         let mut seen = 0;
         for (kind, is_response) in [("request", false), ("response", true)] {
             for seed in

@@ -1,9 +1,8 @@
-//! What must hold for whatever bytes come, one function for each reader. `fuzz/` runs them for as long as one likes, the tests
-//! for a moment each (`tests` below).
-//!
-//! Each panics when something does not hold.
+//! The fuzz targets: what must hold for any input, one function per reader. Each panics if it does not hold. `cargo fuzz` runs
+//! them without a limit, the unit tests below for a short time.
 
 use std::convert::Infallible;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
@@ -18,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::codec::head::{Request, Tokens, slots};
 use crate::config;
 use crate::edge::proxy_protocol::read_header;
+use crate::fuzzing::ticket_vectors::Vector;
 use crate::fuzzing::{Piece, Routes, read_message, rewrite_request, rewrite_response};
 use crate::imis::PartyId;
 use crate::imis::party::Party;
@@ -25,12 +25,13 @@ use crate::imis::recognise::page::Page;
 use crate::imis::recognise::{SessionCookies, client_context as context, forms_ticket, query_row};
 use crate::sso::return_to::ReturnTo;
 
+/// Reads a message in one piece.
 const WHOLE: usize = usize::MAX >> 1;
 
-/// A name and what it runs.
+/// The name of a target and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
-/// All of them.
+/// All targets.
 pub const ALL: [Target; 13] = [
     ("request", request),
     ("response", response),
@@ -47,12 +48,12 @@ pub const ALL: [Target; 13] = [
     ("configuration", configuration),
 ];
 
-/// A request means the same however it is cut into pieces; the first byte is the cut.
+/// A request has the same meaning in pieces of any size. The first byte is the size.
 pub fn request(bytes: &[u8]) {
     cut(bytes, false);
 }
 
-/// The same of a response.
+/// A response has the same meaning in pieces of any size. The first byte is the size.
 pub fn response(bytes: &[u8]) {
     cut(bytes, true);
 }
@@ -62,13 +63,12 @@ fn cut(bytes: &[u8], is_response: bool) {
     assert_eq!(read_message(bytes, is_response, WHOLE), read_message(bytes, is_response, usize::from(*cut)));
 }
 
-/// What the upstream gets of a request is a request again, with the same target and the same end, and it is the last word:
-/// rewriting it once more changes only what the gateway itself says.
+/// A rewritten request is a valid request, and rewriting it again changes nothing. A rewritten response is a valid response.
 pub fn rewrite(head: &[u8]) {
     let mut once = Vec::new();
     if read_message(head, false, WHOLE).is_some_and(|message| message.head == head.len())
         && rewrite_request(head, &mut once)
-        // Chunks are announced by the connection that sends them, which is not part of this.
+        // The sending connection writes Transfer-Encoding, which is not part of this test.
         && !head.windows(8).any(|part| part.eq_ignore_ascii_case(b"chunked\r"))
     {
         let mut twice = Vec::new();
@@ -84,7 +84,7 @@ pub fn rewrite(head: &[u8]) {
     }
 }
 
-/// A request as two readers have to agree on it.
+/// The parts of a request that two readers must agree on.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
     method: String,
@@ -92,22 +92,22 @@ struct Seen {
     body: Vec<u8>,
 }
 
-/// Whatever we take for requests, hyper takes for the same ones, or refuses.
+/// hyper reads the requests that we accept in the same way, or refuses them.
 pub fn guard(bytes: &[u8]) {
     let ours = our_requests(bytes);
-    let theirs = hypers_requests(bytes);
+    let theirs = hyper_requests(bytes);
     for (ours, theirs) in ours.iter().zip(&theirs) {
         assert_eq!(ours, theirs, "{}", String::from_utf8_lossy(bytes));
     }
 }
 
-/// The whole requests at the beginning of `bytes`, as we read them.
+/// The complete requests at the beginning of `bytes`, as our codec reads them.
 fn our_requests(bytes: &[u8]) -> Vec<Seen> {
     let mut seen = Vec::new();
     let mut rest = bytes;
     loop {
-        while let Some(behind) = rest.strip_prefix(b"\r\n") {
-            rest = behind;
+        while let Some(after) = rest.strip_prefix(b"\r\n") {
+            rest = after;
         }
         let Some(message) = read_message(rest, false, WHOLE).filter(|message| message.whole) else {
             return seen;
@@ -124,8 +124,8 @@ fn our_requests(bytes: &[u8]) -> Vec<Seen> {
     }
 }
 
-/// The same as hyper's server reads them.
-fn hypers_requests(bytes: &[u8]) -> Vec<Seen> {
+/// The complete requests at the beginning of `bytes`, as hyper's server reads them.
+fn hyper_requests(bytes: &[u8]) -> Vec<Seen> {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let shared = seen.clone();
     let service = hyper::service::service_fn(move |request: http::Request<Incoming>| {
@@ -134,7 +134,7 @@ fn hypers_requests(bytes: &[u8]) -> Vec<Seen> {
             let method = request.method().to_string();
             let uri = request.uri();
             let target = match uri.path_and_query() {
-                // Of `https://host`, http makes `/`; we make `*` of it for OPTIONS (RFC 9112 section 3.2.4).
+                // For `OPTIONS https://host` the http crate returns `/`, we return `*` (RFC 9112 section 3.2.4).
                 Some(_) if method == "OPTIONS" && uri.authority().is_some() && uri.path() == "/" => {
                     "*".to_owned()
                 }
@@ -152,7 +152,7 @@ fn hypers_requests(bytes: &[u8]) -> Vec<Seen> {
     let io = TokioIo::new(Script(Piece(bytes)));
     let mut served = std::pin::pin!(hyper::server::conn::http1::Builder::new().serve_connection(io, service));
     let mut cx = Context::from_waker(Waker::noop());
-    // Nothing is ever waited for: each round goes as far as it can.
+    // No I/O ever waits; each poll goes as far as it can.
     for _ in 0..64 {
         if served.as_mut().poll(&mut cx).is_ready() {
             break;
@@ -161,7 +161,7 @@ fn hypers_requests(bytes: &[u8]) -> Vec<Seen> {
     seen.lock().map(|mut seen| std::mem::take(&mut *seen)).unwrap_or_default()
 }
 
-/// Says what it has been given and then nothing more, and takes everything.
+/// A connection that sends the given bytes and accepts every write.
 struct Script<'a>(Piece<'a>);
 
 impl AsyncRead for Script<'_> {
@@ -188,10 +188,10 @@ impl AsyncWrite for Script<'_> {
     }
 }
 
-/// A path that goes on to iMIS is ours for none of the readers below.
+/// None of the readers below resolves a path that is proxied to iMIS to a path of the gateway.
 pub fn path(bytes: &[u8]) {
     const OURS: &str = "/sso/zendesk";
-    // No other byte gets as far as this.
+    // The codec refuses other bytes.
     let Some(text) =
         std::str::from_utf8(bytes).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_graphic()))
     else {
@@ -239,7 +239,7 @@ fn resolved(path: &str, collapse: bool) -> String {
     format!("/{}", segments.join("/"))
 }
 
-/// A session is seen whatever the case of its cookie's name, and never where the name stands nowhere.
+/// A session cookie is found in any case of its name, and only if the header contains the name.
 pub fn cookies(bytes: &[u8]) {
     let names = ["Login".to_owned()];
     let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
@@ -249,18 +249,18 @@ pub fn cookies(bytes: &[u8]) {
     if here {
         assert!(lower.windows(5).any(|part| part == b"login"), "{}", String::from_utf8_lossy(bytes));
     }
-    // Values are compared as they are, so lower case can only make two of them agree.
+    // Values are case-sensitive: lower case can only make two values equal.
     if let (true, Ok(lower)) = (here, HeaderValue::from_bytes(&lower)) {
         assert!(found(lower), "{}", String::from_utf8_lossy(bytes));
     }
 }
 
-/// What is taken as a place to return to is in the account by the rules of browsers, and stays the same when it is read again.
+/// An accepted `return_to` is a URL of the account as browsers read it, and parses to itself.
 pub fn return_to(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Some(app) = config::app_at("/sso/zendesk") else { return };
     let Some(taken) = ReturnTo::parse(text, &app.zendesk) else { return };
-    let again = ReturnTo::parse(taken.as_str(), &app.zendesk).expect("what was taken is taken again");
+    let again = ReturnTo::parse(taken.as_str(), &app.zendesk).expect("an accepted URL is accepted again");
     assert_eq!(taken.as_str(), again.as_str());
     let base = url::Url::parse(&format!("https://{}/", app.zendesk.origin)).expect("an origin");
     for text in [text, taken.as_str()] {
@@ -283,11 +283,11 @@ fn read_rows(json: &[u8]) -> Option<usize> {
     query_row::only_row(json).ok().flatten().map(|row| row.len())
 }
 
-/// A page names somebody only by an iMIS ID that stands in it.
+/// An ID that is read from a page is a well-formed iMIS ID, from a page that contains the field.
 pub fn client_context(page: &[u8]) {
     if let Some(id) = read_client_context(page) {
         let digits = id.as_str().as_bytes();
-        // It may be written with entities and escapes, but not without any of its characters' codes.
+        // The page may contain it with entities and escapes.
         assert!(
             digits.len() <= 64 && digits.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-')
         );
@@ -298,29 +298,32 @@ pub fn client_context(page: &[u8]) {
     }
 }
 
-/// A record that is read is a person's with the id that was asked for, or none.
+/// A profile is returned only from a record with the requested ID.
 pub fn party(json: &[u8]) {
     let Some(id) = PartyId::parse("104019") else { return };
     if let Ok(party) = Party::parse(json) {
         let phones = crate::base::phone::Preference { order: vec!["Mobile".to_owned()], region: None };
         if party.profile(&id, &phones).is_ok() {
-            assert!(json.windows(6).any(|part| part == b"104019") || json.contains(&b'\\'), "whose record?");
+            assert!(
+                json.windows(6).any(|part| part == b"104019") || json.contains(&b'\\'),
+                "record of another ID"
+            );
         }
     }
 }
 
-/// Whatever is decrypted is read to its last byte or is no ticket; and no text opens but one that was signed.
+/// A decrypted ticket is read to its last byte. Only signed tickets can be opened.
 pub fn forms_ticket(bytes: &[u8]) {
-    if forms_ticket::reads_as_ticket(bytes) && !bytes.is_empty() {
-        assert!(!forms_ticket::reads_as_ticket(&bytes[..bytes.len() - 1]), "without its end");
+    if forms_ticket::parse(bytes).is_ok() && !bytes.is_empty() {
+        assert!(forms_ticket::parse(&bytes[..bytes.len() - 1]).is_err(), "truncated");
     }
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    for vector in forms_ticket::Vector::all() {
+    for vector in Vector::all() {
         assert!(!vector.opens(text) || vector.cookie().eq_ignore_ascii_case(text), "{text}");
     }
 }
 
-/// A query's answer is one row or none, with or without a byte order mark.
+/// A query response has the same meaning with and without a byte order mark.
 pub fn whoami_query(bytes: &[u8]) {
     let columns = read_rows(bytes);
     if !bytes.starts_with(b"\xef\xbb\xbf") {
@@ -328,7 +331,7 @@ pub fn whoami_query(bytes: &[u8]) {
     }
 }
 
-/// A PROXY header ends where it says, whatever follows, and no part of it is one; only addresses of visitors come of it.
+/// A PROXY header does not depend on the bytes after it, and no prefix of it is a header. Addresses are canonical.
 pub fn proxy_header(bytes: &[u8]) {
     let Some((length, client)) = read_header(bytes) else { return };
     assert!(length <= bytes.len() && length >= 15, "{length}");
@@ -342,14 +345,21 @@ pub fn proxy_header(bytes: &[u8]) {
     }
 }
 
-/// A file is a configuration, or there are problems that can be found in it.
+/// A file is a valid configuration, or has problems with a line of the file.
 pub fn configuration(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    // Not more than a person would write: what YAML can be made to do with more is its reader's to limit.
+    // The YAML parser has limits of its own for large files.
     if text.len() > 8 * 1024 {
         return;
     }
-    config::read_as_file(text);
+    // In YAML a CR ends a line, too.
+    let lines = text.matches(['\n', '\r']).count() as u64;
+    if let Err(problems) = config::read(Path::new("/nowhere/config.yaml"), text) {
+        assert!(!problems.is_empty(), "refused without a reason");
+        for problem in problems {
+            assert!(problem.line <= lines + 1, "{problem:?} of {lines} lines");
+        }
+    }
 }
 
 #[cfg(test)]
@@ -357,13 +367,13 @@ mod tests {
     use super::*;
     use std::time::{Duration, Instant};
 
-    /// How long each target is run on what becomes of its seeds.
-    const FOR: Duration = Duration::from_millis(1500);
+    /// How long each target runs on mutated seeds.
+    const RUN_TIME: Duration = Duration::from_millis(1500);
 
-    /// The same numbers each time.
-    struct Chance(u64);
+    /// Pseudo-random numbers, the same in each run.
+    struct Random(u64);
 
-    impl Chance {
+    impl Random {
         fn below(&mut self, bound: usize) -> usize {
             self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             usize::try_from(self.0 >> 33).unwrap() % bound.max(1)
@@ -378,8 +388,8 @@ mod tests {
         files.iter().map(|file| std::fs::read(file).unwrap()).collect()
     }
 
-    /// One of the seeds with a few changes, of which some are whole pieces of other seeds.
-    fn changed(seeds: &[Vec<u8>], chance: &mut Chance) -> Vec<u8> {
+    /// One of the seeds with a few changes. Some are pieces of other seeds.
+    fn mutate(seeds: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
         const ODD: &[&[u8]] = &[
             b"\r\n",
             b"\n",
@@ -418,31 +428,31 @@ mod tests {
             b"[",
             b"&quot;",
         ];
-        let mut bytes = seeds[chance.below(seeds.len())].clone();
-        for _ in 0..=chance.below(4) {
-            let at = chance.below(bytes.len() + 1);
-            match chance.below(6) {
+        let mut bytes = seeds[random.below(seeds.len())].clone();
+        for _ in 0..=random.below(4) {
+            let at = random.below(bytes.len() + 1);
+            match random.below(6) {
                 0 => bytes.truncate(at),
-                1 if at < bytes.len() => bytes[at] = u8::try_from(chance.below(256)).unwrap(),
+                1 if at < bytes.len() => bytes[at] = u8::try_from(random.below(256)).unwrap(),
                 2 if at < bytes.len() => drop(bytes.remove(at)),
                 3 => {
-                    let end = bytes.len().min(at + chance.below(24));
+                    let end = bytes.len().min(at + random.below(24));
                     let again = bytes[at..end].to_vec();
                     bytes.splice(at..at, again);
                 }
                 4 => {
-                    let other = &seeds[chance.below(seeds.len())];
-                    let from = chance.below(other.len() + 1);
-                    let to = other.len().min(from + chance.below(64));
+                    let other = &seeds[random.below(seeds.len())];
+                    let from = random.below(other.len() + 1);
+                    let to = other.len().min(from + random.below(64));
                     bytes.splice(at..at, other[from..to].to_vec());
                 }
-                _ => drop(bytes.splice(at..at, ODD[chance.below(ODD.len())].to_vec())),
+                _ => drop(bytes.splice(at..at, ODD[random.below(ODD.len())].to_vec())),
             }
         }
         bytes
     }
 
-    fn run(target: &Target, seeds: &[Vec<u8>], chance: &mut Chance) -> usize {
+    fn run(target: &Target, seeds: &[Vec<u8>], random: &mut Random) -> usize {
         let (name, run) = target;
         let checked = |bytes: &[u8]| {
             let outcome = std::panic::catch_unwind(|| run(bytes));
@@ -450,21 +460,21 @@ mod tests {
         };
         seeds.iter().for_each(|seed| checked(seed));
         let (begun, mut count) = (Instant::now(), 0);
-        while begun.elapsed() < FOR {
-            checked(&changed(seeds, chance));
+        while begun.elapsed() < RUN_TIME {
+            checked(&mutate(seeds, random));
             count += 1;
         }
         count
     }
 
     #[test]
-    fn every_reader_holds_for_a_moment_against_what_becomes_of_its_seeds() {
+    fn invariants_hold_for_mutated_seeds() {
         let all = std::thread::scope(|scope| {
             let each = ALL.iter().map(|target| {
                 scope.spawn(move || {
                     let seeds = seeds(target.0);
                     assert!(seeds.len() >= 3, "{}", target.0);
-                    (target.0, run(target, &seeds, &mut Chance(1)))
+                    (target.0, run(target, &seeds, &mut Random(1)))
                 })
             });
             let each: Vec<_> = each.collect();
@@ -475,13 +485,12 @@ mod tests {
         }
     }
 
-    /// The guard would say so if two readers differed.
     #[test]
-    fn requests_are_compared() {
+    fn both_readers_return_each_request() {
         let two =
             b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabcGET /b HTTP/1.1\r\nHost: h\r\n\r\n";
         let ours = our_requests(two);
-        assert_eq!(ours, hypers_requests(two));
+        assert_eq!(ours, hyper_requests(two));
         assert_eq!(ours.iter().map(|seen| &*seen.target).collect::<Vec<_>>(), ["/a", "/b"]);
         assert_eq!(ours[0].body, b"abc");
     }
