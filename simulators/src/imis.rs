@@ -182,6 +182,8 @@ pub enum QueryFault {
     Without(&'static str),
     /// It returns no row.
     Empty,
+    /// The row of the user GUEST for every visitor, with its ID spelled like this.
+    AlwaysGuest(&'static str),
     /// Without a filter on the member, a visitor who is not signed in gets the row of the user GUEST.
     Guest,
 }

@@ -43,7 +43,7 @@ fn report(findings: &[Finding], format: Format) -> i32 {
     match format {
         Format::Json => {
             let one = |finding: &Finding| {
-                let Finding { severity, site, check, result, seen, advice } = finding;
+                let Finding { severity, site, check, result, seen, advice, .. } = finding;
                 json!({"severity": severity.name().to_lowercase(), "site": site, "check": check,
                     "result": result, "seen": seen, "advice": advice})
             };
@@ -59,7 +59,7 @@ fn report(findings: &[Finding], format: Format) -> i32 {
 }
 
 fn report_one(finding: &Finding) {
-    let Finding { severity, site, check, result, seen, advice } = finding;
+    let Finding { severity, site, check, result, seen, advice, .. } = finding;
     // Other servers' text is in it.
     print(escaped(&format!("{:<8} {site}: {check}: {result}", severity.name())));
     print(escaped(&format!("         seen: {seen}")));

@@ -52,6 +52,16 @@ impl MethodKind {
         if let Self::ClientApplication(application) = self { Some(application) } else { None }
     }
 
+    /// The page that iMIS is asked for.
+    pub(crate) fn page(&self) -> Option<&str> {
+        match self {
+            Self::ClientContext { page } | Self::LoginStatusRedirect { page } => Some(page),
+            Self::WhoamiQuery(query) => Some(&query.page),
+            Self::ClientApplication(application) => Some(&application.page),
+            Self::FormsTicket(_) => None,
+        }
+    }
+
     /// Whether a service account has to read the profile.
     pub(super) fn needs_service_account(&self) -> bool {
         match self {
@@ -86,6 +96,13 @@ pub(crate) struct ProfileColumns {
     pub(crate) status: Option<String>,
     /// `None`: the query returns only people.
     pub(crate) company: Option<String>,
+}
+
+impl ProfileColumns {
+    /// The configured columns.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &String> {
+        [&self.name, &self.email].into_iter().chain(&self.phone).chain(&self.status).chain(&self.company)
+    }
 }
 
 /// How to open ASP.NET's forms authentication ticket.

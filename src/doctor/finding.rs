@@ -22,6 +22,21 @@ impl Severity {
     }
 }
 
+/// What checks depend on. If it fails, so do they.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Every iMIS server.
+    Servers,
+    /// The REST API, as the service account.
+    Api,
+    BasePath,
+    /// A page that recognises visitors, by its path.
+    Page(String),
+    /// By the host of the account.
+    ZendeskAccount(String),
+    ZendeskApi(String),
+}
+
 /// The result of one check.
 pub(crate) struct Finding {
     pub(crate) severity: Severity,
@@ -33,6 +48,9 @@ pub(crate) struct Finding {
     pub(crate) seen: String,
     /// How to fix it.
     pub(crate) advice: Option<String>,
+    /// What does not work if this check fails.
+    breaks: Option<Part>,
+    needs: Vec<Part>,
 }
 
 impl Finding {
@@ -40,7 +58,8 @@ impl Finding {
     pub(super) fn of(subject: &str, check: impl Into<String>) -> Self {
         let (result, seen) = (String::new(), String::new());
         let site = subject.to_owned();
-        Self { severity: Severity::Good, site, check: check.into(), result, seen, advice: None }
+        let (severity, check) = (Severity::Good, check.into());
+        Self { severity, site, check, result, seen, advice: None, breaks: None, needs: Vec::new() }
     }
 
     pub(super) fn of_site(site: &Site, check: impl Into<String>) -> Self {
@@ -49,6 +68,18 @@ impl Finding {
 
     pub(super) fn seen(mut self, seen: impl Into<String>) -> Self {
         self.seen = seen.into();
+        self
+    }
+
+    /// If this check fails, `part` does not work.
+    pub(super) fn breaks(mut self, part: Part) -> Self {
+        self.breaks = Some(part);
+        self
+    }
+
+    /// If one of the parts does not work, that is why this check fails.
+    pub(super) fn needs(mut self, parts: impl IntoIterator<Item = Part>) -> Self {
+        self.needs.extend(parts);
         self
     }
 
@@ -63,6 +94,48 @@ impl Finding {
 
     pub(super) fn failed(self, result: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { severity: Severity::Failed, advice: Some(advice.into()), ..self.good(result) }
+    }
+}
+
+/// The findings of one site. A failure that follows from an earlier one is only counted there: one cause has one line.
+#[derive(Default)]
+pub(super) struct Findings {
+    all: Vec<Finding>,
+    /// The parts that do not work, with the position of the failure that explains it.
+    broken: Vec<(Part, usize)>,
+    /// The checks that fail because of an earlier failure, with its position.
+    consequences: Vec<(usize, String)>,
+}
+
+impl Findings {
+    pub(super) fn add(&mut self, findings: impl IntoIterator<Item = Finding>) {
+        for finding in findings {
+            if finding.severity == Severity::Good {
+                self.all.push(finding);
+                continue;
+            }
+            let cause = self.broken.iter().find(|(part, _)| finding.needs.contains(part)).map(|(_, at)| *at);
+            let position = cause.unwrap_or(self.all.len());
+            if finding.severity == Severity::Failed {
+                self.broken.extend(finding.breaks.iter().map(|part| (part.clone(), position)));
+            }
+            match cause {
+                Some(cause) => self.consequences.push((cause, finding.check)),
+                None => self.all.push(finding),
+            }
+        }
+    }
+
+    pub(super) fn into_vec(mut self) -> Vec<Finding> {
+        for (position, cause) in self.all.iter_mut().enumerate() {
+            let consequences = self.consequences.iter().filter(|(of, _)| *of == position);
+            let names: Vec<_> = consequences.map(|(_, check)| check.as_str()).collect();
+            if !names.is_empty() {
+                let verb = if names.len() == 1 { "fails" } else { "fail" };
+                cause.seen += &format!("; {} more {verb} because of this: {}", names.len(), names.join("; "));
+            }
+        }
+        self.all
     }
 }
 

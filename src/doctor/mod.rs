@@ -1,7 +1,7 @@
 //! Live checks of everything that the configuration refers to. They show what they observed, but no value of a cookie or record.
 //!
 //! The order: this machine (files and ports); then for each site its public address, the iMIS servers, the records that the service
-//! account may read, recognition (without cookies, and with those given), one member, and Zendesk.
+//! account may read, the pages of iMIS, recognition (without cookies, and with those given), Zendesk, and one member.
 
 mod finding;
 mod probe;
@@ -10,6 +10,7 @@ mod machine;
 mod public_address;
 mod upstream;
 mod imis_records;
+mod site_pages;
 mod recognition;
 mod zendesk_account;
 pub(crate) mod explain;
@@ -19,6 +20,7 @@ use serde_json::Value;
 
 use crate::config::Config;
 use crate::request::gateway::Gateway;
+use finding::Findings;
 pub(crate) use finding::{DoctorError, Finding, Severity};
 
 /// What to check.
@@ -35,22 +37,26 @@ pub(crate) struct Examination<'a> {
 /// Runs every check, one site after the other.
 pub(crate) async fn examine(examination: &Examination<'_>) -> Result<Vec<Finding>, DoctorError> {
     let Examination { config, gateway, running, cookies, imis_id } = *examination;
-    let mut findings = machine::check(config, running);
+    let mut all = machine::check(config, running);
     for site in &gateway.sites {
-        findings.extend(public_address::check(config, site, running).await);
-        findings.extend(upstream::check(site).await);
-        let Some(sign_on) = &site.sign_on else { continue };
-        findings.extend(imis_records::check(site, sign_on).await);
-        findings.extend(recognition::check(site, sign_on, None).await);
-        if cookies.is_some() {
-            findings.extend(recognition::check(site, sign_on, cookies).await);
-        }
-        for app in &sign_on.apps {
-            if let Some(imis_id) = imis_id {
-                findings.push(imis_records::check_member(gateway, site, app, imis_id).await);
+        let mut findings = Findings::default();
+        findings.add(public_address::check(config, site, running).await);
+        findings.add(upstream::check(site).await);
+        if let Some(sign_on) = &site.sign_on {
+            findings.add(imis_records::check(site, sign_on).await);
+            findings.add(site_pages::check(site, sign_on).await);
+            findings.add(recognition::check(site, sign_on, None).await);
+            if cookies.is_some() {
+                findings.add(recognition::check(site, sign_on, cookies).await);
             }
-            findings.extend(zendesk_account::check(config, site, sign_on, app).await?);
+            for app in &sign_on.apps {
+                findings.add(zendesk_account::check(config, site, sign_on, app).await?);
+                if let Some(imis_id) = imis_id {
+                    findings.add([imis_records::check_member(gateway, site, app, imis_id).await]);
+                }
+            }
         }
+        all.extend(findings.into_vec());
     }
-    Ok(findings)
+    Ok(all)
 }

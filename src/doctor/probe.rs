@@ -42,3 +42,8 @@ pub(super) fn clock_skew(date: &str) -> Option<u64> {
     let date = httpdate::parse_http_date(date).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
     Some(date.as_secs().abs_diff(clock::unix_now()))
 }
+
+/// A URL without its query, which may contain personal data.
+pub(super) fn plain(url: &str) -> String {
+    url.split(['?', '#']).next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(200).collect()
+}

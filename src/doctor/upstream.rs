@@ -8,7 +8,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::base::{clock, x509};
 use crate::config::Server;
-use crate::doctor::finding::{Finding, Severity};
+use crate::doctor::finding::{Finding, Part, Severity};
 use crate::doctor::probe::{clock_skew, connect, resolve, shown, within};
 use crate::imis::DOCTOR_AGENT;
 use crate::request::gateway::Site;
@@ -34,6 +34,10 @@ pub(super) async fn check(site: &Site) -> Vec<Finding> {
             Ok(head) => judge(site, server, &head, finding),
             Err((error, advice)) => finding.failed(error, advice),
         });
+    }
+    // As long as one server works, it answers.
+    if findings.iter().all(|finding| finding.severity == Severity::Failed) {
+        return findings.into_iter().map(|finding| finding.breaks(Part::Servers)).collect();
     }
     findings
 }

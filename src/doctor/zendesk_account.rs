@@ -9,8 +9,8 @@ use url::Url;
 use crate::base::error_chain::Chain;
 use crate::base::{http_client, tls_client, x509};
 use crate::config::{App, Config};
-use crate::doctor::finding::{DoctorError, Finding};
-use crate::doctor::probe::{STEP_TIMEOUT, clock_skew};
+use crate::doctor::finding::{DoctorError, Finding, Part};
+use crate::doctor::probe::{STEP_TIMEOUT, clock_skew, plain};
 use crate::imis::DOCTOR_AGENT;
 use crate::request::gateway::Site;
 use crate::sso::site::SignOn;
@@ -65,8 +65,9 @@ fn client(app: &App) -> Result<Client, DoctorError> {
 }
 
 fn login_url(config: &Config, site: &Site, app: &App) -> String {
-    // A load balancer may have another port, and port 0 is chosen by the system.
-    let port = match config.listen.https.first().map_or(443, std::net::SocketAddr::port) {
+    let listening = || config.listen.https.first().map_or(443, std::net::SocketAddr::port);
+    // Port 0 is chosen by the system.
+    let port = match site.config.public_port.unwrap_or_else(listening) {
         443 | 0 => String::new(),
         port => format!(":{port}"),
     };
@@ -76,6 +77,12 @@ fn login_url(config: &Config, site: &Site, app: &App) -> String {
 impl Account<'_> {
     fn finding(&self, check: &str) -> Finding {
         Finding::of_site(self.site, format!("Zendesk for {}, {check}", self.app.name))
+    }
+
+    /// What the checks of the API need.
+    fn parts(&self) -> [Part; 2] {
+        let host = self.app.zendesk.origin.to_string();
+        [Part::ZendeskAccount(host.clone()), Part::ZendeskApi(host)]
     }
 
     fn urls(&self) -> Finding {
@@ -107,7 +114,9 @@ impl Account<'_> {
         let exists = !status.is_client_error() || self.has_password_form().await;
         let finding = if !exists {
             let advice = "zendesk.subdomain is the name in https://NAME.zendesk.com";
-            finding.failed("there is no account at this subdomain", advice)
+            finding
+                .failed("there is no account at this subdomain", advice)
+                .breaks(Part::ZendeskAccount(self.app.zendesk.origin.to_string()))
         } else if status.as_u16() == 404 {
             finding.failed(
                 "it has no Help Center",
@@ -188,16 +197,18 @@ impl Account<'_> {
     }
 
     async fn staff(&self, staff: &Arc<Staff>) -> Finding {
-        let finding = self.finding("staff");
+        let [_, api] = self.parts();
+        let finding = self.finding("staff").needs(self.parts()).breaks(api);
         match staff.refresh().await {
             Ok(people) => {
                 let without_id = staff.without_imis_id();
-                let finding = finding
+                let mut finding = finding
                     .seen(format!("{without_id} of them without an external_id"))
                     .good(format!("{people} people"));
                 // The guard protects them, so this is not a warning.
                 let advice = "give staff who are members their iMIS ID as external_id in Zendesk: only the guard protects those without one";
-                Finding { advice: (without_id > 0).then(|| advice.to_owned()), ..finding }
+                finding.advice = (without_id > 0).then(|| advice.to_owned());
+                finding
             }
             Err(error) => finding.seen("no list").failed(
                 Chain(&error).to_string(),
@@ -215,7 +226,8 @@ impl Account<'_> {
             Ok(known) => known,
             Err(error) => {
                 let advice = "the OAuth client needs the scope `read`, for the list of user fields";
-                let finding = self.finding("user fields").seen("no list");
+                let finding = self.finding("user fields").needs(self.parts());
+                let finding = finding.seen("no list");
                 return vec![finding.failed(Chain(&error).to_string(), advice)];
             }
         };
@@ -233,9 +245,4 @@ impl Account<'_> {
         };
         claims.iter().map(check).collect()
     }
-}
-
-/// A URL without its query, which may contain personal data.
-fn plain(url: &str) -> String {
-    url.split(['?', '#']).next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(200).collect()
 }

@@ -16,7 +16,7 @@ use crate::imis::json::Rows;
 use crate::imis::party::{AccountScope, Party};
 use crate::imis::profile::PartyError;
 use crate::imis::service_account::ServiceAccount;
-use crate::imis::token::{self, TokenError};
+use crate::imis::token::{self, GrantedToken, TokenError};
 use crate::imis::users::{self, UserError};
 
 const MAX_RECORD_BYTES: usize = 2 * 1024 * 1024;
@@ -137,9 +137,16 @@ impl Api {
         Ok(Rows::parse(&self.get(path, own).await?).ok_or(PartyError::NotRows)?)
     }
 
-    /// Reads one record of a kind (`Party`, `User`) as the service account. Returns how many records it got, 0 or 1.
-    pub(crate) async fn may_read(&self, kind: &str) -> Result<usize, ProfileError> {
-        Ok(self.rows(&format!("api/{kind}?limit=1"), None).await?.items().len())
+    /// Whether the service account reads records of other people. `kind` is `Party` or `User`. Without the roles, lists
+    /// have only its own record, or it may not read all that a list has.
+    pub(crate) async fn reads_others(&self, kind: &str) -> Result<bool, ProfileError> {
+        let rows = self.rows(&format!("api/{kind}?limit=2"), None).await?;
+        for row in rows.items() {
+            if let Some(id) = row["PartyId"].as_str().and_then(PartyId::parse) {
+                self.get(&format!("api/Party/{}", id.as_str()), None).await?;
+            }
+        }
+        Ok(rows.items().len() > 1)
     }
 
     /// The iMIS ID of a user.
@@ -153,16 +160,36 @@ impl Api {
         application: &config::ClientApplication,
         refresh_token: &str,
     ) -> Result<Identity, ApplicationError> {
+        let granted = self.request_token(application, refresh_token).await?;
+        let name = granted.user_name.ok_or(ApplicationError::NoUserName)?;
+        let id = self.user_id(&name, Some(&granted.access_token)).await?;
+        Ok(Identity { token: Some(Arc::new(granted.access_token)), ..Identity::of(id) })
+    }
+
+    /// Whether the token endpoint accepts the client ID and secret of our client application. It is asked to redeem a
+    /// refresh token that does not exist, and checks the client first.
+    pub(crate) async fn accepts_client(
+        &self,
+        application: &config::ClientApplication,
+    ) -> Result<(), TokenError> {
+        match self.request_token(application, "imis-gateway-doctor").await {
+            Ok(_) | Err(TokenError::Grant(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn request_token(
+        &self,
+        application: &config::ClientApplication,
+        refresh_token: &str,
+    ) -> Result<GrantedToken, TokenError> {
         let form = [
             ("grant_type", "refresh_token"),
             ("client_id", application.client_id.as_str()),
             ("client_secret", application.client_secret.expose()),
             ("refresh_token", refresh_token),
         ];
-        let granted = token::request(&self.client, token::url(&self.url), &form).await?;
-        let name = granted.user_name.ok_or(ApplicationError::NoUserName)?;
-        let id = self.user_id(&name, Some(&granted.access_token)).await?;
-        Ok(Identity { token: Some(Arc::new(granted.access_token)), ..Identity::of(id) })
+        token::request(&self.client, token::url(&self.url), &form).await
     }
 
     /// GETs as the service account, which may read all contacts. Without one, uses the member's `own` token.

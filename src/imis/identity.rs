@@ -40,6 +40,11 @@ impl PartyId {
         (plain && !text.is_empty() && text.len() <= 64).then(|| Self(text.to_owned()))
     }
 
+    /// Whether this is the user as whom iMIS runs the requests of anonymous visitors.
+    pub(crate) fn is_guest(&self) -> bool {
+        self.0.eq_ignore_ascii_case("GUEST")
+    }
+
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }

@@ -37,7 +37,7 @@ pub(super) fn id_of(name: &str, json: &[u8]) -> Result<PartyId, UserError> {
     let own = id(&user["UserId"]).ok_or(UserError::NoId)?;
     let of_party = &user["Party"]["PartyId"];
     let agrees = of_party.is_null() || id(of_party).as_ref() == Some(&own);
-    if agrees { Ok(own) } else { Err(UserError::NoId) }
+    if agrees && !own.is_guest() { Ok(own) } else { Err(UserError::NoId) }
 }
 
 #[cfg(test)]
@@ -65,6 +65,7 @@ mod tests {
             json!([user("JSMITHERS", "8")]),
             json!([user("jsmith", "7"), user("JSMITH", "8")]),
             json!([{"UserName": "jsmith"}]),
+            json!([user("jsmith", "Guest")]),
             json!([{"UserName": "jsmith", "UserId": "7/8"}]),
             json!([{"UserName": "jsmith", "UserId": "7", "Party": {"PartyId": "8"}}]),
             json!([{"UserName": "jsmith", "UserId": "7", "Party": {"PartyId": ["7"]}}]),

@@ -1,6 +1,6 @@
 //! `imis-gateway doctor`: what is wrong with recognition is told apart, without a value of anybody's.
 
-use imis_gateway_simulators::imis::{Faults, Generation, PageFault, QueryFault};
+use imis_gateway_simulators::imis::{Faults, Generation, PageFault, QueryFault, SsoPage};
 
 use imis_gateway_simulators::certificates::Authority;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -10,6 +10,20 @@ use crate::support::{Gateway, Setup, Stage, free_address, run};
 
 async fn doctor(stage: &Stage, arguments: &[&str], input: &str) -> (i32, String) {
     stage.run(&[&["doctor"], arguments].concat(), input).await
+}
+
+fn failed(text: &str) -> Vec<&str> {
+    text.lines().filter(|line| line.starts_with("FAILED")).collect()
+}
+
+/// One cause has one line. `check` is what failed, `words` what is said about it.
+fn assert_one_failure(what: &str, (code, text): &(i32, String), check: &str, words: &[&str]) {
+    let failed = failed(text);
+    assert_eq!((*code, failed.len()), (1, 1), "{what}: {text}");
+    assert!(failed[0].contains(check), "{what}: {text}");
+    for word in words {
+        assert!(text.contains(word), "{what}: {word}: {text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -31,7 +45,7 @@ async fn doctor_reports_what_works() {
     ] {
         assert!(text.contains(says), "{says}: {text}");
     }
-    assert!(text.contains("11 checks, 0 warnings, 0 failed") && !text.contains("warning "), "{text}");
+    assert!(text.contains("14 checks, 0 warnings, 0 failed") && !text.contains("warning "), "{text}");
     assert!(!text.contains("association.example"), "no address of anybody's: {text}");
     let value = stage.imis.sign_in("staff");
     for given in [format!("login={value}; a=secret-of-mine"), format!("Cookie: login={value}\r\n")] {
@@ -42,7 +56,7 @@ async fn doctor_reports_what_works() {
     }
     let (code, text) = doctor(&stage, &["--cookies", "--format", "json"], &format!("login={value}")).await;
     let found: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert_eq!((code, found["findings"].as_array().unwrap().len()), (0, 11));
+    assert_eq!((code, found["findings"].as_array().unwrap().len()), (0, 14));
     assert!(
         found["findings"].as_array().unwrap().iter().all(|finding| finding["severity"] == "ok"),
         "{text}"
@@ -66,11 +80,12 @@ async fn wrong_cookie_wrong_page_and_firewall_are_told_apart() {
         (PageFault::ErrorPage, "iMIS itself reports an error"),
         (PageFault::Redirect("https://elsewhere.example/".to_owned()), "it must be public"),
         (PageFault::Typed("application/json", "{}".to_owned()), "choose a RiSE page"),
-        (PageFault::Drop, "is iMIS up?"),
+        (PageFault::Drop, "HTTP response: "),
     ] {
         stage.imis.set_faults(Faults { pages: fault.clone(), ..Faults::default() });
         let (code, text) = doctor(&stage, &[], "").await;
-        assert!(code == 1 && text.contains("FAILED") && text.contains(says), "{fault:?}: {text}");
+        assert!(code == 1 && text.contains(says), "{fault:?}: {text}");
+        assert_eq!(failed(&text).len(), 1, "{fault:?}: {text}");
     }
 }
 
@@ -277,7 +292,7 @@ async fn doctor_finds_missing_permissions_and_another_imis_than_configured() {
     for says in [
         "rejected the service account",
         "may have it changed every 90 days",
-        "iMIS ID 104019 for Contoso Helpdesk: broken: ",
+        "1 more fails because of this: iMIS ID 104019 for Contoso Helpdesk",
     ] {
         assert!(text.contains(says), "{says}: {text}");
     }
@@ -340,4 +355,160 @@ sites:
         text.contains(&format!("public address of localhost: no connection to port {}", https.port())),
         "{text}"
     );
+}
+
+const COLUMNS: &str = "{id: ID, name: Full Name, email: Email, phone: Mobile Phone, status: Member Status, company: Is Company}";
+
+fn by_query(columns: &str) -> Setup {
+    Setup::new(Generation::Ems).recognised_by(&format!(
+        "{{method: whoami_query, page: /imis-gateway-probe, query: $/Gateway/WhoAmI, columns: {columns}}}"
+    ))
+}
+
+fn by_application(posts_to: &str) -> Setup {
+    let mut setup = Setup::new(Generation::Ems).recognised_by(
+        "[{method: client_context, page: /imis-gateway-probe}, {method: client_application, page: /SingleSignOn, \
+         client_id: zendesk-gateway, client_secret: {file: client-secret}}]",
+    );
+    setup.imis.sso_page_target = Some(posts_to.to_owned());
+    setup
+}
+
+/// With the Zendesk account here, doctor as a signed-in member and about a member.
+async fn diagnosis(setup: Setup) -> (i32, String) {
+    let stage = Stage::with(setup.with_account_here()).await;
+    let cookie = stage.cookie_of("AMUELLER");
+    let (code, text) = doctor(&stage, &["--cookies", "--imis-id", "104019"], &cookie).await;
+    assert!(stage.imis.renewals(cookie.split("ogin=").nth(1).unwrap().split(';').next().unwrap()) == 0);
+    let reply = stage.sso("", &cookie).await;
+    assert!(!reply.header("location").contains("ReturnUrl="), "the member is still signed in: {text}");
+    (code, text)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_good_set_up_has_no_failure() {
+    for (name, setup, words) in [
+        ("query", by_query(COLUMNS), "with the cookies given: iMIS ID 104019"),
+        ("no service account", by_query(COLUMNS).without_service_account(), "use --cookies"),
+        ("context, 2017", Setup::new(Generation::Imis2017), "with the cookies given: iMIS ID 104019"),
+        ("application", by_application("/sso/zendesk/imis"), "client_id and client_secret are accepted"),
+        (
+            "application, URL",
+            by_application("https://www.example.org/sso/zendesk/imis"),
+            "for a signed-in member",
+        ),
+    ] {
+        let (code, text) = diagnosis(setup).await;
+        assert!(code == 0 && text.contains("0 failed") && text.contains(words), "{name}: {text}");
+        assert!(!text.contains("the session has ended"), "{name}: {text}");
+        for (key, path) in [("base_path", "/"), ("sign_in", "/"), ("sign_out", "/")] {
+            assert!(text.contains(&format!("members.example.org: {key} {path}")), "{name}: {key}: {text}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_account_that_reads_only_itself_is_found() {
+    let mut setup = Setup::new(Generation::Ems);
+    setup.imis.service_account_reads_only = Some("300001".to_owned());
+    let said = ["Remote Service and SysAdmin", "1 more fails because of this: iMIS ID 104019"];
+    assert_one_failure("roles", &diagnosis(setup).await, "the service account and Party records", &said);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn paths_without_a_page_are_found() {
+    let edit = |generation, from: &str, to: &str| Setup::new(generation).edit(from, to);
+    let of_base = |path: &str| edit(Generation::Imis2017, "base_path: /iMIS/", &format!("base_path: {path}"));
+    let ems = |key: &str| {
+        edit(Generation::Ems, "      session_cookies:", &format!("      {key}\n      session_cookies:"))
+    };
+    for (setup, check) in [
+        (of_base("/iMISx/"), "base_path /iMISx/"),
+        (ems("sign_in: /Typo/SignIn.aspx"), "sign_in /Typo/SignIn.aspx"),
+        (ems("sign_out: /no-such-page"), "sign_out /no-such-page"),
+        (ems("sign_out: /AsiCommon/Controls/Shared/FormsAuthentication/logoff.aspx"), "sign_out /AsiCommon"),
+        (edit(Generation::Ems, "base_path: /\n", "base_path: /iMIS/\n"), "base_path /iMIS/"),
+    ] {
+        let key = format!("{}: the path", check.split(' ').next().unwrap());
+        assert_one_failure(check, &diagnosis(setup).await, check, &["no such page (404)", &key]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn columns_that_the_query_does_not_have_are_found() {
+    let found = diagnosis(by_query(&COLUMNS.replace("email: Email", "email: E-mail"))).await;
+    let said = ["the query has no column `E-mail`; it has: Chapter, Email, Full Name, ID", "aliases"];
+    assert_one_failure("email", &found, "whoami_query, with the cookies given", &said);
+    let found = diagnosis(by_query(&COLUMNS.replace("id: ID", "id: Id"))).await;
+    assert_one_failure(
+        "id",
+        &found,
+        "whoami_query, with the cookies given",
+        &["no column `Id`", "columns: Chapter"],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_application_that_imis_does_not_know_is_found() {
+    for (from, to) in [
+        ("client_secret: {file: client-secret}", "client_secret: {file: zendesk-jwt}"),
+        ("client_id: zendesk-gateway", "client_id: zendesk"),
+    ] {
+        let found = diagnosis(by_application("/sso/zendesk/imis").edit(from, to)).await;
+        let said = ["check client_id and client_secret", "Client applications"];
+        assert_one_failure(to, &found, ": client application: ", &said);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_single_sign_on_page_that_posts_elsewhere_is_found() {
+    for markup in [SsoPage::Onload, SsoPage::UpperCase, SsoPage::Script, SsoPage::InsidePage] {
+        for target in [
+            "/sso/zendesk",
+            "https://old.example.org/sso/zendesk/imis",
+            "http://members.example.org/sso/zendesk/imis",
+        ] {
+            let mut setup = by_application(target);
+            setup.imis.sso_page = markup;
+            let stage = Stage::with(setup).await;
+            let found = doctor(&stage, &["--cookies"], &stage.cookie_of("AMUELLER")).await;
+            let said = [target, "must be https://members.example.org/sso/zendesk/imis"];
+            let check = "client_application, with the cookies given";
+            assert_one_failure(&format!("{markup:?} {target}"), &found, check, &said);
+        }
+        let mut setup = by_application("/sso/zendesk/imis");
+        setup.imis.sso_page = markup;
+        let stage = Stage::with(setup).await;
+        let (code, text) = doctor(&stage, &["--cookies"], &stage.cookie_of("AMUELLER")).await;
+        assert_eq!(code, 0, "{markup:?}: {text}");
+        let ended = doctor(&stage, &["--cookies"], "Login=ended").await;
+        assert!(ended.1.contains("client_application, with the cookies given: nobody"), "{}", ended.1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_cause_has_one_line() {
+    let wrong_port = |stage: &Stage| {
+        let port = stage.imis.address().port();
+        stage.edit(&format!("127.0.0.1:{port}"), "127.0.0.1:1");
+    };
+    let stage = Stage::with(by_application("/sso/zendesk/imis").with_account_here()).await;
+    wrong_port(&stage);
+    let cookie = stage.cookie_of("AMUELLER");
+    let found = doctor(&stage, &["--cookies", "--imis-id", "104019"], &cookie).await;
+    assert_one_failure("port", &found, "server https://127.0.0.1:1", &["11 more fail because of this: "]);
+    let password = by_query(COLUMNS).edit("password: {file: imis-password}", "password: {file: zendesk-api}");
+    assert_one_failure("password", &diagnosis(password).await, "Party records", &["every 90 days"]);
+    let secret = Setup::new(Generation::Ems)
+        .with_app("claims: {user_fields: {membership: profile.status}}")
+        .with_account_here()
+        .edit("client_secret: {file: zendesk-api}", "client_secret: {file: imis-password}");
+    let stage = Stage::with(secret).await;
+    let found = doctor(&stage, &["--imis-id", "104019"], "").await;
+    assert_one_failure("Zendesk", &found, "Zendesk for Contoso Helpdesk, staff", &["2 more fail"]);
+    let page = "[{method: client_context, page: /typo.aspx}, {method: whoami_query, page: /typo.aspx, \
+        query: $/Gateway/WhoAmI, columns: {id: ID}}]";
+    let stage = Stage::with(Setup::new(Generation::Ems).recognised_by(page)).await;
+    let found = doctor(&stage, &["--cookies"], &stage.cookie_of("AMUELLER")).await;
+    assert_one_failure("page", &found, "client_context, not signed in", &["3 more fail"]);
 }

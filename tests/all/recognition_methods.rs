@@ -211,6 +211,28 @@ async fn a_profile_from_query_columns_needs_those_columns() {
 }
 
 #[tokio::test]
+async fn the_user_guest_is_anonymous() {
+    let stage = Stage::with(query(Generation::Ems, "query", COLUMNS).without_service_account()).await;
+    let (ann, bob) = (stage.cookie_of("AMUELLER"), stage.cookie_of("boconnor"));
+    stage.imis.set_faults(Faults { query: QueryFault::Guest, ..Faults::default() });
+    assert_eq!(who(&stage.sso("", &ann).await), "104019");
+    let reply = stage.sso("", "Login=ended").await;
+    assert!(reply.header("location").contains("Login.aspx?ReturnUrl="), "{} {}", reply.status, reply.text());
+    for id in ["GUEST", "guest", "Guest"] {
+        stage.imis.set_faults(Faults { query: QueryFault::AlwaysGuest(id), ..Faults::default() });
+        let reply = stage.sso("", &bob).await;
+        assert!(reply.header("location").contains("Login.aspx?ReturnUrl="), "{id}: {}", reply.text());
+    }
+    for page in [r#"{"isAnonymous":false,"loggedInPartyId":"GUEST"}"#, r#"{"loggedInPartyId":"guest"}"#] {
+        let stage = Stage::with(Setup::new(Generation::Ems)).await;
+        let page = format!("<form><input id=__ClientContext value='{page}'></form>");
+        stage.imis.set_faults(Faults { pages: PageFault::Page(200, page), ..Faults::default() });
+        let reply = stage.sso("", &stage.cookie_of("AMUELLER")).await;
+        assert!(reply.header("location").contains("Login.aspx?ReturnUrl="), "{}", reply.text());
+    }
+}
+
+#[tokio::test]
 async fn a_ticket_of_other_keys_or_an_old_one_leads_to_the_sign_in_page() {
     let mut setup = ticket(false);
     setup.imis.ticket_seconds = -1;

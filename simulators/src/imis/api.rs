@@ -220,15 +220,16 @@ fn query(state: &State, request: &Received, fault: &QueryFault, properties: bool
         QueryFault::Unfiltered => everybody.collect(),
         QueryFault::FirstOfAll => everybody.take(1).collect(),
         QueryFault::Empty => Vec::new(),
-        QueryFault::Guest if visitor.is_none() => vec![guest_row()],
+        QueryFault::AlwaysGuest(id) => vec![guest_row(id)],
+        QueryFault::Guest if visitor.is_none() => vec![guest_row("GUEST")],
         QueryFault::Guest => visitor.into_iter().map(row).collect(),
         QueryFault::None | QueryFault::Without(_) => visitor.into_iter().map(row).collect(),
     })
 }
 
 /// Anonymous visitors run as the user GUEST.
-fn guest_row() -> Value {
-    json!({"$type": "System.Dynamic.ExpandoObject, System.Core", "ID": "GUEST", "Full Name": "Guest User",
+fn guest_row(id: &str) -> Value {
+    json!({"$type": "System.Dynamic.ExpandoObject, System.Core", "ID": id, "Full Name": "Guest User",
         "Email": "guest@association.example", "Member Status": "A", "Is Company": false})
 }
 

@@ -49,6 +49,9 @@ pub(crate) fn read(page: &Page) -> Result<Option<SignedIn>, ContextError> {
     };
     let context: Context = object(json).ok_or(ContextError::NotContext)?;
     let id = party_id(context.logged_in_party_id)?;
+    if id.as_ref().is_some_and(PartyId::is_guest) {
+        return Ok(None);
+    }
     match (context.is_anonymous, id) {
         (Some(false) | None, Some(id)) => {
             let viewed = party_id(context.selected_party_id)?;
@@ -147,6 +150,8 @@ mod tests {
             r#"{"isAnonymous":true,"loggedInPartyId":null}"#,
             r#"{"isAnonymous":true,"loggedInPartyId":""}"#,
             r#"{"baseUrl":"/","selectedPartyId":"8"}"#,
+            r#"{"isAnonymous":false,"loggedInPartyId":"GUEST"}"#,
+            r#"{"isAnonymous":true,"loggedInPartyId":"guest"}"#,
         ] {
             assert_eq!(answer(&field(json)), Ok(None), "{json}");
         }

@@ -35,7 +35,7 @@ pub(super) async fn identify(
     if location.path() == RETURN_PATH {
         session.report.redirects_to("where it was asked to");
         let id = read(&location, &key, authority).ok_or(RecogniseError::WrongKey)?;
-        return Ok(Some(Identity::of(id)));
+        return Ok((!id.is_guest()).then(|| Identity::of(id)));
     }
     session.require_sign_in_redirect(&response).map(|()| None)
 }

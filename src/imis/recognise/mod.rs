@@ -19,7 +19,7 @@ mod whoami_query;
 
 pub(crate) use crate::imis::identity::Identity;
 pub(crate) use error::RecogniseError;
-pub(crate) use recognition::{Answer, BuildError, Examined, Recognition};
+pub(crate) use recognition::{Answer, BuildError, Examined, Recognition, Seen};
 pub(crate) use report::{Generation, RecognitionReport};
 pub(crate) use session_cookie::SessionCookies;
 pub(crate) use visitor_client::{DOCTOR_AGENT, Visitor, visitor_headers};

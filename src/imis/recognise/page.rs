@@ -4,6 +4,7 @@ use html5gum::emitters::default::DefaultEmitter;
 use html5gum::{Token, Tokenizer};
 
 const CLIENT_CONTEXT: &[u8] = b"__ClientContext";
+const REFRESH_TOKEN: &[u8] = b"refresh_token";
 const ANTI_FORGERY: &[u8] = b"__RequestVerificationToken";
 
 /// The parts of a page that recognition needs.
@@ -13,6 +14,8 @@ pub(crate) struct Page {
     pub(crate) client_contexts: Vec<Option<Vec<u8>>>,
     /// Values of the hidden fields that carry the anti-forgery token.
     pub(crate) anti_forgery: Vec<Vec<u8>>,
+    /// Actions of forms that post a refresh token, as the Single Sign-On page has them.
+    pub(crate) token_forms: Vec<String>,
     /// Names of iMIS markup in the page, for diagnosis.
     pub(crate) markup: Vec<&'static str>,
 }
@@ -23,9 +26,16 @@ impl Page {
         // Scripts, styles, titles and text areas contain text, not elements.
         emitter.naively_switch_states(true);
         let mut page = Self::default();
+        let mut action = String::new();
         for token in Tokenizer::new_with_emitter(html, emitter) {
             let Ok(Token::StartTag(tag)) = token else { continue };
             let attribute = |name: &[u8]| tag.attributes.get(name).map(|value| value.as_slice());
+            if *tag.name == b"form" {
+                action = String::from_utf8_lossy(attribute(b"action").unwrap_or_default()).into_owned();
+            }
+            if attribute(b"name") == Some(REFRESH_TOKEN) {
+                page.token_forms.push(action.clone());
+            }
             let Some(id) = attribute(b"id") else { continue };
             match id {
                 CLIENT_CONTEXT => {

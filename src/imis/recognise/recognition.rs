@@ -34,11 +34,19 @@ pub(crate) enum BuildError {
     Random(#[from] getrandom::Error),
 }
 
+/// What a method found out about a visitor, for diagnosis.
+pub(crate) enum Seen {
+    Nobody,
+    Person(Identity),
+    /// The Single Sign-On page. It has forms for a refresh token that post to these URLs.
+    Forms(Vec<String>),
+}
+
 /// The result of one method, for diagnosis.
 pub(crate) struct Examined {
     pub(crate) method: &'static str,
     pub(crate) report: RecognitionReport,
-    pub(crate) answer: Result<Option<Identity>, RecogniseError>,
+    pub(crate) answer: Result<Seen, RecogniseError>,
 }
 
 /// Who a visitor is.
@@ -134,7 +142,8 @@ impl Recognition {
     async fn ask_all(&self, session: &Session<'_>) -> Result<Option<Identity>, RecogniseError> {
         let mut last = None;
         for method in &self.methods {
-            let Examined { method: name, report, answer } = self.ask(method, session).await;
+            let name = method.kind.name();
+            let (report, answer) = self.ask(method, session).await;
             let request_id = &session.visitor.forwarded.incident;
             let result = match &answer {
                 Ok(Some(_)) => "person",
@@ -172,20 +181,45 @@ impl Recognition {
         let session = Session { visitor, cookies: cookies.unwrap_or_default() };
         let mut all = Vec::new();
         for method in &self.methods {
-            all.push(self.ask(method, &session).await);
+            let (report, answer) = self.ask(method, &session).await;
+            let answer = answer.map(|identity| identity.map_or(Seen::Nobody, Seen::Person));
+            all.push(Examined { method: method.kind.name(), report, answer });
         }
         if let Some(application) = &self.application {
             let mut session = self.visitor_client.session(visitor);
-            let answer = check_single_sign_on_page(application, &mut session).await.map(|()| None);
+            // Reading the form does not redeem its token.
+            let answer = session.page(&application.page).await.map(|response| match response {
+                PageResponse::SignIn => Seen::Nobody,
+                PageResponse::Page { page, .. } => Seen::Forms(page.token_forms),
+            });
             all.push(Examined { method: "client_application", report: session.report, answer });
         }
         all
     }
 
-    async fn ask(&self, method: &config::Method, session: &Session<'_>) -> Examined {
+    /// Whether the site has a page, for diagnosis. A redirect to the page for what is missing is an error.
+    pub(crate) async fn examine_page(
+        &self,
+        visitor: &Visitor<'_>,
+        target: &str,
+    ) -> (RecognitionReport, Result<(), RecogniseError>) {
+        let mut session = self.visitor_client.session(visitor);
+        let answer = match session.send(&VisitorRequest::page(target)).await {
+            Ok(response) if response.status().is_redirection() => session.require_sign_in_redirect(&response),
+            Ok(response) => require_ok(&response),
+            Err(error) => Err(error.into()),
+        };
+        (session.report, answer)
+    }
+
+    async fn ask(
+        &self,
+        method: &config::Method,
+        session: &Session<'_>,
+    ) -> (RecognitionReport, Result<Option<Identity>, RecogniseError>) {
         let mut visitor_session = self.visitor_client.session(session.visitor);
         let answer = self.identify(method, &session.cookies, &mut visitor_session).await;
-        Examined { method: method.kind.name(), report: visitor_session.report, answer }
+        (visitor_session.report, answer)
     }
 
     async fn identify(
@@ -254,16 +288,4 @@ impl Recognition {
     pub(crate) fn deletes_session(&self, set_cookie: &[u8]) -> bool {
         session_cookie::deletes_session(set_cookie, &self.session_cookies)
     }
-}
-
-/// Whether the Single Sign-On page exists. It redirects anonymous visitors to the sign-in page and shows others a form.
-async fn check_single_sign_on_page(
-    application: &config::ClientApplication,
-    session: &mut VisitorSession<'_>,
-) -> Result<(), RecogniseError> {
-    let response = session.send(&VisitorRequest::page(&application.page)).await?;
-    if response.status().is_redirection() {
-        return session.require_sign_in_redirect(&response);
-    }
-    require_ok(&response)
 }

@@ -140,7 +140,11 @@ impl VisitorSession<'_> {
             _ if path == self.client.sign_in_path => ("the sign-in page", Ok(())),
             "login.aspx" | "signin" | "signin.aspx" => ("the sign-in page", Ok(())),
             "error.aspx" => ("the error page", Err(RecogniseError::ErrorPage)),
-            "404.aspx" => ("the page for what is missing", Err(RecogniseError::Missing)),
+            _ if page == "404.aspx"
+                || target.query().is_some_and(|query| query.contains("aspxerrorpath=")) =>
+            {
+                ("the page for what is missing", Err(RecogniseError::Missing))
+            }
             _ => return Err(RecogniseError::UnexpectedRedirect),
         };
         self.report.redirects_to(place);
