@@ -210,7 +210,8 @@ impl Rules {
         if self.remove.is_empty() && self.keep.is_empty() {
             return is_untrusted(name);
         }
-        self.remove.iter().any(|pattern| pattern.matches(name))
+        let without_odd_ends = trim_odd_ends(name);
+        self.remove.iter().any(|pattern| pattern.matches(name) || pattern.matches(without_odd_ends))
             || (is_untrusted(name) && !self.keep.iter().any(|kept| is(name, kept)))
     }
 }
@@ -226,10 +227,14 @@ pub(crate) fn is_decisive(name: &str) -> bool {
     DECISIVE.iter().any(|whole| is(name, whole))
 }
 
+/// Some servers ignore punctuation at the ends of a name: `_Host`, `Host'`.
+fn trim_odd_ends(name: &str) -> &str {
+    name.trim_matches(|c: char| !c.is_ascii_alphanumeric())
+}
+
 fn is_untrusted(name: &str) -> bool {
-    // Some readers drop what is odd at the ends: `_Host`, `Host'`.
     let whole = name.len();
-    let name = name.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+    let name = trim_odd_ends(name);
     let bytes = name.as_bytes();
     let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return false };
     // Most names are told apart by their ends.
@@ -270,6 +275,16 @@ fn ends_with(name: &str, family: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_to_remove_are_found_with_punctuation_at_the_ends() {
+        let remove = vec![Pattern::parse("X-Member-Id").unwrap(), Pattern::parse("X-Contoso-*").unwrap()];
+        let rules = Rules { remove, keep: Vec::new() };
+        for name in ["X-Member-Id", "X_Member_Id", "_X-Member-Id", "X-Member-Id'", "_X-Contoso-User"] {
+            assert!(rules.forbid(name), "{name}");
+        }
+        assert!(!rules.forbid("X-Member-Ids"));
+    }
 
     #[test]
     fn the_list_is_as_the_search_needs_it() {

@@ -13,7 +13,8 @@ pub(crate) fn vouched_for<'a>(
 ) -> Vec<IpAddr> {
     let (mut lines, mut standard) = (Vec::new(), Vec::new());
     for (name, value) in fields {
-        let text = || std::str::from_utf8(value).unwrap_or("?");
+        // The visitor's part may be anything; what a trusted proxy appends to it must still be read.
+        let text = || String::from_utf8_lossy(value);
         if name.eq_ignore_ascii_case("x-forwarded-for") {
             lines.push(text());
         } else if name.eq_ignore_ascii_case("forwarded") {
@@ -145,6 +146,19 @@ mod tests {
             "\"203.0.113.7",
         ] {
             assert_eq!(chain(&[("X-Forwarded-For", invalid)]), "", "{invalid}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_not_text_hide_only_the_visitors_own_part() {
+        let trusts = |address: IpAddr| address.to_string().starts_with("10.");
+        for (name, value) in [
+            ("X-Forwarded-For", &b"\xff, 203.0.113.9"[..]),
+            ("X-Forwarded-For", b"\xe9, 203.0.113.9, 10.0.0.1"),
+            ("Forwarded", b"for=\xff, for=203.0.113.9"),
+        ] {
+            let chain = vouched_for([(name, value)].into_iter(), trusts);
+            assert_eq!(chain.first().map(IpAddr::to_string).as_deref(), Some("203.0.113.9"), "{value:?}");
         }
     }
 
