@@ -11,6 +11,7 @@ use aws_lc_rs::hmac;
 use serde::{Deserialize, Serialize};
 
 use crate::base::clock;
+use crate::base::hex::hex;
 
 /// An older file is not used: too much may have changed.
 const MAX_FILE_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -66,7 +67,7 @@ impl Hasher {
 
     fn hash(&self, text: &str) -> String {
         let tag = hmac::sign(&self.key, text.to_lowercase().as_bytes());
-        tag.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        hex(&tag.as_ref()[..16])
     }
 
     pub(super) fn person(
@@ -82,9 +83,18 @@ impl Hasher {
         Person { id, updated_at, checked: clock::unix_now(), external_id, addresses }
     }
 
-    /// The same person with another iMIS ID.
-    pub(super) fn renewed(&self, person: &Person, external_id: Option<&str>) -> Person {
-        Person { external_id: external_id.map(|id| self.hash(id)), ..person.clone() }
+    /// The same person with the present iMIS ID, and with the primary address added to those known.
+    pub(super) fn renewed(
+        &self,
+        person: &Person,
+        external_id: Option<&str>,
+        primary: Option<&str>,
+    ) -> Person {
+        let mut renewed = Person { external_id: external_id.map(|id| self.hash(id)), ..person.clone() };
+        renewed.addresses.extend(primary.map(|address| self.hash(address)));
+        renewed.addresses.sort();
+        renewed.addresses.dedup();
+        renewed
     }
 }
 

@@ -25,8 +25,12 @@ use crate::zendesk::api::{Api, ApiBuildError, ApiError, non_blank};
 use crate::zendesk::roster::{Hasher, Person, Roster};
 
 const REFRESH_INTERVAL: Duration = Duration::from_secs(300);
-/// Addresses that were fetched one by one are fetched again after this time, even of users that have not changed.
-const ADDRESS_MAX_AGE_SECONDS: u64 = 3600;
+/// Addresses that were fetched one by one are fetched again from this age on, those of a few users at each refresh.
+const ADDRESS_REFRESH_SECONDS: u64 = 1800;
+/// Older addresses are fetched again before the list counts as new.
+const ADDRESS_MAX_AGE_SECONDS: u64 = 3900;
+/// The part of the users whose addresses are fetched again at each refresh.
+const REFRESHES_PER_ROUND: usize = 6;
 /// An older list may lack new agents.
 const MAX_AGE: Duration = Duration::from_secs(3600);
 /// The first wait after a failure. It doubles up to `REFRESH_INTERVAL`.
@@ -183,8 +187,8 @@ impl Staff {
         }
     }
 
-    /// Fetches the list: a request for a hundred people with all their addresses. Where Zendesk does not include addresses, those
-    /// of each person take another request when the person is new or has changed, and now and then.
+    /// Fetches the list: a request for a hundred people with all their addresses. Where Zendesk does not include the addresses
+    /// of a person, they take another request when the person is new or has changed, and within each hour.
     pub(crate) async fn refresh(&self) -> Result<usize, ApiError> {
         let path = "users?role[]=agent&role[]=admin&include=identities";
         let (users, identities) = self.api.list_with(path, "users", "identities").await?;
@@ -192,10 +196,7 @@ impl Staff {
         if !users.iter().any(|user| user["role"] == "admin") {
             return Err(ApiError::NoAdmin);
         }
-        let people = match identities {
-            Some(identities) => included(&users, &identities, &self.hasher)?,
-            None => self.one_by_one(&users).await?,
-        };
+        let people = self.people(&users, &by_user(identities.unwrap_or_default())?).await?;
         self.known.store(Some(Arc::new(Roster::new(&self.account, &self.hasher, people))));
         Ok(users.len())
     }
@@ -208,28 +209,38 @@ impl Staff {
         }
     }
 
-    async fn one_by_one(&self, users: &[Value]) -> Result<Vec<Person>, ApiError> {
+    async fn people(
+        &self,
+        users: &[Value],
+        identities: &HashMap<u64, Vec<Value>>,
+    ) -> Result<Vec<Person>, ApiError> {
         let (mut fetched, before) = (self.fetched.lock().await, self.known.load_full());
         for person in before.iter().flat_map(|before| before.people()) {
             fetched.entry(person.id).or_insert_with(|| person.clone());
         }
         let now = clock::unix_now();
-        // All addresses are fetched again within an hour, a few at each refresh.
-        let mut repetitions = users.len().div_ceil(12);
+        let mut may_repeat = users.len().div_ceil(REFRESHES_PER_ROUND);
         let mut people = Vec::new();
         for user in users {
             let key = key(user)?;
             let external_id = non_blank(&user["external_id"]);
-            let known = fetched.get(&key.0).filter(|known| !key.1.is_empty() && known.updated_at == key.1);
-            let person = match known {
-                Some(known) if now - known.checked < ADDRESS_MAX_AGE_SECONDS || repetitions == 0 => {
-                    self.hasher.renewed(known, external_id.as_deref())
+            let is_unchanged = |known: &&Person| !key.1.is_empty() && known.updated_at == key.1;
+            let known = fetched.get(&key.0).filter(is_unchanged);
+            let age = known.map_or(u64::MAX, |known| now.abs_diff(known.checked));
+            let person = match (complete_addresses(user, identities.get(&key.0)), known) {
+                (Some(addresses), _) => self.hasher.person(key, external_id.as_deref(), &addresses),
+                (None, Some(known))
+                    if age < ADDRESS_REFRESH_SECONDS
+                        || (may_repeat == 0 && age < ADDRESS_MAX_AGE_SECONDS) =>
+                {
+                    let primary = non_blank(&user["email"]);
+                    self.hasher.renewed(known, external_id.as_deref(), primary.as_deref())
                 }
-                known => {
-                    repetitions -= usize::from(known.is_some());
+                (None, known) => {
+                    may_repeat = may_repeat.saturating_sub(usize::from(known.is_some()));
                     let path = format!("users/{}/identities", key.0);
                     let identities = self.api.list(&path, "identities").await?;
-                    self.hasher.person(key, external_id.as_deref(), &addresses(user, identities.iter()))
+                    self.hasher.person(key, external_id.as_deref(), &addresses(user, &identities))
                 }
             };
             fetched.insert(person.id, person.clone());
@@ -260,18 +271,22 @@ impl Staff {
     }
 }
 
-/// The people of a list that includes their identities.
-fn included(users: &[Value], identities: &[Value], hasher: &Hasher) -> Result<Vec<Person>, ApiError> {
-    let mut by_user: HashMap<u64, Vec<&Value>> = HashMap::new();
+fn by_user(identities: Vec<Value>) -> Result<HashMap<u64, Vec<Value>>, ApiError> {
+    let mut by_user: HashMap<u64, Vec<Value>> = HashMap::new();
     for identity in identities {
         by_user.entry(identity["user_id"].as_u64().ok_or(ApiError::Answer)?).or_default().push(identity);
     }
-    let person = |user: &Value| {
-        let key = key(user)?;
-        let own = by_user.get(&key.0).into_iter().flatten().copied();
-        Ok(hasher.person(key, non_blank(&user["external_id"]).as_deref(), &addresses(user, own)))
+    Ok(by_user)
+}
+
+/// The addresses of a user whose identities Zendesk has included. The primary address is an identity, too: `None` where it is
+/// missing, as others may be.
+fn complete_addresses(user: &Value, identities: Option<&Vec<Value>>) -> Option<Vec<String>> {
+    let (identities, primary) = (identities?, non_blank(&user["email"])?);
+    let is_primary = |identity: &Value| {
+        non_blank(&identity["value"]).is_some_and(|value| value.eq_ignore_ascii_case(&primary))
     };
-    users.iter().map(person).collect()
+    identities.iter().any(is_primary).then(|| addresses(user, identities))
 }
 
 /// The ID and the time of the last change, which is empty if Zendesk does not report it.
@@ -280,8 +295,8 @@ fn key(user: &Value) -> Result<(u64, String), ApiError> {
 }
 
 /// All addresses of a user. Identities of any type count: that of a Google account is an address, too.
-fn addresses<'a>(user: &Value, identities: impl Iterator<Item = &'a Value>) -> Vec<String> {
-    let values = identities.filter_map(|identity| non_blank(&identity["value"]));
+fn addresses(user: &Value, identities: &[Value]) -> Vec<String> {
+    let values = identities.iter().filter_map(|identity| non_blank(&identity["value"]));
     values.filter(|value| value.contains('@')).chain(non_blank(&user["email"])).collect()
 }
 
@@ -291,6 +306,21 @@ mod tests {
 
     use super::*;
     use crate::config::{Secret, ZendeskApi, ZendeskCredentials};
+
+    #[test]
+    fn identities_without_the_primary_address_are_not_complete() {
+        let user = |email: Value| serde_json::json!({"id": 1, "email": email});
+        let identity = |value: &str| serde_json::json!({"user_id": 1, "type": "email", "value": value});
+        let (own, other) = (identity("Sam@example.org"), identity("sam.home@example.org"));
+        let both = Some(vec!["Sam@example.org".to_owned(), "sam.home@example.org".to_owned()]);
+        let sam = user("sam@example.org".into());
+        let found = complete_addresses(&sam, Some(&vec![own.clone(), other.clone()]));
+        assert_eq!(found.map(|all| all[..2].to_vec()), both);
+        assert_eq!(complete_addresses(&sam, Some(&vec![other])), None);
+        assert_eq!(complete_addresses(&sam, Some(&vec![])), None);
+        assert_eq!(complete_addresses(&sam, None), None);
+        assert_eq!(complete_addresses(&user(Value::Null), Some(&vec![own])), None);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_list_is_fetched_again_and_again_until_it_is_not_needed_any_more() {

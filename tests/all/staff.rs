@@ -374,3 +374,44 @@ async fn the_list_is_there_at_once_after_a_restart() {
     assert_eq!(client.get(SSO, &[("cookie", &cookie)]).await.status, 503);
     again.logged(|line| line["error"].as_str().is_some_and(|error| error.contains("none was saved"))).await;
 }
+
+#[tokio::test]
+async fn old_addresses_of_a_file_are_fetched_again_before_the_list_counts_as_new() {
+    let mut setup = account(40);
+    setup.agents[0].other_emails.clear();
+    setup.agents.last_mut().unwrap().other_emails = vec!["Agent.Home@example.org".to_owned()];
+    let mut setup =
+        with_address(setup, "agent.home@example.org").edit("staff_folder: null", "staff_folder: saved");
+    setup.includes_identities = false;
+    let stage = Stage::with(setup).await;
+    known(&stage).await;
+    let folder = stage.folder().join("saved");
+    let end = std::time::Instant::now() + crate::support::gateway::TIMEOUT;
+    let file = loop {
+        let files = std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|file| file.path());
+        let files: Vec<_> = files.filter(|file| file.extension().is_none_or(|end| end != "new")).collect();
+        if let [file] = &files[..] {
+            break file.clone();
+        }
+        assert!(std::time::Instant::now() < end, "no file: {}", stage.gateway.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    // The list of six days ago. The agent with two addresses had none then, and has not changed for Zendesk since.
+    let mut list: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let days = 6 * 24 * 3600;
+    list["fetched"] = (list["fetched"].as_u64().unwrap() - days).into();
+    for person in list["people"].as_array_mut().unwrap() {
+        person["checked"] = (person["checked"].as_u64().unwrap() - days).into();
+        if person["addresses"].as_array().unwrap().len() == 2 {
+            person["addresses"] = serde_json::json!([]);
+        }
+    }
+    std::fs::write(&file, list.to_string()).unwrap();
+    let yaml = std::fs::read_to_string(stage.folder().join("config.yaml")).unwrap();
+    let again = crate::support::Gateway::start(stage.folder(), &yaml);
+    again.logged(|line| line["message"] == "fetched the Zendesk staff list").await;
+    let client = crate::support::Client::new(&stage.authority, again.https);
+    let cookie = stage.cookie_of("AMUELLER");
+    let reply = client.get(SSO, &[("cookie", &cookie)]).await;
+    assert_eq!(reply.status, 403, "another address of an agent; token: {}", reply.token().is_some());
+}
