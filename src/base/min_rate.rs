@@ -29,7 +29,8 @@ impl Limits {
 /// One body on its way to or from a client.
 ///
 /// What the kernel takes of a response says little: it buffers megabytes for a client that reads nothing. So where the kernel
-/// tells what has arrived at the client, that counts.
+/// tells what has arrived at the client, that counts. A client with a full receive buffer acknowledges in steps, of up to a
+/// sixteenth of the buffer on Linux: if it takes longer than `gap` for one step, it is too slow, however steadily it reads.
 #[derive(Debug, Default)]
 pub(crate) struct MinRateTimer {
     /// When the timer was last updated; none while the gateway does not wait for the client.
