@@ -15,7 +15,7 @@ use crate::base::buffers::Buffers;
 use crate::base::header_rules::Rules;
 use crate::base::phone::Preference;
 use crate::base::request_id::RequestId;
-use crate::codec::head::{Request, Response, Scanner, Tokens, slots};
+use crate::codec::head::{ParsedHead, Request, Response, Scanner, header_slots};
 use crate::codec::request_head::RequestHead;
 use crate::codec::transfer::Receiver;
 use crate::codec::{Length, Version};
@@ -33,9 +33,9 @@ use crate::sso::{facts, policy, token};
 
 /// Reads the head of a request and writes the one that goes to the upstream.
 pub fn rewrite_request(head: &[u8], out: &mut Vec<u8>) -> bool {
-    let mut slots = slots();
-    let Ok(tokens) = Tokens::parse(head, &mut slots) else { return false };
-    let Ok(request) = Request::of(&tokens) else { return false };
+    let mut slots = header_slots();
+    let Ok(parsed_head) = ParsedHead::parse(head, &mut slots) else { return false };
+    let Ok(request) = Request::of(&parsed_head) else { return false };
     let host = "members.example.org";
     let forwarding = Forwarding {
         chain: "192.0.2.1",
@@ -52,7 +52,7 @@ pub fn rewrite_request(head: &[u8], out: &mut Vec<u8>) -> bool {
 
 /// Reads the head of a response and writes the one that goes to the client.
 pub fn rewrite_response(head: &[u8], out: &mut Vec<u8>) -> bool {
-    let mut slots = slots();
+    let mut slots = header_slots();
     let Ok(response) = Response::parse(head, &mut slots, false) else { return false };
     let length = match response.length {
         Length::Known(bytes) => Length::Known(bytes),
@@ -86,11 +86,11 @@ pub fn read_message(bytes: &[u8], is_response: bool, cut: usize) -> Option<Messa
         head = scanner.find_end(&bytes[..seen], 64 * 1024).ok()?;
     }
     let head = head?;
-    let mut slots = slots();
+    let mut slots = header_slots();
     let length = if is_response {
         Response::parse(&bytes[..head], &mut slots, false).ok()?.length
     } else {
-        Request::of(&Tokens::parse(&bytes[..head], &mut slots).ok()?).ok()?.length
+        Request::of(&ParsedHead::parse(&bytes[..head], &mut slots).ok()?).ok()?.length
     };
     let mut receiver = Receiver::new(Rc::new(Buffers::default()));
     receiver.begin_body(0, length).ok()?;
@@ -150,7 +150,7 @@ pub fn has_session(headers: &HeaderMap, names: &[String]) -> bool {
     imis::recognise::SessionCookies::find(headers, names).is_ok()
 }
 
-/// Mints tokens for the benchmark.
+/// Mints parsed_head for the benchmark.
 pub struct Mint {
     permit: policy::Permit,
     secret: Secret,

@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::codec::head::{Request, Tokens, slots};
+use crate::codec::head::{ParsedHead, Request, header_slots};
 use crate::config;
 use crate::edge::proxy_protocol::read_header;
 use crate::fuzzing::ticket_vectors::Vector;
@@ -112,9 +112,9 @@ fn our_requests(bytes: &[u8]) -> Vec<Seen> {
         let Some(message) = read_message(rest, false, WHOLE).filter(|message| message.whole) else {
             return seen;
         };
-        let mut slots = slots();
-        let Ok(tokens) = Tokens::parse(&rest[..message.head], &mut slots) else { return seen };
-        let Ok(request) = Request::of(&tokens) else { return seen };
+        let mut slots = header_slots();
+        let Ok(parsed_head) = ParsedHead::parse(&rest[..message.head], &mut slots) else { return seen };
+        let Ok(request) = Request::of(&parsed_head) else { return seen };
         let (method, target) = (request.method.to_owned(), request.target.clone().into_owned());
         seen.push(Seen { method, target, body: message.data });
         if !request.keep_alive {

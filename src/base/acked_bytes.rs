@@ -34,7 +34,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     #[test]
-    fn what_nobody_takes_is_not_acknowledged_however_much_the_system_takes() {
+    fn bytes_that_are_not_read_are_not_acknowledged_even_if_the_kernel_buffers_them() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut server, _) = listener.accept().unwrap();

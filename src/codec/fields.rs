@@ -1,10 +1,10 @@
-//! The field lines of a head: which go on as the bytes they were.
+//! The field lines of a head. Those that are forwarded are copied unchanged.
 
 use crate::codec::head_error::HeadError;
 use crate::codec::length::Length;
 use crate::codec::version::Version;
 
-/// More options on `Connection` are no client's and no server's.
+/// No client or server sends more options in `Connection`.
 const MAX_CONNECTION_OPTIONS: usize = 64;
 
 /// The field lines of one head, in their order.
@@ -28,21 +28,21 @@ impl<'b, 'h> Fields<'b, 'h> {
         self.lines.iter().map(|line| (line.name, line.value))
     }
 
-    /// Writes the lines whose names `fate` keeps, as they came.
-    pub(crate) fn write(self, out: &mut Vec<u8>, mut fate: impl FnMut(&str) -> Fate) {
+    /// Writes the lines for whose names `action` returns `Keep`, unchanged.
+    pub(crate) fn write(self, out: &mut Vec<u8>, mut action: impl FnMut(&str) -> FieldAction) {
         let base = self.head.as_ptr().addr();
-        // Neighbours that are kept go out in one piece.
+        // Adjacent lines that are kept are copied at once.
         let mut kept_from = None;
         for line in self.lines {
             let start = line.name.as_ptr().addr() - base;
-            match (fate(line.name), kept_from) {
-                (Fate::Keep, None) => kept_from = Some(start),
-                (Fate::Keep, Some(_)) => {}
-                (Fate::Drop, Some(from)) => {
+            match (action(line.name), kept_from) {
+                (FieldAction::Keep, None) => kept_from = Some(start),
+                (FieldAction::Keep, Some(_)) => {}
+                (FieldAction::Drop, Some(from)) => {
                     out.extend_from_slice(&self.head[from..start]);
                     kept_from = None;
                 }
-                (Fate::Drop, None) => {}
+                (FieldAction::Drop, None) => {}
             }
         }
         if let Some(from) = kept_from {
@@ -52,16 +52,16 @@ impl<'b, 'h> Fields<'b, 'h> {
     }
 }
 
-/// What becomes of a field line.
+/// Whether a field line is forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum FieldAction {
     Keep,
     Drop,
 }
 
-/// What the fields of a head say about the message itself.
+/// The fields that control how a message is read: its host, its length, its connection (RFC 9112 sections 3.2, 6 and 9).
 #[derive(Debug, Default)]
-pub(crate) struct Said<'b> {
+pub(crate) struct ControlFields<'b> {
     pub(crate) host: Option<&'b [u8]>,
     pub(crate) hosts: usize,
     content_length: Option<&'b [u8]>,
@@ -71,36 +71,38 @@ pub(crate) struct Said<'b> {
     close: bool,
     keep_alive: bool,
     /// What `Connection` names, beside `close` and `keep-alive`.
-    pub(crate) named: Vec<&'b str>,
+    pub(crate) connection_options: Vec<&'b str>,
     pub(crate) expects_continue: bool,
     pub(crate) upgrade: Option<&'b [u8]>,
 }
 
-impl<'b> Said<'b> {
-    pub(crate) fn by(fields: Fields<'b, '_>) -> Result<Self, HeadError> {
-        let mut said = Self::default();
+impl<'b> ControlFields<'b> {
+    pub(crate) fn parse(fields: Fields<'b, '_>) -> Result<Self, HeadError> {
+        let mut control = Self::default();
         for (name, value) in fields.pairs() {
             // The length tells most names apart.
             match name.len() {
                 4 if name.eq_ignore_ascii_case("host") => {
-                    said.host = Some(value);
-                    said.hosts += 1;
+                    control.host = Some(value);
+                    control.hosts += 1;
                 }
-                6 if name.eq_ignore_ascii_case("expect") => said.expects_continue |= expects_continue(value),
-                7 if name.eq_ignore_ascii_case("upgrade") => said.upgrade = Some(value),
-                10 if name.eq_ignore_ascii_case("connection") => said.options(value)?,
+                6 if name.eq_ignore_ascii_case("expect") => {
+                    control.expects_continue |= expects_continue(value)
+                }
+                7 if name.eq_ignore_ascii_case("upgrade") => control.upgrade = Some(value),
+                10 if name.eq_ignore_ascii_case("connection") => control.options(value)?,
                 14 if name.eq_ignore_ascii_case("content-length") => {
-                    said.content_length = Some(value);
-                    said.content_lengths += 1;
+                    control.content_length = Some(value);
+                    control.content_lengths += 1;
                 }
                 17 if name.eq_ignore_ascii_case("transfer-encoding") => {
-                    said.transfer_encoding = Some(value);
-                    said.transfer_encodings += 1;
+                    control.transfer_encoding = Some(value);
+                    control.transfer_encodings += 1;
                 }
                 _ => {}
             }
         }
-        Ok(said)
+        Ok(control)
     }
 
     fn options(&mut self, value: &'b [u8]) -> Result<(), HeadError> {
@@ -115,10 +117,10 @@ impl<'b> Said<'b> {
                 self.close = true;
             } else {
                 let name = std::str::from_utf8(option).map_err(|_| HeadError::Malformed("Connection"))?;
-                self.named.push(name);
+                self.connection_options.push(name);
             }
         }
-        if self.named.len() > MAX_CONNECTION_OPTIONS {
+        if self.connection_options.len() > MAX_CONNECTION_OPTIONS {
             return Err(HeadError::Malformed("too many options on Connection"));
         }
         Ok(())

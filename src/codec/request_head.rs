@@ -2,7 +2,7 @@
 
 use http::HeaderMap;
 
-use crate::codec::fields::{Fate, Fields};
+use crate::codec::fields::{FieldAction, Fields};
 use crate::codec::head::{Authority, Request};
 use crate::codec::length::Length;
 
@@ -11,8 +11,8 @@ pub(crate) trait HeaderFields: Copy {
     /// Names and values.
     fn pairs(&self) -> impl Iterator<Item = (&str, &[u8])>;
 
-    /// Writes the fields whose names `fate` keeps, as lines of HTTP/1.
-    fn write(&self, out: &mut Vec<u8>, fate: impl FnMut(&str) -> Fate);
+    /// Writes the fields for whose names `action` returns `Keep`, as lines of HTTP/1.
+    fn write(&self, out: &mut Vec<u8>, action: impl FnMut(&str) -> FieldAction);
 
     /// The value of the first field with this name.
     fn first(&self, name: &str) -> Option<&[u8]> {
@@ -25,8 +25,8 @@ impl HeaderFields for Fields<'_, '_> {
         Fields::pairs(*self)
     }
 
-    fn write(&self, out: &mut Vec<u8>, fate: impl FnMut(&str) -> Fate) {
-        Fields::write(*self, out, fate);
+    fn write(&self, out: &mut Vec<u8>, action: impl FnMut(&str) -> FieldAction) {
+        Fields::write(*self, out, action);
     }
 }
 
@@ -35,9 +35,9 @@ impl HeaderFields for &HeaderMap {
         self.iter().map(|(name, value)| (name.as_str(), value.as_bytes()))
     }
 
-    fn write(&self, out: &mut Vec<u8>, mut fate: impl FnMut(&str) -> Fate) {
+    fn write(&self, out: &mut Vec<u8>, mut action: impl FnMut(&str) -> FieldAction) {
         for (name, value) in self.pairs() {
-            if fate(name) == Fate::Keep {
+            if action(name) == FieldAction::Keep {
                 for part in [name.as_bytes(), b": ", value, b"\r\n"] {
                     out.extend_from_slice(part);
                 }
@@ -58,7 +58,7 @@ pub(crate) struct RequestHead<'a, F> {
     pub(crate) fields: F,
     pub(crate) length: Length,
     /// Whether `fields` give the length.
-    pub(crate) says_length: bool,
+    pub(crate) has_length: bool,
     /// What `Connection` names beside `close` and `keep-alive`; those fields are for this connection only.
     pub(crate) named_by_connection: &'a [&'a str],
     pub(crate) wants_websocket: bool,
@@ -84,7 +84,7 @@ impl<'a> RequestHead<'a, Fields<'a, 'a>> {
             has_host: request.has_host,
             fields: request.fields,
             length: request.length,
-            says_length: request.says_length,
+            has_length: request.has_length,
             named_by_connection: &request.named_by_connection,
             wants_websocket,
         }

@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ticket_is_taken_by_whoever_has_the_secret_and_for_a_day() {
+    fn a_ticket_is_accepted_with_the_same_secret_for_a_day() {
         let (one, two) = (shared("a", None), shared("a", None));
         let ticket = one.seal(b"a session", 100).unwrap();
         assert_ne!(ticket, one.seal(b"a session", 100).unwrap());

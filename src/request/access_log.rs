@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_logged_path_names_nobody() {
+    fn a_logged_path_contains_no_personal_data() {
         assert_eq!(loggable_path("/a/b.aspx"), "/a/b.aspx");
         assert_eq!(loggable_path("/u/ann@example.org/x"), "/u/*/x");
         assert_eq!(loggable_path("/u/ann%40example.org"), "/u/*");

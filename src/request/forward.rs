@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 use crate::base::error_chain::Chain;
 use crate::base::request_id::RequestId;
 use crate::codec::Length;
-use crate::codec::head::{self, slots};
+use crate::codec::head::{self, header_slots};
 use crate::codec::request_head::{HeaderFields, RequestHead};
 use crate::observe::metrics::{Outcome, Responder};
 use crate::proxy::connection_auth;
@@ -166,7 +166,7 @@ fn relay_head<C: ClientStream>(
 ) -> Result<RelayedHead, ForwardError> {
     let ForwardRequest { site, outgoing, .. } = request;
     let bytes = exchange.response_head_bytes();
-    let mut slots = slots();
+    let mut slots = header_slots();
     let response = head::Response::parse(bytes, &mut slots, outgoing.method == Kind::Head)
         .map_err(UpstreamError::Malformed)?;
     if response.status == 101 {

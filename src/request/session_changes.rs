@@ -1,6 +1,6 @@
 //! Observes sign-ins and sign-outs that pass through to iMIS: what the gateway has cached about the session is no longer valid then.
 
-use crate::codec::head::{Response, slots};
+use crate::codec::head::{Response, header_slots};
 use crate::codec::request_head::{HeaderFields, RequestHead};
 use crate::proxy::exchange::Exchange;
 use crate::request::connection::Connection;
@@ -48,7 +48,7 @@ pub(crate) async fn logout_redirect(
     site: usize,
 ) -> Option<LogoutRedirect> {
     let (status, location) = {
-        let mut slots = slots();
+        let mut slots = header_slots();
         let response = Response::parse(exchange.response_head_bytes(), &mut slots, false).ok()?;
         let location = HeaderFields::first(&response.fields, "location").map(<[u8]>::to_vec);
         (response.status, location)

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
 
-use crate::codec::fields::{Fields, Said};
+use crate::codec::fields::{ControlFields, Fields};
 use crate::codec::head_error::HeadError;
 use crate::codec::length::Length;
 use crate::codec::version::Version;
@@ -18,9 +18,9 @@ pub(crate) const MAX_RESPONSE_BYTES: usize = 128 * 1024;
 pub(crate) const MAX_FIELDS: usize = 256;
 
 /// Room for the fields of a head while it is looked at.
-pub(crate) type Slots<'b> = [MaybeUninit<httparse::Header<'b>>; MAX_FIELDS];
+pub(crate) type HeaderSlots<'b> = [MaybeUninit<httparse::Header<'b>>; MAX_FIELDS];
 
-pub(crate) const fn slots<'b>() -> Slots<'b> {
+pub(crate) const fn header_slots<'b>() -> HeaderSlots<'b> {
     [const { MaybeUninit::uninit() }; MAX_FIELDS]
 }
 
@@ -68,8 +68,8 @@ pub(crate) struct Request<'b, 'h> {
     /// There is a Host field; an absolute-form in HTTP/1.0 may do without.
     pub(crate) has_host: bool,
     pub(crate) length: Length,
-    /// The length was said, not only taken for none.
-    pub(crate) says_length: bool,
+    /// A field gives the length. Without one, a request has no body.
+    pub(crate) has_length: bool,
     pub(crate) keep_alive: bool,
     /// What `Connection` names beside `close` and `keep-alive`.
     pub(crate) named_by_connection: Vec<&'b str>,
@@ -131,18 +131,18 @@ pub(crate) fn is_refused(method: &str) -> bool {
     matches!(method, "CONNECT" | "TRACE")
 }
 
-/// A request head taken apart and not yet judged: enough for a line in a log.
+/// A request head split into its parts and not yet validated: enough for an access log line.
 #[derive(Debug)]
-pub(crate) struct Tokens<'b, 'h> {
+pub(crate) struct ParsedHead<'b, 'h> {
     pub(crate) method: &'b str,
     pub(crate) target: &'b str,
     pub(crate) version: Version,
     pub(crate) fields: Fields<'b, 'h>,
 }
 
-impl<'b, 'h> Tokens<'b, 'h> {
-    /// Reads a head that `Scanner` has found whole.
-    pub(crate) fn parse(head: &'b [u8], slots: &'h mut Slots<'b>) -> Result<Self, HeadError> {
+impl<'b, 'h> ParsedHead<'b, 'h> {
+    /// Parses a head that `Scanner` has found to be complete.
+    pub(crate) fn parse(head: &'b [u8], slots: &'h mut HeaderSlots<'b>) -> Result<Self, HeadError> {
         let mut parsed = httparse::Request::new(&mut []);
         match parsed.parse_with_uninit_headers(head, slots) {
             Ok(httparse::Status::Complete(length)) if length == head.len() => {}
@@ -160,15 +160,15 @@ impl<'b, 'h> Tokens<'b, 'h> {
 }
 
 impl<'b, 'h> Request<'b, 'h> {
-    /// What a head says, if it says it in one way only.
-    pub(crate) fn of(tokens: &Tokens<'b, 'h>) -> Result<Self, HeadError> {
-        let Tokens { method, target: written, version, fields } = *tokens;
-        let said = Said::by(fields)?;
+    /// The request, if its head has exactly one meaning.
+    pub(crate) fn of(parsed_head: &ParsedHead<'b, 'h>) -> Result<Self, HeadError> {
+        let ParsedHead { method, target: written, version, fields } = *parsed_head;
+        let control = ControlFields::parse(fields)?;
         if is_refused(method) {
             return Err(HeadError::Method);
         }
         let (from_target, target) = target(method, written)?;
-        let authority = match (said.host, said.hosts) {
+        let authority = match (control.host, control.hosts) {
             (None, _) if version == Version::Http11 => return Err(HeadError::Malformed("no Host")),
             (None, _) => None,
             (Some(host), 1) => Some(Authority::parse(host).ok_or(HeadError::Malformed("Host"))?),
@@ -179,7 +179,7 @@ impl<'b, 'h> Request<'b, 'h> {
         {
             return Err(HeadError::Malformed("the target and Host name two authorities"));
         }
-        let length = said.length(version)?;
+        let length = control.length(version)?;
         Ok(Self {
             method,
             target,
@@ -188,11 +188,11 @@ impl<'b, 'h> Request<'b, 'h> {
             authority: from_target.or(authority),
             has_host: authority.is_some(),
             length: length.unwrap_or(Length::Known(0)),
-            says_length: length.is_some(),
-            keep_alive: said.keeps_alive(version),
-            named_by_connection: said.named,
-            expects_continue: said.expects_continue && version == Version::Http11,
-            upgrade: said.upgrade,
+            has_length: length.is_some(),
+            keep_alive: control.keeps_alive(version),
+            named_by_connection: control.connection_options,
+            expects_continue: control.expects_continue && version == Version::Http11,
+            upgrade: control.upgrade,
         })
     }
 }
@@ -279,8 +279,12 @@ pub(crate) struct Response<'b, 'h> {
 }
 
 impl<'b, 'h> Response<'b, 'h> {
-    /// Reads a head that `Scanner` has found whole. `to_head`: it answers a HEAD.
-    pub(crate) fn parse(head: &'b [u8], slots: &'h mut Slots<'b>, to_head: bool) -> Result<Self, HeadError> {
+    /// Parses a head that `Scanner` has found to be complete. `to_head`: it answers a HEAD.
+    pub(crate) fn parse(
+        head: &'b [u8],
+        slots: &'h mut HeaderSlots<'b>,
+        to_head: bool,
+    ) -> Result<Self, HeadError> {
         if !head.starts_with(b"HTTP/") {
             // httparse would leave out empty lines before it.
             return Err(HeadError::Malformed("the first line"));
@@ -302,8 +306,8 @@ impl<'b, 'h> Response<'b, 'h> {
         let line_end = memchr::memchr(b'\r', head).unwrap_or(head.len());
         let after_version = head.get("HTTP/1.1".len()..line_end).unwrap_or_default();
         let fields = Fields::new(head, headers);
-        let said = Said::by(fields)?;
-        let of_fields = said.length(version)?;
+        let control = ControlFields::parse(fields)?;
+        let of_fields = control.length(version)?;
         let length = if to_head || (100..200).contains(&status) || status == 204 || status == 304 {
             Length::Known(0)
         } else {
@@ -313,10 +317,10 @@ impl<'b, 'h> Response<'b, 'h> {
             status,
             after_version,
             fields,
-            keep_alive: said.keeps_alive(version) && length != Length::UntilClose,
+            keep_alive: control.keeps_alive(version) && length != Length::UntilClose,
             length,
-            named_by_connection: said.named,
-            upgrade: said.upgrade,
+            named_by_connection: control.connection_options,
+            upgrade: control.upgrade,
         })
     }
 }

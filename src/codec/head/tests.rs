@@ -9,9 +9,9 @@ fn request(head: &str) -> Result<(String, Option<String>, Length, bool), HeadErr
         Some(length) => assert_eq!(length, bytes.len()),
         None => return Err(HeadError::Malformed("incomplete")),
     }
-    let mut slots = slots();
-    let tokens = Tokens::parse(bytes, &mut slots)?;
-    let request = Request::of(&tokens)?;
+    let mut slots = header_slots();
+    let parsed_head = ParsedHead::parse(bytes, &mut slots)?;
+    let request = Request::of(&parsed_head)?;
     let authority = request.authority.map(|authority| authority.text.to_owned());
     Ok((request.target.into_owned(), authority, request.length, request.keep_alive))
 }
@@ -22,7 +22,7 @@ fn response(head: &str, to_head: bool) -> Result<(u16, Length, bool), HeadError>
         Some(length) => assert_eq!(length, bytes.len()),
         None => return Err(HeadError::Malformed("incomplete")),
     }
-    let mut slots = slots();
+    let mut slots = header_slots();
     let response = Response::parse(bytes, &mut slots, to_head)?;
     Ok((response.status, response.length, response.keep_alive))
 }

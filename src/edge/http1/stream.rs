@@ -10,7 +10,7 @@ use http::Response;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::codec::fields::Fields;
-use crate::codec::head::{self, Request, Tokens, slots};
+use crate::codec::head::{self, ParsedHead, Request, header_slots};
 use crate::codec::request_head::{HeaderFields, RequestHead};
 use crate::codec::transfer::{PipeError, Sender, poll_pipe, poll_pipe_until};
 use crate::codec::{Length, Version};
@@ -99,22 +99,22 @@ impl<'a, S: AsyncRead + AsyncWrite + Socket + Unpin> Http1Stream<'a, S> {
         read: impl for<'h> FnOnce(ReceivedHead<'h, Fields<'h, 'h>>) -> T,
     ) -> T {
         let bytes = &self.http1.receiver.head()[..self.head];
-        let mut slots = slots();
+        let mut slots = header_slots();
         let parsed = match refused {
             Some(failure) => Err(failure),
-            None => Tokens::parse(bytes, &mut slots).map_err(Failure::Malformed),
+            None => ParsedHead::parse(bytes, &mut slots).map_err(Failure::Malformed),
         };
-        let tokens = match parsed {
-            Ok(tokens) => tokens,
+        let parsed_head = match parsed {
+            Ok(parsed_head) => parsed_head,
             Err(failure) => {
                 self.is_head = self.http1.receiver.head().starts_with(b"HEAD ");
                 (self.keep_alive, self.malformed, self.head) = (false, true, 0);
                 return read(ReceivedHead::unreadable(failure));
             }
         };
-        self.version = tokens.version;
-        self.is_head = tokens.method == "HEAD";
-        let request = Request::of(&tokens);
+        self.version = parsed_head.version;
+        self.is_head = parsed_head.method == "HEAD";
+        let request = Request::of(&parsed_head);
         let (host, request) = match &request {
             Ok(request) => {
                 self.keep_alive &= request.keep_alive;
@@ -125,19 +125,19 @@ impl<'a, S: AsyncRead + AsyncWrite + Socket + Unpin> Http1Stream<'a, S> {
             }
             Err(error) => {
                 (self.keep_alive, self.malformed) = (false, true);
-                let host = HeaderFields::first(&tokens.fields, "host").unwrap_or_default();
+                let host = HeaderFields::first(&parsed_head.fields, "host").unwrap_or_default();
                 (String::from_utf8_lossy(host), Err(Refusal::Page(Failure::Malformed(*error))))
             }
         };
         read(ReceivedHead {
-            method: tokens.method,
+            method: parsed_head.method,
             host,
-            path: tokens.target.split_once('?').map_or(tokens.target, |(path, _)| path),
-            version: match tokens.version {
+            path: parsed_head.target.split_once('?').map_or(parsed_head.target, |(path, _)| path),
+            version: match parsed_head.version {
                 Version::Http10 => "HTTP/1.0",
                 Version::Http11 => "HTTP/1.1",
             },
-            fields: Some(tokens.fields),
+            fields: Some(parsed_head.fields),
             request,
         })
     }

@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_uses_a_connection_is_never_hung_up_on() {
+    fn a_connection_in_ordinary_use_is_never_closed() {
         let flood_guard = flood_guard();
         for _ in 0..10_000 {
             flood_guard.received(&frame(kind::HEADERS, END_HEADERS, 100));

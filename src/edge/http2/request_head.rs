@@ -44,8 +44,8 @@ pub(super) fn read<'a>(
     if !is_well_formed(request) || !head::is_path(method, target) {
         return Err(Refusal::Reset);
     }
-    let said = content_length(request)?;
-    let length = match (said, has_body) {
+    let content_length = content_length(request)?;
+    let length = match (content_length, has_body) {
         (Some(bytes), true) => Length::Known(bytes),
         (None, true) => Length::Chunked,
         (Some(0) | None, false) => Length::Known(0),
@@ -58,7 +58,7 @@ pub(super) fn read<'a>(
         has_host: false,
         fields: &request.headers,
         length,
-        says_length: said.is_some(),
+        has_length: content_length.is_some(),
         named_by_connection: &[],
         wants_websocket: false,
     })

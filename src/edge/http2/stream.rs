@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::base::clock;
 use crate::codec::Length;
-use crate::codec::fields::Fate;
+use crate::codec::fields::FieldAction;
 use crate::codec::head::{self, MAX_FIELDS};
 use crate::codec::head_error::HeadError;
 use crate::codec::transfer::Sender;
@@ -126,7 +126,7 @@ impl Http2Stream {
         let headers = converted.headers_mut();
         headers.reserve(head.fields.len());
         for (name, value) in head.fields.pairs() {
-            if headers::fate_in_response(name, &head.named_by_connection, head.status) == Fate::Keep {
+            if headers::fate_in_response(name, &head.named_by_connection, head.status) == FieldAction::Keep {
                 let from = value.as_ptr().addr() - start;
                 let value = HeaderValue::from_maybe_shared(shared.slice(from..from + value.len()))
                     .map_err(|_| malformed("a field"))?;

@@ -10,7 +10,7 @@ use crate::base::clock;
 use crate::base::header_rules::Rules;
 use crate::base::request_id::RequestId;
 use crate::base::trace_context::TraceParent;
-use crate::codec::fields::{Fate, decimal};
+use crate::codec::fields::{FieldAction, decimal};
 use crate::codec::request_head::{HeaderFields, RequestHead};
 use crate::codec::{Length, Version, head};
 
@@ -106,12 +106,12 @@ pub(crate) fn write_request<F: HeaderFields>(
     }
     request.fields.write(out, |name| {
         if forwarding.replaces(name) {
-            Fate::Drop
+            FieldAction::Drop
         } else {
             fate_in_request(name, request.named_by_connection, own_host.is_some(), rules)
         }
     });
-    out.extend_from_slice(request_framing(request.method, request.length, request.says_length));
+    out.extend_from_slice(request_framing(request.method, request.length, request.has_length));
     if request.wants_websocket {
         out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
     }
@@ -121,14 +121,14 @@ pub(crate) fn write_request<F: HeaderFields>(
 
 /// Which of a request's headers go on to the upstream. `own_host`: the visitor's is replaced. A `Connection` that names an
 /// essential header is not obeyed.
-fn fate_in_request(name: &str, named: &[&str], own_host: bool, rules: &Rules) -> Fate {
+fn fate_in_request(name: &str, named: &[&str], own_host: bool, rules: &Rules) -> FieldAction {
     let goes = is_hop_by_hop(name)
         || rules.forbid(name)
         // 100-continue is answered here.
         || name.eq_ignore_ascii_case("expect")
         || (own_host && name.eq_ignore_ascii_case("host"))
         || (named.iter().any(|option| name.eq_ignore_ascii_case(option)) && !is_essential(name));
-    if goes { Fate::Drop } else { Fate::Keep }
+    if goes { FieldAction::Drop } else { FieldAction::Keep }
 }
 
 /// How much further an OPTIONS may go (RFC 9110 section 7.6.2); for other methods it does not count.
@@ -155,12 +155,12 @@ fn request_framing(method: &str, length: Length, said: bool) -> &'static [u8] {
 
 /// Which of a response's headers go on to the client. An upstream that names an essential header in `Connection` is
 /// not obeyed.
-pub(crate) fn fate_in_response(name: &str, named: &[&str], status: u16) -> Fate {
+pub(crate) fn fate_in_response(name: &str, named: &[&str], status: u16) -> FieldAction {
     let goes = is_hop_by_hop(name)
         // RFC 9110 section 8.6: such a response has none.
         || (matches!(status, 100..=199 | 204) && name.eq_ignore_ascii_case("content-length"))
         || (named.iter().any(|option| name.eq_ignore_ascii_case(option)) && !is_essential(name));
-    if goes { Fate::Drop } else { Fate::Keep }
+    if goes { FieldAction::Drop } else { FieldAction::Keep }
 }
 
 /// The framing of a response for an HTTP/1 client.
@@ -202,7 +202,7 @@ pub(crate) fn write_response(
             hsts = None;
         }
         if changes.location.is_some() && name.eq_ignore_ascii_case("location") {
-            return Fate::Drop;
+            return FieldAction::Drop;
         }
         fate_in_response(name, named, response.status)
     });
@@ -261,13 +261,13 @@ fn is_essential(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::head::{Request, Response, Tokens, slots};
+    use crate::codec::head::{ParsedHead, Request, Response, header_slots};
 
     /// The lines of a response as the client gets them.
     fn for_browser(lines: &str) -> String {
         const DATE: &str = "Date: Wed, 25 Nov 2026 02:00:00 GMT\r\n";
         let head = format!("HTTP/1.1 200 OK\r\n{lines}{DATE}\r\n");
-        let mut slots = slots();
+        let mut slots = header_slots();
         let response = Response::parse(head.as_bytes(), &mut slots, false).unwrap();
         let mut out = Vec::new();
         let framing = ResponseFraming {
@@ -308,8 +308,8 @@ mod tests {
         let head = "POST /a//b?c HTTP/1.1\r\nHOST: Members.example.org\r\nX-Forwarded-For: 6.6.6.6\r\nx-a:1\r\n\
                     Connection: x-hop, keep-alive\r\nX-Hop: 1\r\nExpect: 100-continue\r\nCookie: a=b\r\n\
                     Content-Length: 3\r\nCookie: c=d\r\n\r\n";
-        let mut slots = slots();
-        let request = Request::of(&Tokens::parse(head.as_bytes(), &mut slots).unwrap()).unwrap();
+        let mut slots = header_slots();
+        let request = Request::of(&ParsedHead::parse(head.as_bytes(), &mut slots).unwrap()).unwrap();
         let mut out = Vec::new();
         let forwarding = Forwarding {
             chain: "192.0.2.1",
