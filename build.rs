@@ -15,7 +15,8 @@ fn main() {
     println!("cargo::rustc-env=IMIS_GATEWAY_REVISION={revision}");
 }
 
-/// The commit of the working tree. Only release builds ask git, so that a commit does not rebuild the program during development.
+/// The commit of the working tree. Only release builds ask git, so that a commit does not rebuild the program during
+/// development.
 fn head() -> Option<String> {
     if var("PROFILE").ok()? != "release" {
         return None;

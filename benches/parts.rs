@@ -1,4 +1,5 @@
-//! What single parts cost: `cargo bench --features fuzzing`. The whole is measured by `bench/run`; see `docs/performance.md`.
+//! What single parts cost: `cargo bench --features fuzzing`. The whole is measured by `bench/run`; see
+//! `docs/performance.md`.
 
 use std::hint::black_box;
 

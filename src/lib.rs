@@ -1,8 +1,8 @@
 //! `imis-gateway` stands in front of an iMIS web site, forwards everything to it unchanged, and on its SSO paths signs
 //! members in to Zendesk.
 //!
-//! Each directory is one layer. A layer imports only from the layers below it in this list. `docs/architecture.md` follows a
-//! request through them.
+//! Each directory is one layer. A layer imports only from the layers below it in this list. `docs/architecture.md`
+//! follows a request through them.
 
 pub mod cli;
 pub mod server;

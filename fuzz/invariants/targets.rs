@@ -1,5 +1,5 @@
-//! The fuzz targets: what must hold for any input, one function per reader. Each panics if it does not hold. `cargo fuzz` runs
-//! them without a limit, the unit tests below for a short time.
+//! The fuzz targets: what must hold for any input, one function per reader. Each panics if it does not hold.
+//! `cargo fuzz` runs them without a limit, the unit tests below for a short time.
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -63,7 +63,8 @@ fn cut(bytes: &[u8], is_response: bool) {
     assert_eq!(read_message(bytes, is_response, WHOLE), read_message(bytes, is_response, usize::from(*cut)));
 }
 
-/// A rewritten request is a valid request, and rewriting it again changes nothing. A rewritten response is a valid response.
+/// A rewritten request is a valid request, and rewriting it again changes nothing. A rewritten response is a valid
+/// response.
 pub fn rewrite(head: &[u8]) {
     let mut once = Vec::new();
     if read_message(head, false, WHOLE).is_some_and(|message| message.head == head.len())

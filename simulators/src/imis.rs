@@ -33,7 +33,8 @@ pub enum SignInForm {
     Password,
     /// EMS: first the e-mail address (or user name), then the choice of a password, then the password.
     EmailFirst,
-    /// EMS with a directory (OpenID Connect): first the e-mail address, then the directory's own host, which posts back.
+    /// EMS with a directory (OpenID Connect): first the e-mail address, then the directory's own host, which posts
+    /// back.
     Directory,
 }
 

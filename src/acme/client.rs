@@ -52,7 +52,8 @@ impl HttpClient for Client {
             let unsent = |error: reqwest::Error| Error::Other(error.without_url().into());
             let request = Request::from_parts(head, body.to_bytes());
             let mut sent = client.execute(request.clone().try_into().map_err(unsent)?).await;
-            // Connections break. If the first request has arrived, instant-acme gets its nonce refused, and takes another.
+            // Connections break. If the first request has arrived, instant-acme gets its nonce refused, and takes
+            // another.
             if sent.as_ref().is_err_and(|error| !error.is_timeout()) {
                 sent = client.execute(request.try_into().map_err(unsent)?).await;
             }

@@ -1,5 +1,5 @@
-//! How much of what was sent has arrived, asked of the system: what it has taken from us says little, since it takes megabytes
-//! ahead of a slow reader, and in leaps.
+//! How much of what was sent has arrived, asked of the system: what it has taken from us says little, since it takes
+//! megabytes ahead of a slow reader, and in leaps.
 
 use std::os::fd::AsFd;
 

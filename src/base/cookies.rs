@@ -19,8 +19,8 @@ pub(crate) fn value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     pairs(headers).find(|(own, _)| *own == name).map(|(_, value)| value)
 }
 
-/// The `Set-Cookie` value that stores a cookie for `max_age_seconds`. Names start with `__Host-`: no other host of the domain can
-/// set or read them (RFC 6265bis section 4.1.3.2).
+/// The `Set-Cookie` value that stores a cookie for `max_age_seconds`. Names start with `__Host-`: no other host of the
+/// domain can set or read them (RFC 6265bis section 4.1.3.2).
 pub(crate) fn set(name: &str, value: &str, max_age_seconds: u64) -> String {
     format!("{name}={value}; Path=/; Max-Age={max_age_seconds}; Secure; HttpOnly; SameSite=Lax")
 }

@@ -1,5 +1,5 @@
-//! The socket below TLS, read in large pieces: rustls asks for 4 KiB at a time, which would be a system call each. And written
-//! in one piece at the end: the last response and the word that no more comes need not be two packets.
+//! The socket below TLS, read in large pieces: rustls asks for 4 KiB at a time, which would be a system call each. And
+//! written in one piece at the end: the last response and the word that no more comes need not be two packets.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -35,7 +35,8 @@ impl CorkedSocket {
         Self { stream, ahead: BytesMut::new(), held: BytesMut::new(), holding: false, sent: 0, buffers }
     }
 
-    /// Holds back what is written from now on, until it is too much or `release` is called. A flush does nothing meanwhile.
+    /// Holds back what is written from now on, until it is too much or `release` is called. A flush does nothing
+    /// meanwhile.
     pub(crate) fn cork(&mut self) {
         self.holding = true;
     }

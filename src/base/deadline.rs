@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// One timer for the whole life of a connection. It goes off no later than the deadline; when it goes off early, because
-/// the deadline has moved on meanwhile, it is set again. So a busy connection touches the timer wheel once in a while, not
-/// at every request.
+/// One timer for the whole life of a connection. It goes off no later than the deadline; when it goes off early,
+/// because the deadline has moved on meanwhile, it is set again. So a busy connection touches the timer wheel once in a
+/// while, not at every request.
 #[derive(Debug)]
 pub(crate) struct Deadline {
     at: Instant,

@@ -2,8 +2,8 @@
 //! visitor could write them himself, so none of a visitor's own reaches iMIS.
 //!
 //! A list of names would always miss some, so they are told by family, and in every spelling: case does not count, and
-//! whatever is neither letter nor digit counts as `-`, as it does where headers become variables. `docs/hardening.md` has the
-//! families, and the configuration can add to them (`upstream.headers.remove`) and make exceptions (`keep`).
+//! whatever is neither letter nor digit counts as `-`, as it does where headers become variables. `docs/hardening.md`
+//! has the families, and the configuration can add to them (`upstream.headers.remove`) and make exceptions (`keep`).
 
 /// How names of a family begin. In lower case, sorted by their first letter.
 const BEGINNINGS: [&str; 102] = [

@@ -10,8 +10,8 @@ use rustls::ClientConfig;
 /// How the gateway names itself to an API.
 pub(crate) const USER_AGENT: &str = concat!("imis-gateway/", env!("CARGO_PKG_VERSION"));
 
-/// A client that follows no redirects, uses no proxy from the environment and sends no Referer. `timeout` bounds a request
-/// from the connection to the last byte of the response.
+/// A client that follows no redirects, uses no proxy from the environment and sends no Referer. `timeout` bounds a
+/// request from the connection to the last byte of the response.
 #[expect(clippy::disallowed_methods, reason = "the one place that builds clients")]
 pub(crate) fn builder(tls: ClientConfig, timeout: Duration) -> ClientBuilder {
     Client::builder()

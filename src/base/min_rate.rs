@@ -1,7 +1,7 @@
 //! How fast a client has to read or send while the gateway waits for it: an idle time-out, and a minimum rate.
 //!
-//! A gap alone would be started again by every byte, so one byte now and then would keep a connection for ever. Only time in
-//! which the gateway waits for the client counts; time in which it waits for iMIS does not.
+//! A gap alone would be started again by every byte, so one byte now and then would keep a connection for ever. Only
+//! time in which the gateway waits for the client counts; time in which it waits for iMIS does not.
 
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -28,9 +28,10 @@ impl Limits {
 
 /// One body on its way to or from a client.
 ///
-/// What the kernel takes of a response says little: it buffers megabytes for a client that reads nothing. So where the kernel
-/// tells what has arrived at the client, that counts. A client with a full receive buffer acknowledges in steps, of up to a
-/// sixteenth of the buffer on Linux: if it takes longer than `gap` for one step, it is too slow, however steadily it reads.
+/// What the kernel takes of a response says little: it buffers megabytes for a client that reads nothing. So where the
+/// kernel tells what has arrived at the client, that counts. A client with a full receive buffer acknowledges in steps,
+/// of up to a sixteenth of the buffer on Linux: if it takes longer than `gap` for one step, it is too slow, however
+/// steadily it reads.
 #[derive(Debug, Default)]
 pub(crate) struct MinRateTimer {
     /// When the timer was last updated; none while the gateway does not wait for the client.
@@ -63,8 +64,8 @@ const ASK_INTERVAL: Duration = Duration::from_secs(5);
 const TRANSIT: Duration = Duration::from_secs(4);
 
 impl MinRateTimer {
-    /// The gateway waits for the client, and `moved` bytes have moved in all. Returns the time until the next update, or `None`
-    /// if the client is too slow. `arrived`: how much of it has arrived at the client, where that is known.
+    /// The gateway waits for the client, and `moved` bytes have moved in all. Returns the time until the next update,
+    /// or `None` if the client is too slow. `arrived`: how much of it has arrived at the client, where that is known.
     pub(crate) fn update(
         &mut self,
         moved: u64,
@@ -205,7 +206,8 @@ mod tests {
         }
     }
 
-    /// Seconds until a reader is given up that the system took `leap` bytes for every `every` seconds, while so many arrive.
+    /// Seconds until a reader is given up that the system took `leap` bytes for every `every` seconds, while so many
+    /// arrive.
     fn given_up_reading(leap: u64, every: u64, arrived: impl Fn(u64) -> u64) -> Option<u64> {
         let (mut pace, begun) = (MinRateTimer::default(), Instant::now());
         (0..3600).find(|second| {

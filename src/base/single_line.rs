@@ -3,8 +3,8 @@
 /// The text in one line, at most `max` characters long; `None` if nothing visible is left.
 ///
 /// A run of white space becomes one space. Control characters and invisible ones, such as those that change the
-/// direction of text, are removed: they could make a name read as another's. A joiner (U+200C, U+200D) stays between two visible
-/// characters, where Persian, Sinhala and emoji need it.
+/// direction of text, are removed: they could make a name read as another's. A joiner (U+200C, U+200D) stays between
+/// two visible characters, where Persian, Sinhala and emoji need it.
 pub(crate) fn single_line(text: &str, max: usize) -> Option<String> {
     let mut line = String::with_capacity(text.len());
     // What stands between the last visible character and the next: white space wins over a joiner.

@@ -49,8 +49,8 @@ pub(crate) fn validity(leaf: &CertificateDer<'_>) -> Option<(i64, i64)> {
 const EXPIRES_SOON_DAYS: i64 = 30;
 const A_DAY: i64 = 24 * 3600;
 
-/// A warning about the time in which a certificate is valid, if there is one to give. `renewed`: an ACME client renews it, so it
-/// deserves a warning only when the renewal is overdue. `now`: seconds since 1970.
+/// A warning about the time in which a certificate is valid, if there is one to give. `renewed`: an ACME client renews
+/// it, so it deserves a warning only when the renewal is overdue. `now`: seconds since 1970.
 pub(crate) fn expiry_warning(leaf: &CertificateDer<'_>, renewed: bool, now: i64) -> Option<String> {
     let soon = EXPIRES_SOON_DAYS * A_DAY;
     let soon = match (renewed, validity(leaf)) {

@@ -59,7 +59,8 @@ pub(crate) enum FieldAction {
     Drop,
 }
 
-/// The fields that control how a message is read: its host, its length, its connection (RFC 9112 sections 3.2, 6 and 9).
+/// The fields that control how a message is read: its host, its length, its connection (RFC 9112 sections 3.2, 6 and
+/// 9).
 #[derive(Debug, Default)]
 pub(crate) struct ControlFields<'b> {
     pub(crate) host: Option<&'b [u8]>,
@@ -169,8 +170,8 @@ impl<'b> ControlFields<'b> {
     }
 }
 
-/// Whether the client waits for `100 Continue` before it sends its body. Other expectations are unknown (RFC 9110 section
-/// 10.1.1), and a server may ignore them.
+/// Whether the client waits for `100 Continue` before it sends its body. Other expectations are unknown (RFC 9110
+/// section 10.1.1), and a server may ignore them.
 pub(crate) fn expects_continue(value: &[u8]) -> bool {
     let mut members = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
     members.any(|expectation| expectation.eq_ignore_ascii_case(b"100-continue"))

@@ -18,7 +18,8 @@ use crate::sso::site::SignOn;
 const ROLES: &str = "give its user the roles Remote Service and SysAdmin in iMIS";
 const API_URL: &str = "check that api_url is the REST API of this iMIS";
 
-/// Whether the service account may read the records that the configuration needs, and the secret of the client application.
+/// Whether the service account may read the records that the configuration needs, and the secret of the client
+/// application.
 pub(super) async fn check(site: &Site, sign_on: &SignOn) -> Vec<Finding> {
     let Some(config) = site.config.sign_on.as_ref().map(|config| &config.imis) else { return Vec::new() };
     let needs = || [server_of_api(site, &config.api_url), Some(Part::Api)].into_iter().flatten();

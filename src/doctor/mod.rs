@@ -1,7 +1,9 @@
-//! Live checks of everything that the configuration refers to. They show what they observed, but no value of a cookie or record.
+//! Live checks of everything that the configuration refers to. They show what they observed, but no value of a cookie
+//! or record.
 //!
-//! The order: this machine (files and ports); then for each site its public address, the iMIS servers, the records that the service
-//! account may read, the pages of iMIS, recognition (without cookies, and with those given), Zendesk, and one member.
+//! The order: this machine (files and ports); then for each site its public address, the iMIS servers, the records that
+//! the service account may read, the pages of iMIS, recognition (without cookies, and with those given), Zendesk, and
+//! one member.
 
 mod finding;
 mod probe;

@@ -1,4 +1,5 @@
-//! The public address of a site: what its names resolve to, and which certificate is presented there. Also the certificate's CA.
+//! The public address of a site: what its names resolve to, and which certificate is presented there. Also the
+//! certificate's CA.
 //!
 //! All of it is observed from this machine. Visitors may take another route.
 

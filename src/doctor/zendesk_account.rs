@@ -1,4 +1,5 @@
-//! The Zendesk account of an app: its pages, clock and sign-in redirect; and through its API the staff and the user fields.
+//! The Zendesk account of an app: its pages, clock and sign-in redirect; and through its API the staff and the user
+//! fields.
 
 use std::sync::Arc;
 

@@ -117,7 +117,8 @@ pub(crate) async fn receive_handed_over(
 }
 
 impl Acceptor {
-    /// Counts a connection against the limits. When the total limit is reached, idle connections are closed to make room.
+    /// Counts a connection against the limits. When the total limit is reached, idle connections are closed to make
+    /// room.
     fn admit(self: &Rc<Self>, peer: SocketAddr, worker: &Worker) -> Option<Admitted> {
         let trusted = worker.gateway.trusts(peer.ip());
         let admit = |leaving| self.admission.admit(peer.ip(), trusted, leaving);

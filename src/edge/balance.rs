@@ -1,8 +1,8 @@
 //! Spreading connections over the workers.
 //!
-//! The system gives a new connection to a worker by a hash of its addresses. With few connections that live long that can
-//! leave one worker with all of them, so a worker that has clearly more than another hands a new one on. It costs something
-//! only when it happens; requests know nothing of it.
+//! The system gives a new connection to a worker by a hash of its addresses. With few connections that live long that
+//! can leave one worker with all of them, so a worker that has clearly more than another hands a new one on. It costs
+//! something only when it happens; requests know nothing of it.
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;

@@ -11,8 +11,8 @@ use tokio_rustls::server::TlsStream;
 use crate::base::acked_bytes::acknowledged;
 use crate::base::corked_socket::CorkedSocket;
 
-/// The socket of a client: what reaches it, and how it ends: said at the TLS level where there is one, and in one packet with
-/// the last response where that is at hand.
+/// The socket of a client: what reaches it, and how it ends: said at the TLS level where there is one, and in one
+/// packet with the last response where that is at hand.
 pub(crate) trait Socket {
     /// What has arrived at its machine, if the system tells.
     fn arrived(&self) -> Option<u64>;

@@ -1,4 +1,5 @@
-//! From an accepted connection to its first request: the PROXY header of a trusted proxy, the TLS handshake, and their deadline.
+//! From an accepted connection to its first request: the PROXY header of a trusted proxy, the TLS handshake, and their
+//! deadline.
 
 use std::net::SocketAddr;
 use std::rc::Rc;

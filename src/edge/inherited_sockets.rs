@@ -1,5 +1,5 @@
-//! Listening sockets that systemd passes to the process (sd_listen_fds(3)). They stay open between two processes, and clients that
-//! connect meanwhile wait.
+//! Listening sockets that systemd passes to the process (sd_listen_fds(3)). They stay open between two processes, and
+//! clients that connect meanwhile wait.
 
 use std::net::{SocketAddr, TcpListener};
 

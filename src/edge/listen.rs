@@ -7,7 +7,8 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 /// Connections that wait to be accepted, per socket.
 pub(crate) const BACKLOG: i32 = 4096;
-/// TCP keep-alive: idle time before the first probe, time between probes, and unanswered probes until the connection is closed.
+/// TCP keep-alive: idle time before the first probe, time between probes, and unanswered probes until the connection is
+/// closed.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;

@@ -1,5 +1,5 @@
-//! The PROXY protocol (haproxy.org, proxy-protocol.txt, versions 1 and 2): a load balancer's word on whose connection it is,
-//! said before anything else. Asked for of `trusted_proxies` only; nobody else's bytes are read here.
+//! The PROXY protocol (haproxy.org, proxy-protocol.txt, versions 1 and 2): a load balancer's word on whose connection
+//! it is, said before anything else. Asked for of `trusted_proxies` only; nobody else's bytes are read here.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -1,5 +1,6 @@
-//! TLS session tickets that several gateways of one site make and take (RFC 5077, RFC 8446 section 4.6.1): sealed with a key that is derived,
-//! anew for each day, from a secret that they share. Without such a secret each process has keys of its own.
+//! TLS session tickets that several gateways of one site make and take (RFC 5077, RFC 8446 section 4.6.1): sealed with
+//! a key that is derived, anew for each day, from a secret that they share. Without such a secret each process has keys
+//! of its own.
 
 use std::fmt;
 use std::sync::Arc;

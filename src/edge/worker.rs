@@ -1,7 +1,7 @@
 //! One worker thread per core, with its own runtime, its own listening sockets and its own upstream connections.
 //!
-//! A request takes no lock except the one that limits concurrent requests to iMIS; a connection takes the one that counts connections.
-//! Sign-ins, which wait on iMIS, run on the control runtime instead.
+//! A request takes no lock except the one that limits concurrent requests to iMIS; a connection takes the one that
+//! counts connections. Sign-ins, which wait on iMIS, run on the control runtime instead.
 
 use std::cell::Cell;
 use std::net::TcpListener;
@@ -56,7 +56,8 @@ pub(crate) struct Start {
     pub(crate) heartbeat: Arc<AtomicU64>,
 }
 
-/// Starts a worker. Its thread ends once it is drained, or when the drain timeout is over; `true` means that every request finished.
+/// Starts a worker. Its thread ends once it is drained, or when the drain timeout is over; `true` means that every
+/// request finished.
 pub(crate) fn spawn(index: usize, start: Start) -> std::io::Result<std::thread::JoinHandle<bool>> {
     let random = clock::random_u64().map_err(std::io::Error::other)?;
     let (started, starting) = mpsc::channel();

@@ -1,7 +1,7 @@
 //! The log: its level, its format and where it goes.
 //!
-//! The configured level applies to our own lines. Libraries log at `info` at most: at `trace` some of them log headers, and with them
-//! cookies and tokens.
+//! The configured level applies to our own lines. Libraries log at `info` at most: at `trace` some of them log headers,
+//! and with them cookies and tokens.
 
 use std::io::IsTerminal;
 use std::time::Duration;

@@ -89,7 +89,8 @@ impl Pages {
     }
 }
 
-/// Escapes a value for HTML. Unlike minijinja's own formatter it leaves `/` alone, which is harmless in text and quoted attributes.
+/// Escapes a value for HTML. Unlike minijinja's own formatter it leaves `/` alone, which is harmless in text and quoted
+/// attributes.
 fn write_html(
     out: &mut Output<'_>,
     _state: &mut State<'_, '_>,

@@ -1,8 +1,9 @@
-//! How much iMIS is given to do at a time: what is beyond that waits a little, and what cannot be served in time is answered at
-//! once.
+//! How much iMIS is given to do at a time: what is beyond that waits a little, and what cannot be served in time is
+//! answered at once.
 //!
-//! A request takes its place when it is about to be whole, since before that iMIS has nothing to work on, and gives it back with
-//! the head of the response, or after `LONG`: a slow client holds none, and neither do reports and long polls.
+//! A request takes its place when it is about to be whole, since before that iMIS has nothing to work on, and gives it
+//! back with the head of the response, or after `LONG`: a slow client holds none, and neither do reports and long
+//! polls.
 
 use std::cell::RefCell;
 use std::pin::Pin;

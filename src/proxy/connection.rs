@@ -51,8 +51,8 @@ impl Connection {
         })
     }
 
-    /// Whether an idle connection is still open and silent. What comes unasked would be taken for the answer to the next
-    /// request.
+    /// Whether an idle connection is still open and silent. What comes unasked would be taken for the answer to the
+    /// next request.
     pub(super) fn check_idle(&mut self) -> bool {
         let mut byte = [0];
         let mut read = std::pin::pin!(unconstrained(poll_fn(|cx| {

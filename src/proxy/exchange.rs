@@ -1,5 +1,5 @@
-//! One request and its response on one upstream connection: the request goes out while the head of the response is waited
-//! for, since a server may answer before it has seen all of the body.
+//! One request and its response on one upstream connection: the request goes out while the head of the response is
+//! waited for, since a server may answer before it has seen all of the body.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -20,7 +20,8 @@ use crate::upstream::servers::Busy;
 
 /// The client's side of an exchange: where the body of a request comes from, and how fast what is sent to it goes.
 pub(crate) trait Upload {
-    /// Moves the body on to the upstream; ready when the whole request is on the wire. The last of it waits until `may_end`.
+    /// Moves the body on to the upstream; ready when the whole request is on the wire. The last of it waits until
+    /// `may_end`.
     fn poll_upload(
         &mut self,
         cx: &mut Context<'_>,

@@ -124,8 +124,8 @@ impl Upstream {
         Ok(exchange)
     }
 
-    /// Takes a connection back whose response is over, if another request may follow on it. `keep`: the server keeps it.
-    /// One that belongs to a client alone is handed back; it closes when it is dropped.
+    /// Takes a connection back whose response is over, if another request may follow on it. `keep`: the server keeps
+    /// it. One that belongs to a client alone is handed back; it closes when it is dropped.
     pub(crate) fn settle(&self, exchange: Exchange, keep: bool) -> Option<Box<Connection>> {
         if !exchange.is_reusable(keep) {
             return None;

@@ -1,5 +1,5 @@
-//! Where the frames of a WebSocket begin and end (RFC 6455 section 5.2), so that a close frame of ours comes between two of them. What is
-//! in them is nobody's business here.
+//! Where the frames of a WebSocket begin and end (RFC 6455 section 5.2), so that a close frame of ours comes between
+//! two of them. What is in them is nobody's business here.
 
 use crate::base::clock;
 
@@ -30,7 +30,8 @@ impl Frames {
         self.seen == 0 && self.left == 0
     }
 
-    /// How many of these bytes belong to frames that have begun; all of them unless `stop`, which is at the first end of a frame.
+    /// How many of these bytes belong to frames that have begun; all of them unless `stop`, which is at the first end
+    /// of a frame.
     pub(super) fn follow(&mut self, bytes: &[u8], stop: bool) -> usize {
         let mut at = 0;
         while at < bytes.len() && !(stop && self.is_between()) {

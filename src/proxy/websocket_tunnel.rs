@@ -61,9 +61,9 @@ pub(crate) enum TunnelError {
 /// How long a WebSocket that is closed for the end of the gateway may take over its last frames.
 const CLOSING: Duration = Duration::from_secs(2);
 
-/// Moves bytes both ways until both sides have ended, or nothing has come for too long, or been taken by the client. What was
-/// read behind the two heads goes first. `arrived`: what has arrived at the client. When the worker's grace is over, both sides are
-/// told between two frames.
+/// Moves bytes both ways until both sides have ended, or nothing has come for too long, or been taken by the client.
+/// What was read behind the two heads goes first. `arrived`: what has arrived at the client. When the worker's grace is
+/// over, both sides are told between two frames.
 pub(crate) async fn tunnel<S: AsyncRead + AsyncWrite + Unpin>(
     browser: End<'_, S>,
     arrived: impl Fn(&S) -> Option<u64>,
@@ -136,8 +136,8 @@ struct Way {
     close: fn(&mut Vec<u8>),
     /// It has been written, or the peer's own has passed.
     said: bool,
-    /// Whoever sends here has been told, too, and says good-bye before the connection ends: what is not read would take our last frame
-    /// away from it.
+    /// Whoever sends here has been told, too, and says good-bye before the connection ends: what is not read would take
+    /// our last frame away from it.
     awaits_reply: bool,
 }
 
@@ -190,7 +190,8 @@ impl Way {
         Ok(())
     }
 
-    /// Passes on what comes, until its end. `closing`: until the frame of now is over, and a last one of ours behind it.
+    /// Passes on what comes, until its end. `closing`: until the frame of now is over, and a last one of ours behind
+    /// it.
     fn poll_pass<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,

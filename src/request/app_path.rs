@@ -79,13 +79,13 @@ fn contains(path: &[u8], name: &str) -> bool {
 
 /// Which of our paths some server could read here: after every decoding and folding that servers do, in whatever order.
 ///
-/// Percent-encoding undone (repeatedly, IIS's `%u002f` and overlong UTF-8 included), letters beyond ASCII taken for any letter
-/// (Windows' best fit), `\` as `/`, ASCII case folded (IIS), path parameters and stream names cut off, cookieless session
-/// tokens `(S(..))` removed (ASP.NET), slashes collapsed, dots resolved, dots and blanks at the ends stripped (Windows file
-/// names).
+/// Percent-encoding undone (repeatedly, IIS's `%u002f` and overlong UTF-8 included), letters beyond ASCII taken for any
+/// letter (Windows' best fit), `\` as `/`, ASCII case folded (IIS), path parameters and stream names cut off,
+/// cookieless session tokens `(S(..))` removed (ASP.NET), slashes collapsed, dots resolved, dots and blanks at the ends
+/// stripped (Windows file names).
 ///
-/// What `..` takes away depends on what was dropped before it, and on that readers differ. So where there is one, it is enough
-/// that the names of our path stand there in their order: no reader adds or reorders any.
+/// What `..` takes away depends on what was dropped before it, and on that readers differ. So where there is one, it is
+/// enough that the names of our path stand there in their order: no reader adds or reorders any.
 fn meant(apps: &[Arc<App>], path: &str) -> Option<String> {
     let mut bytes = path.as_bytes().to_vec();
     let mut climbs = false;
@@ -203,7 +203,8 @@ fn hex<const N: usize>(bytes: &[u8]) -> Option<u32> {
     digits.iter().try_fold(0, |number, digit| Some(number * 16 + char::from(*digit).to_digit(16)?))
 }
 
-/// UTF-8 as careless decoders read it: overlong sequences mean what they spell, a byte that belongs to none is a character.
+/// UTF-8 as careless decoders read it: overlong sequences mean what they spell, a byte that belongs to none is a
+/// character.
 /// `is_strict`: each following byte must be a continuation byte. Old versions of IIS did not check that.
 fn generous_utf8(bytes: &[u8], is_strict: bool) -> Vec<char> {
     let mut out = Vec::with_capacity(bytes.len());

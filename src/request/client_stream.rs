@@ -107,8 +107,8 @@ pub(crate) trait ClientStream: Upload {
     /// Sends the interim response that has been written.
     async fn flush_interim(&mut self) -> Result<(), RelayError>;
 
-    /// Writes the response head. It is sent with the body. `bytes`: the head as it was received. `request_sent`: the upstream has received
-    /// all of the request.
+    /// Writes the response head. It is sent with the body. `bytes`: the head as it was received. `request_sent`: the
+    /// upstream has received all of the request.
     fn write_head(
         &mut self,
         response: &head::Response<'_, '_>,

@@ -31,7 +31,8 @@ pub(crate) struct Context<'a> {
 /// The listener that a connection came by.
 #[derive(Debug, Clone)]
 pub(crate) enum Entry {
-    /// HTTPS, with the certificate for this name. `site`: the site that has the name; none after a reload has removed it.
+    /// HTTPS, with the certificate for this name. `site`: the site that has the name; none after a reload has removed
+    /// it.
     Https { name: Rc<str>, site: Option<usize> },
     /// Plain HTTP, which redirects to HTTPS.
     Http,

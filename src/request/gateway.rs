@@ -1,4 +1,5 @@
-//! Everything that answers requests, built from one configuration and immutable afterwards. A reload builds another one.
+//! Everything that answers requests, built from one configuration and immutable afterwards. A reload builds another
+//! one.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -64,8 +65,8 @@ impl Gateway {
         self.sites.iter().flat_map(|site| &site.sign_on).flat_map(|sign_on| sign_on.staff.values())
     }
 
-    /// The site of a host name without port, compared without case (RFC 9110 section 4.2.3). A dot at its end, which makes a
-    /// name absolute, does not count.
+    /// The site of a host name without port, compared without case (RFC 9110 section 4.2.3). A dot at its end, which
+    /// makes a name absolute, does not count.
     pub(crate) fn site_of(&self, host: &str) -> Option<usize> {
         let host = host.strip_suffix('.').unwrap_or(host);
         match self.by_host.get(host) {

@@ -22,8 +22,8 @@ pub(crate) enum Route<'a> {
     Respond(Response<Bytes>),
 }
 
-/// Decides which site a request is for, and what it is for there. `max_forwards`: of an OPTIONS, how much further it may go (RFC 9110
-/// section 7.6.2).
+/// Decides which site a request is for, and what it is for there. `max_forwards`: of an OPTIONS, how much further it
+/// may go (RFC 9110 section 7.6.2).
 pub(crate) fn route<'a, F>(
     head: &RequestHead<'a, F>,
     max_forwards: Option<u64>,

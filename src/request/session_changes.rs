@@ -1,4 +1,5 @@
-//! Observes sign-ins and sign-outs that pass through to iMIS: what the gateway has cached about the session is no longer valid then.
+//! Observes sign-ins and sign-outs that pass through to iMIS: what the gateway has cached about the session is no
+//! longer valid then.
 
 use crate::codec::head::{Response, header_slots};
 use crate::codec::request_head::{HeaderFields, RequestHead};
@@ -24,7 +25,8 @@ pub(crate) fn ends_session(connection: &Connection, site: usize, response: &Resp
     })
 }
 
-/// Forgets the identity that is cached for the session of a request. `head`: as the upstream gets it. Returns whether it had a session.
+/// Forgets the identity that is cached for the session of a request. `head`: as the upstream gets it. Returns whether
+/// it had a session.
 pub(crate) async fn forget(connection: &Connection, site: usize, head: &[u8]) -> bool {
     let Some(sign_on) = &connection.worker.gateway.sites[site].sign_on else { return false };
     let Some(cookies) = single_logout::session_cookies(sign_on, head) else { return false };
@@ -39,7 +41,8 @@ pub(crate) async fn forget(connection: &Connection, site: usize, head: &[u8]) ->
     true
 }
 
-/// How the response to a sign-out is changed: it leads through the sign-out of Zendesk. Interim responses are never changed.
+/// How the response to a sign-out is changed: it leads through the sign-out of Zendesk. Interim responses are never
+/// changed.
 pub(crate) async fn logout_redirect(
     sign_out: &SignOutRequest,
     exchange: &Exchange,

@@ -13,8 +13,8 @@ use crate::observe::metrics::{SiteCounters, UpstreamCounters, WorkerCounters};
 use crate::proxy::upstream::Upstream;
 use crate::request::gateway::{Gateway, Site};
 
-/// What the requests of one worker thread share. A reload makes another one, which shares everything that does not depend on the
-/// configuration; a request keeps the one that it started with.
+/// What the requests of one worker thread share. A reload makes another one, which shares everything that does not
+/// depend on the configuration; a request keeps the one that it started with.
 #[derive(Clone)]
 pub(crate) struct Worker {
     pub(crate) gateway: Arc<Gateway>,

@@ -32,8 +32,8 @@ const PAUSE_AFTER_ACCEPT_ERROR: Duration = Duration::from_millis(100);
 
 /// Serves connections until the process ends. During a drain, `/readyz` answers 503.
 ///
-/// `hosts`: names that `Host` may have besides IP addresses and `localhost`. Any other name is refused: a web page in an
-/// operator's browser could otherwise read the metrics under a name of its own (DNS rebinding).
+/// `hosts`: names that `Host` may have besides IP addresses and `localhost`. Any other name is refused: a web page in
+/// an operator's browser could otherwise read the metrics under a name of its own (DNS rebinding).
 pub(crate) async fn serve(listener: TcpListener, server: Arc<ServerHandle>, hosts: Arc<[String]>) {
     let mut connections: VecDeque<AbortHandle> = VecDeque::new();
     loop {

@@ -1,5 +1,5 @@
-//! The composition root: builds everything that answers requests from one configuration. What the previous configuration's parts know
-//! and is still true goes into the new ones.
+//! The composition root: builds everything that answers requests from one configuration. What the previous
+//! configuration's parts know and is still true goes into the new ones.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,7 +28,8 @@ use crate::upstream::site::SiteUpstream;
 use crate::zendesk::Refusal;
 use crate::zendesk::staff::Staff;
 
-/// How many sign-ins of a site run at a time. Each waits on iMIS with a connection or two, and iMIS serves others as well.
+/// How many sign-ins of a site run at a time. Each waits on iMIS with a connection or two, and iMIS serves others as
+/// well.
 const MAX_CONCURRENT_SIGN_INS: usize = 64;
 
 /// A gateway for a command that answers no requests.
@@ -177,8 +178,8 @@ fn require_certificate_as_good_as(previous: &Site, config: &config::Site) -> Res
     Ok(())
 }
 
-/// For the hosts of a site that its own certificate is not valid for, the certificate in use before, where that is valid: a change to
-/// another CA loses nothing until that CA has issued one.
+/// For the hosts of a site that its own certificate is not valid for, the certificate in use before, where that is
+/// valid: a change to another CA loses nothing until that CA has issued one.
 fn previous_certificates(previous: &Gateway, site: &config::Site) -> Vec<(String, Arc<CertifiedKey>)> {
     let now = clock::unix_now_signed();
     let is_valid = |key: &CertifiedKey, host: &str| {
@@ -194,8 +195,8 @@ fn previous_certificates(previous: &Gateway, site: &config::Site) -> Vec<(String
         .collect()
 }
 
-/// The staff list of each account whose API is configured. What another app knows of the same account is taken over, and all of it when
-/// the API is asked in the same way.
+/// The staff list of each account whose API is configured. What another app knows of the same account is taken over,
+/// and all of it when the API is asked in the same way.
 fn staff_of(
     apps: &[Arc<App>],
     previous: Option<&Gateway>,

@@ -215,7 +215,8 @@ impl Server {
         clean
     }
 
-    /// Stops accepting connections and lets requests finish, for at most `timeouts.drain`. `true`: every request finished.
+    /// Stops accepting connections and lets requests finish, for at most `timeouts.drain`. `true`: every request
+    /// finished.
     pub fn stop(self) -> bool {
         self.reloader.drain();
         self.drain.cancel();

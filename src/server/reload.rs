@@ -1,5 +1,5 @@
-//! Reloads the configuration: everything is built first, then swapped in. If anything is wrong, the gateway keeps the previous
-//! configuration, and the log, the metrics and the status say so.
+//! Reloads the configuration: everything is built first, then swapped in. If anything is wrong, the gateway keeps the
+//! previous configuration, and the log, the metrics and the status say so.
 //!
 //! A request keeps the configuration that it started with. Connections, including WebSockets, stay open.
 
@@ -74,7 +74,8 @@ struct Source {
     text: String,
 }
 
-/// Failed reloads whose cause has not been fixed. A successful reload of changed files says nothing about the configuration's text.
+/// Failed reloads whose cause has not been fixed. A successful reload of changed files says nothing about the
+/// configuration's text.
 #[derive(Default)]
 struct FailedReloads {
     text: Option<Arc<ReloadResult>>,

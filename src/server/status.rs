@@ -29,7 +29,8 @@ pub(crate) async fn read(server: &ServerHandle) -> Value {
     })
 }
 
-/// What does not work beside the gateway itself, one line each: iMIS's servers, its service account, and the Zendesk API.
+/// What does not work beside the gateway itself, one line each: iMIS's servers, its service account, and the Zendesk
+/// API.
 pub(crate) fn problems(gateway: &Gateway) -> Vec<String> {
     let mut problems = Vec::new();
     for site in &gateway.sites {

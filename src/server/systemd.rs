@@ -39,8 +39,8 @@ pub(crate) async fn beat(heartbeat: Heartbeat) {
     }
 }
 
-/// Feeds the watchdog, if the service has one, while every worker and the control runtime (the last heartbeat) are alive. If one
-/// is stuck, systemd ends the process. It runs on a thread of its own, which no request can block.
+/// Feeds the watchdog, if the service has one, while every worker and the control runtime (the last heartbeat) are
+/// alive. If one is stuck, systemd ends the process. It runs on a thread of its own, which no request can block.
 pub(crate) fn feed_watchdog(heartbeats: Vec<Heartbeat>) -> std::io::Result<()> {
     let Some(within) = sd_notify::watchdog_enabled() else { return Ok(()) };
     let every = watchdog_interval(within);
@@ -64,7 +64,8 @@ pub(crate) fn feed_watchdog(heartbeats: Vec<Heartbeat>) -> std::io::Result<()> {
     std::thread::Builder::new().name("watchdog".to_owned()).spawn(feed).map(drop)
 }
 
-/// Half of the watchdog's timeout at most (sd_watchdog_enabled(3)). Workers count once a second, so that each counts within two seconds.
+/// Half of the watchdog's timeout at most (sd_watchdog_enabled(3)). Workers count once a second, so that each counts
+/// within two seconds.
 fn watchdog_interval(within: Duration) -> Duration {
     (within / 3).max(Duration::from_secs(2)).min(within / 2)
 }

@@ -29,7 +29,8 @@ pub(crate) struct DecisionContext<'a> {
     pub(crate) audit_subject: &'a AuditSubject,
 }
 
-/// Decides for a request, after the rate limit for the person. Every token of a request needs the permit that this returns.
+/// Decides for a request, after the rate limit for the person. Every token of a request needs the permit that this
+/// returns.
 pub(super) async fn for_request(
     request: &SsoRequest,
     rates: &RateLimits,

@@ -1,10 +1,11 @@
-//! Which requests our endpoints accept, by what clients say about them: `Sec-Fetch-*` (W3C Fetch Metadata) and `Origin` (RFC 6454).
+//! Which requests our endpoints accept, by what clients say about them: `Sec-Fetch-*` (W3C Fetch Metadata) and `Origin`
+//! (RFC 6454).
 
 use http::HeaderMap;
 use http::header::ORIGIN;
 
-/// Whether the response becomes the page in a window: not a frame, script, image or prefetch. Clients that do not send Fetch
-/// Metadata are let through.
+/// Whether the response becomes the page in a window: not a frame, script, image or prefetch. Clients that do not send
+/// Fetch Metadata are let through.
 pub(super) fn is_top_level_navigation(headers: &HeaderMap) -> bool {
     let prefetches = ["sec-purpose", "purpose", "x-purpose", "x-moz"].into_iter().any(|name| {
         let mut values = headers.get_all(name).iter();

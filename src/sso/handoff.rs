@@ -1,4 +1,5 @@
-//! Signs a member in to Zendesk: decides, mints a token, and returns the page whose form posts it (form post response mode).
+//! Signs a member in to Zendesk: decides, mints a token, and returns the page whose form posts it (form post response
+//! mode).
 //!
 //! The token is in the body of that one POST, never in a URL.
 
@@ -66,8 +67,8 @@ fn record(request: &SsoRequest, identity: &Identity, permit: &Permit, secret: &'
 
 fn page(request: &SsoRequest, params: &LoginParams, token: &Token) -> Response<Bytes> {
     let zendesk = &request.app.zendesk;
-    // Chromium checks every redirect after the POST against form-action: Zendesk's hosts, and ours, where Zendesk sends members
-    // with an error.
+    // Chromium checks every redirect after the POST against form-action: Zendesk's hosts, and ours, where Zendesk sends
+    // members with an error.
     let port = request.authority.port().map(|port| format!(":{port}")).unwrap_or_default();
     let own = request.sign_on.hosts.iter().map(|host| format!("https://{host}{port}"));
     let theirs = zendesk.authorities().map(|authority| format!("https://{authority}"));

@@ -1,7 +1,9 @@
-//! The endpoint that iMIS's Single Sign-On page posts a refresh token to. The token endpoint of iMIS turns the token into a user name.
+//! The endpoint that iMIS's Single Sign-On page posts a refresh token to. The token endpoint of iMIS turns the token
+//! into a user name.
 //!
-//! The page has no `state` parameter, so anybody could have a member's client post another person's token (login CSRF). A post
-//! counts only when it comes from a page of this site, with a signed state cookie from a moment ago. Each cookie works once.
+//! The page has no `state` parameter, so anybody could have a member's client post another person's token (login CSRF).
+//! A post counts only when it comes from a page of this site, with a signed state cookie from a moment ago. Each cookie
+//! works once.
 
 use bytes::Bytes;
 use http::header::{HeaderMap, REFERER};
@@ -90,7 +92,8 @@ async fn redeem(
     handoff::sign_in_to_zendesk(request, params, &identity).await
 }
 
-/// The state of the tab that posts, if the Referer names it. Otherwise the oldest valid state, or the newest invalid one.
+/// The state of the tab that posts, if the Referer names it. Otherwise the oldest valid state, or the newest invalid
+/// one.
 fn matching_state<'a>(headers: &HeaderMap, states: &'a [State]) -> Option<&'a State> {
     let page = headers.get(REFERER).and_then(|value| Url::parse(value.to_str().ok()?).ok());
     let nonce = page.and_then(|page| {

@@ -1,7 +1,7 @@
 //! The Remote logout URL: says goodbye, shows why Zendesk refused a sign-in, or continues a sign-out of iMIS.
 //!
-//! It is an unauthenticated GET. It signs nobody out of iMIS unless the app is configured to, and then only the person whom Zendesk
-//! names, or who clicks.
+//! It is an unauthenticated GET. It signs nobody out of iMIS unless the app is configured to, and then only the person
+//! whom Zendesk names, or who clicks.
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -110,8 +110,8 @@ fn refused(request: &SsoRequest, message: &str, is_navigation: bool) -> Response
     page
 }
 
-/// Whether the person whom Zendesk signed out is the one who is signed in here. Anybody can write such a URL, but it works only
-/// for an author who knows whose client opens it.
+/// Whether the person whom Zendesk signed out is the one who is signed in here. Anybody can write such a URL, but it
+/// works only for an author who knows whose client opens it.
 async fn is_signed_in_as(request: &SsoRequest, external_id: &str) -> bool {
     let visitor = request.as_visitor();
     let Some(session) = request.sign_on.imis.recognition.session(&visitor) else { return false };

@@ -1,7 +1,7 @@
 //! Stops redirect loops, and shows the member what was observed.
 //!
-//! A cookie counts how often the client was sent to each destination for one `return_to`. The third time within a minute is a loop.
-//! Tabs that were opened together all send the same count, so they are not a loop.
+//! A cookie counts how often the client was sent to each destination for one `return_to`. The third time within a
+//! minute is a loop. Tabs that were opened together all send the same count, so they are not a loop.
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};

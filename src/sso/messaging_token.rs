@@ -1,7 +1,9 @@
-//! The messaging token endpoint: a script on the site's pages fetches a token that tells Zendesk messaging who the member is.
+//! The messaging token endpoint: a script on the site's pages fetches a token that tells Zendesk messaging who the
+//! member is.
 //!
-//! The decision is the same as for a sign-in. The response is JSON, or 204 when nobody is signed in. Only a page of this site gets
-//! one: clients that do not send Fetch Metadata are refused, since nobody can be sent to a sign-in page from here.
+//! The decision is the same as for a sign-in. The response is JSON, or 204 when nobody is signed in. Only a page of
+//! this site gets one: clients that do not send Fetch Metadata are refused, since nobody can be sent to a sign-in page
+//! from here.
 
 use bytes::Bytes;
 use http::header::RETRY_AFTER;

@@ -1,8 +1,9 @@
 //! Single sign-on to Zendesk: the endpoints of an app.
 //!
-//! `request` is what every endpoint gets. `login`, `imis_callback`, `messaging_token` and `logout` serve one endpoint each. A sign-in
-//! goes through `decision` (profile, guards, `policy`), `token` and `handoff`; only a `Permit` of `policy` leads to a token. `answer`
-//! turns errors into responses. Nothing is stored between two requests, apart from the nonces of used state cookies.
+//! `request` is what every endpoint gets. `login`, `imis_callback`, `messaging_token` and `logout` serve one endpoint
+//! each. A sign-in goes through `decision` (profile, guards, `policy`), `token` and `handoff`; only a `Permit` of
+//! `policy` leads to a token. `answer` turns errors into responses. Nothing is stored between two requests, apart from
+//! the nonces of used state cookies.
 
 pub(crate) mod login;
 pub(crate) mod imis_callback;

@@ -27,7 +27,8 @@ pub(crate) struct Permit {
 /// Names in Zendesk are at most 255 characters.
 const MAX_NAME_CHARACTERS: usize = 255;
 
-/// The contact whose profile counts. A person who acts for another contact becomes that contact only if the app is configured so.
+/// The contact whose profile counts. A person who acts for another contact becomes that contact only if the app is
+/// configured so.
 pub(crate) fn subject<'a>(app: &App, identity: &'a Identity) -> Result<&'a PartyId, Denied> {
     match (&identity.on_behalf_of, app.on_behalf_of) {
         (None, _) | (Some(_), OnBehalfOf::SignInAsStaff) => Ok(&identity.id),
@@ -36,7 +37,8 @@ pub(crate) fn subject<'a>(app: &App, identity: &'a Identity) -> Result<&'a Party
     }
 }
 
-/// Decides: the guards of the app first, then its rules. Without rules, every active person whom iMIS signed in may enter.
+/// Decides: the guards of the app first, then its rules. Without rules, every active person whom iMIS signed in may
+/// enter.
 pub(crate) fn authorize(
     profile: Profile,
     app: &App,

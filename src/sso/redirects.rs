@@ -14,9 +14,11 @@ use crate::sso::loop_guard::{self, Destination};
 use crate::sso::request::SsoRequest;
 use crate::sso::state_cookie::{self, Purpose};
 
-/// IIS accepts queries of up to 2,048 bytes (maxQueryString); `ReturnUrl=` and the page's own parameters need some of them.
+/// IIS accepts queries of up to 2,048 bytes (maxQueryString); `ReturnUrl=` and the page's own parameters need some of
+/// them.
 const MAX_RETURN_URL_BYTES: usize = 1950;
-/// The query parameter with the nonce of the state cookie. The form post names it in its Referer, which tells tabs apart.
+/// The query parameter with the nonce of the state cookie. The form post names it in its Referer, which tells tabs
+/// apart.
 pub(super) const STATE_PARAMETER: &str = "imis-gateway";
 
 /// Sends a visitor who is not signed in to the sign-in page, unless that happens in a loop.
@@ -50,8 +52,8 @@ fn return_url(request: &SsoRequest, params: &LoginParams) -> String {
     }
 }
 
-/// Sends a visitor to the Single Sign-On page, which posts a refresh token to `imis_callback`. A visitor who is not signed in gets
-/// there by way of the sign-in page.
+/// Sends a visitor to the Single Sign-On page, which posts a refresh token to `imis_callback`. A visitor who is not
+/// signed in gets there by way of the sign-in page.
 pub(super) fn single_sign_on(
     request: &SsoRequest,
     params: &LoginParams,

@@ -57,7 +57,8 @@ fn relative(text: &str, zendesk: &Zendesk) -> Option<ReturnTo> {
     (is_at(&url, &zendesk.origin) && !leads_away(url.path())).then(|| ReturnTo(text.to_owned()))
 }
 
-/// Whether a path, decoded any number of times, could be read as another host or a script, or contains `.` or `..` segments.
+/// Whether a path, decoded any number of times, could be read as another host or a script, or contains `.` or `..`
+/// segments.
 fn leads_away(path: &str) -> bool {
     let mut reading = path.to_owned();
     for _ in 0..4 {

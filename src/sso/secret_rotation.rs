@@ -1,12 +1,13 @@
 //! Remembers the tokens that a client has just posted to Zendesk, for the case that Zendesk refuses one.
 //!
-//! A short-lived cookie holds the login path of each pending token, so that "Try again" leads to the page asked for, and the
-//! fingerprint of the secret that it was signed with. Zendesk ends the old secret the moment it creates a new one, and the
-//! gateway's configuration cannot change at that same moment. So while an app has two secrets, a token that Zendesk refuses
-//! for its signature, or for an unknown reason (its messages may be in any language), is minted again with the other one.
+//! A short-lived cookie holds the login path of each pending token, so that "Try again" leads to the page asked for,
+//! and the fingerprint of the secret that it was signed with. Zendesk ends the old secret the moment it creates a new
+//! one, and the gateway's configuration cannot change at that same moment. So while an app has two secrets, a token
+//! that Zendesk refuses for its signature, or for an unknown reason (its messages may be in any language), is minted
+//! again with the other one.
 //!
-//! The cookie needs no signature: a forged one only chooses between two secrets that are both the operator's, and between
-//! pages of the account.
+//! The cookie needs no signature: a forged one only chooses between two secrets that are both the operator's, and
+//! between pages of the account.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -71,8 +72,8 @@ pub(super) fn choose<'a>(request: &'a SsoRequest, params: &LoginParams) -> Chose
 pub(super) enum AfterRefusal {
     /// Mint again, with the other secret.
     Retry(Box<Response<Bytes>>),
-    /// Tell the member. `login_path`: of the sign-in that failed; none if this client has no token pending. `cookie`: keeps what
-    /// other tabs have pending.
+    /// Tell the member. `login_path`: of the sign-in that failed; none if this client has no token pending. `cookie`:
+    /// keeps what other tabs have pending.
     GiveUp { login_path: Option<String>, cookie: String },
 }
 
@@ -122,8 +123,8 @@ impl TokenAttempts {
         all.find(|(_, secret)| !self.refused.contains(&secret.fingerprint()))
     }
 
-    /// Removes the token that Zendesk most likely refused: one with a secret that it is known to refuse, else the newest. Its secret
-    /// counts as refused from now on.
+    /// Removes the token that Zendesk most likely refused: one with a secret that it is known to refuse, else the
+    /// newest. Its secret counts as refused from now on.
     fn take_refused(&mut self) -> Option<PendingToken> {
         let known = self.pending.iter().rposition(|token| self.refused.contains(&token.0));
         let index = known.or(self.pending.len().checked_sub(1))?;

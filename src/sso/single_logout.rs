@@ -1,7 +1,9 @@
-//! Single logout over the front channel: a sign-out of iMIS also leads through the sign-out of Zendesk, if an app is configured so.
+//! Single logout over the front channel: a sign-out of iMIS also leads through the sign-out of Zendesk, if an app is
+//! configured so.
 //!
-//! iMIS signs out first, whatever happens to Zendesk. Its redirect is replaced by one to Zendesk, which comes back to the Remote logout
-//! URL, which goes on to the original target. A signed state cookie that works once holds that target, so there can be no loop.
+//! iMIS signs out first, whatever happens to Zendesk. Its redirect is replaced by one to Zendesk, which comes back to
+//! the Remote logout URL, which goes on to the original target. A signed state cookie that works once holds that
+//! target, so there can be no loop.
 
 use http::HeaderMap;
 use url::Url;

@@ -1,4 +1,5 @@
-//! Refuses members whose e-mail address or iMIS ID belongs to an agent or admin of Zendesk: a token would sign them in as that person.
+//! Refuses members whose e-mail address or iMIS ID belongs to an agent or admin of Zendesk: a token would sign them in
+//! as that person.
 
 use crate::config::App;
 use crate::config::expression::{Expression, ExpressionError};

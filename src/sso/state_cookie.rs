@@ -1,6 +1,8 @@
-//! Signed state cookies: short-lived, and each valid for one use. They hold where the client goes next, and nothing about a person.
+//! Signed state cookies: short-lived, and each valid for one use. They hold where the client goes next, and nothing
+//! about a person.
 //!
-//! One kind is for a sign-in that waits for the Single Sign-On page, the other for a sign-out that leads through Zendesk.
+//! One kind is for a sign-in that waits for the Single Sign-On page, the other for a sign-out that leads through
+//! Zendesk.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -142,7 +144,8 @@ impl StateCookies {
         states
     }
 
-    /// The `Set-Cookie` values that delete cookies with our names that we did not sign: with a replaced key, or planted by others.
+    /// The `Set-Cookie` values that delete cookies with our names that we did not sign: with a replaced key, or planted
+    /// by others.
     pub(crate) fn delete_invalid(&self, headers: &HeaderMap, now: u64) -> Vec<String> {
         let is_state = |name: &str| name.starts_with(SIGN_IN_COOKIE) || name.starts_with(SIGN_OUT_COOKIE);
         let is_signed = |name: &str, value: &str| {

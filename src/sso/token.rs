@@ -80,7 +80,8 @@ struct MessagingClaims<'a> {
     exp: u64,
 }
 
-/// Mints a token that identifies a member to Zendesk messaging. It has its own key, named by `kid`, and no claims of the app.
+/// Mints a token that identifies a member to Zendesk messaging. It has its own key, named by `kid`, and no claims of
+/// the app.
 pub(crate) fn mint_for_messaging(
     messaging: &Messaging,
     permit: &Permit,

@@ -42,8 +42,8 @@ impl Servers {
         }
     }
 
-    /// Remembers that a session is on the server `index`, which has answered its request. Returns the affinity cookie if it must be
-    /// set. `fields`: the headers of the response.
+    /// Remembers that a session is on the server `index`, which has answered its request. Returns the affinity cookie
+    /// if it must be set. `fields`: the headers of the response.
     pub(crate) fn set_affinity<'a>(
         &self,
         session: Option<&Session>,

@@ -1,4 +1,5 @@
-//! The PROXY header that a connection to a server begins with (HAProxy's specification, versions 1 and 2): whom it is for.
+//! The PROXY header that a connection to a server begins with (HAProxy's specification, versions 1 and 2): whom it is
+//! for.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,5 +1,5 @@
-//! The servers of one site: which one a request goes to, and which are avoided because they accept no connection, fail their health
-//! check, or are drained.
+//! The servers of one site: which one a request goes to, and which are avoided because they accept no connection, fail
+//! their health check, or are drained.
 //!
 //! All workers share them. A reload that does not change the servers keeps them. A single server gets requests in any
 //! state; its state is only for `status`.
@@ -95,8 +95,9 @@ pub(crate) struct Outage {
 }
 
 impl Servers {
-    /// `keys`: keys of the affinity cookie, shared by the gateways of a site; the first one signs. Without a key, the cookie is a hash of
-    /// the server's address. `before`: the servers that these replace; their learned sessions are kept.
+    /// `keys`: keys of the affinity cookie, shared by the gateways of a site; the first one signs. Without a key, the
+    /// cookie is a hash of the server's address. `before`: the servers that these replace; their learned sessions are
+    /// kept.
     pub(crate) fn new(
         upstream: &Upstream,
         keys: &[&Secret],
@@ -147,8 +148,8 @@ impl Servers {
         &self.all[index].server
     }
 
-    /// The servers to try for a request, in order: the one that its session is on, then those that are up. The others come last, in
-    /// case no other works.
+    /// The servers to try for a request, in order: the one that its session is on, then those that are up. The others
+    /// come last, in case no other works.
     pub(crate) fn order(&self, session: Option<&Session>) -> Vec<usize> {
         let session = session.map(|session| session.index);
         let order = self.ranked(session);

@@ -1,5 +1,5 @@
-//! Which session of iMIS is on which server, by a keyed hash of its cookie (the cookie itself is not kept), and the values of
-//! the gateway's own affinity cookie.
+//! Which session of iMIS is on which server, by a keyed hash of its cookie (the cookie itself is not kept), and the
+//! values of the gateway's own affinity cookie.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -142,7 +142,8 @@ impl Api {
         self.list_with(path, name, "").await.map(|(all, _)| all)
     }
 
-    /// GETs all items of a list, and the related records that `path` includes (Zendesk calls that side-loading). The latter are
+    /// GETs all items of a list, and the related records that `path` includes (Zendesk calls that side-loading). The
+    /// latter are
     /// `None` if a response has no such key: the list does not support it.
     pub(crate) async fn list_with(
         &self,

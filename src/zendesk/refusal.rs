@@ -44,8 +44,8 @@ impl Refusal {
         }
     }
 
-    /// Whether the text is one that Zendesk is known to send, word for word. Anybody can write another one into an address, and have
-    /// it read by a member on a page of the association.
+    /// Whether the text is one that Zendesk is known to send, word for word. Anybody can write another one into an
+    /// address, and have it read by a member on a page of the association.
     pub(crate) fn is_known_text(text: &str) -> bool {
         KNOWN_TEXTS.contains(&text)
     }

@@ -1,5 +1,5 @@
-//! The agents and admins of an account at one point in time: Zendesk's user IDs, and hashes of everything else. It is kept in a file,
-//! so that sign-ins work at once after a restart.
+//! The agents and admins of an account at one point in time: Zendesk's user IDs, and hashes of everything else. It is
+//! kept in a file, so that sign-ins work at once after a restart.
 
 use std::collections::HashMap;
 use std::io::Write;

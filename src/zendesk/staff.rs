@@ -2,7 +2,8 @@
 //! addresses would sign in as that agent.
 //!
 //! The list is fetched every few minutes and kept if Zendesk does not respond, also across a restart. Until there is a
-//! list, members with an address in the configured staff domains are refused, or all members if no domains are configured.
+//! list, members with an address in the configured staff domains are refused, or all members if no domains are
+//! configured.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -73,7 +74,8 @@ pub(crate) enum Standing {
 }
 
 impl Staff {
-    /// `before`: the staff of the same account, whose list is reused. Otherwise the list of the last process is, if it was saved.
+    /// `before`: the staff of the same account, whose list is reused. Otherwise the list of the last process is, if it
+    /// was saved.
     pub(crate) fn new(
         api: &ZendeskApi,
         app: &str,
@@ -187,8 +189,8 @@ impl Staff {
         }
     }
 
-    /// Fetches the list: a request for a hundred people with all their addresses. Where Zendesk does not include the addresses
-    /// of a person, they take another request when the person is new or has changed, and within each hour.
+    /// Fetches the list: a request for a hundred people with all their addresses. Where Zendesk does not include the
+    /// addresses of a person, they take another request when the person is new or has changed, and within each hour.
     pub(crate) async fn refresh(&self) -> Result<usize, ApiError> {
         let path = "users?role[]=agent&role[]=admin&include=identities";
         let (users, identities) = self.api.list_with(path, "users", "identities").await?;
@@ -279,8 +281,8 @@ fn by_user(identities: Vec<Value>) -> Result<HashMap<u64, Vec<Value>>, ApiError>
     Ok(by_user)
 }
 
-/// The addresses of a user whose identities Zendesk has included. The primary address is an identity, too: `None` where it is
-/// missing, as others may be.
+/// The addresses of a user whose identities Zendesk has included. The primary address is an identity, too: `None` where
+/// it is missing, as others may be.
 fn complete_addresses(user: &Value, identities: Option<&Vec<Value>>) -> Option<Vec<String>> {
     let (identities, primary) = (identities?, non_blank(&user["email"])?);
     let is_primary = |identity: &Value| {

@@ -1,5 +1,5 @@
-//! Certificates by ACME, from a real CA that runs here: pebble, with its own DNS. It knows nothing of renewal information (RFC 9773), so
-//! that part of its directory is a double of the test's.
+//! Certificates by ACME, from a real CA that runs here: pebble, with its own DNS. It knows nothing of renewal
+//! information (RFC 9773), so that part of its directory is a double of the test's.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -266,7 +266,8 @@ async fn a_certificate_comes_by_handshake_is_kept_and_is_renewed_when_the_ca_adv
     assert_eq!(leaf(&ca).await, second);
 }
 
-/// The directory of the CA with renewal information, which advises a window of a second that begins so many seconds from now.
+/// The directory of the CA with renewal information, which advises a window of a second that begins so many seconds
+/// from now.
 async fn advising(ca: &Ca, window: Arc<AtomicI64>) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let own = format!("https://{}", listener.local_addr().unwrap());

@@ -214,7 +214,8 @@ async fn screenshot(browser: &Browser, name: &str) {
     std::fs::write(folder.join(format!("{name}.png")), browser.page.screenshot().await.unwrap()).unwrap();
 }
 
-/// Places that somebody could want a member to be sent to: ways to write them, around hosts of the account and of others.
+/// Places that somebody could want a member to be sent to: ways to write them, around hosts of the account and of
+/// others.
 fn targets() -> Vec<String> {
     let hosts = [
         "evil.example",
@@ -423,7 +424,8 @@ async fn signing_out_of_one_signs_out_of_the_other() {
     }
 }
 
-/// What a page's script sees of the messaging token's address: `200 true` with a token, `204 false` without, or why not.
+/// What a page's script sees of the messaging token's address: `200 true` with a token, `204 false` without, or why
+/// not.
 async fn asked_by_script(browser: &Browser) -> String {
     let script = format!(
         "const done = arguments[0];

@@ -1,4 +1,5 @@
-//! The official way: iMIS's Single Sign-On page posts a refresh token, and only a browser that was sent there may bring one.
+//! The official way: iMIS's Single Sign-On page posts a refresh token, and only a browser that was sent there may bring
+//! one.
 
 use http::Method;
 use imis_gateway_simulators::imis::{ApiFault, Faults, Generation, TokenFault};

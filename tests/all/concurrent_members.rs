@@ -1,5 +1,5 @@
-//! Members are never mixed up: many at once, over both protocols and on shared connections, while iMIS fails in every way and
-//! clients disconnect.
+//! Members are never mixed up: many at once, over both protocols and on shared connections, while iMIS fails in every
+//! way and clients disconnect.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,5 @@
-//! How many connections there may be and how long each may live: which one makes room for another, and how the last one ends.
+//! How many connections there may be and how long each may live: which one makes room for another, and how the last one
+//! ends.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

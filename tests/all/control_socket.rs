@@ -1,4 +1,5 @@
-//! The control socket: who may replace its file, which gateway it belongs to, and what it answers while the gateway drains.
+//! The control socket: who may replace its file, which gateway it belongs to, and what it answers while the gateway
+//! drains.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Floods and slow clients over HTTP/2 and HTTP/1: the gateway closes their connections in time, serves other clients meanwhile, and
-//! uses little memory. The timeouts are short here; the defaults are in `docs/hardening.md`.
+//! Floods and slow clients over HTTP/2 and HTTP/1: the gateway closes their connections in time, serves other clients
+//! meanwhile, and uses little memory. The timeouts are short here; the defaults are in `docs/hardening.md`.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
-//! Secrets and certificates are read again when their files change: without a command, all or nothing, and only from regular files.
+//! Secrets and certificates are read again when their files change: without a command, all or nothing, and only from
+//! regular files.
 
 use std::os::unix::fs::symlink;
 use std::sync::Arc;

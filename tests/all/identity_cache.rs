@@ -1,4 +1,5 @@
-//! The identity of a session is cached for a moment, by all session cookies of a request, and forgotten at once when a sign-out passes.
+//! The identity of a session is cached for a moment, by all session cookies of a request, and forgotten at once when a
+//! sign-out passes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -268,7 +269,8 @@ async fn sessions_that_differ_in_bytes_outside_utf8_are_not_mixed_up() {
     assert_eq!(ids, [false, false], "such a session is nobody's");
 }
 
-/// An iMIS whose session cookie belongs to a member. `/interim` deletes that cookie in an interim response, `/final` in a final one.
+/// An iMIS whose session cookie belongs to a member. `/interim` deletes that cookie in an interim response, `/final` in
+/// a final one.
 async fn deletes_the_session_cookie(mut connection: Connection, probes: Arc<AtomicUsize>) {
     const DELETED: &str = "Set-Cookie: Login=; expires=Thu, 01-Jan-1970 00:00:00 GMT; path=/\r\n";
     while let Some(request) = read_request(&mut connection).await {

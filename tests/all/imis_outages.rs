@@ -1,4 +1,5 @@
-//! When the API of iMIS fails during a sign-in: an error page that says so, no token, and other pages still pass through.
+//! When the API of iMIS fails during a sign-in: an error page that says so, no token, and other pages still pass
+//! through.
 
 use std::time::{Duration, Instant};
 

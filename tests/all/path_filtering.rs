@@ -1,5 +1,5 @@
-//! What a client sends has one meaning and cannot pose as the gateway: spellings of paths, names of headers, upgrades. The
-//! upstream records everything that reaches it.
+//! What a client sends has one meaning and cannot pose as the gateway: spellings of paths, names of headers, upgrades.
+//! The upstream records everything that reaches it.
 
 use std::sync::{Arc, Mutex};
 

@@ -1,4 +1,5 @@
-//! Unusual values in a profile (missing, repeated, padded, of another type) never let a member in whom the rules or guards refuse.
+//! Unusual values in a profile (missing, repeated, padded, of another type) never let a member in whom the rules or
+//! guards refuse.
 
 use imis_gateway_simulators::imis::{ApiFault, Faults, Generation};
 use serde_json::{Value, json};

@@ -1,4 +1,5 @@
-//! Every recognition method with both generations of iMIS: which member it recognises, who is anonymous, and when it fails.
+//! Every recognition method with both generations of iMIS: which member it recognises, who is anonymous, and when it
+//! fails.
 
 use imis_gateway_simulators::imis::ticket::MachineKey;
 use imis_gateway_simulators::imis::{ApiFault, Faults, Generation, PageFault, QueryFault};

@@ -17,7 +17,8 @@ use crate::support::origin::{Connection, Origin, Proxy, read_request};
 use crate::support::{SITE, SSO, Setup, Stage};
 use crate::tokens::claims;
 
-/// Answers every request with its name; `/slow` in two halves, the second when `go` is set; `/chat` is a WebSocket that echoes.
+/// Answers every request with its name; `/slow` in two halves, the second when `go` is set; `/chat` is a WebSocket that
+/// echoes.
 pub(crate) async fn named(mut connection: Connection, name: &'static str, go: Arc<AtomicBool>) {
     while let Some(request) = read_request(&mut connection).await {
         if request.starts_with("GET /chat") {
@@ -367,7 +368,8 @@ async fn reloads_by_the_hundred_lose_no_request() {
     }
 }
 
-/// Which gateway to ask stands in the file that cannot be read. The exit code is that of a bad configuration in any case.
+/// Which gateway to ask stands in the file that cannot be read. The exit code is that of a bad configuration in any
+/// case.
 #[tokio::test]
 async fn a_reload_of_a_file_that_is_not_yaml_exits_with_78() {
     let stage = Stage::new().await;

@@ -1,5 +1,5 @@
-//! One process after the other on a socket that stays open, as behind a `.socket` unit of systemd: whoever connects meanwhile waits, and
-//! no request is lost.
+//! One process after the other on a socket that stays open, as behind a `.socket` unit of systemd: whoever connects
+//! meanwhile waits, and no request is lost.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -66,8 +66,8 @@ async fn multiplexes(client: &Client, over: &AtomicBool, answered: &AtomicUsize)
             let request = Request::get(format!("https://{SITE}/slow")).body(Full::new(Bytes::new())).unwrap();
             let response = match within("the answer", sender.send_request(request)).await {
                 Ok(response) => response,
-                // It came too late for this connection, and is sent anew by browsers: the peer says which requests were not taken up
-                // (RFC 9113 sections 6.8 and 8.7).
+                // It came too late for this connection, and is sent anew by browsers: the peer says which requests were
+                // not taken up (RFC 9113 sections 6.8 and 8.7).
                 Err(error) if is_not_accepted(&error) || (used && error.is_canceled()) => break,
                 Err(error) => panic!("lost: {error:?}"),
             };

@@ -1,4 +1,5 @@
-//! Two gateways for one site behind HAProxy, one of which is killed: nothing of either is needed by the other but the keys they share.
+//! Two gateways for one site behind HAProxy, one of which is killed: nothing of either is needed by the other but the
+//! keys they share.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Single logout: signing out of iMIS or Zendesk leads to signing out of the other if an app is configured so. It never loops and
-//! never follows a script.
+//! Single logout: signing out of iMIS or Zendesk leads to signing out of the other if an app is configured so. It never
+//! loops and never follows a script.
 
 use http::Method;
 use imis_gateway_simulators::imis::Generation;

@@ -1,4 +1,5 @@
-//! The guard of the Zendesk staff: an iMIS account with the address or the ID of an agent does not sign in as that agent.
+//! The guard of the Zendesk staff: an iMIS account with the address or the ID of an agent does not sign in as that
+//! agent.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The state cookie of a sign-in through the Single Sign-On page of iMIS: it is valid once, for one site, in one client, and the form
-//! that iMIS has the client post is read like any request body.
+//! The state cookie of a sign-in through the Single Sign-On page of iMIS: it is valid once, for one site, in one
+//! client, and the form that iMIS has the client post is read like any request body.
 
 use std::time::Duration;
 

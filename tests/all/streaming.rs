@@ -14,8 +14,8 @@ use crate::support::origin::Proxy;
 /// What a body may add to the memory in use, in KiB: buffers of both sides, and what the allocator keeps.
 const FLAT: u64 = 12 * 1024;
 
-/// A plain-HTTP upstream for bodies that are large, so that the test does not spend its time on TLS. It says how much of a
-/// request's body has come, and answers with as many bytes as the path asks for.
+/// A plain-HTTP upstream for bodies that are large, so that the test does not spend its time on TLS. It says how much
+/// of a request's body has come, and answers with as many bytes as the path asks for.
 async fn plain(received: Arc<AtomicU64>) -> (Proxy, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = format!("http://{}", listener.local_addr().unwrap());

@@ -365,7 +365,8 @@ fn asked_h2(requests: u32) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_client_that_reads_slowly_but_steadily_is_not_closed() {
-    // What a system keeps for a slow reader must not hide that he reads: with megabytes of it, he would seem silent for minutes.
+    // What a system keeps for a slow reader must not hide that he reads: with megabytes of it, he would seem silent for
+    // minutes.
     let proxy = large_answers("3s").await;
     let one = format!("GET / HTTP/1.1\r\nHost: {SITE}\r\nConnection: close\r\n\r\n").into_bytes();
     let read = |alpn: &'static str, asked: Vec<u8>| {
@@ -373,7 +374,8 @@ async fn a_client_that_reads_slowly_but_steadily_is_not_closed() {
         async move {
             let mut browser = client.narrow(alpn, 8 * 1024).await;
             browser.write_all(&asked).await.unwrap();
-            // 12 KiB a second, for more than twice as long as the timeout. The client's system opens its window in leaps.
+            // 12 KiB a second, for more than twice as long as the timeout. The client's system opens its window in
+            // leaps.
             let (started, mut bytes, mut piece) = (Instant::now(), 0, [0; 3072]);
             while started.elapsed() < Duration::from_secs(7) {
                 let count = browser.read_exact(&mut piece).await;

@@ -1,5 +1,5 @@
-//! An upstream that cannot be reached, breaks off or stays silent: what the client gets over either protocol, and that no
-//! connection is left behind.
+//! An upstream that cannot be reached, breaks off or stays silent: what the client gets over either protocol, and that
+//! no connection is left behind.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

@@ -1,5 +1,5 @@
-//! Valid and invalid responses of an upstream, byte by byte. An invalid one is a 502 or a truncated body over both protocols, and
-//! its connection is not used again.
+//! Valid and invalid responses of an upstream, byte by byte. An invalid one is a 502 or a truncated body over both
+//! protocols, and its connection is not used again.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -509,7 +509,8 @@ async fn an_upload_goes_on_while_its_answer_waits_to_be_read() {
     })
     .await;
     let mut browser = proxy.client.connect("http/1.1").await;
-    // On a busy machine the upload may be over before the answer is looked at, and the connection then good for another request.
+    // On a busy machine the upload may be over before the answer is looked at, and the connection then good for another
+    // request.
     let head =
         format!("POST / HTTP/1.1\r\nHost: {SITE}\r\nConnection: close\r\nContent-Length: {UP}\r\n\r\n");
     browser.write_all(head.as_bytes()).await.unwrap();

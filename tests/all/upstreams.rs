@@ -16,7 +16,8 @@ use crate::support::cookie_jar::Jar;
 use crate::support::origin::{Connection, Origin, Proxy, read_request};
 use crate::support::{SITE, Setup, Stage};
 
-/// A server that answers with its name. `/set` sets a cookie with it, `/well` is the health check, and the sign-out page redirects.
+/// A server that answers with its name. `/set` sets a cookie with it, `/well` is the health check, and the sign-out
+/// page redirects.
 async fn serve(
     mut connection: Connection,
     name: &'static str,
@@ -207,7 +208,8 @@ async fn a_server_is_taken_out_of_service_by_command_and_its_sessions_stay() {
     assert!(said.contains("is not one of the servers: https://"), "{said}");
 }
 
-/// Listens for plain connections, tells the PROXY header of each, and answers requests with the number of the connection.
+/// Listens for plain connections, tells the PROXY header of each, and answers requests with the number of the
+/// connection.
 async fn behind_proxy_headers() -> (std::net::SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -22,8 +22,8 @@ fn used_by_workers(pid: u32) -> Vec<u64> {
 #[tokio::test(flavor = "multi_thread")]
 async fn few_long_connections_are_spread_over_the_workers() {
     for round in 0..5 {
-        // Two workers; which one the system gives a connection to is chance. A new gateway for each round: connections of a round before
-        // would count, and leave room for chance.
+        // Two workers; which one the system gives a connection to is chance. A new gateway for each round: connections
+        // of a round before would count, and leave room for chance.
         let stage = Stage::new().await;
         let mut senders = Vec::new();
         for _ in 0..4 {

@@ -1,7 +1,7 @@
 //! Moving messages between connections: what is received, what is sent, and a body on its way from one to the other.
 //!
-//! Nothing is collected: a receiver reads more only when what it holds has been taken, a sender takes more only when what it
-//! holds is written. That is the back-pressure, in both directions.
+//! Nothing is collected: a receiver reads more only when what it holds has been taken, a sender takes more only when
+//! what it holds is written. That is the back-pressure, in both directions.
 
 mod receiver;
 mod sender;

@@ -213,8 +213,8 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Http1Connection<S> {
         .await
     }
 
-    /// Closes for sending and reads on for a little: closing a connection on which data arrives resets it, and the client could lose the
-    /// response.
+    /// Closes for sending and reads on for a little: closing a connection on which data arrives resets it, and the
+    /// client could lose the response.
     pub(super) async fn linger(&mut self) {
         let mut discarded = 0_u64;
         self.deadline.set(if self.draining.is_draining() { LINGER_TIMEOUT_IN_DRAIN } else { LINGER_TIMEOUT });

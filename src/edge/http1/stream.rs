@@ -27,7 +27,8 @@ use crate::request::client_stream::{Abort, ClientStream, ReceivedHead, Refusal, 
 use crate::request::connection::Connection;
 use crate::request::error_page::Failure;
 
-/// How many bytes a client may send ahead while it waits for a response. Then reading stops until the response has been sent.
+/// How many bytes a client may send ahead while it waits for a response. Then reading stops until the response has been
+/// sent.
 const MAX_READ_AHEAD: usize = 16 * 1024;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -318,7 +319,8 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> ClientStream for Http1Stream<'_
         request_sent: bool,
     ) -> Result<(), UpstreamError> {
         let length = match response.length {
-            // HTTP/1.0 has no chunks: closing the connection ends the body. HTTP/1.1 has them where the length is not known.
+            // HTTP/1.0 has no chunks: closing the connection ends the body. HTTP/1.1 has them where the length is not
+            // known.
             Length::Chunked | Length::UntilClose if self.version == Version::Http10 => Length::UntilClose,
             Length::Chunked | Length::UntilClose => Length::Chunked,
             Length::Known(bytes) => Length::Known(bytes),

@@ -1,5 +1,6 @@
-//! What HTTP/2 writes, gathered: h2 writes and flushes frame by frame, each of which would be a TLS record and a system call of
-//! its own. Here they are put together and go out once each time the connection has been polled. Both directions are watched.
+//! What HTTP/2 writes, gathered: h2 writes and flushes frame by frame, each of which would be a TLS record and a system
+//! call of its own. Here they are put together and go out once each time the connection has been polled. Both
+//! directions are watched.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -88,8 +89,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> CoalescingIo<S> {
 pub(crate) struct Arrivals(Weak<RefCell<Inner<Box<TlsStream<CorkedSocket>>>>>);
 
 impl CoalescingIo<Box<TlsStream<CorkedSocket>>> {
-    /// Bytes of answers that the peer's machine has acknowledged, all in all; none when that is not known. What frames and TLS add
-    /// does not count: a client that opens its windows byte by byte causes a lot of it.
+    /// Bytes of answers that the peer's machine has acknowledged, all in all; none when that is not known. What frames
+    /// and TLS add does not count: a client that opens its windows byte by byte causes a lot of it.
     pub(crate) fn arrived(&self) -> Option<u64> {
         let (record_sent, _) = self.progress();
         let inner = &mut *self.0.borrow_mut();

@@ -64,8 +64,8 @@ pub(super) fn read<'a>(
     })
 }
 
-/// A scheme, no name with a quotation mark (the one character that the http crate takes beside those of RFC 9110 section
-/// 5.6.2), and values that neither begin nor end with white space (RFC 9113 sections 8.2.1 and 8.3.1).
+/// A scheme, no name with a quotation mark (the one character that the http crate takes beside those of RFC 9110
+/// section 5.6.2), and values that neither begin nor end with white space (RFC 9113 sections 8.2.1 and 8.3.1).
 fn is_well_formed(request: &Parts) -> bool {
     let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     let mut fields = request.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));

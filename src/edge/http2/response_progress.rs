@@ -1,5 +1,5 @@
-//! How much of answers lies before which byte of the wire. What has arrived is told in bytes of the wire, of which frames and TLS are a
-//! part; between two milestones it is taken to be spread evenly.
+//! How much of answers lies before which byte of the wire. What has arrived is told in bytes of the wire, of which
+//! frames and TLS are a part; between two milestones it is taken to be spread evenly.
 
 use std::collections::VecDeque;
 
@@ -10,8 +10,8 @@ const RECORD: usize = 16 * 1024;
 /// More milestones are not kept: of those between the first and the last every other one goes.
 const MOST: usize = 16;
 
-/// What TLS puts around a record: its header, an authentication tag, and what the version and the cipher need (RFC 8446 section 5.2; RFC
-/// 5288 section 3; RFC 7905 section 2).
+/// What TLS puts around a record: its header, an authentication tag, and what the version and the cipher need (RFC 8446
+/// section 5.2; RFC 5288 section 3; RFC 7905 section 2).
 pub(crate) fn around_a_record(tls: &ServerConnection) -> u64 {
     const HEADER_AND_TAG: u64 = 5 + 16;
     HEADER_AND_TAG

@@ -1,10 +1,10 @@
 //! ASP.NET's forms authentication ticket, opened with the site's own `machineKey`: a user name that iMIS signed.
 //!
-//! A ticket is decrypted only after its MAC is verified, in constant time. It tells who signed in, not whether the session is
-//! still valid: signing out of iMIS does not revoke it. `session_info` checks that.
+//! A ticket is decrypted only after its MAC is verified, in constant time. It tells who signed in, not whether the
+//! session is still valid: signing out of iMIS does not revoke it. `session_info` checks that.
 //!
-//! Formats: System.Web.Security.FormsAuthentication of .NET Framework, with `machineKey compatibilityMode` Framework20SP1 or SP2
-//! (the legacy format) and Framework45 (keys derived by NIST SP 800-108 in counter mode).
+//! Formats: System.Web.Security.FormsAuthentication of .NET Framework, with `machineKey compatibilityMode`
+//! Framework20SP1 or SP2 (the legacy format) and Framework45 (keys derived by NIST SP 800-108 in counter mode).
 
 use aws_lc_rs::cipher::DecryptionContext;
 use aws_lc_rs::{hmac, iv};

@@ -76,7 +76,8 @@ fn write_all(mut file: RotatingFile, messages: &Receiver<Message>) {
     }
 }
 
-/// A file that is renamed when it would exceed a size: `audit.jsonl` to `audit.jsonl.1`, that to `audit.jsonl.2`, and so on.
+/// A file that is renamed when it would exceed a size: `audit.jsonl` to `audit.jsonl.1`, that to `audit.jsonl.2`, and
+/// so on.
 struct RotatingFile {
     path: PathBuf,
     rotate_at: u64,

@@ -1,4 +1,5 @@
-//! The audit record: every decision about a sign-in, in the log and, if configured, in a file of JSON lines that is only appended to.
+//! The audit record: every decision about a sign-in, in the log and, if configured, in a file of JSON lines that is
+//! only appended to.
 
 mod file;
 mod record;

@@ -1,4 +1,5 @@
-//! Records of decisions. An e-mail address is recorded as a keyed hash by default, which only shows that two records share an address.
+//! Records of decisions. An e-mail address is recorded as a keyed hash by default, which only shows that two records
+//! share an address.
 
 use aws_lc_rs::hmac;
 use serde::Serialize;

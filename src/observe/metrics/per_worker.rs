@@ -85,7 +85,8 @@ impl Sum for Gauge {
 /// Upper bounds of the buckets, in milliseconds.
 const BOUNDS: [u64; 14] = [1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000];
 
-/// A histogram of durations that only one worker writes. The one in `prometheus_client` takes a lock, and cannot be added up.
+/// A histogram of durations that only one worker writes. The one in `prometheus_client` takes a lock, and cannot be
+/// added up.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct DurationHistogram(Arc<Buckets>);
 

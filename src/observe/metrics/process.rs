@@ -1,5 +1,5 @@
-//! Metrics about this process, under the names that Prometheus client libraries share. They are read from proc(5) and getrusage(2)
-//! at each scrape.
+//! Metrics about this process, under the names that Prometheus client libraries share. They are read from proc(5) and
+//! getrusage(2) at each scrape.
 
 use std::fmt;
 

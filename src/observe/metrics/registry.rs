@@ -20,8 +20,8 @@ const BUILD: &[(&str, &str)] = &[
     ("rustc", env!("IMIS_GATEWAY_RUSTC")),
 ];
 
-/// Every metric that is counted while the gateway runs. Clones share them. The label `site` is the first host of a site; requests
-/// for no site have an empty one.
+/// Every metric that is counted while the gateway runs. Clones share them. The label `site` is the first host of a
+/// site; requests for no site have an empty one.
 #[derive(Clone)]
 pub(crate) struct Metrics {
     pub(super) requests: Metric<4, PerWorker<WorkerCounter>>,
@@ -205,7 +205,8 @@ impl Metrics {
         }
     }
 
-    /// Everything in the text format of OpenMetrics 1.0. `gauges`: those that are read from the running gateway at each scrape.
+    /// Everything in the text format of OpenMetrics 1.0. `gauges`: those that are read from the running gateway at each
+    /// scrape.
     pub(crate) fn encode(&self, gauges: &MetricTable) -> Result<String, fmt::Error> {
         let mut out = String::new();
         text::encode_registry(&mut out, &gauges.0)?;

@@ -1,4 +1,5 @@
-//! Export by OTLP over HTTP, in batches, on a thread of the OpenTelemetry SDK. A slow collector costs spans, never requests.
+//! Export by OTLP over HTTP, in batches, on a thread of the OpenTelemetry SDK. A slow collector costs spans, never
+//! requests.
 
 use std::borrow::Cow;
 use std::fmt;

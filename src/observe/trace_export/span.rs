@@ -39,8 +39,8 @@ pub(crate) struct EndedSpan<'a> {
 #[error("cannot set up trace export: {0}")]
 pub(crate) struct ExportError(pub(crate) String);
 
-/// Starts a span if the request is sampled. The sender decides with the flag of its `traceparent`, if a trusted proxy passed it on. For
-/// every other request chance decides, so that a client cannot choose to be sampled.
+/// Starts a span if the request is sampled. The sender decides with the flag of its `traceparent`, if a trusted proxy
+/// passed it on. For every other request chance decides, so that a client cannot choose to be sampled.
 #[cfg(feature = "otel")]
 pub(crate) fn start(
     traceparent: Option<&[u8]>,

@@ -1,8 +1,8 @@
 //! Which headers differ between what came in and what goes out. Nothing else is touched.
 //!
 //! Hop-by-hop headers are removed (RFC 9110 section 7.6.1), framing is set again by the connection it goes out on,
-//! and what servers take a proxy's word for is ours alone: a client's own is removed in every spelling (`base::header_rules`).
-//! There is no `Via`: IIS gives up NTLM connection reuse when it sees one.
+//! and what servers take a proxy's word for is ours alone: a client's own is removed in every spelling
+//! (`base::header_rules`). There is no `Via`: IIS gives up NTLM connection reuse when it sees one.
 
 use http::header::{COOKIE, HeaderMap, HeaderValue, STRICT_TRANSPORT_SECURITY};
 
@@ -119,8 +119,8 @@ pub(crate) fn write_request<F: HeaderFields>(
     out.extend_from_slice(b"\r\n");
 }
 
-/// Which of a request's headers go on to the upstream. `own_host`: the visitor's is replaced. A `Connection` that names an
-/// essential header is not obeyed.
+/// Which of a request's headers go on to the upstream. `own_host`: the visitor's is replaced. A `Connection` that names
+/// an essential header is not obeyed.
 fn fate_in_request(name: &str, named: &[&str], own_host: bool, rules: &Rules) -> FieldAction {
     let goes = is_hop_by_hop(name)
         || rules.forbid(name)
@@ -142,7 +142,8 @@ pub(crate) fn max_forwards<'a>(
     decimal(fields.find(|(name, _)| name.eq_ignore_ascii_case("max-forwards"))?.1)
 }
 
-/// The framing header that the gateway adds to a request; none where the client's Content-Length goes on or no body is expected.
+/// The framing header that the gateway adds to a request; none where the client's Content-Length goes on or no body is
+/// expected.
 /// `said`: the request has a Content-Length.
 fn request_framing(method: &str, length: Length, said: bool) -> &'static [u8] {
     match length {

@@ -77,8 +77,8 @@ impl Browser {
         self.page.goto(url).await.unwrap();
     }
 
-    /// Waits for an element and returns its text. While pages follow each other the driver loses elements and breaks its own
-    /// commands off: then it is asked again.
+    /// Waits for an element and returns its text. While pages follow each other the driver loses elements and breaks
+    /// its own commands off: then it is asked again.
     pub(crate) async fn text_of(&self, css: &str) -> String {
         let end = Instant::now() + TIMEOUT;
         loop {
@@ -148,8 +148,8 @@ impl Drop for Browser {
     }
 }
 
-/// A driver and its port; none when there is no driver. It takes one port number on two addresses, which can be taken on
-/// one of them: then it ends, and another is tried.
+/// A driver and its port; none when there is no driver. It takes one port number on two addresses, which can be taken
+/// on one of them: then it ends, and another is tried.
 fn start_driver(folder: &Path) -> Option<(Child, u16)> {
     for _ in 0..5 {
         let mut driver = Command::new("chromedriver");

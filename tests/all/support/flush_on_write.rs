@@ -1,6 +1,6 @@
-//! TLS whose writes are over when they have gone out. What tokio-rustls has taken in and could not write at once, because the
-//! socket was full or the task had had its turn, waits for a flush; without one it is lost when the connection is dropped, and
-//! whoever waits for it waits for ever.
+//! TLS whose writes are over when they have gone out. What tokio-rustls has taken in and could not write at once,
+//! because the socket was full or the task had had its turn, waits for a flush; without one it is lost when the
+//! connection is dropped, and whoever waits for it waits for ever.
 
 use std::io;
 use std::ops::Deref;

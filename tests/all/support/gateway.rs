@@ -65,7 +65,8 @@ impl Gateway {
         Self::spawn(command)
     }
 
-    /// Starts it with a socket that is listened on already, as systemd does (sd_listen_fds(3)), and the configuration in `folder`.
+    /// Starts it with a socket that is listened on already, as systemd does (sd_listen_fds(3)), and the configuration
+    /// in `folder`.
     pub(crate) fn start_on(socket: &std::net::TcpListener, folder: &Path) -> Self {
         let mut command = Command::new("sh");
         let pass = "exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" run --config \"$1\"";
@@ -74,7 +75,8 @@ impl Gateway {
         Self::spawn(command)
     }
 
-    /// Starts it as a service of `Type=notify` whose `WatchdogSec=` is four seconds, with the configuration in `folder`.
+    /// Starts it as a service of `Type=notify` whose `WatchdogSec=` is four seconds, with the configuration in
+    /// `folder`.
     pub(crate) fn start_notifying(socket: &Path, folder: &Path) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_imis-gateway"));
         command.args(["run", "--config"]).arg(folder.join("config.yaml"));

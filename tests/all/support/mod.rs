@@ -265,8 +265,8 @@ sites:
     )
 }
 
-/// An address that is free and stays so until somebody asks for it by name: below those that the system gives to connections, of which
-/// other tests make thousands at the same time.
+/// An address that is free and stays so until somebody asks for it by name: below those that the system gives to
+/// connections, of which other tests make thousands at the same time.
 pub(crate) fn free_address() -> SocketAddr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
