@@ -166,7 +166,8 @@ impl StateCookies {
 
     /// Uses a state. Returns whether it was valid, and this was the first use.
     pub(crate) fn consume(&self, state: &State) -> bool {
-        let is_first = self.used.0.entry(state.nonce.clone()).or_insert(()).is_fresh();
+        // `or_insert` looks and inserts in two steps, so two requests could both be first.
+        let is_first = self.used.0.entry(state.nonce.clone()).or_insert_with(|| ()).is_fresh();
         state.is_valid && is_first
     }
 
