@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use crate::support::SITE;
 use crate::support::gateway::TIMEOUT;
 use crate::support::http2_frames::{
-    END_HEADERS, END_STREAM, HEADERS, WINDOW_UPDATE, frame, request, setting,
+    DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, Raw, WINDOW_UPDATE, frame, request, setting,
 };
 use crate::support::origin::{Origin, Proxy, read_request};
 
@@ -441,6 +441,47 @@ async fn window_updates_without_reading_do_not_keep_a_connection() {
     tokio::select! {
         () = opening => panic!("it goes on: {}", proxy.gateway.log()),
         line = proxy.gateway.logged(|line| line["message"] == "request") => assert_eq!(line["outcome"], "client_gone"),
+    }
+}
+
+/// A client reads one stream and keeps the window of another one closed.
+#[tokio::test]
+async fn a_stream_that_is_never_read_times_out_while_another_is_read() {
+    let proxy = large_answers("2s").await;
+    let mut connection = Raw::connect(&proxy.client, &setting(4, 60_000)).await;
+    connection.send(&frame(WINDOW_UPDATE, 0, 0, &[0x3f, 0, 0, 0])).await;
+    for stream in [1, 3] {
+        let get = request("GET", "/", &[]);
+        connection.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &get)).await;
+    }
+    let (started, mut read) = (Instant::now(), 0);
+    // Long enough for the unread stream to time out several times.
+    let reset = loop {
+        let frame_of = connection.next().await.expect("the connection stays open while a response is read");
+        match (frame_of.kind, frame_of.stream) {
+            (DATA, 1) => {
+                read += frame_of.payload.len();
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                let bytes = u32::try_from(frame_of.payload.len()).unwrap().to_be_bytes();
+                connection.send(&frame(WINDOW_UPDATE, 0, 1, &bytes)).await;
+            }
+            (RST_STREAM, stream) => break stream,
+            _ => {}
+        }
+        assert!(
+            started.elapsed() < TIMEOUT,
+            "the unread stream is kept; {read} bytes of the other one were read"
+        );
+    };
+    assert_eq!(reset, 3, "{}", proxy.gateway.log());
+    // The response that is read goes on to its end.
+    while read < LARGE {
+        let data = connection.next().await.expect("the rest of the response");
+        if (data.kind, data.stream) == (DATA, 1) {
+            read += data.payload.len();
+            let bytes = u32::try_from(data.payload.len()).unwrap().to_be_bytes();
+            connection.send(&frame(WINDOW_UPDATE, 0, 1, &bytes)).await;
+        }
     }
 }
 

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::edge::http2::stream_windows::StreamWindows;
+
 /// The credit of a new connection, and the most that it can have.
 const MAX_CREDIT: u32 = 10_000;
 /// The credit that is restored each second.
@@ -27,11 +29,17 @@ mod kind {
     pub(crate) const PING: u8 = 6;
     pub(crate) const WINDOW_UPDATE: u8 = 8;
     pub(crate) const CONTINUATION: u8 = 9;
+    /// Not a frame type: the bytes before the first frame.
+    pub(crate) const PREFACE: u8 = u8::MAX;
 }
 
 const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 const HEADER: usize = 9;
+/// The identifier of SETTINGS_INITIAL_WINDOW_SIZE (RFC 9113 section 6.5.2).
+const INITIAL_WINDOW_SIZE: u16 = 4;
+/// The reserved bit of a stream identifier and of a window increment (RFC 9113 sections 4.1 and 6.9).
+const RESERVED: u32 = 1 << 31;
 /// Length of the connection preface (RFC 9113 section 3.4).
 const PREFACE_BYTES: usize = 24;
 
@@ -43,8 +51,12 @@ struct Frames {
     filled: usize,
     /// Bytes before the next header.
     skip: usize,
-    /// The type of the current frame.
+    /// The type and the stream of the current frame.
     kind: u8,
+    stream: u32,
+    /// The current setting of a SETTINGS frame, or the payload of a WINDOW_UPDATE frame.
+    entry: [u8; 6],
+    entry_filled: usize,
     /// The types of frames whose payload is counted.
     counted: &'static [u8],
     /// Payload bytes of these frames so far.
@@ -58,6 +70,14 @@ struct Frame {
     length: u32,
 }
 
+/// What `Frames::scan` reports.
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    Frame(Frame),
+    InitialWindow(u32),
+    WindowUpdate { stream: u32, bytes: u32 },
+}
+
 impl Frame {
     fn has(self, flag: u8) -> bool {
         self.flags & flag != 0
@@ -66,14 +86,27 @@ impl Frame {
 
 impl Frames {
     fn new(skip: usize, counted: &'static [u8]) -> Self {
-        Self { header: [0; HEADER], filled: 0, skip, kind: kind::SETTINGS, counted, bytes: 0 }
+        Self {
+            header: [0; HEADER],
+            filled: 0,
+            skip,
+            kind: kind::PREFACE,
+            stream: 0,
+            entry: [0; 6],
+            entry_filled: 0,
+            counted,
+            bytes: 0,
+        }
     }
 
-    /// Calls `each` with every frame whose header ends in `bytes`.
-    fn scan(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame)) {
+    /// Calls `each` with every frame whose header ends in `bytes`, and with every change of a window.
+    fn scan(&mut self, mut bytes: &[u8], mut each: impl FnMut(Event)) {
         loop {
             let skipped = self.skip.min(bytes.len());
             self.bytes += if self.counted.contains(&self.kind) { skipped as u64 } else { 0 };
+            if matches!(self.kind, kind::SETTINGS | kind::WINDOW_UPDATE) {
+                self.scan_windows(&bytes[..skipped], &mut each);
+            }
             self.skip -= skipped;
             bytes = &bytes[skipped..];
             let here = (HEADER - self.filled).min(bytes.len());
@@ -86,10 +119,31 @@ impl Frames {
             if self.filled < HEADER {
                 return;
             }
-            let [a, b, c, kind, flags, ..] = self.header;
+            let [a, b, c, kind, flags, stream @ ..] = self.header;
             let length = u32::from_be_bytes([0, a, b, c]);
             (self.filled, self.skip, self.kind) = (0, length as usize, kind);
-            each(Frame { kind, flags, length });
+            (self.stream, self.entry_filled) = (u32::from_be_bytes(stream) & !RESERVED, 0);
+            each(Event::Frame(Frame { kind, flags, length }));
+        }
+    }
+
+    /// Reads a part of the payload of a SETTINGS or WINDOW_UPDATE frame.
+    fn scan_windows(&mut self, payload: &[u8], each: &mut impl FnMut(Event)) {
+        let size = if self.kind == kind::SETTINGS { 6 } else { 4 };
+        for byte in payload {
+            self.entry[self.entry_filled] = *byte;
+            self.entry_filled += 1;
+            if self.entry_filled < size {
+                continue;
+            }
+            self.entry_filled = 0;
+            let [a, b, c, d, e, f] = self.entry;
+            if self.kind == kind::WINDOW_UPDATE {
+                let bytes = u32::from_be_bytes([a, b, c, d]) & !RESERVED;
+                each(Event::WindowUpdate { stream: self.stream, bytes });
+            } else if u16::from_be_bytes([a, b]) == INITIAL_WINDOW_SIZE {
+                each(Event::InitialWindow(u32::from_be_bytes([c, d, e, f])));
+            }
         }
     }
 
@@ -109,6 +163,7 @@ pub(crate) struct FloodGuard {
     /// Since when a field block has been incomplete.
     unfinished: Cell<Option<Instant>>,
     in_headers: Cell<bool>,
+    windows: RefCell<StreamWindows>,
     /// Bytes of request bodies received so far.
     pub(crate) data_received: Cell<u64>,
     /// Requests in progress, and how many of them wait for the client.
@@ -131,6 +186,7 @@ impl FloodGuard {
             refilled: Cell::new(Instant::now()),
             unfinished: Cell::new(None),
             in_headers: Cell::new(false),
+            windows: RefCell::new(StreamWindows::new()),
             data_received: Cell::new(0),
             answering: Cell::new(0),
             waiting: Cell::new(0),
@@ -143,7 +199,11 @@ impl FloodGuard {
     /// Accounts for received bytes.
     pub(crate) fn received(&self, bytes: &[u8]) {
         let mut frames = self.received.borrow_mut();
-        frames.scan(bytes, |frame| self.account(frame));
+        frames.scan(bytes, |event| match event {
+            Event::Frame(frame) => self.account(frame),
+            Event::InitialWindow(bytes) => self.windows.borrow_mut().set_initial(bytes),
+            Event::WindowUpdate { stream, bytes } => self.windows.borrow_mut().grant(stream, bytes),
+        });
         self.data_received.set(frames.bytes);
         // Nothing else can be received while a field block is incomplete.
         let within = self.in_headers.get() || frames.is_incomplete_head();
@@ -157,26 +217,31 @@ impl FloodGuard {
     /// Accounts for bytes that are sent, and returns the bytes of responses (heads and bodies) sent so far.
     pub(crate) fn sent(&self, bytes: &[u8]) -> u64 {
         let mut frames = self.sent.borrow_mut();
-        frames.scan(bytes, |frame| match frame.kind {
-            kind::DATA => {
-                // A client may open two windows for each piece.
-                self.restore(2);
-            }
+        frames.scan(bytes, |event| match event {
+            // A client may open two windows for each piece.
+            Event::Frame(Frame { kind: kind::DATA, .. }) => self.restore(2),
             // The client or the upstream made an error.
-            kind::RST_STREAM => self.charge(40),
-            _ => {}
+            Event::Frame(Frame { kind: kind::RST_STREAM, .. }) => self.charge(40),
+            Event::Frame(_) | Event::InitialWindow(_) | Event::WindowUpdate { .. } => {}
         });
         frames.bytes
     }
 
-    /// A request begins.
-    pub(crate) fn begin(&self) {
+    /// The request of a stream begins.
+    pub(crate) fn begin(&self, stream: u32) {
         self.answering.set(self.answering.get() + 1);
+        self.windows.borrow_mut().begin(stream);
     }
 
     /// A request has ended.
-    pub(crate) fn end(&self) {
+    pub(crate) fn end(&self, stream: u32) {
         self.answering.set(self.answering.get() - 1);
+        self.windows.borrow_mut().end(stream);
+    }
+
+    /// Whether the client's window for a stream is used up, after `sent` bytes of the response.
+    pub(crate) fn is_window_closed(&self, stream: u32, sent: u64) -> bool {
+        self.windows.borrow().is_closed(stream, sent)
     }
 
     /// A request begins or stops waiting for the client.
@@ -300,10 +365,31 @@ mod tests {
             let mut frames = Frames::new(0, &[kind::DATA]);
             let mut seen = Vec::new();
             for piece in bytes.chunks(size) {
-                frames.scan(piece, |frame| seen.push((frame.kind, frame.length)));
+                frames.scan(piece, |event| {
+                    if let Event::Frame(frame) = event {
+                        seen.push((frame.kind, frame.length));
+                    }
+                });
             }
             assert_eq!(seen, [(0, 100), (6, 8), (0, 0), (4, 6)], "{size}");
             assert!(!frames.is_incomplete_head() && frames.bytes == 100);
+        }
+    }
+
+    #[test]
+    fn windows_are_read_however_the_bytes_are_divided() {
+        let mut settings = frame(kind::SETTINGS, 0, 12);
+        settings[HEADER..].copy_from_slice(&[0, 3, 0, 0, 0, 100, 0, 4, 0, 1, 0, 0]);
+        let mut update = frame(kind::WINDOW_UPDATE, 0, 4);
+        update[HEADER..].copy_from_slice(&[0x80, 0, 1, 1]);
+        let bytes = [settings, update].concat();
+        for size in 1..bytes.len() {
+            let flood_guard = flood_guard();
+            flood_guard.begin(1);
+            bytes.chunks(size).for_each(|piece| flood_guard.received(piece));
+            let granted = 65_536 + 257;
+            assert!(!flood_guard.is_window_closed(1, granted - 1), "{size}");
+            assert!(flood_guard.is_window_closed(1, granted), "{size}");
         }
     }
 

@@ -6,6 +6,7 @@ mod response_progress;
 mod request_body;
 mod request_head;
 mod stream;
+mod stream_windows;
 mod flood_guard;
 
 pub(crate) use connection::serve;

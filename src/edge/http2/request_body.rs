@@ -34,6 +34,7 @@ pub(super) struct RequestBody {
     received: u64,
     /// Bytes that have been handed over to be sent to the client.
     pub(super) handed_over: u64,
+    stream: u32,
     flood_guard: Rc<FloodGuard>,
     arrivals: Arrivals,
     waits: bool,
@@ -41,8 +42,9 @@ pub(super) struct RequestBody {
 
 impl RequestBody {
     pub(super) fn new(body: RecvStream, flood_guard: Rc<FloodGuard>, arrivals: Arrivals) -> Self {
+        let stream = body.stream_id().as_u32();
         let body = (!body.is_end_stream()).then_some(body);
-        flood_guard.begin();
+        flood_guard.begin(stream);
         Self {
             body,
             frame: Bytes::new(),
@@ -50,6 +52,7 @@ impl RequestBody {
             left: None,
             received: 0,
             handed_over: 0,
+            stream,
             flood_guard,
             arrivals,
             waits: false,
@@ -184,12 +187,15 @@ impl RequestBody {
         if waiting_on == WaitingOn::ClientRead { self.handed_over } else { self.received }
     }
 
-    /// A stream is not slower than its connection: what arrives of any of them counts.
+    /// Bytes that have arrived on the connection: streams share it, so one may wait for the others. A response whose own
+    /// window the client keeps closed makes no progress, whatever arrives of the others.
     pub(super) fn arrived(&self, waiting_on: WaitingOn) -> Option<u64> {
-        if waiting_on == WaitingOn::ClientRead {
-            self.arrivals.arrived()
-        } else {
+        if waiting_on != WaitingOn::ClientRead {
             Some(self.flood_guard.data_received.get())
+        } else if self.flood_guard.is_window_closed(self.stream, self.handed_over) {
+            Some(0)
+        } else {
+            self.arrivals.arrived()
         }
     }
 }
@@ -197,6 +203,6 @@ impl RequestBody {
 impl Drop for RequestBody {
     fn drop(&mut self) {
         self.set_waits(false);
-        self.flood_guard.end();
+        self.flood_guard.end(self.stream);
     }
 }
