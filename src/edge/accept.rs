@@ -1,4 +1,4 @@
-//! Accepts connections. The loop never ends before the worker does: what fails concerns one connection or passes.
+//! Accepts connections. Errors of `accept` never end the loop: they concern one connection or are temporary.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use crate::edge::handshake::{self, Accepted};
 use crate::edge::listen::BACKLOG;
 use crate::request::worker::{CurrentWorker, Worker};
 
-/// How long the loop waits when the machine has no descriptor or memory for another connection.
+/// How long the loop waits when no file descriptor or memory is left for another connection.
 const ERROR_BACKOFF: Duration = Duration::from_millis(100);
 /// How many idle connections are closed at once when a limit is reached.
 const MAX_EVICTED_AT_ONCE: usize = 16;
@@ -65,20 +65,15 @@ pub(crate) async fn accept(
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 let Some(admitted) = acceptor.admit(peer, &worker) else { continue };
                 worker.counters.connections_accepted.inc();
+                let connection = Accepted { stream, peer, tls, admitted };
                 match acceptor.handle.elsewhere() {
-                    None => acceptor.serve(
-                        Accepted { stream, peer, tls, admitted },
-                        acceptor.handle.occupy(),
-                        worker,
-                    ),
-                    Some(other) => {
-                        acceptor.hand_over(Accepted { stream, peer, tls, admitted }, &other, worker);
-                    }
+                    None => acceptor.serve(connection, acceptor.handle.occupy(), worker),
+                    Some(other) => acceptor.hand_over(connection, &other, worker),
                 }
             }
             // The client gave up before the connection was accepted.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
-            // No more connections are accepted now; the next process gets those in the backlog.
+            // The next process accepts the connections that are left in the backlog.
             Err(_) if stop.is_cancelled() => return,
             Err(error) => {
                 // Most likely no descriptors or memory are left: closing idle connections frees some.
@@ -90,27 +85,27 @@ pub(crate) async fn accept(
     }
 }
 
-/// Serves the connections that other workers hand over, until the worker stops and none is on its way any more.
+/// Serves the connections that other workers hand over, until the worker stops and the channel is empty.
 pub(crate) async fn receive_handed_over(
     mut incoming: UnboundedReceiver<HandedOver>,
     acceptor: Rc<Acceptor>,
     stop: CancellationToken,
 ) {
     loop {
-        let handed_on = tokio::select! {
+        let received = tokio::select! {
             biased;
-            handed_on = incoming.recv() => handed_on,
+            received = incoming.recv() => received,
             () = stop.cancelled(), if !incoming.is_closed() => {
                 // From now on the other workers keep their connections.
                 incoming.close();
                 continue;
             }
         };
-        let Some(HandedOver { stream, peer, tls, admitted }) = handed_on else { return };
+        let Some(connection) = received else { return };
         let Some(worker) = acceptor.current.worker() else { return };
         let occupied = acceptor.handle.occupied();
-        match TcpStream::from_std(stream) {
-            Ok(stream) => acceptor.serve(Accepted { stream, peer, tls, admitted }, occupied, worker),
+        match connection.with_stream(TcpStream::from_std) {
+            Ok(connection) => acceptor.serve(connection, occupied, worker),
             Err(error) => warn!(%error, "cannot serve a connection that another worker has accepted"),
         }
     }
@@ -123,7 +118,7 @@ impl Acceptor {
         let trusted = worker.gateway.trusts(peer.ip());
         let admit = |leaving| self.admission.admit(peer.ip(), trusted, leaving);
         let admitted = match admit(0) {
-            // Connections that are about to end count as room already.
+            // Connections that are being evicted no longer count.
             Err(Full::All) => admit(worker.drain.evicted()).or_else(|_| {
                 worker.drain.evict(MAX_EVICTED_AT_ONCE);
                 admit(worker.drain.evicted())
@@ -150,20 +145,15 @@ impl Acceptor {
 
     /// Hands a connection over to another worker, or serves it here when that worker has ended.
     fn hand_over(self: &Rc<Self>, connection: Accepted, other: &WorkerHandle, worker: Rc<Worker>) {
-        let Accepted { stream, peer, tls, admitted } = connection;
-        let returned = stream.into_std().and_then(|stream| {
-            match other.take_over(HandedOver { stream, peer, tls, admitted }) {
-                Ok(()) => Ok(None),
-                Err(HandedOver { stream, admitted, .. }) => {
-                    Ok(Some((TcpStream::from_std(stream)?, admitted)))
-                }
-            }
-        });
+        let handed_over =
+            connection.with_stream(TcpStream::into_std).map(|connection| other.take_over(connection));
+        let returned = match handed_over {
+            Ok(Ok(())) => return,
+            Ok(Err(returned)) => returned.with_stream(TcpStream::from_std),
+            Err(error) => Err(error),
+        };
         match returned {
-            Ok(None) => {}
-            Ok(Some((stream, admitted))) => {
-                self.serve(Accepted { stream, peer, tls, admitted }, self.handle.occupy(), worker);
-            }
+            Ok(connection) => self.serve(connection, self.handle.occupy(), worker),
             Err(error) => warn!(%error, "cannot hand a connection over to another worker"),
         }
     }

@@ -1,6 +1,6 @@
 //! Connection limits: in total, and per client address.
 //!
-//! Shared by all workers and touched once when a connection begins and once when it ends, never by a request.
+//! All workers share the counters. A connection updates them when it begins and when it ends; requests do not.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -21,20 +21,18 @@ struct Counts {
     by_address: HashMap<IpAddr, usize>,
 }
 
-/// A connection that counts until this is dropped.
+/// Counts one connection against the limits until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Admitted {
     admission: Arc<Admission>,
-    /// None: its address may have as many as it likes.
+    /// The address it counts for. None: the limit per address does not apply.
     address: Option<IpAddr>,
 }
 
-/// Why a connection has to wait for another to end.
+/// Which limit has been reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Full {
-    /// There are as many as there may be.
     All,
-    /// This address has as many as it may have.
     Address,
 }
 
@@ -53,12 +51,12 @@ impl Admission {
         Arc::new(Self { open: AtomicUsize::new(0), counts: Mutex::new(counts) })
     }
 
-    /// How many there are.
+    /// The number of open connections.
     pub(crate) fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// From now on; who is there stays.
+    /// Changes the limits. Open connections stay open.
     pub(crate) fn limit(&self, limits: Limits) {
         self.counts().limits = limits;
     }
@@ -67,7 +65,8 @@ impl Admission {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Admits a connection. `trusted`: a proxy that many visitors share. `leaving`: connections that are about to end.
+    /// Admits a connection. `trusted`: it comes from a trusted proxy, which many clients share. `leaving`: the number
+    /// of connections that are being evicted.
     pub(crate) fn admit(
         self: &Arc<Self>,
         peer: IpAddr,
@@ -94,9 +93,9 @@ impl Admission {
 }
 
 impl Admitted {
-    /// A trusted proxy's connection counts as the visitor's, once it is known whose it is.
+    /// Counts the connection of a trusted proxy for `client`, which the PROXY header named.
     pub(crate) fn belongs_to(&mut self, client: IpAddr) -> Result<(), Full> {
-        debug_assert!(self.address.is_none(), "it was a trusted proxy's");
+        debug_assert!(self.address.is_none(), "only a connection of a trusted proxy counts for no address");
         let address = counted(client);
         let mut counts = self.admission.counts();
         let most = counts.limits.connections_per_address;
@@ -124,7 +123,7 @@ impl Drop for Admitted {
     }
 }
 
-/// Whose connections are counted together: one household or office has a /64 of IPv6 at its disposal.
+/// The address that a connection counts for: for IPv6 the /64 network, which one household or office owns.
 fn counted(peer: IpAddr) -> IpAddr {
     match peer {
         IpAddr::V4(_) => peer,
@@ -152,20 +151,20 @@ mod tests {
         assert_eq!(admission.admit(one, false, 0).unwrap_err(), Full::Address);
         let _third = admission.admit(two, false, 0).unwrap();
         assert_eq!(admission.admit(two, false, 0).unwrap_err(), Full::All);
-        assert_eq!(admission.admit(one, false, 9).unwrap_err(), Full::Address, "others make room in vain");
-        let beyond = admission.admit(two, false, 1).unwrap();
+        assert_eq!(admission.admit(one, false, 9).unwrap_err(), Full::Address, "evictions do not help");
+        let fourth = admission.admit(two, false, 1).unwrap();
         assert_eq!(
             admission.admit("192.0.2.3".parse().unwrap(), false, 1).unwrap_err(),
             Full::All,
-            "one leaves for one"
+            "each eviction makes room for one connection"
         );
-        drop((first, beyond));
+        drop((first, fourth));
         admission.admit(one, false, 0).unwrap();
         assert_eq!(admission.counts().by_address.len(), 2);
     }
 
     #[test]
-    fn a_trusted_proxy_has_as_many_as_there_are() {
+    fn the_limit_per_address_does_not_apply_to_a_trusted_proxy() {
         let admission = admission(10, 1);
         let proxy = "10.0.0.1".parse().unwrap();
         let all: Vec<_> = (0..10).map(|_| admission.admit(proxy, true, 0).unwrap()).collect();
@@ -175,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_counts_by_network() {
+    fn ipv6_addresses_count_by_64_bit_network() {
         let admission = admission(10, 1);
         let _first = admission.admit("2001:db8:1:2:3:4:5:6".parse().unwrap(), false, 0).unwrap();
         assert!(admission.admit("2001:db8:1:2:ffff::1".parse().unwrap(), false, 0).is_err());

@@ -11,19 +11,19 @@ use tokio_rustls::server::TlsStream;
 use crate::base::acked_bytes::acknowledged;
 use crate::base::corked_socket::CorkedSocket;
 
-/// The socket of a client: what reaches it, and how it ends: said at the TLS level where there is one, and in one
-/// packet with the last response where that is at hand.
+/// The socket of a client, with or without TLS. With TLS, `cork` and `poll_end` send the last response and the
+/// `close_notify` alert in one packet.
 pub(crate) trait Socket {
-    /// What has arrived at its machine, if the system tells.
+    /// How many bytes the client's kernel has acknowledged, if our kernel can tell.
     fn arrived(&self) -> Option<u64>;
 
-    /// What is written from now on is the last, and all of it is at hand: it may wait for `poll_end`.
+    /// Holds back the data that is written from now on, until `poll_end`. Call it only when no more data will follow.
     fn cork(&mut self);
 
-    /// Bytes that are held back.
+    /// The number of bytes that are held back.
     fn held(&self) -> usize;
 
-    /// Sends what is held back and says that no more comes; the connection can then be dropped.
+    /// Sends the data that is held back, and `close_notify`. The connection can then be dropped.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
 
@@ -57,10 +57,10 @@ impl Socket for Box<TlsStream<CorkedSocket>> {
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let (wire, session) = self.get_mut();
-        // Only the first time does anything.
+        let (socket, session) = self.get_mut();
+        // Repeated calls have no effect.
         session.send_close_notify();
-        wire.release();
+        socket.release();
         Pin::new(self).poll_flush(cx)
     }
 }

@@ -1,5 +1,4 @@
-//! From an accepted connection to its first request: the PROXY header of a trusted proxy, the TLS handshake, and their
-//! deadline.
+//! The handshake of a connection: the PROXY header of a trusted proxy and the TLS handshake, within one time-out.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -19,24 +18,36 @@ use crate::edge::proxy_protocol::{self, HeaderError};
 use crate::edge::serve;
 use crate::request::worker::Worker;
 
-/// How long a handshake may go on once the worker drains.
+/// How long a handshake may continue once the worker drains.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A connection that has been accepted.
-pub(crate) struct Accepted {
-    pub(crate) stream: TcpStream,
+#[derive(Debug)]
+pub(crate) struct Accepted<S = TcpStream> {
+    pub(crate) stream: S,
     pub(crate) peer: SocketAddr,
-    /// It came by an HTTPS listener.
+    /// Accepted by an HTTPS listener.
     pub(crate) tls: bool,
     pub(crate) admitted: Admitted,
+}
+
+impl<S> Accepted<S> {
+    /// Converts the stream, for example between the types of `std` and `tokio`.
+    pub(crate) fn with_stream<T>(
+        self,
+        convert: impl FnOnce(S) -> std::io::Result<T>,
+    ) -> std::io::Result<Accepted<T>> {
+        let Self { stream, peer, tls, admitted } = self;
+        Ok(Accepted { stream: convert(stream)?, peer, tls, admitted })
+    }
 }
 
 /// A connection that is ready for requests.
 struct Ready {
     stream: Stream,
-    /// The client: who connected to us, or to the trusted proxy in front of us.
+    /// The peer, or the client that a trusted proxy named.
     client: SocketAddr,
-    /// Kept for as long as the connection is open.
+    /// Held while the connection is open.
     _admitted: Admitted,
 }
 
@@ -55,11 +66,11 @@ enum HandshakeError {
 /// Serves a connection until it ends.
 ///
 /// # Errors
-/// The client behind a trusted proxy has as many connections as it may have.
+/// The client behind a trusted proxy has reached the limit of connections per address.
 pub(crate) async fn serve(connection: Accepted, worker: &Rc<Worker>) -> Result<(), Full> {
     let peer = connection.peer.ip();
     let timeout = worker.gateway.timeouts.handshake;
-    // Boxed: the memory of a handshake is freed when it is over, not when the connection is.
+    // Boxed, so that the memory is freed at the end of the handshake, not of the connection.
     let handshake = Box::pin(tokio::time::timeout(timeout, accept(connection, worker)));
     let mut draining = DrainWatch::new(worker.drain.clone());
     let outcome = tokio::select! {
@@ -69,12 +80,11 @@ pub(crate) async fn serve(connection: Accepted, worker: &Rc<Worker>) -> Result<(
     drop(draining);
     match outcome {
         Ok(Ok(Ready { stream: Stream::Tls(stream), client, _admitted })) => {
-            let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
-            if resumed {
-                worker.counters.resumed_handshakes.inc();
-            } else {
-                worker.counters.full_handshakes.inc();
-            }
+            let is_resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+            let counters = &worker.counters;
+            let handshakes =
+                if is_resumed { &counters.resumed_handshakes } else { &counters.full_handshakes };
+            handshakes.inc();
             serve::https(stream, client, worker.clone()).await;
         }
         Ok(Ok(Ready { stream: Stream::Plain(stream), client, _admitted })) => {
@@ -102,10 +112,10 @@ async fn accept(connection: Accepted, worker: &Worker) -> Result<Ready, Handshak
     let mut client = peer;
     if gateway.proxy_protocol
         && gateway.trusts(peer.ip())
-        && let Some(named) =
+        && let Some(source) =
             proxy_protocol::receive(&mut stream).await.map_err(HandshakeError::ProxyHeader)?
     {
-        client = named;
+        client = source;
         if !gateway.trusts(client.ip()) {
             admitted.belongs_to(client.ip()).map_err(HandshakeError::Full)?;
         }

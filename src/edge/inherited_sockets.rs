@@ -1,16 +1,15 @@
-//! Listening sockets that systemd passes to the process (sd_listen_fds(3)). They stay open between two processes, and
-//! clients that connect meanwhile wait.
+//! Listening sockets that systemd passes to the process (sd_listen_fds(3)). They stay open between two processes:
+//! clients that connect during a restart wait in the backlog.
 
 use std::net::{SocketAddr, TcpListener};
 
 use listenfd::ListenFd;
-
 use tracing::warn;
 
 use crate::config::Listen;
 use crate::edge::listen::set_options;
 
-/// The sockets, by what they are for.
+/// The sockets by purpose.
 #[derive(Debug, Default)]
 pub(crate) struct Inherited {
     pub(crate) https: Vec<TcpListener>,
@@ -31,7 +30,7 @@ pub(crate) enum InheritedError {
     Exposed(SocketAddr),
 }
 
-/// Takes them, each for what `listen` has its port for.
+/// Takes the sockets. The port decides which address of `listen` a socket belongs to.
 pub(crate) fn take(listen: &Listen) -> Result<Inherited, InheritedError> {
     let mut passed = ListenFd::from_env();
     let mut inherited = Inherited::default();
@@ -61,7 +60,7 @@ pub(crate) fn take(listen: &Listen) -> Result<Inherited, InheritedError> {
     Ok(inherited)
 }
 
-/// The same socket for each worker.
+/// Duplicates a socket for each worker.
 pub(crate) fn shared(socket: &TcpListener, workers: usize) -> std::io::Result<Vec<TcpListener>> {
     (0..workers).map(|_| socket.try_clone()).collect()
 }

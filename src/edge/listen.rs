@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-/// Connections that wait to be accepted, per socket.
+/// The number of connections that can wait to be accepted, per socket.
 pub(crate) const BACKLOG: i32 = 4096;
 /// TCP keep-alive: idle time before the first probe, time between probes, and unanswered probes until the connection is
 /// closed.
@@ -16,7 +16,7 @@ const KEEPALIVE_PROBES: u32 = 3;
 /// Opens one listening socket per worker on `address`. Port 0 is chosen once and shared by all.
 pub(crate) fn open(address: SocketAddr, workers: usize) -> std::io::Result<Vec<TcpListener>> {
     if address.port() != 0 {
-        // SO_REUSEPORT would let two gateways share a port by mistake; a plain bind tells whether it is free.
+        // With SO_REUSEPORT two gateways could share a port by mistake. A bind without it checks that it is free.
         drop(bound(address, false)?);
     }
     let first = open_one(address)?;
@@ -34,7 +34,7 @@ fn open_one(address: SocketAddr) -> std::io::Result<TcpListener> {
     set_options(socket.into())
 }
 
-/// Linux copies these options to accepted connections, which saves system calls for each of them.
+/// Sets the options of accepted connections. They inherit them on Linux, which saves system calls.
 pub(crate) fn set_options(listener: TcpListener) -> std::io::Result<TcpListener> {
     let socket = SockRef::from(&listener);
     socket.set_tcp_nodelay(true)?;

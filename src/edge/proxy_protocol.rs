@@ -1,5 +1,5 @@
-//! The PROXY protocol (haproxy.org, proxy-protocol.txt, versions 1 and 2): a load balancer's word on whose connection
-//! it is, said before anything else. Asked for of `trusted_proxies` only; nobody else's bytes are read here.
+//! The PROXY protocol, versions 1 and 2 (haproxy.org, proxy-protocol.txt): a load balancer begins each connection with
+//! a header that names the client. Only the headers of `trusted_proxies` are read.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -8,14 +8,14 @@ use ppp::{v1, v2};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-/// Of version 2, in which load balancers may say what they like after the addresses.
+/// The maximum length of a header of version 2. It may have extensions after the addresses.
 const MAX_BYTES: usize = 4096;
-/// Of version 1, its line end included.
+/// The maximum length of a header of version 1, including the end of the line.
 const MAX_LINE: usize = 107;
-/// How version 1 begins.
+/// The first bytes of version 1.
 const TEXT: &[u8] = b"PROXY ";
 
-/// Why a trusted proxy's connection cannot be served.
+/// Why the connection of a trusted proxy cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HeaderError {
     #[error("no PROXY header, and one is expected of every connection of a trusted proxy")]
@@ -30,20 +30,20 @@ pub(crate) enum HeaderError {
     Failed(#[from] io::Error),
 }
 
-/// A whole header.
+/// A complete header.
 #[derive(Debug, PartialEq, Eq)]
 struct Header {
     length: usize,
-    /// None: the proxy speaks for itself (health checks), or of something that has no address here.
+    /// None: the connection is the proxy's own (a health check), or the client has no IP address.
     client: Option<SocketAddr>,
 }
 
-/// Takes the header off the stream, and nothing behind it. None: the connection is the proxy's own.
+/// Reads the header from the stream, and no byte after it. None: the connection is the proxy's own.
 pub(crate) async fn receive(stream: &mut TcpStream) -> Result<Option<SocketAddr>, HeaderError> {
     let mut bytes = vec![0; MAX_BYTES];
     let mut taken = 0;
     loop {
-        // What belongs to the header is known only when it has been seen; what follows is the visitor's.
+        // The length of the header is unknown until it has been parsed, and the bytes after it belong to TLS or HTTP.
         let seen = taken + stream.peek(&mut bytes[taken..]).await?;
         if seen == taken {
             return Err(HeaderError::Ended);
@@ -61,7 +61,7 @@ pub(crate) async fn receive(stream: &mut TcpStream) -> Result<Option<SocketAddr>
     }
 }
 
-/// Reads the header that `bytes` begin with; none while more of it has to come.
+/// Parses the header at the start of `bytes`. None: it is incomplete.
 fn read(bytes: &[u8]) -> Result<Option<Header>, HeaderError> {
     let is_begun = |start: &[u8]| bytes.starts_with(start) || start.starts_with(bytes);
     if is_begun(TEXT) {
@@ -91,7 +91,7 @@ fn read_text(bytes: &[u8]) -> Result<Option<Header>, HeaderError> {
 }
 
 fn read_binary(bytes: &[u8]) -> Result<Option<Header>, HeaderError> {
-    // How long it will be is said early; no more than that is waited for.
+    // The length field precedes the addresses: a header that is too long is refused early.
     if let Some([high, low]) = bytes.get(14..16)
         && 16 + usize::from(u16::from_be_bytes([*high, *low])) > MAX_BYTES
     {
@@ -118,7 +118,7 @@ fn read_binary(bytes: &[u8]) -> Result<Option<Header>, HeaderError> {
         (v2::Command::Proxy, v2::Protocol::Stream, v2::Addresses::IPv6(of)) => {
             Some(socket_address(of.source_address.into(), of.source_port))
         }
-        // As the protocol has it: then the connection's own address is all there is.
+        // The protocol requires that the address of the connection itself is used then.
         (
             v2::Command::Local | v2::Command::Proxy,
             v2::Protocol::Unspecified | v2::Protocol::Stream | v2::Protocol::Datagram,
@@ -135,7 +135,7 @@ fn socket_address(address: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(address.to_canonical(), port)
 }
 
-/// How long the header is and whose address it names, for fuzz targets and benchmarks; none when there is no whole one.
+/// Length and client address of the header, for fuzz targets and benchmarks. None: it is invalid or incomplete.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn read_header(bytes: &[u8]) -> Option<(usize, Option<SocketAddr>)> {
     read(bytes).ok().flatten().map(|header| (header.length, header.client))
@@ -150,7 +150,7 @@ mod tests {
         whole.map(|header| header.client.map(|address| address.to_string()))
     }
 
-    fn named(text: &str) -> Option<Option<String>> {
+    fn address(text: &str) -> Option<Option<String>> {
         Some(Some(text.to_owned()))
     }
 
@@ -165,24 +165,24 @@ mod tests {
     #[test]
     fn both_versions_name_the_client() {
         let line = b"PROXY TCP4 192.0.2.7 10.0.0.1 12345 443\r\n\x16\x03\x01";
-        assert_eq!(client(line), named("192.0.2.7:12345"));
+        assert_eq!(client(line), address("192.0.2.7:12345"));
         assert_eq!(read(line).unwrap().unwrap().length, line.len() - 3);
-        assert_eq!(client(b"PROXY TCP6 2001:db8::7 ::1 1 2\r\n"), named("[2001:db8::7]:1"));
-        assert_eq!(client(b"PROXY TCP6 ::ffff:192.0.2.7 ::1 1 2\r\n"), named("192.0.2.7:1"));
+        assert_eq!(client(b"PROXY TCP6 2001:db8::7 ::1 1 2\r\n"), address("[2001:db8::7]:1"));
+        assert_eq!(client(b"PROXY TCP6 ::ffff:192.0.2.7 ::1 1 2\r\n"), address("192.0.2.7:1"));
         let header = binary(1, 0x11, &IPV4);
-        assert_eq!(client(&header), named("192.0.2.7:12345"));
-        assert_eq!(client(&[&header[..], b"\x16\x03\x01"].concat()), named("192.0.2.7:12345"));
+        assert_eq!(client(&header), address("192.0.2.7:12345"));
+        assert_eq!(client(&[&header[..], b"\x16\x03\x01"].concat()), address("192.0.2.7:12345"));
         assert_eq!(
             client(&binary(1, 0x11, &[&IPV4[..], &[3, 0, 4, 1, 2, 3, 4]].concat())),
-            named("192.0.2.7:12345")
+            address("192.0.2.7:12345")
         );
         let mut ipv6 = [0; 36];
         (ipv6[0], ipv6[1], ipv6[15], ipv6[33]) = (0x20, 1, 7, 9);
-        assert_eq!(client(&binary(1, 0x21, &ipv6)), named("[2001::7]:9"));
+        assert_eq!(client(&binary(1, 0x21, &ipv6)), address("[2001::7]:9"));
     }
 
     #[test]
-    fn a_proxy_may_speak_for_itself() {
+    fn a_header_without_an_ip_address_names_no_client() {
         for header in [
             b"PROXY UNKNOWN\r\n".to_vec(),
             b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n".to_vec(),
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_may_come_byte_by_byte() {
+    fn part_of_a_header_is_incomplete() {
         let headers: [&[u8]; 2] = [b"PROXY TCP4 192.0.2.7 10.0.0.1 12345 443\r\n", &binary(1, 0x11, &IPV4)];
         for header in headers {
             for end in 0..header.len() {
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_header_is_refused() {
+    fn an_invalid_header_is_refused() {
         let long = [b"PROXY UNKNOWN ", &[b'x'; 100][..], b"\r\n"].concat();
         let endless = [b"PROXY UNKNOWN ", &[b'x'; 200][..]].concat();
         for bytes in [

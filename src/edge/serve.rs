@@ -17,13 +17,13 @@ use crate::request::worker::Worker;
 pub(crate) async fn https(stream: Box<TlsStream<CorkedSocket>>, peer: SocketAddr, worker: Rc<Worker>) {
     let (_, tls) = stream.get_ref();
     if tls.alpn_protocol() == Some(ACME_TLS) {
-        // The handshake was all it came for.
+        // The CA needs only the handshake.
         let mut stream = stream;
         let _ = stream.shutdown().await;
         return;
     }
     let speaks_h2 = tls.alpn_protocol() == Some(b"h2");
-    // Without a name it was shown the certificate of the first site.
+    // A client without SNI got the certificate of the first site.
     let first = || worker.gateway.sites[0].config.hosts[0].as_str();
     let name: Rc<str> = tls.server_name().unwrap_or_else(first).into();
     let site = worker.gateway.site_of(&name);
@@ -35,7 +35,7 @@ pub(crate) async fn https(stream: Box<TlsStream<CorkedSocket>>, peer: SocketAddr
     }
 }
 
-/// Serves the plain-HTTP port: every request is sent to https.
+/// Serves a connection to the plain-HTTP port.
 pub(crate) async fn plain_http(stream: TcpStream, peer: SocketAddr, worker: Rc<Worker>) {
     http1::serve(stream, Connection::new(worker, peer, Entry::Http)).await;
 }

@@ -1,6 +1,5 @@
-//! TLS session tickets that several gateways of one site make and take (RFC 5077, RFC 8446 section 4.6.1): sealed with
-//! a key that is derived, anew for each day, from a secret that they share. Without such a secret each process has keys
-//! of its own.
+//! TLS session tickets that all gateways of a site accept (RFC 5077, RFC 8446 section 4.6.1). Each day a new key is
+//! derived from a secret that the gateways share. Without such a secret each process has its own keys.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,12 +11,12 @@ use rustls::server::ProducesTickets;
 use crate::base::clock;
 
 const SECONDS_A_DAY: u64 = 24 * 3600;
-/// How long a session can be resumed: as rustls's own tickets.
+/// How long a session can be resumed. rustls uses the same value.
 const LIFETIME_SECONDS: u32 = 12 * 3600;
 
-/// Makes and takes tickets of one secret, or of a current and a next one.
+/// Encrypts and decrypts tickets with keys from shared secrets.
 pub(crate) struct Shared {
-    /// The first one seals.
+    /// The first one encrypts. All of them decrypt.
     secrets: Vec<Prk>,
 }
 
@@ -43,7 +42,7 @@ impl Shared {
 
     fn open(&self, ticket: &[u8], day: u64) -> Option<Vec<u8>> {
         let (nonce, sealed) = ticket.split_first_chunk::<NONCE_LEN>()?;
-        // Clocks of several machines differ a little, and a day ends.
+        // Accepts the adjacent days: tickets outlive midnight, and clocks of machines differ.
         let days = [day, day.wrapping_sub(1), day + 1];
         self.secrets.iter().flat_map(|secret| days.map(|day| (secret, day))).find_map(|(secret, day)| {
             let mut bytes = sealed.to_vec();
@@ -79,7 +78,7 @@ impl fmt::Debug for Shared {
     }
 }
 
-/// Ticket keys of this process alone, for as long as it runs.
+/// Random ticket keys for this process.
 pub(crate) fn own() -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
     rustls::crypto::aws_lc_rs::Ticketer::new()
 }
@@ -102,11 +101,11 @@ mod tests {
         }
         assert_eq!(two.open(&ticket, 100).unwrap(), b"a session");
         assert_eq!(shared("b", None).open(&ticket, 100), None);
-        assert_eq!(shared("b", Some("a")).open(&ticket, 100).unwrap(), b"a session", "while it is changed");
+        assert_eq!(shared("b", Some("a")).open(&ticket, 100).unwrap(), b"a session", "during a rotation");
         for at in [0, 11, 12, 20, ticket.len() - 1] {
-            let mut odd = ticket.clone();
-            odd[at] ^= 1;
-            assert_eq!(two.open(&odd, 100), None);
+            let mut modified = ticket.clone();
+            modified[at] ^= 1;
+            assert_eq!(two.open(&modified, 100), None);
         }
         assert_eq!(two.open(&ticket[..11], 100), None);
     }

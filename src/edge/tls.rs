@@ -30,7 +30,7 @@ pub(crate) fn server_config<'a>(
     challenges: Arc<Published<CertifiedKey>>,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
     let mut provider = rustls::crypto::aws_lc_rs::default_provider();
-    // With AES in hardware the 128-bit suite is the cheapest to key and to run, and as strong as any here.
+    // With AES in hardware the 128-bit suite is the fastest.
     provider.cipher_suites.sort_by_key(prefer_aes_128);
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
@@ -42,7 +42,7 @@ pub(crate) fn server_config<'a>(
     }
     config.ignore_client_order = true;
     config.ticketer = tickets;
-    // A client resumes with one: over HTTP/2 it opens one connection at a time. Each costs as much as a small request.
+    // One is enough, because HTTP/2 clients open one connection at a time. Each ticket costs as much as a small request.
     config.send_tls13_tickets = 1;
     config.max_early_data_size = 0;
     Ok(Arc::new(config))

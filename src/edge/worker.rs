@@ -1,7 +1,7 @@
 //! One worker thread per core, with its own runtime, its own listening sockets and its own upstream connections.
 //!
-//! A request takes no lock except the one that limits concurrent requests to iMIS; a connection takes the one that
-//! counts connections. Sign-ins, which wait on iMIS, run on the control runtime instead.
+//! A request takes no lock except that of the concurrency limit of iMIS. A connection takes the lock that counts
+//! connections. Sign-ins wait for iMIS, so they run on the control runtime.
 
 use std::cell::Cell;
 use std::net::TcpListener;
@@ -23,10 +23,11 @@ use crate::edge::balance::{HandedOver, WorkerHandle};
 use crate::request::gateway::Gateway;
 use crate::request::worker::{CurrentWorker, Worker};
 
-/// How long WebSockets have for a last frame once the drain timeout is over.
+/// How long WebSockets have to send a close frame once the drain timeout has expired.
 const CLOSE_FRAME_TIMEOUT: Duration = Duration::from_secs(3);
-/// How often long requests to iMIS are looked for, and every how many times idle connections are closed.
+/// How often long requests to iMIS release their slots.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
+/// Idle upstream connections are closed in every this many maintenance rounds.
 const PRUNE_EVERY: u32 = 5;
 
 /// The listening sockets of one worker.
@@ -38,31 +39,31 @@ pub(crate) struct Sockets {
 /// A new configuration for a running worker.
 pub(crate) struct ConfigUpdate {
     pub(crate) gateway: Arc<Gateway>,
-    /// Notified once every new request is served under it.
+    /// Notified once all new requests use it.
     pub(crate) applied: oneshot::Sender<()>,
 }
 
-/// What a worker is started with.
+/// The arguments of a worker.
 pub(crate) struct Start {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) sockets: Sockets,
     pub(crate) control: Handle,
     pub(crate) drain: CancellationToken,
-    /// Its handle in the registry of workers, and the connections that others pass to it.
+    /// Its handle in the registry of workers, and the connections that others hand over to it.
     pub(crate) handle: (WorkerHandle, UnboundedReceiver<HandedOver>),
     pub(crate) updates: UnboundedReceiver<ConfigUpdate>,
-    /// Counts up every second for as long as the worker runs, for the watchdog.
+    /// Incremented every second, for the watchdog.
     pub(crate) heartbeat: Arc<AtomicU64>,
 }
 
-/// Starts a worker. Its thread ends once it is drained, or when the drain timeout is over; `true` means that every
+/// Starts a worker. Its thread ends once it is drained or the drain timeout has expired, and returns whether every
 /// request finished.
 pub(crate) fn spawn(index: usize, start: Start) -> std::io::Result<std::thread::JoinHandle<bool>> {
     let random = clock::random_u64().map_err(std::io::Error::other)?;
     let (started, starting) = mpsc::channel();
     let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-        // A runtime for tasks that never leave their thread has to be built on that thread.
+        // A local runtime has to be built on its thread.
         let runtime = match Builder::new_current_thread().enable_all().build_local(Default::default()) {
             Ok(runtime) => runtime,
             Err(error) => {
@@ -97,20 +98,17 @@ async fn run(
         rejected: Cell::new(0),
     });
     let current = acceptor.current.clone();
-    let adopted = (adopt(sockets.https), adopt(sockets.http));
-    let (https, http) = match adopted {
-        (Ok(https), Ok(http)) => (https, http),
-        (Err(error), _) | (_, Err(error)) => {
-            let _ = started.send(Err(error));
-            return false;
-        }
-    };
     let arriving = TaskTracker::new();
-    for socket in https {
-        arriving.spawn_local(accept(socket, acceptor.clone(), stop.clone(), true));
-    }
-    for socket in http {
-        arriving.spawn_local(accept(socket, acceptor.clone(), stop.clone(), false));
+    for (sockets, tls) in [(sockets.https, true), (sockets.http, false)] {
+        for socket in sockets {
+            match tokio::net::TcpListener::from_std(socket) {
+                Ok(socket) => arriving.spawn_local(accept(socket, acceptor.clone(), stop.clone(), tls)),
+                Err(error) => {
+                    let _ = started.send(Err(error));
+                    return false;
+                }
+            };
+        }
     }
     arriving.spawn_local(receive_handed_over(incoming, acceptor, stop.clone()));
     arriving.close();
@@ -149,17 +147,13 @@ async fn maintain(current: Rc<CurrentWorker>, heartbeat: Arc<AtomicU64>) {
     }
 }
 
-/// Applies one configuration after the other for as long as the worker runs.
+/// Applies new configurations until the worker ends.
 async fn apply_updates(mut updates: UnboundedReceiver<ConfigUpdate>, current: Rc<CurrentWorker>) {
     while let Some(update) = updates.recv().await {
         current.apply(update.gateway);
-        // The reload may have given up waiting.
+        // Fails if the reload no longer waits.
         let _ = update.applied.send(());
     }
-}
-
-fn adopt(sockets: Vec<TcpListener>) -> std::io::Result<Vec<tokio::net::TcpListener>> {
-    sockets.into_iter().map(tokio::net::TcpListener::from_std).collect()
 }
 
 #[cfg(test)]
@@ -168,7 +162,7 @@ mod tests {
     use std::rc::Rc;
 
     #[test]
-    fn a_panic_ends_what_panicked_and_nothing_else() {
+    fn a_panic_ends_only_the_task_that_panicked() {
         let runtime = Builder::new_current_thread().enable_all().build_local(Default::default()).unwrap();
         let connections = TaskTracker::new();
         let served = Rc::new(Cell::new(0));

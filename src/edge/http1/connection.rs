@@ -21,62 +21,61 @@ use crate::proxy::connection::Connection as UpstreamConnection;
 use crate::request::connection::Connection;
 use crate::request::error_page::Failure;
 
-/// Empty lines before a request: some old clients send one behind a body.
+/// The maximum number of empty lines before a request. Some old clients send one after a body.
 const MAX_BLANK_LINES: usize = 4;
-/// How long a client that gets its last response may go on sending, so that it reads that response.
+/// How long the gateway reads and discards data after the last response, so that the client can read that response.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
-/// The same once the worker drains.
+/// `LINGER_TIMEOUT` while the worker drains.
 const LINGER_TIMEOUT_IN_DRAIN: Duration = Duration::from_millis(500);
-/// How much it may send meanwhile, in bytes.
+/// How many bytes are discarded at most while lingering.
 const MAX_DISCARDED_BYTES: u64 = 16 * 1024 * 1024;
-/// How long a connection may still wait for a request, or for the rest of a head, once the worker drains or
-/// `timeouts.idle` is over. A client may be sending a request at that moment, and could not know whether a connection
-/// that closes has taken it. That request is the last one of the connection.
+/// How long a connection still waits for a request, or for the rest of a head, once the worker drains or
+/// `timeouts.idle` has expired. The client may be sending a request at that moment, and cannot know whether a server
+/// that closes the connection has processed it. That request is the last one of the connection.
 const LAST_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Waiting for a request head.
+/// State of waiting for a request head.
 struct Waiting {
-    /// Some of the head has come.
+    /// Part of the head has been received.
     begun: bool,
     blank_lines: usize,
 }
 
-/// What waiting for a request came to.
+/// The result of waiting for a request.
 pub(super) enum Next {
-    /// A complete head, of this many bytes.
-    Head(usize),
-    Refused(Failure),
-    /// No request has come, and none is waited for any longer.
+    /// A complete head of this many bytes, or why the connection ends with an error page.
+    Request(Result<usize, Failure>),
+    /// The idle time-out has expired, or the connection was evicted.
     Idle,
     /// The client has closed the connection.
     Gone,
 }
 
-/// What follows a request.
+/// What happens to the connection after a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum After {
+    /// It waits for the next request.
     Another,
     Close,
-    /// Close, but let the client finish what it is sending.
+    /// Close for sending, and discard what the client is still sending.
     Linger,
     /// Close at once.
     Gone,
 }
 
-/// The socket of a connection and what is under way on it.
+/// A client connection and its state.
 pub(super) struct Http1Connection<S> {
     pub(super) io: S,
     pub(super) receiver: Receiver,
     pub(super) sender: Sender,
     scanner: Scanner,
     pub(super) deadline: Deadline,
-    /// How slow the client may be.
     pub(super) limits: Limits,
-    begun: Instant,
+    opened: Instant,
     pub(super) draining: DrainWatch,
-    /// The next request is the last one, and has to come within `LAST_REQUEST_TIMEOUT`.
+    /// The next request is the last one and must arrive within `LAST_REQUEST_TIMEOUT`.
     pub(super) is_last_request: bool,
-    /// It has had a request.
+    /// At least one request has been received.
     pub(super) used: bool,
     /// The upstream connection that Windows authentication has signed in for this client.
     pub(super) own_upstream: Option<Box<UpstreamConnection>>,
@@ -92,7 +91,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Http1Connection<S> {
             scanner: Scanner::default(),
             deadline: Deadline::after(worker.gateway.timeouts.request_head),
             limits: worker.gateway.limits,
-            begun: Instant::now(),
+            opened: Instant::now(),
             draining: DrainWatch::new(worker.drain.clone()),
             is_last_request: false,
             used: false,
@@ -107,7 +106,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Http1Connection<S> {
     }
 
     pub(super) fn age(&self) -> Duration {
-        self.begun.elapsed()
+        self.opened.elapsed()
     }
 
     /// Waits for a request head.
@@ -136,7 +135,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Http1Connection<S> {
         connection: &Connection,
         waiting: &mut Waiting,
     ) -> Poll<Next> {
-        let malformed = |error| Poll::Ready(Next::Refused(Failure::Malformed(error)));
+        let malformed = |error| Poll::Ready(Next::Request(Err(Failure::Malformed(error))));
         loop {
             // RFC 9112 section 2.2: an empty line before a request is ignored.
             while self.receiver.head().starts_with(b"\r\n") {
@@ -148,7 +147,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Http1Connection<S> {
                 self.scanner = Scanner::default();
             }
             match self.scanner.find_end(self.receiver.head(), head::MAX_REQUEST_BYTES) {
-                Ok(Some(length)) => return Poll::Ready(Next::Head(length)),
+                Ok(Some(length)) => return Poll::Ready(Next::Request(Ok(length))),
                 Ok(None) => {}
                 Err(error) => return malformed(error),
             }
@@ -177,44 +176,44 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Http1Connection<S> {
             self.deadline.set(LAST_REQUEST_TIMEOUT);
             ready!(self.deadline.poll(cx));
         }
-        Poll::Ready(if idle { Next::Idle } else { Next::Refused(Failure::RequestTimeout) })
+        Poll::Ready(if idle { Next::Idle } else { Next::Request(Err(Failure::RequestTimeout)) })
     }
 
-    /// Writes everything that waits to be sent, as long as the client takes some of it now and then.
+    /// Writes everything that is buffered. Fails if the client reads slower than `limits` allow.
     pub(super) async fn flush(&mut self) -> Result<(), SendError> {
         let (sender, io, deadline) = (&mut self.sender, &mut self.io, &mut self.deadline);
-        let (limits, mut pace) = (self.limits, MinRateTimer::default());
+        let (limits, mut timer) = (self.limits, MinRateTimer::default());
         poll_fn(|cx| {
             if let Poll::Ready(outcome) = sender.poll_flush(cx, io) {
                 return Poll::Ready(outcome);
             }
-            let late = || Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
-            pace.poll(cx, deadline, sender.sent, || io.arrived(), limits).map(|()| late())
+            let timed_out = || Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
+            timer.poll(cx, deadline, sender.sent, || io.arrived(), limits).map(|()| timed_out())
         })
         .await
     }
 
-    /// How to close: a client that has sent more than was answered may still be sending.
+    /// How to close the connection: it lingers if the client may still be sending.
     pub(super) fn closing(&self) -> After {
         if self.receiver.is_empty() && self.receiver.is_over() { After::Close } else { After::Linger }
     }
 
-    /// Sends what has been held back and closes for sending. `false`: the client did not take it.
+    /// Sends the corked data and closes for sending. Returns `false` if that failed or the client was too slow.
     pub(super) async fn end(&mut self) -> bool {
         let (io, deadline, limits) = (&mut self.io, &mut self.deadline, self.limits);
-        let (held, mut pace) = (io.held(), MinRateTimer::default());
+        let (held, mut timer) = (io.held(), MinRateTimer::default());
         poll_fn(|cx| {
             if let Poll::Ready(ended) = io.poll_end(cx) {
                 return Poll::Ready(ended.is_ok());
             }
-            let gone = held.saturating_sub(io.held()) as u64;
-            pace.poll(cx, deadline, gone, || io.arrived(), limits).map(|()| false)
+            let sent = held.saturating_sub(io.held()) as u64;
+            timer.poll(cx, deadline, sent, || io.arrived(), limits).map(|()| false)
         })
         .await
     }
 
-    /// Closes for sending and reads on for a little: closing a connection on which data arrives resets it, and the
-    /// client could lose the response.
+    /// Closes for sending, then reads and discards for a short time (lingering close). Without that, data from the
+    /// client would reset the connection, and the client could lose the response.
     pub(super) async fn linger(&mut self) {
         let mut discarded = 0_u64;
         self.deadline.set(if self.draining.is_draining() { LINGER_TIMEOUT_IN_DRAIN } else { LINGER_TIMEOUT });

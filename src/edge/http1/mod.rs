@@ -1,4 +1,4 @@
-//! HTTP/1: one request after the other, each answered before the next is read.
+//! HTTP/1. Requests of a connection are served one after the other.
 
 mod connection;
 mod stream;
@@ -19,21 +19,14 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Socket + Unpin>(io: S, mut
         if let Some(renewed) = connection.renewed() {
             http1.limits = renewed.worker.gateway.limits;
             if !renewed.has_upstream_of(&connection) {
-                // It leads to a server that is no longer the site's.
+                // It belongs to a server that the site no longer uses.
                 http1.own_upstream = None;
             }
             connection = renewed;
         }
         let after = match next {
-            Next::Head(length) => {
-                let mut stream = Http1Stream::new(&mut http1, length, &connection);
-                serve_request(&mut stream, &connection).await;
-                let after = stream.after();
-                http1.deadline.set(connection.worker.gateway.timeouts.idle);
-                after
-            }
-            Next::Refused(failure) => {
-                let mut stream = Http1Stream::refused(&mut http1, failure, &connection);
+            Next::Request(head) => {
+                let mut stream = Http1Stream::new(&mut http1, head, &connection);
                 serve_request(&mut stream, &connection).await;
                 stream.after()
             }
@@ -41,7 +34,10 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Socket + Unpin>(io: S, mut
             Next::Gone => After::Gone,
         };
         match after {
-            After::Another => http1.rest(&connection.worker.buffers),
+            After::Another => {
+                http1.deadline.set(connection.worker.gateway.timeouts.idle);
+                http1.rest(&connection.worker.buffers);
+            }
             After::Close => {
                 http1.end().await;
                 return;

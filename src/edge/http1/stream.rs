@@ -27,45 +27,47 @@ use crate::request::client_stream::{Abort, ClientStream, ReceivedHead, Refusal, 
 use crate::request::connection::Connection;
 use crate::request::error_page::Failure;
 
-/// How many bytes a client may send ahead while it waits for a response. Then reading stops until the response has been
-/// sent.
+/// How many bytes of later requests are read while a response is pending.
 const MAX_READ_AHEAD: usize = 16 * 1024;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// One request and its response.
 pub(super) struct Http1Stream<'a, S> {
     http1: &'a mut Http1Connection<S>,
-    /// Bytes of the request head.
+    /// Length of the request head in bytes.
     head: usize,
-    /// Why there is no head.
+    /// Why no valid head was received.
     refused: Option<Failure>,
     version: Version,
     keep_alive: bool,
     is_head: bool,
     length: Length,
-    /// The head was malformed, so that the end of the request is not known.
+    /// The head was malformed: the end of the request is unknown.
     malformed: bool,
     /// The client waits for `100 Continue` (RFC 9110 section 10.1.1).
     expects_continue: bool,
     /// `100 Continue` is being sent.
     continuing: bool,
-    /// All of the response is here and the connection closes behind it: both go out in one packet.
+    /// The response is complete and the connection closes after it. Both are sent in one packet.
     is_last: bool,
     after: After,
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Socket + Unpin> Http1Stream<'a, S> {
-    /// The request whose head of `head` bytes has been received.
-    pub(super) fn new(http1: &'a mut Http1Connection<S>, head: usize, connection: &Connection) -> Self {
+    /// Begins a request. `head`: the length of the received head, or why there is no valid one.
+    pub(super) fn new(
+        http1: &'a mut Http1Connection<S>,
+        head: Result<usize, Failure>,
+        connection: &Connection,
+    ) -> Self {
         http1.used = true;
-        // A connection that is old enough closes behind this response.
         let is_old = http1.age() >= connection.worker.gateway.timeouts.connection_age;
         let keep_alive = !is_old && !http1.is_last_request;
         http1.sender.wake(&connection.worker.buffers);
         Self {
             http1,
-            head,
-            refused: None,
+            head: *head.as_ref().unwrap_or(&0),
+            refused: head.err(),
             version: Version::Http11,
             keep_alive,
             is_head: false,
@@ -78,69 +80,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Socket + Unpin> Http1Stream<'a, S> {
         }
     }
 
-    /// What has been received is not a request.
-    pub(super) fn refused(
-        http1: &'a mut Http1Connection<S>,
-        failure: Failure,
-        connection: &Connection,
-    ) -> Self {
-        let mut stream = Self::new(http1, 0, connection);
-        stream.refused = Some(failure);
-        stream
-    }
-
-    /// What follows the request.
+    /// What happens to the connection now.
     pub(super) fn after(&self) -> After {
         if self.malformed && self.after == After::Close { After::Linger } else { self.after }
-    }
-
-    fn read<T>(
-        &mut self,
-        refused: Option<Failure>,
-        read: impl for<'h> FnOnce(ReceivedHead<'h, Fields<'h, 'h>>) -> T,
-    ) -> T {
-        let bytes = &self.http1.receiver.head()[..self.head];
-        let mut slots = header_slots();
-        let parsed = match refused {
-            Some(failure) => Err(failure),
-            None => ParsedHead::parse(bytes, &mut slots).map_err(Failure::Malformed),
-        };
-        let parsed_head = match parsed {
-            Ok(parsed_head) => parsed_head,
-            Err(failure) => {
-                self.is_head = self.http1.receiver.head().starts_with(b"HEAD ");
-                (self.keep_alive, self.malformed, self.head) = (false, true, 0);
-                return read(ReceivedHead::unreadable(failure));
-            }
-        };
-        self.version = parsed_head.version;
-        self.is_head = parsed_head.method == "HEAD";
-        let request = Request::of(&parsed_head);
-        let (host, request) = match &request {
-            Ok(request) => {
-                self.keep_alive &= request.keep_alive;
-                self.length = request.length;
-                self.expects_continue = request.expects_continue;
-                let host = Cow::Borrowed(request.authority.map_or("", |authority| authority.host));
-                (host, Ok(RequestHead::of(request, websocket_tunnel::is_wanted(request))))
-            }
-            Err(error) => {
-                (self.keep_alive, self.malformed) = (false, true);
-                let host = HeaderFields::first(&parsed_head.fields, "host").unwrap_or_default();
-                (String::from_utf8_lossy(host), Err(Refusal::Page(Failure::Malformed(*error))))
-            }
-        };
-        read(ReceivedHead {
-            method: parsed_head.method,
-            host,
-            path: parsed_head.target.split_once('?').map_or(parsed_head.target, |(path, _)| path),
-            version: match parsed_head.version {
-                Version::Http10 => "HTTP/1.0",
-                Version::Http11 => "HTTP/1.1",
-            },
-            fields: Some(parsed_head.fields),
-            request,
-        })
     }
 
     fn framing(&self, length: Length, close: bool, tunnel: bool) -> ResponseFraming {
@@ -215,8 +157,48 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> ClientStream for Http1Stream<'_
     type Fields<'a> = Fields<'a, 'a>;
 
     fn read_head<T>(&mut self, read: impl FnOnce(ReceivedHead<'_, Self::Fields<'_>>) -> T) -> T {
-        let refused = self.refused.take();
-        self.read(refused, read)
+        let bytes = &self.http1.receiver.head()[..self.head];
+        let mut slots = header_slots();
+        let parsed = match self.refused.take() {
+            Some(failure) => Err(failure),
+            None => ParsedHead::parse(bytes, &mut slots).map_err(Failure::Malformed),
+        };
+        let parsed_head = match parsed {
+            Ok(parsed_head) => parsed_head,
+            Err(failure) => {
+                self.is_head = self.http1.receiver.head().starts_with(b"HEAD ");
+                (self.keep_alive, self.malformed, self.head) = (false, true, 0);
+                return read(ReceivedHead::unreadable(failure));
+            }
+        };
+        self.version = parsed_head.version;
+        self.is_head = parsed_head.method == "HEAD";
+        let request = Request::of(&parsed_head);
+        let (host, request) = match &request {
+            Ok(request) => {
+                self.keep_alive &= request.keep_alive;
+                self.length = request.length;
+                self.expects_continue = request.expects_continue;
+                let host = Cow::Borrowed(request.authority.map_or("", |authority| authority.host));
+                (host, Ok(RequestHead::of(request, websocket_tunnel::is_wanted(request))))
+            }
+            Err(error) => {
+                (self.keep_alive, self.malformed) = (false, true);
+                let host = HeaderFields::first(&parsed_head.fields, "host").unwrap_or_default();
+                (String::from_utf8_lossy(host), Err(Refusal::Page(Failure::Malformed(*error))))
+            }
+        };
+        read(ReceivedHead {
+            method: parsed_head.method,
+            host,
+            path: parsed_head.target.split_once('?').map_or(parsed_head.target, |(path, _)| path),
+            version: match parsed_head.version {
+                Version::Http10 => "HTTP/1.0",
+                Version::Http11 => "HTTP/1.1",
+            },
+            fields: Some(parsed_head.fields),
+            request,
+        })
     }
 
     async fn begin_request_body(&mut self) -> Result<(), Failure> {
@@ -319,8 +301,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> ClientStream for Http1Stream<'_
         request_sent: bool,
     ) -> Result<(), UpstreamError> {
         let length = match response.length {
-            // HTTP/1.0 has no chunks: closing the connection ends the body. HTTP/1.1 has them where the length is not
-            // known.
+            // HTTP/1.0 has no chunked coding: closing the connection ends the body.
             Length::Chunked | Length::UntilClose if self.version == Version::Http10 => Length::UntilClose,
             Length::Chunked | Length::UntilClose => Length::Chunked,
             Length::Known(bytes) => Length::Known(bytes),
@@ -374,7 +355,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> ClientStream for Http1Stream<'_
         Ok(())
     }
 
-    /// The connection closes without the end of the response, so that the client notices.
+    /// Closes the connection before the end of the response, so that the client detects the truncation.
     fn abort(&mut self, _: Abort) {
         self.after = After::Gone;
     }
@@ -391,7 +372,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> ClientStream for Http1Stream<'_
     }
 }
 
-/// Writes a response of the gateway's own, head and body.
+/// Writes head and body of a response that the gateway generated.
 fn write_page(out: &mut Vec<u8>, page: &Response<Bytes>, framing: ResponseFraming, is_head: bool) {
     let status = page.status();
     let line = format!("HTTP/1.1 {} {}\r\n", status.as_u16(), status.canonical_reason().unwrap_or_default());
