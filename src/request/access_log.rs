@@ -1,6 +1,6 @@
-//! The access log: one line a request, written when its response is done with, or given up.
+//! The access log: one line per request, written when its response has ended.
 //!
-//! Queries, cookies and whatever in a path looks like an address or a session never appear.
+//! It contains no queries, no cookies, and no part of a path that looks like an e-mail address or a session.
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -16,14 +16,14 @@ use crate::observe::metrics::{CompletedRequest, Outcome, Protocol, Responder};
 use crate::observe::trace_export::{EndedSpan, StartedSpan};
 use crate::request::worker::Worker;
 
-/// A request and the connection that it came by.
+/// What is logged of a request and its connection.
 pub(crate) struct RequestInfo<'a> {
     pub(crate) method: &'a str,
     pub(crate) host: &'a str,
     pub(crate) path: &'a str,
-    /// `HTTP/1.1`.
+    /// For example `HTTP/1.1`.
     pub(crate) version: &'static str,
-    /// The `traceparent` it brings.
+    /// The `traceparent` header of the request.
     pub(crate) trace: Option<&'a [u8]>,
     pub(crate) client: IpAddr,
     pub(crate) is_https: bool,
@@ -31,10 +31,10 @@ pub(crate) struct RequestInfo<'a> {
     pub(crate) is_vouched_for: bool,
 }
 
-/// The record of one request. It is counted, and its line written, when it is dropped.
+/// The record of one request. When it is dropped, the request is counted and logged.
 pub(crate) struct Access {
     worker: Rc<Worker>,
-    /// None: the request is for none of the sites, or the site is not known.
+    /// None: the request is for none of the sites, or the site is unknown.
     pub(crate) site: Option<usize>,
     pub(crate) responder: Responder,
     protocol: Protocol,
@@ -42,11 +42,11 @@ pub(crate) struct Access {
     status: Option<StatusCode>,
     bytes: u64,
     pub(crate) outcome: Outcome,
-    /// Why it was answered with a page of ours.
+    /// The name of the failure, if the gateway answered with an error page.
     failure: Option<&'static str>,
-    /// What its line tells beside that, if there is to be one.
+    /// None: neither logged nor exported.
     line: Option<Line>,
-    /// Its span, if it is exported.
+    /// The span, if it is exported.
     pub(crate) span: Option<Box<StartedSpan>>,
 }
 
@@ -96,12 +96,12 @@ impl Access {
         }
     }
 
-    /// There is a response; what becomes of its body is still to be told.
+    /// Records the status of the response.
     pub(crate) fn answered(&mut self, status: StatusCode) {
         self.status = Some(status);
     }
 
-    /// The response is a page of ours instead, and why.
+    /// Records that the gateway answers with an error page. `why`: the name of the failure.
     pub(crate) fn failed(&mut self, why: &'static str) {
         self.responder = Responder::Gateway;
         self.failure = Some(why);
@@ -116,7 +116,7 @@ impl Access {
     }
 }
 
-/// The client left before there was a status, as nginx has it.
+/// The status of a request whose client left before the response, as in nginx.
 const CLIENT_LEFT: u16 = 499;
 
 impl Drop for Access {
@@ -171,30 +171,31 @@ impl Drop for Access {
     }
 }
 
-/// A host as it was asked for, unless it could be an e-mail address; at most 255 characters.
+/// The requested host, at most 255 characters, or `*` if it could be an e-mail address.
 fn loggable_host(host: &str) -> String {
     if host.contains('@') { "*".to_owned() } else { host.chars().take(255).collect() }
 }
 
-/// A path without what could identify or let in a person: segments with an `@` (e-mail addresses) and ASP.NET's
-/// cookieless tickets `(S(..))`, `(F(..))` become `*`; at most 256 characters.
+/// The path, at most 256 characters. Segments with an `@` (e-mail addresses) and cookieless tickets of ASP.NET,
+/// `(S(..))` and `(F(..))`, become `*`.
 fn loggable_path(path: &str) -> String {
     let segments = path.split('/').map(|segment| if is_private(segment) { "*" } else { segment });
     segments.collect::<Vec<_>>().join("/").chars().take(256).collect()
 }
 
-/// However often it is encoded; what is encoded more often than anybody means it is private, too.
+/// Whether a segment may hold an e-mail address or a ticket, percent-decoded repeatedly. A segment that is encoded more
+/// than four times counts as private.
 fn is_private(segment: &str) -> bool {
-    let mut reading = segment.to_owned();
+    let mut text = segment.to_owned();
     for _ in 0..4 {
-        if reading.contains(['@', '(']) {
+        if text.contains(['@', '(']) {
             return true;
         }
-        let decoded = percent_decode_str(&reading).decode_utf8_lossy().into_owned();
-        if decoded == reading {
+        let decoded = percent_decode_str(&text).decode_utf8_lossy().into_owned();
+        if decoded == text {
             return false;
         }
-        reading = decoded;
+        text = decoded;
     }
     true
 }

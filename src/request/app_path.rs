@@ -1,7 +1,7 @@
-//! Which part of the gateway a path belongs to: a pure function of the path and the site's apps.
+//! Decides whether a path belongs to an SSO endpoint: a pure function of the path and the site's apps.
 //!
-//! A path is ours only when its bytes are simply an app's path. Any other spelling that IIS, a client or a decoder
-//! could take for one of our paths is `Ambiguous`: it is refused, never forwarded, so that there is one meaning a path.
+//! Only the exact bytes of an endpoint's path match. Any other spelling that IIS, a client or a decoder could take for
+//! such a path is `Ambiguous`. It is refused and never forwarded, so that every path has one meaning.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ pub(crate) enum PathMatch<'a> {
     Endpoint(&'a Arc<App>, Endpoint),
     /// Another spelling of an endpoint's path. Holds the path that was probably intended.
     Ambiguous(String),
-    /// Everything that is not ours.
+    /// A path of iMIS.
     Proxy,
 }
 
@@ -45,31 +45,26 @@ pub(crate) fn match_path<'a>(apps: &'a [Arc<App>], path: &str) -> PathMatch<'a> 
         };
         return PathMatch::Endpoint(app, endpoint);
     }
-    if !could_be_ours(apps, path) {
-        return PathMatch::Proxy;
-    }
-    match meant(apps, path) {
-        Some(intended) => PathMatch::Ambiguous(intended),
-        None => PathMatch::Proxy,
-    }
+    let intended = if may_be_endpoint(apps, path) { intended_path(apps, path) } else { None };
+    intended.map_or(PathMatch::Proxy, PathMatch::Ambiguous)
 }
 
-/// Whether `meant` could find one of our paths in this one. Nearly every path of a site is told apart here, in a
-/// glance: where nothing is encoded or cut out, the last name of our path has to stand in it as it is, but for case.
-fn could_be_ours(apps: &[Arc<App>], path: &str) -> bool {
-    let plain = |bytes: &[u8]| bytes.iter().all(|byte| byte.is_ascii() && !matches!(byte, b'%' | b'('));
-    let named = |bytes: &[u8]| {
+/// A fast check that excludes nearly every path of a site: `false` if `intended_path` would find nothing. Without
+/// encoded or removable parts, an endpoint's path contains the last segment of the app's path, in any case.
+fn may_be_endpoint(apps: &[Arc<App>], path: &str) -> bool {
+    let is_plain = |bytes: &[u8]| bytes.iter().all(|byte| byte.is_ascii() && !matches!(byte, b'%' | b'('));
+    let names_app = |bytes: &[u8]| {
         apps.iter().any(|app| contains(bytes, app.path.rsplit('/').next().unwrap_or_default()))
     };
-    if plain(path.as_bytes()) {
-        return named(path.as_bytes());
+    if is_plain(path.as_bytes()) {
+        return names_app(path.as_bytes());
     }
-    // Most of what is encoded is a blank.
+    // One round of decoding makes most encoded paths plain: usually only spaces are encoded.
     let decoded = decoded(path.as_bytes());
-    !plain(&decoded) || named(&decoded)
+    !is_plain(&decoded) || names_app(&decoded)
 }
 
-/// Whether `path` contains `name` (in lower case), whatever its case.
+/// Whether `path` contains `name`, compared without case. `name` is in lower case.
 fn contains(path: &[u8], name: &str) -> bool {
     let Some(first) = name.bytes().next() else { return true };
     memchr::memchr2_iter(first, first.to_ascii_uppercase(), path).any(|at| {
@@ -77,28 +72,27 @@ fn contains(path: &[u8], name: &str) -> bool {
     })
 }
 
-/// Which of our paths some server could read here: after every decoding and folding that servers do, in whatever order.
+/// The endpoint path that some server could read here, after any combination of the transformations that servers make.
 ///
-/// Percent-encoding undone (repeatedly, IIS's `%u002f` and overlong UTF-8 included), letters beyond ASCII taken for any
-/// letter (Windows' best fit), `\` as `/`, ASCII case folded (IIS), path parameters and stream names cut off,
-/// cookieless session tokens `(S(..))` removed (ASP.NET), slashes collapsed, dots resolved, dots and blanks at the ends
-/// stripped (Windows file names).
+/// They percent-decode (repeatedly, including IIS's `%u002f` and overlong UTF-8), replace letters beyond ASCII by any
+/// letter (Windows best fit), read `\` as `/`, ignore ASCII case (IIS), cut off path parameters and stream names, remove
+/// cookieless session tokens `(S(..))` (ASP.NET), collapse slashes, resolve dots, and strip dots and spaces at the end of
+/// a segment (Windows file names).
 ///
-/// What `..` takes away depends on what was dropped before it, and on that readers differ. So where there is one, it is
-/// enough that the names of our path stand there in their order: no reader adds or reorders any.
-fn meant(apps: &[Arc<App>], path: &str) -> Option<String> {
+/// Which segment `..` removes depends on the segments that were dropped before it, and there servers differ. So in a
+/// path with `..` it is enough that the segments of an endpoint's path occur in their order: no server adds or reorders
+/// segments.
+fn intended_path(apps: &[Arc<App>], path: &str) -> Option<String> {
     let mut bytes = path.as_bytes().to_vec();
-    let mut climbs = false;
+    let mut has_dot_dot = false;
     for _ in 0..=MAX_DECODED {
         for is_strict in [true, false] {
             let reading = Reading::of(&bytes, is_strict);
-            climbs |= reading.climbs;
-            for app in apps {
-                for ours in app.paths() {
-                    if reading.could_be(&ours, climbs) {
-                        return Some(ours);
-                    }
-                }
+            has_dot_dot |= reading.has_dot_dot;
+            let mut endpoints = apps.iter().flat_map(|app| app.paths());
+            let found = endpoints.find(|endpoint| reading.could_be(endpoint, has_dot_dot));
+            if found.is_some() {
+                return found;
             }
         }
         let decoded = decoded(&bytes);
@@ -110,50 +104,50 @@ fn meant(apps: &[Arc<App>], path: &str) -> Option<String> {
     None
 }
 
-/// The names that a path consists of, at one depth of decoding.
+/// The segments of a path, at one depth of decoding, as different servers read them.
 struct Reading {
-    names: Vec<String>,
-    /// The same for readers who know nothing of cookieless tokens.
+    segments: Vec<String>,
+    /// The segments if cookieless tokens are not removed.
     literal: Vec<String>,
-    /// The same for readers for whom the path ends where something else begins.
+    /// The segments if the whole path ends at a NUL, `?`, `#` or `;`.
     cut: Vec<String>,
-    /// There is a `..`, or what could be read as one.
-    climbs: bool,
+    /// Some segment could be read as `..`.
+    has_dot_dot: bool,
 }
 
 impl Reading {
     fn of(bytes: &[u8], is_strict: bool) -> Self {
-        let text: String = generous_utf8(bytes, is_strict).into_iter().map(best_fit).collect();
+        let text: String = lenient_utf8(bytes, is_strict).into_iter().map(best_fit).collect();
         let text = text.to_ascii_lowercase();
-        let ends = |c: char| matches!(c, '\0' | '?' | '#' | ';');
+        let ends_path = |c: char| matches!(c, '\0' | '?' | '#' | ';');
         let whole = without_cookieless(&text);
-        let cut = without_cookieless(text.split(ends).next().unwrap_or_default());
-        let climbs = text.split(['/', '\\']).any(|segment| segment.trim_matches(is_blank).starts_with(".."));
-        Self { names: names(&whole), literal: names(&text), cut: names(&cut), climbs }
+        let cut = without_cookieless(text.split(ends_path).next().unwrap_or_default());
+        let has_dot_dot =
+            text.split(['/', '\\']).any(|segment| segment.trim_matches(is_blank).starts_with(".."));
+        Self { segments: segments(&whole), literal: segments(&text), cut: segments(&cut), has_dot_dot }
     }
 
-    fn could_be(&self, ours: &str, climbs: bool) -> bool {
-        let wanted: Vec<&str> = ours.split('/').skip(1).collect();
-        let same = |names: &[String]| {
-            names.len() == wanted.len()
-                && names.iter().zip(&wanted).all(|(name, wanted)| is_like(name, wanted))
+    fn could_be(&self, endpoint: &str, has_dot_dot: bool) -> bool {
+        let wanted: Vec<&str> = endpoint.split('/').skip(1).collect();
+        let same = |segments: &[String]| {
+            segments.len() == wanted.len()
+                && segments.iter().zip(&wanted).all(|(segment, wanted)| is_like(segment, wanted))
         };
-        let in_order = |names: &[String]| {
-            let mut names = names.iter();
-            wanted.iter().all(|wanted| names.any(|name| is_like(name, wanted)))
+        let in_order = |segments: &[String]| {
+            let mut segments = segments.iter();
+            wanted.iter().all(|wanted| segments.any(|segment| is_like(segment, wanted)))
         };
-        [&self.names, &self.literal, &self.cut].into_iter().any(|names| same(names))
-            || (climbs && (in_order(&self.names) || in_order(&self.literal)))
+        [&self.segments, &self.literal, &self.cut].into_iter().any(|segments| same(segments))
+            || (has_dot_dot && (in_order(&self.segments) || in_order(&self.literal)))
     }
 }
 
-/// Blank, or nothing that could be seen.
 fn is_blank(c: char) -> bool {
     c.is_whitespace() || c.is_control()
 }
 
-/// The segments that mean something, each as it is without what may be cut from it.
-fn names(path: &str) -> Vec<String> {
+/// The segments of a path that are not empty, without parameters, stream names, and the characters that Windows strips.
+fn segments(path: &str) -> Vec<String> {
     let plain = |segment: &str| {
         let name = segment.split([';', ':', '\0', '?', '#']).next().unwrap_or_default();
         name.trim_start_matches(is_blank).trim_end_matches(|c: char| c == '.' || is_blank(c)).to_owned()
@@ -161,14 +155,14 @@ fn names(path: &str) -> Vec<String> {
     path.split(['/', '\\']).map(plain).filter(|name| !name.is_empty()).collect()
 }
 
-/// Whether a name is one of ours, when a letter beyond ASCII may become any other.
-fn is_like(name: &str, ours: &str) -> bool {
-    let mut ours = ours.chars();
-    name.chars().all(|c| ours.next().is_some_and(|wanted| c == wanted || !c.is_ascii()))
-        && ours.next().is_none()
+/// Whether a segment equals `wanted`, if a letter beyond ASCII can stand for any letter.
+fn is_like(segment: &str, wanted: &str) -> bool {
+    let mut wanted = wanted.chars();
+    segment.chars().all(|c| wanted.next().is_some_and(|wanted| c == wanted || !c.is_ascii()))
+        && wanted.next().is_none()
 }
 
-/// A path that is encoded more often than this is not one of ours.
+/// How many times a path is percent-decoded at most.
 const MAX_DECODED: usize = 6;
 
 /// One round of percent-decoding, `%uXXXX` included.
@@ -197,16 +191,15 @@ fn decoded(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The number that the first `N` bytes write.
+/// The number in the first `N` bytes, which are hexadecimal digits.
 fn hex<const N: usize>(bytes: &[u8]) -> Option<u32> {
     let digits = bytes.first_chunk::<N>()?;
     digits.iter().try_fold(0, |number, digit| Some(number * 16 + char::from(*digit).to_digit(16)?))
 }
 
-/// UTF-8 as careless decoders read it: overlong sequences mean what they spell, a byte that belongs to none is a
-/// character.
+/// Decodes UTF-8 as lenient decoders do: overlong sequences are accepted, and an invalid byte is a character by itself.
 /// `is_strict`: each following byte must be a continuation byte. Old versions of IIS did not check that.
-fn generous_utf8(bytes: &[u8], is_strict: bool) -> Vec<char> {
+fn lenient_utf8(bytes: &[u8], is_strict: bool) -> Vec<char> {
     let mut out = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
     while let Some((first, behind)) = rest.split_first() {
@@ -237,7 +230,7 @@ fn generous_utf8(bytes: &[u8], is_strict: bool) -> Vec<char> {
     out
 }
 
-/// What Windows' code pages make of characters that part a path; letters are seen to in `is_like`.
+/// The best fit of Windows code pages for the characters that structure a path. `is_like` covers letters.
 fn best_fit(character: char) -> char {
     match character {
         '\u{ff01}'..='\u{ff5e}' => u8::try_from(u32::from(character) - 0xfee0).map_or(character, char::from),
@@ -248,7 +241,7 @@ fn best_fit(character: char) -> char {
     }
 }
 
-/// Without ASP.NET's cookieless tokens, `(S(..))`, `(A(..)F(..))` and the like, wherever they stand.
+/// Removes the cookieless tokens of ASP.NET, such as `(S(..))` and `(A(..)F(..))`, at any position.
 fn without_cookieless(path: &str) -> String {
     let mut out = String::with_capacity(path.len());
     let mut rest = path;
@@ -257,7 +250,7 @@ fn without_cookieless(path: &str) -> String {
             let mut inside = rest[open + 1..].chars();
             inside.next().is_some_and(|c| c.is_ascii_alphabetic()) && inside.next() == Some('(')
         });
-        // A token stands within one segment.
+        // A token lies within one segment.
         let token = token.filter(|length| !rest[open..open + length].contains(['/', '\\']));
         match token {
             Some(length) => {
@@ -292,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn the_exact_paths_are_ours() {
+    fn exact_paths_match_endpoints() {
         assert_eq!(kind("/sso/zendesk"), "sign-in");
         assert_eq!(kind("/sso/zendesk/signed-out"), "signed-out");
         assert_eq!(kind("/sso/zendesk/imis"), "from-imis");
@@ -300,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn another_spelling_of_our_path_is_neither_ours_nor_forwarded() {
+    fn other_spellings_of_an_endpoint_path_are_ambiguous() {
         for path in [
             "/SSO/Zendesk",
             "/sso/zendesk/",
@@ -369,7 +362,7 @@ mod tests {
             "/sso/zendesk/signed%2dout",
             "/sso/zendesk/signed%e2%80%90out",
             "/sso/zendesk//signed-out",
-            // What `..` takes away is what only some have dropped.
+            // Which segment `..` removes depends on the segments that a server drops.
             "/sso/zendesk//..",
             "/sso/zendesk\\/..",
             "/sso/zendesk/%20/..",
@@ -393,17 +386,17 @@ mod tests {
             "/sso/zendesk:x/%20/%2E.",
             "/sso/zendesk/a%252fb/..",
             "/sso/zendesk/a%2fb/..",
-            // Hidden in what only looks like a token.
+            // Within text that only looks like a token.
             "/(a(/../sso/zendesk/))/..",
             "/(S(/../sso/zendesk/x))/..",
             "/(S(/sso/zendesk/))/..",
             "/%28S%28/../sso/zendesk/%29%29/..",
-            // The whole path ends, or only its segment.
+            // Characters that end the path, or only the segment.
             "/sso/zendesk%3f/x",
             "/sso/zendesk%00/x",
             "/sso/zendesk%23/x",
             "/sso/zendesk;a/x",
-            // Letters that a code page has no place for.
+            // Letters that a code page does not contain.
             "/sso/%c5%baendesk",
             "/%c5%9bso/zendesk",
             "/sso/ze%c5%84desk",
@@ -422,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn the_glance_never_overlooks_one_of_our_paths() {
+    fn the_fast_check_excludes_no_ambiguous_path() {
         let apps = [Arc::new(test_app())];
         let pieces = [
             "/",
@@ -455,23 +448,23 @@ mod tests {
             "))",
         ];
         let mut seed = 1_u64;
-        let mut ours = 0;
+        let mut found = 0;
         for _ in 0..60_000 {
             let mut path = String::from("/");
             for _ in 0..6 {
                 seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 path.push_str(pieces[(seed >> 33) as usize % pieces.len()]);
             }
-            if let Some(meant) = meant(&apps, &path) {
-                ours += 1;
-                assert!(could_be_ours(&apps, &path), "{path}: {meant}");
+            if let Some(intended) = intended_path(&apps, &path) {
+                found += 1;
+                assert!(may_be_endpoint(&apps, &path), "{path}: {intended}");
             }
         }
-        assert!(ours > 30, "{ours}: the test has to meet some");
+        assert!(found > 30, "{found}: too few to test anything");
     }
 
     #[test]
-    fn everything_else_is_forwarded() {
+    fn similar_paths_are_forwarded() {
         for path in [
             "/",
             "/sso",

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-/// The part of the forwarding chain that trusted proxies vouch for: from the right, through the trusted proxies, to
-/// the first address that is not one. That is the visitor's address. The visitor may have written what is left of it.
+/// The part of the forwarding chain that trusted proxies have written: from the right, through the trusted proxies, to
+/// the first address that is not trusted. That is the visitor's address. Addresses to its left can be forged.
 ///
 /// `X-Forwarded-For` takes precedence over `Forwarded`. Addresses may have ports, brackets and quotes: Azure
 /// Application Gateway sends `IP:port`.
@@ -13,7 +13,7 @@ pub(crate) fn vouched_for<'a>(
 ) -> Vec<IpAddr> {
     let (mut lines, mut standard) = (Vec::new(), Vec::new());
     for (name, value) in fields {
-        // The visitor's part may be anything; what a trusted proxy appends to it must still be read.
+        // Lossy: invalid text in the visitor's part must not hide the part that a trusted proxy appended.
         let text = || String::from_utf8_lossy(value);
         if name.eq_ignore_ascii_case("x-forwarded-for") {
             lines.push(text());
@@ -36,8 +36,8 @@ pub(crate) fn vouched_for<'a>(
     chain
 }
 
-/// Splits at `separator` outside quotes, the last part first. A trusted proxy appends to whatever the visitor sent, so
-/// only reading from the right keeps a quote that the visitor has left open out of the proxy's own part.
+/// Splits at `separator` outside quotes, the last part first. A trusted proxy appends to the value that the visitor
+/// sent. Reading from the right, an unclosed quote of the visitor does not affect the proxy's part.
 fn split_from_right(text: &str, separator: u8) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
     std::iter::from_fn(move || {
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_counts_from_the_right_up_to_the_visitor() {
+    fn a_chain_is_read_from_the_right_up_to_the_visitor() {
         for (value, expected) in [
             ("1.2.3.4, 10.0.0.1", "1.2.3.4 10.0.0.1"),
             // The visitor claims to be 6.6.6.6.
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_not_text_hide_only_the_visitors_own_part() {
+    fn invalid_text_affects_only_the_visitors_part() {
         let trusts = |address: IpAddr| address.to_string().starts_with("10.");
         for (name, value) in [
             ("X-Forwarded-For", &b"\xff, 203.0.113.9"[..]),
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn the_standard_header_means_the_same() {
+    fn the_forwarded_header_is_read_like_x_forwarded_for() {
         for (value, expected) in [
             ("for=192.0.2.1", "192.0.2.1"),
             ("for=6.6.6.6, For=\"192.0.2.1:4711\";proto=https, for=10.0.0.2", "192.0.2.1 10.0.0.2"),

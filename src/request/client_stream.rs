@@ -17,7 +17,7 @@ use crate::proxy::websocket_tunnel::TunnelError;
 use crate::request::access_log::Access;
 use crate::request::error_page::Failure;
 
-/// A request head as it was received. What the log says of it is there even when the request is refused.
+/// A request head as it was received. The fields for the access log are set even if the request is refused.
 pub(crate) struct ReceivedHead<'a, F> {
     pub(crate) method: &'a str,
     pub(crate) host: Cow<'a, str>,
@@ -69,7 +69,7 @@ impl<'a, F> ReceivedHead<'a, F> {
     }
 }
 
-/// The client's side of one request. The calls come in the order in which the methods stand here.
+/// The client's side of one request. The methods are listed in the order in which they are called.
 pub(crate) trait ClientStream: Upload {
     /// The header fields of the request.
     type Fields<'a>: HeaderFields;
@@ -77,17 +77,16 @@ pub(crate) trait ClientStream: Upload {
     /// Calls `read` with the request head.
     fn read_head<T>(&mut self, read: impl FnOnce(ReceivedHead<'_, Self::Fields<'_>>) -> T) -> T;
 
-    /// The head has been read; the body follows. A request whose head says that it has no body is known to be complete
-    /// when this returns.
+    /// Begins the request body, after the head has been read. If the request has no body, it is complete afterwards.
     async fn begin_request_body(&mut self) -> Result<(), Failure>;
 
-    /// Whether all of the request body is here.
+    /// Whether the whole request body has been received.
     fn has_whole_body(&self) -> bool;
 
-    /// Reads a request body of at most `max` bytes, which has to be complete within `timeout`.
+    /// Reads a request body of at most `max` bytes, which must be complete within `timeout`.
     async fn read_form(&mut self, max: usize, timeout: Duration) -> Result<Bytes, Failure>;
 
-    /// Sends a response of the gateway's own. `failure`: why the request failed, if it did.
+    /// Sends a response that the gateway generated. `failure`: why the request failed, if it did.
     async fn send_page(&mut self, page: Response<Bytes>, failure: Option<&Failure>, access: &mut Access);
 
     /// The upstream connection that Windows authentication has signed in for this client connection.
@@ -120,14 +119,14 @@ pub(crate) trait ClientStream: Upload {
     /// Discards the head that `write_head` wrote.
     fn discard_head(&mut self);
 
-    /// The response body begins; `upstream` has what has come of it.
+    /// Begins the response body. `upstream` may have buffered part of it already.
     fn begin_response_body(&mut self, upstream: &Connection) -> Result<(), RelayError>;
 
     /// Moves the response body to the client.
     fn poll_relay(&mut self, cx: &mut Context<'_>, upstream: &mut Connection)
     -> Poll<Result<(), RelayError>>;
 
-    /// Whether there is something to send that the client does not take.
+    /// Whether data for the client is buffered because the client does not read.
     fn is_blocked(&self, upstream: &Connection) -> bool;
 
     /// Bytes of the body that were taken from the upstream and have not been sent.
@@ -135,13 +134,13 @@ pub(crate) trait ClientStream: Upload {
         0
     }
 
-    /// The response body has been relayed to its end.
+    /// Ends the response after its body has been relayed.
     async fn end_response(&mut self) -> Result<(), RelayError>;
 
-    /// The request ends without a complete response.
+    /// Ends the request without a complete response.
     fn abort(&mut self, reason: Abort);
 
-    /// Writes the 101 response that agrees to a WebSocket. Over HTTP/2 no request asks for one.
+    /// Writes the 101 response that accepts a WebSocket. HTTP/2 requests never ask for one.
     fn write_upgrade(&mut self, _response: &head::Response<'_, '_>) {}
 
     /// Moves bytes in both directions until both sides have closed.

@@ -1,4 +1,4 @@
-//! What requests know of the client connection that they came by.
+//! The client connection of a request.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -28,11 +28,10 @@ pub(crate) struct Context<'a> {
     pub(crate) access: Access,
 }
 
-/// The listener that a connection came by.
+/// The listener that accepted a connection.
 #[derive(Debug, Clone)]
 pub(crate) enum Entry {
-    /// HTTPS, with the certificate for this name. `site`: the site that has the name; none after a reload has removed
-    /// it.
+    /// HTTPS, with the certificate for this name. `site`: the site with that name. None: a reload has removed it.
     Https { name: Rc<str>, site: Option<usize> },
     /// Plain HTTP, which redirects to HTTPS.
     Http,
@@ -43,7 +42,7 @@ impl Connection {
         Self { worker, peer: peer.ip(), port: peer.port(), peer_text: peer.ip().to_string(), entry }
     }
 
-    /// The same connection under the newest configuration; none when that is the one that it has.
+    /// The connection with the newest configuration. None: it has that already.
     pub(crate) fn renewed(&self) -> Option<Self> {
         let worker = self.worker.newer()?;
         let entry = match &self.entry {

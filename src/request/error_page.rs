@@ -8,13 +8,13 @@ use crate::codec::head_error::HeadError;
 use crate::pages::{Link, Message, Pages};
 use crate::proxy::error::{ConnectError, ForwardError, UploadError, UpstreamError};
 
-/// Seconds; a queue of waiting requests is about a second long.
+/// `Retry-After` in seconds. A request waits in the queue for about a second.
 const RETRY_AFTER_OVERLOAD: u32 = 5;
 
 /// Why a request gets an error page instead of a response of iMIS.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    // The client's fault.
+    // Errors of the client.
     #[error("malformed request")]
     BadRequest,
     #[error("malformed request head")]
@@ -35,16 +35,16 @@ pub(crate) enum Failure {
     UploadBroken(#[source] UploadError),
     #[error("the client stopped sending the request body")]
     UploadStalled,
-    /// There is no one to send a page to.
+    /// No page is sent.
     #[error("the client closed the connection")]
     ClientGone,
     // A limit of the gateway.
     #[error("too many concurrent requests")]
     Overloaded,
-    // The upstream's fault.
+    // Errors of the upstream.
     #[error("upstream failed")]
     Upstream(#[source] UpstreamError),
-    // The gateway's fault.
+    // Errors of the gateway.
     #[error("internal error")]
     Internal,
 }
@@ -62,12 +62,12 @@ impl From<ForwardError> for Failure {
 }
 
 impl Failure {
-    /// Whether the client caused it, so that an operator need not look at it.
+    /// Whether the client caused it. An operator does not need to know of these.
     pub(crate) fn is_client_error(&self) -> bool {
         !matches!(self, Self::Overloaded | Self::Upstream(_) | Self::Internal)
     }
 
-    /// Names of the failures that an operator looks at.
+    /// The names of failures that are not client errors.
     pub(crate) const NAMES: [&str; 6] = [
         "upstream_unreachable",
         "upstream_timeout",

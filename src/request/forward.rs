@@ -1,4 +1,4 @@
-//! Forwards a request to the upstream and relays the response. Both bodies are streamed, at the same time where needed.
+//! Forwards a request to the upstream and relays the response. Both bodies are streamed, if necessary at the same time.
 
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
@@ -14,8 +14,7 @@ use crate::codec::head::{self, header_slots};
 use crate::codec::request_head::{HeaderFields, RequestHead};
 use crate::observe::metrics::{Outcome, Responder};
 use crate::proxy::connection_auth;
-use crate::proxy::error::ForwardError;
-use crate::proxy::error::UpstreamError;
+use crate::proxy::error::{ForwardError, UpstreamError};
 use crate::proxy::exchange::{Exchange, Expired, RelayTimeouts, Sending, WaitingOn};
 use crate::proxy::headers::{self, Forwarding, HeadChanges, Traceparent};
 use crate::proxy::upstream::Upstream;
@@ -32,7 +31,7 @@ use crate::sso::single_logout::{LogoutRedirect, SignOutRequest};
 pub(crate) struct ForwardRequest {
     site: usize,
     outgoing: UpstreamRequest,
-    /// It signs in to iMIS or out of it.
+    /// Set if the request signs in to iMIS or out of it.
     sign_out: Option<Box<SignOutRequest>>,
 }
 
@@ -46,10 +45,10 @@ pub(crate) struct Destination<'a> {
     pub(crate) max_forwards: Option<u64>,
 }
 
-/// What a head from the upstream was.
+/// The kind of a response head from the upstream.
 enum RelayedHead {
     Interim,
-    /// The upstream agrees to a WebSocket.
+    /// The upstream accepts a WebSocket.
     Upgrade,
     /// `keep`: the upstream keeps its connection open. `ends_session`: the response deletes a session cookie.
     Final {
@@ -108,7 +107,7 @@ impl ForwardRequest {
 /// Forwards a request and relays the response.
 ///
 /// # Errors
-/// No response has begun; the client needs an error page.
+/// No response has begun. The client needs an error page.
 pub(crate) async fn forward<C: ClientStream>(
     client: &mut C,
     mut request: ForwardRequest,
@@ -156,7 +155,7 @@ pub(crate) async fn forward<C: ClientStream>(
     Err(ForwardError::from(UpstreamError::EndlessInterim).into())
 }
 
-/// Reads the head that the upstream has sent and writes the client's.
+/// Parses the response head of the upstream and writes the one for the client.
 fn relay_head<C: ClientStream>(
     client: &mut C,
     exchange: &mut Exchange,
@@ -170,12 +169,12 @@ fn relay_head<C: ClientStream>(
     let response = head::Response::parse(bytes, &mut slots, outgoing.method == Kind::Head)
         .map_err(UpstreamError::Malformed)?;
     if response.status == 101 {
-        if !outgoing.tunnel || !websocket_tunnel::is_agreed(&response) {
+        if !outgoing.tunnel || !websocket_tunnel::is_accepted(&response) {
             return Err(UpstreamError::UnexpectedUpgrade.into());
         }
         client.write_upgrade(&response);
         context.access.answered(StatusCode::SWITCHING_PROTOCOLS);
-        // What the upstream has sent behind its head belongs to the WebSocket.
+        // Bytes after the head belong to the WebSocket.
         exchange.begin_body(Length::UntilClose)?;
         return Ok(RelayedHead::Upgrade);
     }
@@ -198,9 +197,9 @@ fn relay_head<C: ClientStream>(
     client.write_head(&response, bytes, &changes, exchange.sending == Sending::Done)?;
     context.access.answered(StatusCode::from_u16(response.status).unwrap_or(StatusCode::BAD_GATEWAY));
     let ends_session = session_changes::ends_session(context.connection, *site, &response);
-    let exclusive = connection_auth::asked_for_by(response.fields.pairs());
+    let is_exclusive = connection_auth::asked_for_by(response.fields.pairs());
     let (keep, length) = (response.keep_alive, response.length);
-    exchange.exclusive |= exclusive;
+    exchange.exclusive |= is_exclusive;
     exchange.begin_body(length).inspect_err(|_| client.discard_head())?;
     Ok(RelayedHead::Final { keep, ends_session })
 }

@@ -1,5 +1,4 @@
-//! Everything that answers requests, built from one configuration and immutable afterwards. A reload builds another
-//! one.
+//! A configuration and everything that was built from it. It is immutable: a reload builds a new one.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -20,7 +19,7 @@ use crate::sso::site::{Services, SignOn};
 use crate::upstream::site::SiteUpstream;
 use crate::zendesk::staff::Staff;
 
-/// What all workers share, read-only.
+/// The state that all workers share, read-only.
 pub(crate) struct Gateway {
     pub(crate) sites: Vec<Site>,
     pub(crate) by_host: HashMap<String, usize>,
@@ -29,7 +28,7 @@ pub(crate) struct Gateway {
     pub(crate) proxy_protocol: bool,
     pub(crate) pages: Arc<Pages>,
     pub(crate) metrics: Metrics,
-    /// What the sign-ins of all sites share.
+    /// Shared by the sign-ins of all sites.
     pub(crate) services: Arc<Services>,
     pub(crate) tls: Arc<rustls::ServerConfig>,
     pub(crate) access_log: bool,
@@ -42,9 +41,9 @@ pub(crate) struct Gateway {
     /// The port that plain HTTP redirects to.
     pub(crate) https_port: u16,
     pub(crate) timeouts: ClientTimeouts,
-    /// How slow clients may be within a body.
+    /// The idle time-out and minimum rate of bodies.
     pub(crate) limits: Limits,
-    /// Of the configuration's text.
+    /// Hash of the configuration's text.
     pub(crate) hash: String,
 }
 
@@ -65,8 +64,7 @@ impl Gateway {
         self.sites.iter().flat_map(|site| &site.sign_on).flat_map(|sign_on| sign_on.staff.values())
     }
 
-    /// The site of a host name without port, compared without case (RFC 9110 section 4.2.3). A dot at its end, which
-    /// makes a name absolute, does not count.
+    /// The site of a host name without port, compared without case (RFC 9110 section 4.2.3). A trailing dot is ignored.
     pub(crate) fn site_of(&self, host: &str) -> Option<usize> {
         let host = host.strip_suffix('.').unwrap_or(host);
         match self.by_host.get(host) {
@@ -98,7 +96,7 @@ impl Site {
         self.config.sign_on.as_ref().map_or("/", |sign_on| &sign_on.imis.base_path)
     }
 
-    /// The name that stands for the site in logs and metrics.
+    /// The name of the site in logs and metrics.
     pub(crate) fn name(&self) -> &str {
         &self.config.hosts[0]
     }
@@ -110,7 +108,7 @@ impl Site {
         x509::validity(key.cert.first()?).map(|(_, until)| until)
     }
 
-    /// A warning about the certificate in use, if there is one to give. `now`: seconds since 1970.
+    /// A warning about the certificate in use. `now`: seconds since 1970.
     pub(crate) fn certificate_warning(&self, now: i64) -> Option<String> {
         match self.previous_certificates.first() {
             Some((host, _)) => Some(format!(

@@ -1,4 +1,4 @@
-//! One request, whatever the protocol: from its head to the end of its response.
+//! One request, from its head to the end of its response, independent of the protocol.
 
 pub(crate) mod serve;
 pub(crate) mod client_stream;

@@ -22,8 +22,8 @@ pub(crate) enum Route<'a> {
     Respond(Response<Bytes>),
 }
 
-/// Decides which site a request is for, and what it is for there. `max_forwards`: of an OPTIONS, how much further it
-/// may go (RFC 9110 section 7.6.2).
+/// Decides which site and which part of it a request is for. `max_forwards`: the value of `Max-Forwards` in an OPTIONS
+/// request (RFC 9110 section 7.6.2).
 pub(crate) fn route<'a, F>(
     head: &RequestHead<'a, F>,
     max_forwards: Option<u64>,
@@ -46,7 +46,7 @@ pub(crate) fn route<'a, F>(
     if max_forwards == Some(0) {
         return Ok(Route::Respond(pages::options()));
     }
-    // No URI has a backslash in its path, and IIS takes it for a slash.
+    // A backslash is invalid in a URI, and IIS reads it as a slash.
     let forward = || match head.path().contains('\\') {
         true => Err(Failure::BadRequest),
         false => Ok(Route::Forward { site, host }),
@@ -83,8 +83,8 @@ fn plain_http<F>(head: &RequestHead<'_, F>, connection: &Connection) -> Result<R
     }
     let authority = head.authority.ok_or(Failure::BadRequest)?;
     let site = gateway.site_of(authority.host).ok_or(Failure::MisdirectedRequest)?;
-    // A client that reached us without a port came by port 80, which may be mapped to another port of this machine; so
-    // is 443 then.
+    // Without a port in the authority, the client used port 80. If that is mapped to another port of this machine, 443
+    // is mapped as well.
     let has_port = authority.text.len() > authority.host.len() + 1;
     let host = authority.host.strip_suffix('.').unwrap_or(authority.host);
     let port = match gateway.sites[site].config.public_port {

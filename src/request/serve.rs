@@ -19,7 +19,7 @@ use crate::request::error_page::Failure;
 use crate::request::forward::{self, ForwardRequest};
 use crate::request::route::{Route, route};
 
-/// What is done with a request.
+/// What to do with a request.
 enum Plan {
     Forward(ForwardRequest),
     Endpoint(Box<EndpointRequest>),
@@ -86,13 +86,13 @@ fn begin_access<F: HeaderFields>(
         trace: head.fields.as_ref().and_then(|fields| fields.first("traceparent")),
         client,
         is_https: matches!(connection.entry, Entry::Https { .. }),
-        // Checked only where it makes a difference.
+        // Only needed for exported traces.
         is_vouched_for: gateway.trace_exporter.is_some() && gateway.trusts(connection.peer),
     };
     Access::begin(&info, request_id, &connection.worker)
 }
 
-/// Routes a request and prepares what it needs, so that its head is not needed any more.
+/// Routes a request and extracts everything that is needed from its head.
 fn plan<F: HeaderFields>(
     head: &RequestHead<'_, F>,
     connection: &Connection,
@@ -115,7 +115,7 @@ fn plan<F: HeaderFields>(
     })
 }
 
-/// The page for a failed request, and its line in the log.
+/// Logs a failed request and returns its error page.
 fn error_page(failure: &Failure, request_id: RequestId, connection: &Connection) -> Response<Bytes> {
     let error = Chain(failure);
     if failure.is_client_error() {

@@ -1,5 +1,4 @@
-//! Observes sign-ins and sign-outs that pass through to iMIS: what the gateway has cached about the session is no
-//! longer valid then.
+//! Observes sign-ins and sign-outs that are forwarded to iMIS. They invalidate the cached identity of the session.
 
 use crate::codec::head::{Response, header_slots};
 use crate::codec::request_head::{HeaderFields, RequestHead};
@@ -25,13 +24,13 @@ pub(crate) fn ends_session(connection: &Connection, site: usize, response: &Resp
     })
 }
 
-/// Forgets the identity that is cached for the session of a request. `head`: as the upstream gets it. Returns whether
-/// it had a session.
+/// Removes the cached identity of a request's session. `head`: the request head for the upstream. Returns whether the
+/// request has a session.
 pub(crate) async fn forget(connection: &Connection, site: usize, head: &[u8]) -> bool {
     let Some(sign_on) = &connection.worker.gateway.sites[site].sign_on else { return false };
     let Some(cookies) = single_logout::session_cookies(sign_on, head) else { return false };
     sign_on.imis.recognition.forget(&cookies).await;
-    // A configuration that has come since this request began may have cached it as well.
+    // After a reload, the new configuration may have cached it as well.
     if let Some(newer) = connection.renewed()
         && let Some(site) = newer.site()
         && let Some(sign_on) = &newer.worker.gateway.sites[site].sign_on
@@ -41,8 +40,7 @@ pub(crate) async fn forget(connection: &Connection, site: usize, head: &[u8]) ->
     true
 }
 
-/// How the response to a sign-out is changed: it leads through the sign-out of Zendesk. Interim responses are never
-/// changed.
+/// The redirect that leads a sign-out through the sign-out of Zendesk. None for interim responses.
 pub(crate) async fn logout_redirect(
     sign_out: &SignOutRequest,
     exchange: &Exchange,

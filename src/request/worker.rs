@@ -1,4 +1,4 @@
-//! What the requests of one worker thread work with, under one configuration.
+//! The state of one worker thread with one configuration.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -13,8 +13,8 @@ use crate::observe::metrics::{SiteCounters, UpstreamCounters, WorkerCounters};
 use crate::proxy::upstream::Upstream;
 use crate::request::gateway::{Gateway, Site};
 
-/// What the requests of one worker thread share. A reload makes another one, which shares everything that does not
-/// depend on the configuration; a request keeps the one that it started with.
+/// Shared by the requests of one worker thread. A reload creates a new one, which shares everything that does not depend
+/// on the configuration. A request keeps the one that it started with.
 #[derive(Clone)]
 pub(crate) struct Worker {
     pub(crate) gateway: Arc<Gateway>,
@@ -23,7 +23,7 @@ pub(crate) struct Worker {
     pub(crate) buffers: Rc<Buffers>,
     /// The runtime that sign-ins run on.
     pub(crate) control: Handle,
-    /// Starts when the gateway stops accepting connections and finishes the requests under way.
+    /// Begins when the gateway stops accepting connections and finishes the requests in flight.
     pub(crate) drain: Rc<Drain>,
     /// The index of the worker thread.
     index: usize,
@@ -37,7 +37,7 @@ pub(crate) struct Worker {
     current: Rc<CurrentWorker>,
 }
 
-/// The worker under the newest configuration, and the upstreams of older ones that still have requests under way.
+/// The worker with the newest configuration, and the upstreams of older ones that still have requests in flight.
 #[derive(Default)]
 pub(crate) struct CurrentWorker {
     worker: RefCell<Option<Rc<Worker>>>,
@@ -66,7 +66,7 @@ impl Worker {
         }
     }
 
-    /// The ID of the next request in logs, on pages and towards iMIS.
+    /// The ID of the next request, for logs, pages and `X-Request-Id`.
     pub(crate) fn next_request_id(&self) -> RequestId {
         let count = self.request_id_counter.get();
         self.request_id_counter.set(count + 1);
@@ -78,21 +78,21 @@ impl Worker {
         site.map_or(&self.no_site_counters, |site| &self.site_counters[site])
     }
 
-    /// The worker under the newest configuration, if that is another one.
+    /// The worker with the newest configuration, if this one is outdated.
     pub(crate) fn newer(&self) -> Option<Rc<Worker>> {
         let current = self.current.worker.borrow();
         current.as_ref().filter(|current| !Arc::ptr_eq(&current.gateway, &self.gateway)).cloned()
     }
 
-    /// Publishes this worker as the one that new requests are served with.
+    /// Makes this worker serve new requests.
     pub(crate) fn publish(self) -> Rc<CurrentWorker> {
         let current = self.current.clone();
         current.replace(Some(Rc::new(self)));
         current
     }
 
-    /// The worker under another configuration. Connections to servers that are used as before are kept.
-    fn under(&self, gateway: Arc<Gateway>) -> Self {
+    /// The worker with another configuration. Connections of unchanged upstreams are kept.
+    fn with_gateway(&self, gateway: Arc<Gateway>) -> Self {
         let upstreams = gateway.sites.iter().map(|site| {
             let same = |upstream: &&Rc<Upstream>| upstream.serves(&site.concurrency_limit, gateway.limits);
             let kept = self.upstreams.iter().find(same).cloned();
@@ -109,10 +109,10 @@ impl CurrentWorker {
         self.worker.borrow().clone()
     }
 
-    /// Serves new requests under another configuration.
+    /// Serves new requests with another configuration.
     pub(crate) fn apply(&self, gateway: Arc<Gateway>) {
         let Some(previous) = self.worker() else { return };
-        let next = Rc::new(previous.under(gateway));
+        let next = Rc::new(previous.with_gateway(gateway));
         let mut retired = self.retired.borrow_mut();
         retired.retain(|upstream| upstream.strong_count() > 0);
         let is_kept = |upstream: &&Rc<Upstream>| next.upstreams.iter().any(|kept| Rc::ptr_eq(kept, upstream));
@@ -121,12 +121,12 @@ impl CurrentWorker {
         self.replace(Some(next));
     }
 
-    /// Serves no new requests.
+    /// Stops serving new requests.
     pub(crate) fn end(&self) {
         self.replace(None);
     }
 
-    /// The upstreams of the newest configuration, and those of older ones that still have requests under way.
+    /// The upstreams of the newest configuration, and those of older ones that still have requests in flight.
     pub(crate) fn upstreams(&self) -> Vec<Rc<Upstream>> {
         let retired = self.retired.borrow();
         let retired = retired.iter().filter_map(Weak::upgrade);
@@ -135,7 +135,7 @@ impl CurrentWorker {
     }
 
     fn replace(&self, worker: Option<Rc<Worker>>) {
-        // Dropped after the borrow has ended: it may be the last reference.
+        // Dropped after the borrow has ended, because it may be the last reference.
         let previous = self.worker.replace(worker);
         drop(previous);
     }
