@@ -1,9 +1,9 @@
-//! How much iMIS is given to do at a time: what is beyond that waits a little, and what cannot be served in time is
-//! answered at once.
+//! Limits the number of concurrent requests to iMIS. Further requests wait for a short time. If the queue is too long,
+//! they are rejected at once.
 //!
-//! A request takes its place when it is about to be whole, since before that iMIS has nothing to work on, and gives it
-//! back with the head of the response, or after `LONG`: a slow client holds none, and neither do reports and long
-//! polls.
+//! A request takes a permit before its last bytes are sent, because iMIS begins to work on a complete request. It
+//! returns the permit when the response head arrives, or after `LONG`. So slow clients, reports and long polls hold no
+//! permits.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -30,11 +30,12 @@ pub(crate) struct ConcurrencyLimit {
     queue: Mutex<Queue>,
 }
 
-/// Those who wait, and how it went for others before them.
+/// The number of waiting requests, and how many got a permit recently.
 #[derive(Debug)]
 struct Queue {
     waiting: usize,
-    /// Who have got a place, in the waiting time that has begun at `since`, and in the one before.
+    /// How many waiting requests got a permit in the period of one queue time-out that began at `since`, and in the
+    /// period before.
     served: usize,
     served_before: usize,
     since: Instant,
@@ -42,7 +43,7 @@ struct Queue {
     last_rejection: Option<Instant>,
 }
 
-/// There is no place, and none will become free in time.
+/// No permit is available in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Busy;
 
@@ -53,10 +54,10 @@ impl ConcurrencyLimit {
         Self { free: Semaphore::new(limits.concurrent_requests), limits, queue: Mutex::new(queue) }
     }
 
-    /// Takes a permit, to be given back.
+    /// Takes a permit. The caller must give it back.
     async fn take(&self) -> Result<(), Busy> {
         match self.free.try_acquire() {
-            Ok(place) => place.forget(),
+            Ok(permit) => permit.forget(),
             Err(_) => Box::pin(self.wait()).await?,
         }
         Ok(())
@@ -64,12 +65,12 @@ impl ConcurrencyLimit {
 
     async fn wait(&self) -> Result<(), Busy> {
         let waiting = Waiting::begin(self)?;
-        let place = tokio::time::timeout(self.limits.queue_timeout, self.free.acquire()).await;
-        let Ok(Ok(place)) = place else {
+        let permit = tokio::time::timeout(self.limits.queue_timeout, self.free.acquire()).await;
+        let Ok(Ok(permit)) = permit else {
             self.with_queue(|queue| queue.last_rejection = Some(Instant::now()));
             return Err(Busy);
         };
-        place.forget();
+        permit.forget();
         self.with_queue(|queue| queue.served += 1);
         drop(waiting);
         Ok(())
@@ -85,11 +86,11 @@ impl ConcurrencyLimit {
 }
 
 impl Queue {
-    /// How many may wait: after a rejection, as many as were recently served within one queue time-out.
-    fn most(&mut self, limits: UpstreamLimits, now: Instant) -> usize {
+    /// How many requests may wait: after a rejection, as many as recently got a permit within one queue time-out.
+    fn max_waiting(&mut self, limits: UpstreamLimits, now: Instant) -> usize {
         if now - self.since >= limits.queue_timeout {
-            let lately = now - self.since < limits.queue_timeout * 2;
-            self.served_before = if lately { self.served } else { 0 };
+            let is_recent = now - self.since < limits.queue_timeout * 2;
+            self.served_before = if is_recent { self.served } else { 0 };
             (self.served, self.since) = (0, now);
         }
         match self.last_rejection {
@@ -107,7 +108,7 @@ struct Waiting<'a>(&'a ConcurrencyLimit);
 impl<'a> Waiting<'a> {
     fn begin(limit: &'a ConcurrencyLimit) -> Result<Self, Busy> {
         limit.with_queue(|queue| {
-            if queue.waiting >= queue.most(limit.limits, Instant::now()) {
+            if queue.waiting >= queue.max_waiting(limit.limits, Instant::now()) {
                 return Err(Busy);
             }
             queue.waiting += 1;
@@ -126,12 +127,13 @@ impl Drop for Waiting<'_> {
 #[derive(Debug)]
 pub(crate) struct HeldPermits {
     pub(super) limit: Arc<ConcurrencyLimit>,
+    /// When each permit was taken. None: the entry is unused, or the permit has been released.
     since: RefCell<Vec<Option<Instant>>>,
     /// Unused entries of `since`.
     free: RefCell<Vec<usize>>,
 }
 
-/// A permit, until it is dropped, or held for too long.
+/// A permit. It is returned when this is dropped, or after `LONG`.
 #[derive(Debug)]
 pub(super) struct Permit {
     held: Rc<HeldPermits>,
@@ -158,7 +160,7 @@ impl HeldPermits {
         Ok(Permit { held: self, index })
     }
 
-    /// Gives back what has been held for too long.
+    /// Returns the permits that have been held for `LONG`.
     pub(crate) fn release_long(&self) {
         let now = Instant::now();
         for since in self.since.borrow_mut().iter_mut() {
@@ -170,31 +172,30 @@ impl HeldPermits {
     }
 }
 
-/// Where a request waits for its permit before the last of it goes to iMIS.
+/// The state of a request's permit.
 #[derive(Default)]
 pub(super) enum PermitWait {
     /// No permit was needed yet.
-    Before(Rc<HeldPermits>),
-    Asking(Pin<Box<dyn Future<Output = Result<Permit, Busy>>>>),
-    /// Until the answer comes.
-    Within(#[expect(dead_code, reason = "held until it is dropped")] Permit),
-    /// There was none.
+    NotNeeded(Rc<HeldPermits>),
+    Waiting(Pin<Box<dyn Future<Output = Result<Permit, Busy>>>>),
+    /// Held until the response begins.
+    Held(#[expect(dead_code, reason = "held until it is dropped")] Permit),
     Rejected,
-    /// iMIS has answered.
+    /// The response has begun.
     #[default]
-    Past,
+    Done,
 }
 
 impl PermitWait {
-    /// Ready when the rest may go. Never in the state `Rejected`.
+    /// Ready when the last bytes of the request may be sent. Pending forever if the permit was rejected.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             match self {
-                Self::Within(_) | Self::Past => return Poll::Ready(()),
+                Self::Held(_) | Self::Done => return Poll::Ready(()),
                 Self::Rejected => return Poll::Pending,
-                Self::Before(held) => *self = Self::Asking(Box::pin(held.clone().take())),
-                Self::Asking(asking) => match asking.as_mut().poll(cx) {
-                    Poll::Ready(Ok(place)) => *self = Self::Within(place),
+                Self::NotNeeded(held) => *self = Self::Waiting(Box::pin(held.clone().take())),
+                Self::Waiting(waiting) => match waiting.as_mut().poll(cx) {
+                    Poll::Ready(Ok(permit)) => *self = Self::Held(permit),
                     Poll::Ready(Err(Busy)) => *self = Self::Rejected,
                     Poll::Pending => return Poll::Pending,
                 },
@@ -202,9 +203,9 @@ impl PermitWait {
         }
     }
 
-    /// The same at once, for a request that is whole.
-    pub(super) async fn passed(held: &Rc<HeldPermits>) -> Result<Self, Busy> {
-        Ok(Self::Within(held.clone().take().await?))
+    /// Takes a permit for a request that is complete.
+    pub(super) async fn held(held: &Rc<HeldPermits>) -> Result<Self, Busy> {
+        Ok(Self::Held(held.clone().take().await?))
     }
 }
 
@@ -230,26 +231,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_finds_no_place_waits_and_gets_one_or_is_last_rejection() {
+    async fn a_request_waits_for_a_permit_until_the_queue_timeout() {
         let held = held(1);
-        let place = held.clone().take().await.unwrap();
+        let permit = held.clone().take().await.unwrap();
         let begun = Instant::now();
         assert_eq!(held.clone().take().await.unwrap_err(), Busy);
         assert_eq!(begun.elapsed().as_secs(), 1);
-        let (second, ()) = tokio::join!(held.clone().take(), async { drop(place) });
+        let (second, ()) = tokio::join!(held.clone().take(), async { drop(permit) });
         assert!(second.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn once_somebody_has_waited_in_vain_only_so_many_wait_as_are_served() {
+    async fn after_a_rejection_most_excess_requests_are_rejected_at_once() {
         let held = held(4);
-        // Everybody is served after a second: four a second. Twenty come.
+        // Each request takes a second, so four finish per second. Twenty arrive per second.
         let ask = |number: u32| {
             let held = &held;
             async move {
                 tokio::time::sleep(Duration::from_millis(50) * number).await;
                 let begun = Instant::now();
-                let Ok(_place) = held.clone().take().await else { return Some(begun.elapsed().as_millis()) };
+                let Ok(_permit) = held.clone().take().await else { return Some(begun.elapsed().as_millis()) };
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 None
             }
@@ -262,7 +263,7 @@ mod tests {
                 Some(_) => slow += 1,
             }
         }
-        // Twenty seconds: four a second, and of those that are sent away most at once.
+        // In twenty seconds about eighty are served. Most of the others are rejected at once.
         assert!((76..=88).contains(&good), "{good}");
         assert!(quick > slow, "{quick} at once, {slow} after a while");
         assert_eq!(held.limit.with_queue(|queue| queue.waiting), 0);
@@ -270,10 +271,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn many_wait_as_long_as_all_of_them_are_served() {
+    async fn without_a_rejection_the_queue_is_not_limited() {
         let held = held(2);
         let ask = || async {
-            let _place = held.clone().take().await?;
+            let _permit = held.clone().take().await?;
             tokio::time::sleep(Duration::from_millis(1)).await;
             Ok::<_, Busy>(())
         };
@@ -281,14 +282,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_takes_long_gives_its_place_back() {
+    async fn a_long_request_returns_its_permit_once() {
         let held = held(1);
         let report = held.clone().take().await.unwrap();
         tokio::time::advance(LONG).await;
         held.release_long();
         let page = held.clone().take().await.unwrap();
         drop(report);
-        assert_eq!(held.limit.free.available_permits(), 0, "it had none left to give back");
+        assert_eq!(held.limit.free.available_permits(), 0, "it had returned its permit already");
         drop(page);
         assert_eq!(held.limit.free.available_permits(), 1);
     }

@@ -1,4 +1,4 @@
-//! One connection to an upstream server: plain or TLS, with what is under way on it.
+//! One connection to an upstream server.
 
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
@@ -19,16 +19,16 @@ use crate::base::deadline::Deadline;
 use crate::codec::head::Scanner;
 use crate::codec::transfer::{Receiver, Sender};
 
-/// The connection itself: plain or TLS.
+/// The socket of a connection: plain or TLS.
 pub(crate) type Stream = Either<TcpStream, Box<TlsStream<CorkedSocket>>>;
 
 /// A connection to an upstream server.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) stream: Stream,
-    /// Which of the servers it goes to.
+    /// Index of its server.
     pub(crate) server: usize,
-    /// Whom its PROXY header names, if it has begun with one.
+    /// The client that its PROXY header names.
     pub(super) visitor: Option<IpAddr>,
     pub(crate) receiver: Receiver,
     pub(crate) sender: Sender,
@@ -51,14 +51,14 @@ impl Connection {
         })
     }
 
-    /// Whether an idle connection is still open and silent. What comes unasked would be taken for the answer to the
-    /// next request.
+    /// Whether an idle connection is open and nothing has been received on it. Unsolicited data would be read as the
+    /// response to the next request.
     pub(super) fn check_idle(&mut self) -> bool {
         let mut byte = [0];
         let mut read = std::pin::pin!(unconstrained(poll_fn(|cx| {
             Pin::new(&mut self.stream).poll_read(cx, &mut ReadBuf::new(&mut byte))
         })));
-        // Outside the task's budget: with none left, everything looks silent.
+        // Without the task's budget: if it is exhausted, every read is pending.
         let silent = read.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending();
         silent && self.receiver.is_empty()
     }

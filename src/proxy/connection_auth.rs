@@ -1,14 +1,14 @@
-//! Windows authentication: NTLM and Negotiate sign a TCP connection in, not a request.
+//! Windows authentication: NTLM and Negotiate authenticate a TCP connection, not a request.
 //!
-//! Once they are asked for or used, an upstream connection carries one person's identity. It serves the client
-//! connection it was opened for, alone, and is closed with it; it never goes back to the pool.
+//! Once one of them is requested or used, an upstream connection carries one person's identity. It serves only the
+//! client connection that it was opened for, closes with it, and never returns to the pool.
 
-/// Whether a request signs its connection in.
+/// Whether a request authenticates its connection.
 pub(crate) fn used_by<'a>(mut request: impl Iterator<Item = (&'a str, &'a [u8])>) -> bool {
     request.any(|(name, value)| name.eq_ignore_ascii_case("authorization") && names_windows_scheme(value))
 }
 
-/// Whether a response asks for that.
+/// Whether a response requests this.
 pub(crate) fn asked_for_by<'a>(mut response: impl Iterator<Item = (&'a str, &'a [u8])>) -> bool {
     response.any(|(name, value)| name.eq_ignore_ascii_case("www-authenticate") && names_windows_scheme(value))
 }
@@ -16,7 +16,7 @@ pub(crate) fn asked_for_by<'a>(mut response: impl Iterator<Item = (&'a str, &'a 
 fn names_windows_scheme(challenges: &[u8]) -> bool {
     challenges.split(|byte| *byte == b',').any(|challenge| {
         let challenge = challenge.trim_ascii();
-        // The scheme is a token: whatever ends it, a tab or a stray character, ends it for us.
+        // Any character that cannot be part of a token ends the scheme.
         let token =
             challenge.iter().take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'-').count();
         let scheme = &challenge[..token];
@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_schemes_are_told_in_any_case_and_place() {
+    fn the_schemes_are_found_in_any_case_and_position() {
         let asks = |line: &str| asked_for_by([("WWW-Authenticate", line.as_bytes())].into_iter());
         for line in [
             "NTLM",

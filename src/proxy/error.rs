@@ -1,4 +1,4 @@
-//! Why a request gets no response, or not all of one.
+//! Errors of forwarding.
 
 use std::io;
 
@@ -23,10 +23,10 @@ pub(crate) enum ForwardError {
     Overloaded,
 }
 
-/// Why a request does not arrive whole.
+/// Why a request could not be sent completely.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UploadError {
-    /// The client broke off, or sent what is no body.
+    /// The client closed the connection or sent an invalid body.
     #[error("reading from the client failed")]
     Client(#[source] ReceiveError),
     /// The client's HTTP/2 stream ended before its body did.
@@ -36,7 +36,7 @@ pub(crate) enum UploadError {
     Upstream(#[source] SendError),
 }
 
-/// Why iMIS gave no response, or not all of one.
+/// Why the upstream gave no response, or an incomplete one.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UpstreamError {
     /// No server accepted a connection in time.
@@ -45,22 +45,20 @@ pub(crate) enum UpstreamError {
     /// The connection was lost before the head of the response.
     #[error("the upstream connection failed")]
     Broken(#[source] io::Error),
-    /// What came is no response, or one that two readers could read in two ways.
+    /// The response head is invalid or ambiguous.
     #[error("invalid response head")]
     Malformed(#[source] HeadError),
-    /// The body of the response is malformed or broke off.
+    /// The response body is malformed or incomplete.
     #[error("the response body broke off")]
     BodyBroke(#[source] ReceiveError),
-    /// Nothing has come of the body for too long.
     #[error("the response body stalled")]
     SilentWithin,
-    /// More interim responses than anybody sends.
     #[error("too many interim responses")]
     EndlessInterim,
-    /// No response head within the time allowed, or the upstream has stopped taking the request.
+    /// No response head within the time-out, or the upstream stopped reading the request.
     #[error("no response head from the upstream in time")]
     Silent,
-    /// 101 without being asked, or to something else than was asked for.
+    /// A 101 response that the request did not ask for.
     #[error("the upstream switched protocols unasked")]
     UnexpectedUpgrade,
 }

@@ -1,8 +1,9 @@
-//! One request and its response on one upstream connection: the request goes out while the head of the response is
-//! waited for, since a server may answer before it has seen all of the body.
+//! One request and its response on one upstream connection. The response is read while the request is still being sent,
+//! because a server may answer before it has received the whole body.
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -16,12 +17,12 @@ use crate::proxy::concurrency_limit::PermitWait;
 use crate::proxy::connection::{Connection, Stream};
 use crate::proxy::error::{ForwardError, UploadError, UpstreamError};
 use crate::proxy::upstream_request::UpstreamRequest;
-use crate::upstream::servers::Busy;
+use crate::upstream::servers::{Busy, Servers};
 
-/// The client's side of an exchange: where the body of a request comes from, and how fast what is sent to it goes.
+/// The client's side of an exchange: the source of the request body, and the client's progress.
 pub(crate) trait Upload {
-    /// Moves the body on to the upstream; ready when the whole request is on the wire. The last of it waits until
-    /// `may_end`.
+    /// Moves the request body to the upstream. Ready when the whole request has been sent. The last part is held back
+    /// until `may_end` is ready.
     fn poll_upload(
         &mut self,
         cx: &mut Context<'_>,
@@ -29,19 +30,20 @@ pub(crate) trait Upload {
         may_end: impl FnMut(&mut Context<'_>) -> Poll<()>,
     ) -> Poll<Result<(), UploadError>>;
 
-    /// Ready when the client has left; asked while only iMIS is waited for.
+    /// Ready when the client has left. Called while the gateway waits for the upstream.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
-    /// Whether there is more to come and nothing of it is here: it is the client's waiting_on.
+    /// Whether the request body is incomplete and no part of it is buffered.
     fn wants_data(&self) -> bool;
 
-    /// Bytes that it has sent, or that were handed over to be sent to it, all in all; whichever `waiting_on` is about.
+    /// The total number of bytes that the client has sent, or that were written to its socket, depending on
+    /// `waiting_on`.
     fn moved(&self, waiting_on: WaitingOn) -> u64;
 
-    /// What of them has arrived, if that is known better. It takes a system call to know it.
+    /// How many of these bytes the client has acknowledged, if that is known. Costs a system call.
     fn arrived(&self, waiting_on: WaitingOn) -> Option<u64>;
 
-    /// Whether it is waited for, or something else is. Ready when it is to make room for another.
+    /// Ready when the connection must close to make room for others. `is_waited_for`: the gateway waits for the client.
     fn poll_evicted(&mut self, cx: &mut Context<'_>, is_waited_for: bool) -> Poll<()>;
 }
 
@@ -58,45 +60,46 @@ pub(crate) async fn while_connected<T>(
     .await
 }
 
-/// How long an exchange may stand still.
+/// The time-outs of an exchange.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RelayTimeouts {
     /// From the end of the request to the head of the response.
     pub(crate) response_head: Duration,
-    /// Within a body, when it is the client that is waited for.
-    pub(crate) browser: Limits,
-    /// Within a body, when it is the upstream.
+    /// Within a body, while the gateway waits for the client.
+    pub(crate) client: Limits,
+    /// Within a body, while the gateway waits for the upstream.
     pub(crate) upstream: Duration,
 }
 
-/// What has become of the request.
+/// The state of the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sending {
     UnderWay,
     Done,
-    /// The upstream takes no more of it. It may still answer.
+    /// The upstream does not accept the rest of it. It may still answer.
     Refused,
 }
 
-/// A request that has been sent, or nearly, on a connection with the head of a response at its front.
+/// A request and its response on an upstream connection.
 pub(crate) struct Exchange {
     pub(crate) connection: Box<Connection>,
     pub(crate) sending: Sending,
-    /// Bytes of the head that has come.
+    /// Length of the response head in bytes, while it is at the front of the receiver.
     pub(crate) head: usize,
     /// The connection serves this client alone.
     pub(crate) exclusive: bool,
-    pub(super) gate: PermitWait,
-    /// Its server has something to do.
-    pub(super) busy: Option<Busy>,
-    /// Of the answer to the client, and of its upload.
+    pub(super) permit: PermitWait,
+    /// Counts the request as one in flight on its server.
+    _busy: Option<Busy>,
+    /// Timer of the response body while the gateway waits for the client.
     reading: Option<Box<MinRateTimer>>,
+    /// Timer of the request body while the gateway waits for the client.
     uploading: Option<Box<MinRateTimer>>,
-    /// What had moved when it was last the upstream's waiting_on, and since when it has been that much.
-    seen: Option<(u64, Instant)>,
+    /// While the gateway waits for the upstream: the number of bytes that have moved, and since when it is unchanged.
+    last_moved: Option<(u64, Instant)>,
 }
 
-/// Who has to do something for an exchange to go on.
+/// The side that the gateway waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WaitingOn {
     /// The client has to read.
@@ -106,12 +109,12 @@ pub(crate) enum WaitingOn {
     Upstream,
 }
 
-/// Why an exchange does not go on.
+/// Why waiting has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expired {
-    /// The side that was waited for has been too slow.
+    /// The side that the gateway waited for was too slow.
     TooSlow,
-    /// The client is to make room for others.
+    /// The client's connection closes to make room for others.
     Evicted,
 }
 
@@ -119,8 +122,9 @@ impl Exchange {
     pub(super) fn begin(
         mut connection: Box<Connection>,
         request: &UpstreamRequest,
-        gate: PermitWait,
+        permit: PermitWait,
         exclusive: bool,
+        servers: &Arc<Servers>,
     ) -> Self {
         connection.sender.wake(&connection.buffers);
         connection.sender.head().extend_from_slice(&request.head);
@@ -129,24 +133,24 @@ impl Exchange {
         connection.receiver.received = 0;
         connection.scanner = Scanner::default();
         Self {
+            _busy: Busy::new(servers, connection.server),
             connection,
             sending: Sending::UnderWay,
             head: 0,
             exclusive,
-            gate,
-            busy: None,
+            permit,
             reading: None,
             uploading: None,
-            seen: None,
+            last_moved: None,
         }
     }
 
-    /// The head of the response, once `response_head` has returned.
+    /// The response head that `response_head` has received.
     pub(crate) fn response_head_bytes(&self) -> &[u8] {
         &self.connection.receiver.head()[..self.head]
     }
 
-    /// Sends on, and waits for the head of the response. It then stands at the front of the receiver.
+    /// Sends the request and waits for a response head.
     pub(crate) async fn response_head(
         &mut self,
         upload: &mut impl Upload,
@@ -179,20 +183,15 @@ impl Exchange {
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Err(UpstreamError::Malformed(error).into())),
             }
-            match receiver.poll_more(cx, stream) {
-                // What comes before anything was sent answers nothing that was asked.
-                Poll::Ready(Ok(true)) if sender.sent == 0 => {
-                    return Poll::Ready(Err(UpstreamError::Broken(io::ErrorKind::InvalidData.into()).into()));
-                }
-                Poll::Ready(Ok(true)) => {}
-                Poll::Ready(Ok(false)) => {
-                    return Poll::Ready(Err(
-                        UpstreamError::Broken(io::ErrorKind::UnexpectedEof.into()).into()
-                    ));
-                }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(UpstreamError::Broken(error).into())),
+            let error: io::Error = match receiver.poll_more(cx, stream) {
+                // A response to a request of which nothing has been sent.
+                Poll::Ready(Ok(true)) if sender.sent == 0 => io::ErrorKind::InvalidData.into(),
+                Poll::Ready(Ok(true)) => continue,
+                Poll::Ready(Ok(false)) => io::ErrorKind::UnexpectedEof.into(),
+                Poll::Ready(Err(error)) => error,
                 Poll::Pending => break,
-            }
+            };
+            return Poll::Ready(Err(UpstreamError::Broken(error).into()));
         }
         if self.sending == Sending::UnderWay {
             let waiting_on =
@@ -209,21 +208,21 @@ impl Exchange {
         self.connection.deadline.poll(cx).map(|()| Err(UpstreamError::Silent.into()))
     }
 
-    /// Sends on, while the response may already be on its way.
+    /// Continues to send the request. Ready when it has been sent or the upstream accepts no more of it.
     pub(crate) fn poll_send(
         &mut self,
         cx: &mut Context<'_>,
         upload: &mut impl Upload,
     ) -> Poll<Result<(), ForwardError>> {
-        let Self { connection, gate, .. } = self;
+        let Self { connection, permit, .. } = self;
         let to = (&mut connection.sender, &mut connection.stream);
-        let uploaded = upload.poll_upload(cx, to, |cx| gate.poll(cx));
+        let uploaded = upload.poll_upload(cx, to, |cx| permit.poll(cx));
         if uploaded.is_ready() {
-            // From here on it is iMIS that is waited for.
+            // From now on the gateway waits for iMIS.
             let _ = upload.poll_evicted(cx, false);
         }
         match uploaded {
-            Poll::Pending if matches!(self.gate, PermitWait::Rejected) => {
+            Poll::Pending if matches!(self.permit, PermitWait::Rejected) => {
                 Poll::Ready(Err(ForwardError::Overloaded))
             }
             Poll::Pending => Poll::Pending,
@@ -231,7 +230,7 @@ impl Exchange {
                 self.sending = Sending::Done;
                 Poll::Ready(Ok(()))
             }
-            // It may have answered and closed; what it said is still to be read.
+            // The upstream may have answered before it closed the connection.
             Poll::Ready(Err(UploadError::Upstream(_))) => {
                 self.sending = Sending::Refused;
                 Poll::Ready(Ok(()))
@@ -240,7 +239,7 @@ impl Exchange {
         }
     }
 
-    /// Ready when the side that is waited for within a body has been idle for too long, was too slow, or is evicted.
+    /// Ready when the side that the gateway waits for within a body was idle for too long, too slow, or is evicted.
     pub(crate) fn poll_timeouts(
         &mut self,
         cx: &mut Context<'_>,
@@ -267,49 +266,47 @@ impl Exchange {
         timeouts: RelayTimeouts,
         now: Instant,
     ) -> Option<Duration> {
-        let (pace, other) = match waiting_on {
+        let (timer, other) = match waiting_on {
             WaitingOn::ClientRead => (&mut self.reading, &mut self.uploading),
             WaitingOn::ClientSend => (&mut self.uploading, &mut self.reading),
             WaitingOn::Upstream => {
-                [&mut self.reading, &mut self.uploading]
-                    .into_iter()
-                    .flatten()
-                    .for_each(|pace| pace.pause(now));
+                let timers = [&mut self.reading, &mut self.uploading];
+                timers.into_iter().flatten().for_each(|timer| timer.pause(now));
                 let Connection { sender, receiver, .. } = &*self.connection;
                 let moved = sender.sent + receiver.received;
-                let since = match self.seen {
+                let since = match self.last_moved {
                     Some((before, since)) if before == moved => since,
                     Some(_) | None => now,
                 };
-                self.seen = Some((moved, since));
+                self.last_moved = Some((moved, since));
                 let left = timeouts.upstream.saturating_sub(now - since);
                 return Some(left).filter(|left| !left.is_zero());
             }
         };
-        other.iter_mut().for_each(|pace| pace.pause(now));
-        self.seen = None;
-        let pace = pace.get_or_insert_default();
-        pace.update(upload.moved(waiting_on), || upload.arrived(waiting_on), timeouts.browser, now)
+        other.iter_mut().for_each(|timer| timer.pause(now));
+        self.last_moved = None;
+        let timer = timer.get_or_insert_default();
+        timer.update(upload.moved(waiting_on), || upload.arrived(waiting_on), timeouts.client, now)
     }
 
-    /// Whether the upload stands still because nothing comes.
+    /// Whether the upload is stalled because the client sends nothing.
     pub(crate) fn waits_for_client(&self, upload: &impl Upload) -> bool {
         self.sending == Sending::UnderWay && self.connection.sender.is_empty() && upload.wants_data()
     }
 
-    /// Whether the connection is good for another request once `keep_alive` has been said.
+    /// Whether another request may follow on the connection. `keep_alive`: the upstream keeps it open.
     pub(crate) fn is_reusable(&self, keep_alive: bool) -> bool {
         let receiver = &self.connection.receiver;
         keep_alive && self.sending == Sending::Done && receiver.is_taken() && receiver.is_empty()
     }
 
-    /// The response's body begins behind its head: iMIS has done its work.
+    /// Consumes the head of a final response and begins its body. Returns the permit.
     pub(crate) fn begin_body(&mut self, length: Length) -> Result<(), UpstreamError> {
-        self.gate = PermitWait::Past;
+        self.permit = PermitWait::Done;
         self.begin_behind_head(length)
     }
 
-    /// Consumes the head; what follows it has this length. Another head follows an interim response.
+    /// Consumes a response head. `length`: of the body that follows it.
     pub(crate) fn begin_behind_head(&mut self, length: Length) -> Result<(), UpstreamError> {
         let head = std::mem::take(&mut self.head);
         let begun = self.connection.receiver.begin_body(head, length);

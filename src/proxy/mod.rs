@@ -1,6 +1,5 @@
-//! Forwarding: the request goes to iMIS as it came, the response comes back as it was made.
-//!
-//! Only hop-by-hop headers, framing and the documented forwarding headers differ (`headers`).
+//! Forwarding. Requests and responses are passed on unchanged, except for hop-by-hop headers, framing and the documented
+//! forwarding headers (`headers`).
 
 pub(crate) mod upstream_request;
 pub(crate) mod error;

@@ -18,7 +18,7 @@ impl Pool {
         Self { idle: RefCell::default(), keep }
     }
 
-    /// A connection that is alive as far as anybody can tell.
+    /// An idle connection that has not been closed.
     pub(super) fn take(&self) -> Option<Box<Connection>> {
         let mut idle = self.idle.borrow_mut();
         while let Some((mut connection, since)) = idle.pop() {
@@ -29,7 +29,7 @@ impl Pool {
         None
     }
 
-    /// Keeps a connection whose last response is over.
+    /// Keeps a connection after a response. Closes it if the pool is full.
     pub(super) fn put(&self, connection: Box<Connection>) {
         let mut idle = self.idle.borrow_mut();
         if idle.len() < MAX_IDLE {
@@ -37,7 +37,7 @@ impl Pool {
         }
     }
 
-    /// Closes what has been idle for too long, and what the server has closed.
+    /// Closes connections that have been idle for too long or that the server has closed.
     pub(super) fn prune(&self) {
         self.idle
             .borrow_mut()

@@ -1,4 +1,4 @@
-//! The iMIS web servers of one site: connecting, TLS under the right name, sending, and one safe retry.
+//! The upstream connections of one worker to the servers of one site: connecting, sending, and one safe retry.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -18,15 +18,14 @@ use crate::base::corked_socket::CorkedSocket;
 use crate::base::min_rate::Limits;
 use crate::config::Server;
 use crate::observe::metrics::UpstreamCounters;
-use crate::proxy::concurrency_limit;
-use crate::proxy::concurrency_limit::{ConcurrencyLimit, HeldPermits, PermitWait};
+use crate::proxy::concurrency_limit::{self, ConcurrencyLimit, HeldPermits, PermitWait};
 use crate::proxy::connection::{Connection, Stream};
 use crate::proxy::error::{ConnectError, ForwardError, UpstreamError};
 use crate::proxy::exchange::{Exchange, RelayTimeouts, Upload, while_connected};
 use crate::proxy::pool::Pool;
 use crate::proxy::upstream_request::UpstreamRequest;
 use crate::upstream::proxy_header;
-use crate::upstream::servers::{Busy, Servers};
+use crate::upstream::servers::Servers;
 use crate::upstream::site::SiteUpstream;
 
 /// Connections of one worker to the servers of one site.
@@ -35,7 +34,7 @@ pub(crate) struct Upstream {
     upstream: Arc<SiteUpstream>,
     tls: TlsConnector,
     pub(crate) relay_timeouts: RelayTimeouts,
-    /// One for each server.
+    /// One per server.
     pools: Vec<Pool>,
     pub(crate) held: Rc<HeldPermits>,
     buffers: Rc<Buffers>,
@@ -43,7 +42,7 @@ pub(crate) struct Upstream {
 }
 
 impl Upstream {
-    /// `limits`: how slow clients may be within a body.
+    /// `limits`: the idle time-out and minimum rate of clients within a body.
     pub(crate) fn new(
         upstream: &Arc<SiteUpstream>,
         concurrency_limit: &Arc<ConcurrencyLimit>,
@@ -56,7 +55,7 @@ impl Upstream {
             tls: TlsConnector::from(Arc::clone(&upstream.tls)),
             relay_timeouts: RelayTimeouts {
                 response_head: timeouts.response_head,
-                browser: limits,
+                client: limits,
                 upstream: timeouts.body_idle,
             },
             pools: upstream.config.servers.iter().map(|_| Pool::new(timeouts.idle)).collect(),
@@ -71,61 +70,59 @@ impl Upstream {
     /// Whether an upstream with these settings would be the same.
     pub(crate) fn serves(&self, concurrency_limit: &Arc<ConcurrencyLimit>, limits: Limits) -> bool {
         // A site whose upstream has not changed keeps its concurrency limit.
-        Arc::ptr_eq(&self.held.limit, concurrency_limit) && self.relay_timeouts.browser == limits
+        Arc::ptr_eq(&self.held.limit, concurrency_limit) && self.relay_timeouts.client == limits
     }
 
-    /// Sends a request and waits for the head of the response. `own`: the connection that is the client's alone.
+    /// Sends a request and waits for the response head. `own`: the upstream connection that serves only this client.
     pub(crate) async fn send(
         &self,
         request: &UpstreamRequest,
         upload: &mut impl Upload,
         own: Option<Box<Connection>>,
     ) -> Result<Exchange, ForwardError> {
-        let mut gate = match request.whole {
-            true => while_connected(upload, PermitWait::passed(&self.held))
+        let mut permit = match request.whole {
+            true => while_connected(upload, PermitWait::held(&self.held))
                 .await
                 .ok_or(ForwardError::ClientGone)?
                 .map_err(|concurrency_limit::Busy| ForwardError::Overloaded)?,
-            false => PermitWait::Before(self.held.clone()),
+            false => PermitWait::NotNeeded(self.held.clone()),
         };
         let own = own.filter(|own| {
             self.upstream.config.proxy_protocol.is_none() || own.visitor == Some(request.client.ip())
         });
         let own = own.and_then(|mut connection| connection.check_idle().then_some(connection));
-        let exclusive = own.is_some();
+        let has_own = own.is_some();
         let several = (self.servers.len() > 1).then(|| self.servers.order(request.session.as_ref()));
         let order = several.as_deref().unwrap_or(&[0]);
-        // A connection that may be signed in, or that names its visitor, is a new one and is never shared.
-        let for_one = request.signs_in || self.upstream.config.proxy_protocol.is_some();
-        let kept = own.or_else(|| if for_one { None } else { self.pools[order[0]].take() });
-        if let Some(connection) = kept {
-            let mut exchange = Exchange::begin(connection, request, gate, exclusive);
-            exchange.busy = Busy::new(&self.servers, exchange.connection.server);
+        // A connection that may be authenticated, or whose PROXY header names the client, is never shared.
+        let is_exclusive = request.signs_in || self.upstream.config.proxy_protocol.is_some();
+        let reused = own.or_else(|| if is_exclusive { None } else { self.pools[order[0]].take() });
+        if let Some(connection) = reused {
+            let mut exchange = Exchange::begin(connection, request, permit, has_own, &self.servers);
             self.counters.reused.inc();
             match exchange.response_head(upload, self.relay_timeouts).await {
                 Ok(()) => return Ok(exchange),
-                // The connection had died idle: once more, on a new one, if nothing of the request has been sent, or if
-                // it changes nothing and nothing of an answer has come (RFC 9110 section 9.2.2).
+                // The server had closed the idle connection. The request is sent again on a new one if nothing of it
+                // was sent, or if it is repeatable and no response was received (RFC 9110 section 9.2.2).
                 Err(ForwardError::Upstream(UpstreamError::Broken(error)))
                     if exchange.connection.sender.sent == 0
                         || (request.is_repeatable() && exchange.connection.receiver.received == 0) =>
                 {
                     debug!(%error, "an idle upstream connection had died; asking once more");
-                    gate = exchange.gate;
+                    permit = exchange.permit;
                 }
                 Err(error) => return Err(error),
             }
         }
         let connecting = Box::pin(self.connect(order, request.client));
         let connection = while_connected(upload, connecting).await.ok_or(ForwardError::ClientGone)??;
-        let mut exchange = Exchange::begin(connection, request, gate, for_one);
-        exchange.busy = Busy::new(&self.servers, exchange.connection.server);
+        let mut exchange = Exchange::begin(connection, request, permit, is_exclusive, &self.servers);
         exchange.response_head(upload, self.relay_timeouts).await?;
         Ok(exchange)
     }
 
-    /// Takes a connection back whose response is over, if another request may follow on it. `keep`: the server keeps
-    /// it. One that belongs to a client alone is handed back; it closes when it is dropped.
+    /// Returns the connection of a complete response to the pool, if another request may follow on it. `keep`: the
+    /// server keeps it open. A connection that serves only one client is returned to the caller.
     pub(crate) fn settle(&self, exchange: Exchange, keep: bool) -> Option<Box<Connection>> {
         if !exchange.is_reusable(keep) {
             return None;
@@ -186,7 +183,7 @@ impl Upstream {
         )
         .await?
         .map_err(ConnectError::Tcp)?;
-        // Fails only when the server has gone already, which the handshake will tell.
+        // Fails only if the server has closed the connection, which the next step reports.
         let _ = stream.set_nodelay(true);
         if let Some(version) = self.upstream.config.proxy_protocol {
             let header = proxy_header::of(version, client, stream.peer_addr().map_err(ConnectError::Tcp)?);

@@ -1,4 +1,4 @@
-//! A request as it goes to the upstream.
+//! A request for the upstream.
 
 use std::net::SocketAddr;
 
@@ -6,34 +6,34 @@ use crate::base::buffers::HeadBuffer;
 use crate::codec::Length;
 use crate::upstream::servers::Session;
 
-/// Interim responses to one request; servers send one or two.
+/// The maximum number of interim responses to one request. Servers send one or two.
 pub(crate) const MAX_INTERIM: usize = 16;
 
-/// A request as it goes to the upstream.
+/// A request for the upstream.
 #[derive(Debug)]
 pub(crate) struct UpstreamRequest {
-    /// The whole head, kept until there is an answer: an idle connection may turn out to be dead.
+    /// The request head, kept for a retry until the response begins.
     pub(crate) head: HeadBuffer,
     pub(crate) length: Length,
     pub(crate) method: Kind,
-    /// All of it is here: iMIS can work on it as soon as it has it.
+    /// The whole request has been received, so iMIS can begin to work on it at once.
     pub(crate) whole: bool,
-    /// It asks for a WebSocket.
+    /// The request asks for a WebSocket.
     pub(crate) tunnel: bool,
-    /// It signs its connection in (Windows authentication).
+    /// The request authenticates its connection (Windows authentication).
     pub(crate) signs_in: bool,
-    /// Whom it comes from.
+    /// The client's address.
     pub(crate) client: SocketAddr,
     /// The server that its session is on.
     pub(crate) session: Option<Session>,
 }
 
-/// What the method means for the exchange.
+/// The kind of a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Its response has no body.
     Head,
-    /// GET and OPTIONS: changes nothing (RFC 9110 section 9.2.1).
+    /// GET and OPTIONS, which are safe (RFC 9110 section 9.2.1).
     Safe,
     Other,
 }
@@ -49,7 +49,7 @@ impl Kind {
 }
 
 impl UpstreamRequest {
-    /// Whether it may be sent a second time when the first may have arrived (RFC 9110 section 9.2.2).
+    /// Whether it may be sent again although the upstream may have received it (RFC 9110 section 9.2.2).
     pub(super) fn is_repeatable(&self) -> bool {
         self.method != Kind::Other && self.length == Length::Known(0) && !self.tunnel
     }

@@ -1,5 +1,5 @@
-//! Where the frames of a WebSocket begin and end (RFC 6455 section 5.2), so that a close frame of ours comes between
-//! two of them. What is in them is nobody's business here.
+//! Follows the frames of a WebSocket (RFC 6455 section 5.2), so that a close frame can be inserted between two of them.
+//! Payloads are not read.
 
 use crate::base::clock;
 
@@ -9,29 +9,28 @@ const CLOSE: u8 = 0x88;
 const MASKED: u8 = 0x80;
 const OPCODE: u8 = 0x0f;
 const OPCODE_CLOSE: u8 = 0x08;
-/// Two bytes, eight of a long length, four of a mask.
+/// The maximum length of a frame header: two bytes, an extended length of eight, and a mask of four.
 const MAX_HEAD: usize = 14;
 
-/// Follows one direction.
+/// The position within the frames of one direction.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Frames {
     head: [u8; MAX_HEAD],
-    /// Bytes of the next frame's header that have been seen.
+    /// The number of bytes of the frame header that have been read.
     seen: usize,
-    /// Bytes of the frame's payload that are still to come.
+    /// The number of payload bytes that follow.
     left: u64,
-    /// A close frame has gone by: nothing may follow it.
+    /// There was a close frame. No frame may follow it.
     pub(super) is_closed: bool,
 }
 
 impl Frames {
-    /// Whether the last frame is over and the next one has not begun.
+    /// Whether the position is between two frames.
     pub(super) fn is_between(&self) -> bool {
         self.seen == 0 && self.left == 0
     }
 
-    /// How many of these bytes belong to frames that have begun; all of them unless `stop`, which is at the first end
-    /// of a frame.
+    /// Advances over `bytes` and returns how many of them were consumed. `stop`: stops at the first end of a frame.
     pub(super) fn follow(&mut self, bytes: &[u8], stop: bool) -> usize {
         let mut at = 0;
         while at < bytes.len() && !(stop && self.is_between()) {
@@ -75,15 +74,15 @@ impl Frames {
     }
 }
 
-/// For a client: servers do not mask.
-pub(super) fn close_to_browser(out: &mut Vec<u8>) {
+/// Writes a close frame for a client. Servers do not mask frames.
+pub(super) fn close_to_client(out: &mut Vec<u8>) {
     out.extend_from_slice(&[CLOSE, 2]);
     out.extend_from_slice(&GOING_AWAY);
 }
 
-/// For a server, which takes no frame that is not masked (section 5.1).
+/// Writes a close frame for a server. It must be masked (section 5.1).
 pub(super) fn close_to_server(out: &mut Vec<u8>) {
-    // Without randomness there is no mask, and the connection just ends.
+    // Without random numbers there is no close frame: the connection just closes.
     let Ok(random) = clock::random_u64() else { return };
     let [a, b, c, d, ..] = random.to_be_bytes();
     out.extend_from_slice(&[CLOSE, MASKED | 2, a, b, c, d]);
@@ -94,7 +93,7 @@ pub(super) fn close_to_server(out: &mut Vec<u8>) {
 mod tests {
     use super::*;
 
-    /// A message with its length in each of the three ways, masked and not, a ping between its parts.
+    /// Frames with each encoding of the length, with and without mask, and where they end.
     fn stream() -> (Vec<u8>, Vec<usize>) {
         let mut bytes = Vec::new();
         let mut ends = vec![0];
@@ -114,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_end_where_they_end_however_they_are_cut() {
+    fn ends_of_frames_are_found_for_any_size_of_pieces() {
         let (bytes, ends) = stream();
         for size in [1, 2, 3, 7, 1000, bytes.len()] {
             let mut frames = Frames::default();
@@ -137,8 +136,8 @@ mod tests {
     }
 
     #[test]
-    fn our_close_frames_are_frames_and_close() {
-        for close in [close_to_browser, close_to_server] {
+    fn the_close_frames_are_complete() {
+        for close in [close_to_client, close_to_server] {
             let (mut frames, mut bytes) = (Frames::default(), Vec::new());
             close(&mut bytes);
             assert_eq!(frames.follow(&bytes, false), bytes.len());
@@ -150,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_beyond_all_bounds_is_just_far_away() {
+    fn the_maximum_length_does_not_overflow() {
         let mut frames = Frames::default();
         let head = [0x82, 127, 255, 255, 255, 255, 255, 255, 255, 255];
         assert_eq!(frames.follow(&[&head[..], &[0; 100]].concat(), false), 110);

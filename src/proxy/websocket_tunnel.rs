@@ -1,4 +1,4 @@
-//! WebSocket: once the upstream has agreed with 101, bytes flow both ways until both sides are done.
+//! WebSocket: after the 101 response, bytes are relayed in both directions until both sides have closed.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -11,12 +11,10 @@ use tokio::time::Instant;
 use crate::base::drain::DrainWatch;
 use crate::base::min_rate::MinRateTimer;
 use crate::codec::head::{Request, Response};
-use crate::codec::transfer;
-use crate::codec::transfer::{PipeError, Receiver, Sender};
+use crate::codec::transfer::{self, PipeError, Receiver, Sender};
 use crate::codec::{Length, Version};
 use crate::proxy::exchange::{Exchange, RelayTimeouts};
-use crate::proxy::websocket_frames;
-use crate::proxy::websocket_frames::Frames;
+use crate::proxy::websocket_frames::{self, Frames};
 
 /// Whether a request asks for a WebSocket (RFC 6455 section 4.1): GET, HTTP/1.1, both headers, no body.
 pub(crate) fn is_wanted(request: &Request<'_, '_>) -> bool {
@@ -27,8 +25,8 @@ pub(crate) fn is_wanted(request: &Request<'_, '_>) -> bool {
         && request.named_by_connection.iter().any(|option| option.eq_ignore_ascii_case("upgrade"))
 }
 
-/// Whether a 101 agrees to just that.
-pub(crate) fn is_agreed(response: &Response<'_, '_>) -> bool {
+/// Whether a 101 response accepts a WebSocket.
+pub(crate) fn is_accepted(response: &Response<'_, '_>) -> bool {
     names_websocket(response.upgrade)
 }
 
@@ -36,7 +34,7 @@ fn names_websocket(upgrade: Option<&[u8]>) -> bool {
     upgrade.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
 }
 
-/// The client's end.
+/// The client's side of the tunnel.
 pub(crate) struct End<'a, S> {
     pub(crate) receiver: &'a mut Receiver,
     pub(crate) sender: &'a mut Sender,
@@ -58,69 +56,62 @@ pub(crate) enum TunnelError {
     Cut,
 }
 
-/// How long a WebSocket that is closed for the end of the gateway may take over its last frames.
-const CLOSING: Duration = Duration::from_secs(2);
+/// How long a WebSocket has to finish its last frames after the drain.
+const CLOSING_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Moves bytes both ways until both sides have ended, or nothing has come for too long, or been taken by the client.
-/// What was read behind the two heads goes first. `arrived`: what has arrived at the client. When the worker's grace is
-/// over, both sides are told between two frames.
+/// Relays bytes in both directions until both sides have closed, or a time-out expires. Bytes that were received after
+/// the two heads are relayed first. `arrived`: how many bytes the client has acknowledged. When the drain ends, both
+/// sides get a close frame between two frames.
 pub(crate) async fn tunnel<S: AsyncRead + AsyncWrite + Unpin>(
-    browser: End<'_, S>,
+    client: End<'_, S>,
     arrived: impl Fn(&S) -> Option<u64>,
     exchange: &mut Exchange,
     (timeouts, draining): (RelayTimeouts, &mut DrainWatch),
 ) -> Result<(), TunnelError> {
     let upstream = &mut *exchange.connection;
-    // Until its connection ends, everything is data.
-    browser
+    // Everything is data until the connection closes.
+    client
         .receiver
         .begin_body(0, Length::UntilClose)
         .map_err(|error| TunnelError::Up(PipeError::Receive(error.into())))?;
     upstream.sender.begin_body(Length::UntilClose);
-    browser.sender.begin_body(Length::UntilClose);
-    let mut up = Way::new(websocket_frames::close_to_server, true);
-    let mut down = Way::new(websocket_frames::close_to_browser, false);
-    let (mut seen, mut pace, mut closing) = (0, MinRateTimer::default(), false);
+    client.sender.begin_body(Length::UntilClose);
+    let mut up = Direction::new(websocket_frames::close_to_server, true);
+    let mut down = Direction::new(websocket_frames::close_to_client, false);
+    let (mut last_moved, mut timer, mut closing) = (0, MinRateTimer::default(), false);
     upstream.deadline.set(timeouts.upstream);
     poll_fn(|cx| {
         if !closing && draining.poll(cx) && draining.is_closing() {
             closing = true;
-            upstream.deadline.set(CLOSING);
+            upstream.deadline.set(CLOSING_TIMEOUT);
         }
         let to_upstream = (&mut upstream.sender, &mut upstream.stream);
-        up.poll(cx, (browser.receiver, browser.io), to_upstream, closing).map_err(TunnelError::Up)?;
+        up.poll(cx, (client.receiver, client.io), to_upstream, closing).map_err(TunnelError::Up)?;
         let from_upstream = (&mut upstream.receiver, &mut upstream.stream);
-        down.poll(cx, from_upstream, (browser.sender, browser.io), closing).map_err(TunnelError::Down)?;
-        if up.half == Half::Closed && down.half == Half::Closed {
+        down.poll(cx, from_upstream, (client.sender, client.io), closing).map_err(TunnelError::Down)?;
+        if up.state == State::Closed && down.state == State::Closed {
             return Poll::Ready(Ok(()));
         }
         if closing {
-            let over = upstream.deadline.poll(cx).is_ready();
-            // The client has got its close frame and does not answer.
-            let told = down.half != Half::Open;
-            if over && !told {
-                draining.record_abort();
+            ready!(upstream.deadline.poll(cx));
+            // If the client has its close frame, it does not answer.
+            if down.state != State::Open {
+                return Poll::Ready(Ok(()));
             }
-            return if !over {
-                Poll::Pending
-            } else {
-                Poll::Ready(if told { Ok(()) } else { Err(TunnelError::Cut) })
-            };
+            draining.record_abort();
+            return Poll::Ready(Err(TunnelError::Cut));
         }
-        // What waits for the client waits only so long.
-        if !upstream.receiver.data().is_empty() || !browser.sender.is_empty() {
-            let io = &*browser.io;
-            return pace
-                .poll(cx, &mut upstream.deadline, browser.sender.sent, || arrived(io), timeouts.browser)
+        if !upstream.receiver.data().is_empty() || !client.sender.is_empty() {
+            let io = &*client.io;
+            return timer
+                .poll(cx, &mut upstream.deadline, client.sender.sent, || arrived(io), timeouts.client)
                 .map(|()| Err(TunnelError::Unread));
         }
-        pace.pause(Instant::now());
-        let moved = browser.receiver.received
-            + upstream.receiver.received
-            + browser.sender.sent
-            + upstream.sender.sent;
-        if moved != seen {
-            seen = moved;
+        timer.pause(Instant::now());
+        let moved =
+            client.receiver.received + upstream.receiver.received + client.sender.sent + upstream.sender.sent;
+        if moved != last_moved {
+            last_moved = moved;
             upstream.deadline.set(timeouts.upstream);
         }
         upstream.deadline.poll(cx).map(|()| Err(TunnelError::Silent))
@@ -128,33 +119,34 @@ pub(crate) async fn tunnel<S: AsyncRead + AsyncWrite + Unpin>(
     .await
 }
 
-/// One direction.
-struct Way {
-    half: Half,
+/// One direction of the tunnel.
+struct Direction {
+    state: State,
     frames: Frames,
-    /// Writes the frame that says good-bye.
-    close: fn(&mut Vec<u8>),
-    /// It has been written, or the peer's own has passed.
-    said: bool,
-    /// Whoever sends here has been told, too, and says good-bye before the connection ends: what is not read would take
-    /// our last frame away from it.
+    /// Writes a close frame.
+    write_close: fn(&mut Vec<u8>),
+    /// A close frame has been sent: the gateway's or the sender's.
+    is_close_sent: bool,
+    /// Whether to wait for the sender's reply to the close frame that it got. Closing a connection with unread data
+    /// resets it, and the sender could lose that frame.
     awaits_reply: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Half {
+enum State {
     Open,
-    /// All has been passed on; the other side is being told that no more comes.
+    /// All data has been relayed; the connection is being closed for sending.
     Ending,
     Closed,
 }
 
-impl Way {
-    fn new(close: fn(&mut Vec<u8>), awaits_reply: bool) -> Self {
-        Self { half: Half::Open, frames: Frames::default(), close, said: false, awaits_reply }
+impl Direction {
+    fn new(write_close: fn(&mut Vec<u8>), awaits_reply: bool) -> Self {
+        let frames = Frames::default();
+        Self { state: State::Open, frames, write_close, is_close_sent: false, awaits_reply }
     }
 
-    /// Reads and discards, until the other side's close frame or its end.
+    /// Reads and discards until a close frame or the end of the connection.
     fn poll_reply<R: AsyncRead + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
@@ -178,21 +170,21 @@ impl Way {
         (sender, io): (&mut Sender, &mut W),
         closing: bool,
     ) -> Result<(), PipeError> {
-        if self.half == Half::Open
-            && let Poll::Ready(outcome) = self.poll_pass(cx, from, (sender, io), closing)
+        if self.state == State::Open
+            && let Poll::Ready(outcome) = self.poll_relay(cx, from, (sender, io), closing)
         {
             outcome?;
-            self.half = Half::Ending;
+            self.state = State::Ending;
         }
-        if self.half == Half::Ending && Pin::new(io).poll_shutdown(cx).is_ready() {
-            self.half = Half::Closed;
+        if self.state == State::Ending && Pin::new(io).poll_shutdown(cx).is_ready() {
+            self.state = State::Closed;
         }
         Ok(())
     }
 
-    /// Passes on what comes, until its end. `closing`: until the frame of now is over, and a last one of ours behind
-    /// it.
-    fn poll_pass<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+    /// Relays until the connection ends. `closing`: relays only to the end of the current frame, followed by a close
+    /// frame.
+    fn poll_relay<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
         (receiver, from): (&mut Receiver, &mut R),
@@ -200,13 +192,13 @@ impl Way {
         closing: bool,
     ) -> Poll<Result<(), PipeError>> {
         loop {
-            if closing && self.frames.is_between() && !self.said {
+            if closing && self.frames.is_between() && !self.is_close_sent {
                 if !self.frames.is_closed {
-                    (self.close)(sender.head());
+                    (self.write_close)(sender.head());
                 }
-                self.said = true;
+                self.is_close_sent = true;
             }
-            if self.said {
+            if self.is_close_sent {
                 ready!(sender.poll_flush(cx, to)).map_err(PipeError::Send)?;
                 return if self.awaits_reply {
                     self.poll_reply(cx, receiver, from)

@@ -7,7 +7,7 @@ use crate::upstream::servers::{Servers, Session, State};
 const COOKIE: &str = "__Host-imis-gateway-server";
 
 impl Servers {
-    /// The server that a request's session is on. `fields`: the headers of the request.
+    /// The server that the session of a request is on. `fields`: the headers of the request.
     pub(crate) fn session<'a>(
         &self,
         mut fields: impl Iterator<Item = (&'a str, &'a [u8])>,

@@ -1,4 +1,4 @@
-//! Health checks: requests a page of each server at regular intervals, each time on a new connection.
+//! Health checks: request a page of each server at regular intervals, each time on a new connection.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,7 +12,7 @@ use tokio_rustls::TlsConnector;
 use crate::upstream::proxy_header;
 use crate::upstream::site::SiteUpstream;
 
-/// Starts the health checks of an upstream, once, for as long as it is in use.
+/// Starts the health checks of an upstream, unless they are running. They stop when the upstream is dropped.
 pub(crate) fn watch(upstream: &Arc<SiteUpstream>, control: &Handle) {
     let Some(health) = &upstream.config.health else { return };
     if upstream.servers.is_watched.swap(true, Ordering::Relaxed) {
@@ -38,13 +38,13 @@ pub(crate) fn watch(upstream: &Arc<SiteUpstream>, control: &Handle) {
     }
 }
 
-/// Whether a server answers a request for `path` with a good status.
+/// Whether a server answers a request for `path` with a 2xx or 3xx status.
 async fn check(upstream: &SiteUpstream, index: usize, path: &str) -> Result<(), &'static str> {
     let server = upstream.servers.server(index);
     let address = (server.host.as_str(), server.port);
     let mut stream = TcpStream::connect(address).await.map_err(|_| "no connection")?;
     if let Some(version) = upstream.config.proxy_protocol {
-        // The check is the gateway's own request.
+        // The gateway itself is the client.
         let (Ok(own), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) else {
             return Err("no connection");
         };

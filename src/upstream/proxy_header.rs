@@ -1,5 +1,4 @@
-//! The PROXY header that a connection to a server begins with (HAProxy's specification, versions 1 and 2): whom it is
-//! for.
+//! Writes the PROXY header with which a connection to a server begins (HAProxy's specification, versions 1 and 2).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,7 +6,7 @@ use ppp::v2::{Builder, Command, Protocol, Version};
 
 use crate::config::ProxyHeader;
 
-/// `to`: the server. Where the two are of different families, both are told as IPv6.
+/// The header for a connection of `client`. `to`: the server. Addresses of different families are both written as IPv6.
 pub(crate) fn of(version: ProxyHeader, client: SocketAddr, to: SocketAddr) -> Vec<u8> {
     let (client, to) = alike(client, to);
     match version {
@@ -20,7 +19,7 @@ pub(crate) fn of(version: ProxyHeader, client: SocketAddr, to: SocketAddr) -> Ve
             let header =
                 Builder::with_addresses(Version::Two | Command::Proxy, Protocol::Stream, (client, to))
                     .build();
-            // Addresses alone are never too long.
+            // Fails only for headers that are too long.
             header.unwrap_or_default()
         }
     }
@@ -45,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_versions_are_read_by_those_who_read_them() {
+    fn a_parser_reads_the_addresses_of_both_versions() {
         let at = |text: &str| text.parse::<SocketAddr>().unwrap();
         for (client, to) in [
             ("192.0.2.1:4711", "10.0.0.5:443"),

@@ -1,8 +1,8 @@
-//! The servers of one site: which one a request goes to, and which are avoided because they accept no connection, fail
-//! their health check, or are drained.
+//! The servers of one site: which one a request goes to, and which ones are avoided because they accept no connection,
+//! fail their health check, or are drained.
 //!
 //! All workers share them. A reload that does not change the servers keeps them. A single server gets requests in any
-//! state; its state is only for `status`.
+//! condition: its condition is only reported by `status`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -24,9 +24,11 @@ pub(crate) struct Servers {
     pub(super) all: Vec<State>,
     balance: Balance,
     pub(super) affinity: Option<Affinity>,
-    /// Which session is on which server.
+    /// The learned servers of sessions.
     pub(super) sessions: Option<Arc<Sessions>>,
+    /// Counts requests, for round robin between servers with equal load.
     turn: AtomicUsize,
+    /// The start of the time in `State::ejected_until`.
     since: Instant,
     /// Health checks are running.
     pub(crate) is_watched: AtomicBool,
@@ -48,7 +50,7 @@ pub(super) struct State {
     down_since: AtomicU64,
     /// Milliseconds since `Servers::since`.
     ejected_until: AtomicU64,
-    /// One request tries whether it accepts connections again.
+    /// One request tests whether it accepts connections again.
     on_trial: AtomicBool,
     /// Requests in flight.
     busy: AtomicUsize,
@@ -86,7 +88,7 @@ impl Condition {
     }
 }
 
-/// Since when a server is down, as far as the gateway knows.
+/// Since when a server is down.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Outage {
     /// In seconds since 1970.
@@ -148,8 +150,8 @@ impl Servers {
         &self.all[index].server
     }
 
-    /// The servers to try for a request, in order: the one that its session is on, then those that are up. The others
-    /// come last, in case no other works.
+    /// The servers to try for a request, in order: the one that its session is on, then those that are up, then all
+    /// others.
     pub(crate) fn order(&self, session: Option<&Session>) -> Vec<usize> {
         let session = session.map(|session| session.index);
         let order = self.ranked(session);
@@ -158,7 +160,7 @@ impl Servers {
         if first.failures.load(Ordering::Relaxed) == 0 || !is_ranked_up {
             return order;
         }
-        // Its ejection is over: one request tries it, and for the others it stays ejected.
+        // Its ejection has ended: one request tries it. For the others it stays ejected.
         let again = self.now() + TRIAL_MILLISECONDS;
         let until = first.ejected_until.load(Ordering::Relaxed);
         let claimed =
@@ -174,7 +176,7 @@ impl Servers {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let rank = |index: usize| {
             let state = &self.all[index];
-            // Sessions stay on a drained server.
+            // A drained server still gets the requests of its sessions.
             let class = match (self.health(index), state.drained.load(Ordering::Relaxed)) {
                 (_, true) if session != Some(index) => 3,
                 (Condition::Unhealthy, _) => 2,
@@ -216,7 +218,7 @@ impl Servers {
         (since > 0).then_some(Outage { since, failed_connections })
     }
 
-    /// Whether a server may get requests, in service or not.
+    /// The condition of a server, regardless of drained.
     fn health(&self, index: usize) -> Condition {
         let state = &self.all[index];
         if state.unhealthy.load(Ordering::Relaxed) {
@@ -299,21 +301,15 @@ impl Servers {
     pub(crate) fn take_over(&self, before: &Self, same_health: bool) {
         for state in &self.all {
             let Some(other) = before.all.iter().find(|other| other.server == state.server) else { continue };
-            let load = |from: &AtomicBool, to: &AtomicBool| {
-                to.store(from.load(Ordering::Relaxed), Ordering::Relaxed)
-            };
-            load(&other.drained, &state.drained);
+            state.drained.store(other.drained.load(Ordering::Relaxed), Ordering::Relaxed);
             // Without health checks an unhealthy server would never become healthy again.
             if same_health {
-                load(&other.unhealthy, &state.unhealthy);
+                state.unhealthy.store(other.unhealthy.load(Ordering::Relaxed), Ordering::Relaxed);
             }
             state.failures.store(other.failures.load(Ordering::Relaxed), Ordering::Relaxed);
-            for (from, to) in [
-                (&other.failed_connections, &state.failed_connections),
-                (&other.down_since, &state.down_since),
-            ] {
-                to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
-            }
+            let failed_connections = other.failed_connections.load(Ordering::Relaxed);
+            state.failed_connections.store(failed_connections, Ordering::Relaxed);
+            state.down_since.store(other.down_since.load(Ordering::Relaxed), Ordering::Relaxed);
             state.comes_up();
             let left = other.ejected_until.load(Ordering::Relaxed).saturating_sub(before.now());
             state.ejected_until.store(self.now() + left, Ordering::Relaxed);
@@ -327,7 +323,7 @@ impl State {
         let _ = self.down_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Forgets the outage, unless there is another reason for it.
+    /// Ends the outage, unless another reason for it remains.
     fn comes_up(&self) {
         if self.failures.load(Ordering::Relaxed) == 0 && !self.unhealthy.load(Ordering::Relaxed) {
             self.down_since.store(0, Ordering::Relaxed);
@@ -391,14 +387,14 @@ mod tests {
     }
 
     #[test]
-    fn sessions_stay_on_their_server_across_a_change_of_something_else() {
+    fn learned_sessions_survive_a_change_of_servers() {
         let names = Affinity::Learned(vec!["SID".to_owned()]);
         let before = servers(Balance::LeastRequests, Some(names.clone()));
         let set = [("set-cookie", &b"SID=of-ann; Path=/"[..])];
         before.set_affinity(None, 2, set.into_iter());
         let sent = || [("cookie", &b"a=b; SID=of-ann"[..])].into_iter();
         assert_eq!(before.session(sent()).unwrap().index, 2);
-        // One is gone, and the others have other positions.
+        // One server is removed, and the others change their index.
         let mut upstream = test_upstream(&["https://c", "https://a"]);
         upstream.affinity = Some(names);
         let next = Servers::new(&upstream, &[], Some(&before)).unwrap();
@@ -428,14 +424,14 @@ mod tests {
         let left = servers.all[0].ejected_until.load(Ordering::Relaxed) - servers.now();
         assert!(left <= 1000, "concurrent failures count once: {left} ms");
         servers.all[0].ejected_until.store(0, Ordering::Relaxed);
-        assert_eq!(servers.order(None), [0, 1, 2], "the one that tries");
-        assert_eq!(servers.order(None), [1, 2, 0], "the others");
+        assert_eq!(servers.order(None), [0, 1, 2], "the request that tries the server");
+        assert_eq!(servers.order(None), [1, 2, 0], "other requests");
         servers.failed(0);
         let left = servers.all[0].ejected_until.load(Ordering::Relaxed) - servers.now();
         assert!((1001..=2000).contains(&left), "after a failed trial: {left} ms");
         let next = self::servers(Balance::Failover, None);
         next.take_over(&servers, true);
-        assert_eq!(next.order(None), [1, 2, 0], "what is known outlives a reload");
+        assert_eq!(next.order(None), [1, 2, 0], "kept across a reload");
         servers.worked(0);
         assert_eq!(servers.order(None), [0, 1, 2]);
     }
@@ -457,13 +453,13 @@ mod tests {
         assert_eq!(next.outage(0).unwrap().failed_connections, 34, "kept across a reload");
         one.set_health(0, false, "");
         one.worked(0);
-        assert!(one.outage(0).is_some(), "its health check fails still");
+        assert!(one.outage(0).is_some(), "its health check still fails");
         one.set_health(0, true, "");
         assert!(one.outage(0).is_none() && one.condition(0) == Condition::Up);
     }
 
     #[test]
-    fn requests_are_spread_by_how_many_each_has() {
+    fn requests_go_to_the_server_with_the_fewest() {
         let servers = servers(Balance::LeastRequests, None);
         let mut held = Vec::new();
         let mut counts = [0; 3];
@@ -478,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_are_known_by_our_cookie_or_by_those_of_imis() {
+    fn sessions_are_identified_by_the_affinity_cookie_or_learned_cookies() {
         let field = |value: &'static str| [("Cookie", value.as_bytes())].into_iter();
         let own = servers(Balance::LeastRequests, Some(Affinity::Cookie));
         let cookie = own.set_affinity(None, 2, std::iter::empty()).unwrap();
@@ -497,12 +493,12 @@ mod tests {
         let session = learned.session(field("a=b; arraffinity=xyz")).unwrap();
         assert_eq!(session.index, 1);
         learned.set_affinity(Some(&session), 2, std::iter::empty());
-        assert_eq!(learned.session(field("ARRAffinity=xyz")).unwrap().index, 2, "it has moved, once");
+        assert_eq!(learned.session(field("ARRAffinity=xyz")).unwrap().index, 2, "the session has moved");
         assert_eq!(learned.session(field("ARRAffinity=other")), None);
     }
 
     #[test]
-    fn a_session_stays_on_its_server_while_the_key_of_its_cookie_is_changed() {
+    fn a_session_stays_on_its_server_while_the_cookie_key_is_rotated() {
         let upstream = Upstream {
             affinity: Some(Affinity::Cookie),
             ..test_upstream(&["https://a", "https://b", "https://c"])
@@ -519,12 +515,12 @@ mod tests {
         let both = by(&[&new, &old]);
         assert!(both.have_cookies_of(&[&new, &old]) && !both.have_cookies_of(&[&old]));
         let there = session(&both, &first).unwrap();
-        assert_eq!(there.index, 1, "the one of before is taken");
+        assert_eq!(there.index, 1, "a cookie with the previous key is accepted");
         let renewed = pair(&both, Some(&there)).expect("and replaced");
         let there = session(&by(&[&new]), &renewed).unwrap();
         assert_eq!((there.index, pair(&both, Some(&there))), (1, None));
-        assert_eq!(session(&by(&[&new]), &first), None, "it has gone with its key");
+        assert_eq!(session(&by(&[&new]), &first), None, "the old key is no longer accepted");
         let none = Upstream { affinity: None, ..upstream.clone() };
-        assert!(Servers::new(&none, &[&old], None).unwrap().have_cookies_of(&[&new]), "there is none");
+        assert!(Servers::new(&none, &[&old], None).unwrap().have_cookies_of(&[&new]), "there is no cookie");
     }
 }

@@ -1,5 +1,4 @@
-//! Which session of iMIS is on which server, by a keyed hash of its cookie (the cookie itself is not kept), and the
-//! values of the gateway's own affinity cookie.
+//! The learned servers of iMIS sessions, by a keyed hash of the cookie, and the values of the gateway's affinity cookie.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,9 +10,10 @@ use crate::base::clock;
 use crate::base::hex::hex;
 use crate::config::{Secret, Server, fingerprint};
 
-/// Sessions whose server is remembered; those of iMIS last twenty minutes.
+/// The maximum number of learned sessions.
 const MAX_SESSIONS: u64 = 100_000;
-const SESSION_LASTS: Duration = Duration::from_secs(20 * 60);
+/// How long an unused session is remembered. Sessions of iMIS last twenty minutes.
+const SESSION_IDLE_TIMEOUT: Duration = Duration::from_secs(20 * 60);
 
 pub(crate) struct Sessions {
     key: hmac::Key,
@@ -25,7 +25,7 @@ impl Sessions {
         let own = clock::random_hex()? + &clock::random_hex()?;
         Ok(Self {
             key: hmac::Key::new(hmac::HMAC_SHA256, own.as_bytes()),
-            servers: Cache::builder().max_capacity(MAX_SESSIONS).time_to_idle(SESSION_LASTS).build(),
+            servers: Cache::builder().max_capacity(MAX_SESSIONS).time_to_idle(SESSION_IDLE_TIMEOUT).build(),
         })
     }
 

@@ -15,11 +15,11 @@ pub(crate) struct SiteUpstream {
     pub(crate) config: config::Upstream,
     pub(crate) tls: Arc<ClientConfig>,
     pub(crate) servers: Arc<Servers>,
-    /// The `Host` that a request of the gateway's own asks for.
+    /// The `Host` of requests that the gateway makes itself.
     pub(crate) host: String,
     /// The names that a server's certificate may have.
     certificate_names: Vec<ServerName<'static>>,
-    /// For each server, the name for SNI.
+    /// The SNI name of each server.
     server_names: Vec<String>,
 }
 
@@ -33,7 +33,7 @@ pub(crate) enum UpstreamBuildError {
 }
 
 impl SiteUpstream {
-    /// The upstream of `site`, or `previous` itself where nothing has changed. `keys` sign affinity cookies.
+    /// The upstream of `site`, or `previous` if nothing has changed. `keys` sign affinity cookies.
     pub(crate) fn build(
         site: &Site,
         keys: &[&Secret],
@@ -69,7 +69,7 @@ impl SiteUpstream {
     }
 }
 
-/// The server's own name if it has one, else the host that iMIS is asked for.
+/// The host name of the server. For an IP address, the host that requests name.
 fn server_name(server: &Server, site: &Site) -> String {
     if server.host.parse::<IpAddr>().is_err() {
         return server.host.clone();

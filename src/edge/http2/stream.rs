@@ -126,7 +126,8 @@ impl Http2Stream {
         let headers = converted.headers_mut();
         headers.reserve(head.fields.len());
         for (name, value) in head.fields.pairs() {
-            if headers::fate_in_response(name, &head.named_by_connection, head.status) == FieldAction::Keep {
+            if headers::action_in_response(name, &head.named_by_connection, head.status) == FieldAction::Keep
+            {
                 let from = value.as_ptr().addr() - start;
                 let value = HeaderValue::from_maybe_shared(shared.slice(from..from + value.len()))
                     .map_err(|_| malformed("a field"))?;

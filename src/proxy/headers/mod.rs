@@ -1,8 +1,8 @@
-//! Which headers differ between what came in and what goes out. Nothing else is touched.
+//! The headers that the gateway changes. All others are passed on unchanged.
 //!
-//! Hop-by-hop headers are removed (RFC 9110 section 7.6.1), framing is set again by the connection it goes out on,
-//! and what servers take a proxy's word for is ours alone: a client's own is removed in every spelling
-//! (`base::header_rules`). There is no `Via`: IIS gives up NTLM connection reuse when it sees one.
+//! Hop-by-hop headers are removed (RFC 9110 section 7.6.1). Framing is written anew for the outgoing connection.
+//! Headers that servers trust from a proxy are set only by the gateway: a client's are removed in every spelling
+//! (`base::header_rules`). There is no `Via`, because IIS then stops reusing NTLM connections.
 
 use http::header::{COOKIE, HeaderMap, HeaderValue, STRICT_TRANSPORT_SECURITY};
 
@@ -17,12 +17,12 @@ use crate::codec::{Length, Version, head};
 /// The forwarding headers for the upstream.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Forwarding<'a> {
-    /// `X-Forwarded-For`: what trusted proxies said, then our peer.
+    /// `X-Forwarded-For`: the addresses from trusted proxies, then our peer.
     pub(crate) chain: &'a str,
-    /// `X-Forwarded-Host`: whom the request was for, as written.
+    /// `X-Forwarded-Host`: the authority as the client wrote it.
     pub(crate) host: &'a str,
     pub(crate) incident: RequestId,
-    /// `Max-Forwards` as it came, where it counts.
+    /// The received `Max-Forwards` of an OPTIONS request.
     pub(crate) max_forwards: Option<u64>,
     pub(crate) trace: Traceparent,
 }
@@ -39,7 +39,7 @@ pub(crate) enum Traceparent {
 }
 
 impl Forwarding<'_> {
-    /// Whether a header of the visitor's is set anew.
+    /// Whether the gateway replaces a header of the client.
     pub(crate) fn replaces(&self, name: &str) -> bool {
         (self.max_forwards.is_some() && name.eq_ignore_ascii_case("max-forwards"))
             || match self.trace {
@@ -74,14 +74,13 @@ impl Forwarding<'_> {
     }
 }
 
-/// HTTP/2 may split the Cookie header into crumbs; they are one header again before anybody reads it
-/// (RFC 9113 section 8.2.3).
+/// Joins the Cookie headers, which HTTP/2 clients may split (RFC 9113 section 8.2.3).
 pub(crate) fn join_cookie_crumbs(headers: &mut HeaderMap) {
     if headers.get_all(COOKIE).iter().nth(1).is_none() {
         return;
     }
     let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    // Joined from valid values, hence valid.
+    // Valid, because the parts are.
     if let Ok(mut joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
         joined.set_sensitive(true);
         headers.insert(COOKIE, joined);
@@ -108,7 +107,7 @@ pub(crate) fn write_request<F: HeaderFields>(
         if forwarding.replaces(name) {
             FieldAction::Drop
         } else {
-            fate_in_request(name, request.named_by_connection, own_host.is_some(), rules)
+            action_in_request(name, request.named_by_connection, own_host.is_some(), rules)
         }
     });
     out.extend_from_slice(request_framing(request.method, request.length, request.has_length));
@@ -119,19 +118,19 @@ pub(crate) fn write_request<F: HeaderFields>(
     out.extend_from_slice(b"\r\n");
 }
 
-/// Which of a request's headers go on to the upstream. `own_host`: the visitor's is replaced. A `Connection` that names
-/// an essential header is not obeyed.
-fn fate_in_request(name: &str, named: &[&str], own_host: bool, rules: &Rules) -> FieldAction {
-    let goes = is_hop_by_hop(name)
+/// Whether a request header is passed on. `named`: the options of `Connection`. Essential headers are passed on even if
+/// `Connection` names them. `own_host`: the gateway replaces `Host`.
+fn action_in_request(name: &str, named: &[&str], own_host: bool, rules: &Rules) -> FieldAction {
+    let is_dropped = is_hop_by_hop(name)
         || rules.forbid(name)
-        // 100-continue is answered here.
+        // The gateway answers `100-continue` itself.
         || name.eq_ignore_ascii_case("expect")
         || (own_host && name.eq_ignore_ascii_case("host"))
         || (named.iter().any(|option| name.eq_ignore_ascii_case(option)) && !is_essential(name));
-    if goes { FieldAction::Drop } else { FieldAction::Keep }
+    if is_dropped { FieldAction::Drop } else { FieldAction::Keep }
 }
 
-/// How much further an OPTIONS may go (RFC 9110 section 7.6.2); for other methods it does not count.
+/// The value of `Max-Forwards` in an OPTIONS request (RFC 9110 section 7.6.2). None for other methods.
 pub(crate) fn max_forwards<'a>(
     method: &str,
     mut fields: impl Iterator<Item = (&'a str, &'a [u8])>,
@@ -142,26 +141,27 @@ pub(crate) fn max_forwards<'a>(
     decimal(fields.find(|(name, _)| name.eq_ignore_ascii_case("max-forwards"))?.1)
 }
 
-/// The framing header that the gateway adds to a request; none where the client's Content-Length goes on or no body is
-/// expected.
-/// `said`: the request has a Content-Length.
-fn request_framing(method: &str, length: Length, said: bool) -> &'static [u8] {
+/// The framing header that the gateway adds to a request. Empty if the client's Content-Length is passed on or no body
+/// is expected. `has_length`: the request has a Content-Length.
+fn request_framing(method: &str, length: Length, has_length: bool) -> &'static [u8] {
     match length {
         Length::Chunked | Length::UntilClose => b"Transfer-Encoding: chunked\r\n",
-        // http.sys answers 411 to a POST without it, and HTTP/2 allows that.
-        Length::Known(_) if !said && matches!(method, "POST" | "PUT" | "PATCH") => b"Content-Length: 0\r\n",
+        // http.sys answers 411 to a POST without Content-Length. HTTP/2 allows such a request.
+        Length::Known(_) if !has_length && matches!(method, "POST" | "PUT" | "PATCH") => {
+            b"Content-Length: 0\r\n"
+        }
         Length::Known(_) => b"",
     }
 }
 
-/// Which of a response's headers go on to the client. An upstream that names an essential header in `Connection` is
-/// not obeyed.
-pub(crate) fn fate_in_response(name: &str, named: &[&str], status: u16) -> FieldAction {
-    let goes = is_hop_by_hop(name)
-        // RFC 9110 section 8.6: such a response has none.
+/// Whether a response header is passed on. `named`: the options of `Connection`. Essential headers are passed on even
+/// if `Connection` names them.
+pub(crate) fn action_in_response(name: &str, named: &[&str], status: u16) -> FieldAction {
+    let is_dropped = is_hop_by_hop(name)
+        // RFC 9110 section 8.6: such a response must not have one.
         || (matches!(status, 100..=199 | 204) && name.eq_ignore_ascii_case("content-length"))
         || (named.iter().any(|option| name.eq_ignore_ascii_case(option)) && !is_essential(name));
-    if goes { FieldAction::Drop } else { FieldAction::Keep }
+    if is_dropped { FieldAction::Drop } else { FieldAction::Keep }
 }
 
 /// The framing of a response for an HTTP/1 client.
@@ -173,14 +173,14 @@ pub(crate) struct ResponseFraming {
     pub(crate) tunnel: bool,
 }
 
-/// How a response head differs from what the upstream sent.
+/// Changes to the response head of the upstream.
 #[derive(Debug, Default)]
 pub(crate) struct HeadChanges<'a> {
     /// Replaces `Location`.
     pub(crate) location: Option<&'a str>,
-    /// Are added, in this order.
+    /// Values of additional `Set-Cookie` headers.
     pub(crate) set_cookies: [Option<&'a str>; 2],
-    /// `Strict-Transport-Security` of the site, for a response that has none.
+    /// `Strict-Transport-Security`, added if the response has none.
     pub(crate) hsts: Option<&'a str>,
 }
 
@@ -195,17 +195,17 @@ pub(crate) fn write_response(
     out.extend_from_slice(response.after_version);
     out.extend_from_slice(b"\r\n");
     let named = &response.named_by_connection;
-    let mut dated = response.status < 200;
+    let mut has_date = response.status < 200;
     let mut hsts = changes.hsts;
     response.fields.write(out, |name| {
-        dated |= name.eq_ignore_ascii_case("date");
+        has_date |= name.eq_ignore_ascii_case("date");
         if hsts.is_some() && name.eq_ignore_ascii_case(STRICT_TRANSPORT_SECURITY.as_str()) {
             hsts = None;
         }
         if changes.location.is_some() && name.eq_ignore_ascii_case("location") {
             return FieldAction::Drop;
         }
-        fate_in_response(name, named, response.status)
+        action_in_response(name, named, response.status)
     });
     let location = changes.location.map(|location| ("Location: ", location));
     let cookies = changes.set_cookies.iter().flatten().map(|cookie| ("Set-Cookie: ", *cookie));
@@ -215,14 +215,14 @@ pub(crate) fn write_response(
             out.extend_from_slice(part.as_bytes());
         }
     }
-    if !dated {
-        // RFC 9110 section 6.6.1: the time of receipt.
+    if !has_date {
+        // RFC 9110 section 6.6.1.
         out.extend_from_slice(format!("Date: {}\r\n", clock::http_date()).as_bytes());
     }
     end_response(out, framing);
 }
 
-/// What ends the head of a response for an HTTP/1 client.
+/// Writes the framing headers and the end of a response head for an HTTP/1 client.
 pub(crate) fn end_response(out: &mut Vec<u8>, framing: ResponseFraming) {
     if framing.length == Length::Chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
@@ -237,7 +237,7 @@ pub(crate) fn end_response(out: &mut Vec<u8>, framing: ResponseFraming) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Headers of one connection only. Framing is among them: it is set again by the connection it goes out on.
+/// Headers that concern one connection only. Includes framing, which is written anew.
 fn is_hop_by_hop(name: &str) -> bool {
     let is = |other: &str| name.eq_ignore_ascii_case(other);
     match name.len() {
@@ -252,7 +252,7 @@ fn is_hop_by_hop(name: &str) -> bool {
     }
 }
 
-/// Headers whose loss would change what a message means, whatever `Connection` says.
+/// Headers without which a message would have another meaning. `Connection` cannot remove them.
 fn is_essential(name: &str) -> bool {
     ["host", "cookie", "set-cookie", "authorization", "content-length", "content-type"]
         .iter()
@@ -264,8 +264,8 @@ mod tests {
     use super::*;
     use crate::codec::head::{ParsedHead, Request, Response, header_slots};
 
-    /// The lines of a response as the client gets them.
-    fn for_browser(lines: &str) -> String {
+    /// The header lines of a response as the client gets them.
+    fn for_client(lines: &str) -> String {
         const DATE: &str = "Date: Wed, 25 Nov 2026 02:00:00 GMT\r\n";
         let head = format!("HTTP/1.1 200 OK\r\n{lines}{DATE}\r\n");
         let mut slots = header_slots();
@@ -283,8 +283,8 @@ mod tests {
     }
 
     #[test]
-    fn every_connection_line_is_obeyed_and_framing_goes() {
-        let left = for_browser(
+    fn hop_by_hop_headers_are_removed_for_every_connection_line() {
+        let left = for_client(
             "Connection: keep-alive, x-one\r\nConnection: X-Two\r\nX-One: 1\r\nx-two: 2\r\nX-Three: 3\r\n\
              Keep-Alive: timeout=5\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\nUpgrade: h2c\r\n\
              Proxy-Connection: keep-alive\r\n",
@@ -293,19 +293,19 @@ mod tests {
     }
 
     #[test]
-    fn what_stays_stays_in_its_order_and_spelling() {
-        let left = for_browser("A: 1\r\nconnection: x\r\nb:2\r\nC:  3 \r\na: 4\r\nx: 5\r\nD: \r\n");
+    fn other_headers_keep_their_order_and_spelling() {
+        let left = for_client("A: 1\r\nconnection: x\r\nb:2\r\nC:  3 \r\na: 4\r\nx: 5\r\nD: \r\n");
         assert_eq!(left, "A: 1\r\nb:2\r\nC:  3 \r\na: 4\r\nD: \r\n");
     }
 
     #[test]
-    fn connection_cannot_take_a_cookie_from_an_answer() {
+    fn connection_cannot_remove_a_cookie_from_a_response() {
         let lines = "Connection: set-cookie\r\nSet-Cookie: a=b\r\n";
-        assert_eq!(for_browser(lines), "Set-Cookie: a=b\r\n");
+        assert_eq!(for_client(lines), "Set-Cookie: a=b\r\n");
     }
 
     #[test]
-    fn a_request_goes_on_in_its_order_with_ours_at_the_end() {
+    fn a_request_keeps_its_order_and_forwarding_headers_follow() {
         let head = "POST /a//b?c HTTP/1.1\r\nHOST: Members.example.org\r\nX-Forwarded-For: 6.6.6.6\r\nx-a:1\r\n\
                     Connection: x-hop, keep-alive\r\nX-Hop: 1\r\nExpect: 100-continue\r\nCookie: a=b\r\n\
                     Content-Length: 3\r\nCookie: c=d\r\n\r\n";
