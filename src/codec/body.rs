@@ -1,10 +1,10 @@
-//! The body of a message: how long it is, and its data without the framing (RFC 9112 section 6).
+//! Removes the framing of a message body (RFC 9112 section 6).
 
 use crate::codec::body_piece::{BodyError, Piece};
 use crate::codec::chunked::Chunked;
 use crate::codec::length::Length;
 
-/// Where in a body we are.
+/// The position in a body.
 #[derive(Debug)]
 pub(crate) enum Decoder {
     Known(u64),
@@ -27,7 +27,7 @@ impl Decoder {
         matches!(self, Self::Over)
     }
 
-    /// Takes what `bytes` hold of the body.
+    /// Decodes the part of the body at the start of `bytes`.
     pub(crate) fn decode(&mut self, bytes: &mut [u8]) -> Result<Piece, BodyError> {
         let piece = match self {
             Self::Over => Piece { start: 0, end: 0, taken: 0 },
@@ -50,7 +50,7 @@ impl Decoder {
         Ok(piece)
     }
 
-    /// The connection has ended.
+    /// Ends the body at the end of the connection.
     pub(crate) fn end_of_connection(&mut self) -> Result<(), BodyError> {
         match self {
             Self::UntilClose => *self = Self::Over,

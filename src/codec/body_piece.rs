@@ -1,6 +1,6 @@
-//! A piece of a message body, and why there is none.
+//! A decoded piece of a message body.
 
-/// Why a body cannot be read on.
+/// Why a body is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BodyError {
     #[error("malformed chunks")]
@@ -9,12 +9,12 @@ pub(crate) enum BodyError {
     Truncated,
 }
 
-/// What some bytes held of a body.
+/// The part of a body in a buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Piece {
-    /// The data stands in `start..end` of the bytes.
+    /// The data is in `start..end` of the buffer.
     pub(crate) start: usize,
     pub(crate) end: usize,
-    /// Bytes that belong to the body, from the first one on.
+    /// How many bytes at the start of the buffer belong to the body, including framing.
     pub(crate) taken: usize,
 }

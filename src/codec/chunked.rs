@@ -1,33 +1,33 @@
-//! The chunked transfer coding (RFC 9112 section 7.1), read strictly: one spelling of every size, CR LF at every end,
-//! extensions and trailers looked at, dropped, and bounded in all.
+//! A strict decoder of the chunked transfer coding (RFC 9112 section 7.1). Lines must end in CR LF. Extensions and
+//! trailers are validated and dropped, and their total size is limited.
 
 use crate::codec::body_piece::{BodyError, Piece};
 
-/// Extensions and trailers of one body, together, in bytes.
-const MAX_ASIDE: u32 = 64 * 1024;
-/// Hexadecimal digits of a size; 2^60 bytes are more than anybody sends.
+/// The maximum total size of the extensions and trailers of one body, in bytes.
+const MAX_OVERHEAD: u32 = 64 * 1024;
+/// The maximum number of hexadecimal digits of a chunk size, without leading zeros.
 const MAX_DIGITS: u8 = 15;
 
-/// Where in a chunked body we are.
+/// The position in a chunked body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Before a size.
     Start,
     Size,
-    /// Blanks behind a size, before the `;` that has to follow (RFC 9112 section 7.1.1).
+    /// White space after a size. A `;` must follow (RFC 9112 section 7.1.1).
     SizeBlank,
-    /// Behind `;`: a name has to follow.
+    /// After `;`. A name must follow.
     ExtensionStart,
     Extension,
     /// Inside a quoted string of an extension.
     Quoted,
-    /// Behind a backslash in a quoted string.
+    /// After a backslash in a quoted string.
     QuotedPair,
     SizeLf,
     Data,
     DataCr,
     DataLf,
-    /// At the beginning of a trailer line, or of the empty line at the end.
+    /// At the start of a trailer line or of the final empty line.
     TrailerStart,
     TrailerName,
     TrailerValue,
@@ -36,26 +36,28 @@ enum State {
     End,
 }
 
-/// Takes chunks apart.
+/// The decoder.
 #[derive(Debug)]
 pub(crate) struct Chunked {
     state: State,
-    /// Of the current chunk: its size while that is read, then what is left of its data.
+    /// The size of the current chunk while it is read, then the remaining bytes of its data.
     left: u64,
+    /// The number of digits of the size that have been read.
     digits: u8,
-    aside: u32,
+    /// The number of bytes of extensions, trailers and leading zeros.
+    overhead: u32,
 }
 
 impl Chunked {
     pub(crate) fn new() -> Self {
-        Self { state: State::Start, left: 0, digits: 0, aside: 0 }
+        Self { state: State::Start, left: 0, digits: 0, overhead: 0 }
     }
 
     pub(crate) fn is_over(&self) -> bool {
         self.state == State::End
     }
 
-    /// Takes what `bytes` hold of the body. The data of all chunks in them is moved together.
+    /// Decodes the part of the body at the start of `bytes`. Moves the data of all chunks together.
     pub(crate) fn decode(&mut self, bytes: &mut [u8]) -> Result<Piece, BodyError> {
         let (mut at, mut start, mut end) = (0, 0, 0);
         while at < bytes.len() && self.state != State::End {
@@ -67,7 +69,7 @@ impl Chunked {
             let rest = bytes.len() - at;
             let here = usize::try_from(self.left).map_or(rest, |left| left.min(rest));
             if start == end {
-                // The first data stays where it is.
+                // The data of the first chunk is not moved.
                 (start, end) = (at, at);
             }
             if end != at {
@@ -88,15 +90,17 @@ impl Chunked {
             (State::Start | State::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => self.digit(byte)?,
             (State::Size, b'\r') => State::SizeLf,
             (State::Size | State::SizeBlank, b';') => State::ExtensionStart,
-            (State::Size | State::SizeBlank, b' ' | b'\t') => self.aside(State::SizeBlank)?,
-            (State::ExtensionStart, b' ' | b'\t') => self.aside(State::ExtensionStart)?,
-            (State::ExtensionStart, byte) if is_token(byte) => self.aside(State::Extension)?,
+            (State::Size | State::SizeBlank, b' ' | b'\t') => self.count_overhead(State::SizeBlank)?,
+            (State::ExtensionStart, b' ' | b'\t') => self.count_overhead(State::ExtensionStart)?,
+            (State::ExtensionStart, byte) if is_token(byte) => self.count_overhead(State::Extension)?,
             (State::Extension, b'\r') => State::SizeLf,
-            (State::Extension, b'"') => self.aside(State::Quoted)?,
-            (State::Quoted, b'"') => self.aside(State::Extension)?,
-            (State::Quoted, b'\\') => self.aside(State::QuotedPair)?,
-            (State::Quoted | State::QuotedPair, byte) if is_text(byte) => self.aside(State::Quoted)?,
-            (State::Extension, byte) if is_text(byte) => self.aside(State::Extension)?,
+            (State::Extension, b'"') => self.count_overhead(State::Quoted)?,
+            (State::Quoted, b'"') => self.count_overhead(State::Extension)?,
+            (State::Quoted, b'\\') => self.count_overhead(State::QuotedPair)?,
+            (State::Quoted | State::QuotedPair, byte) if is_text(byte) => {
+                self.count_overhead(State::Quoted)?
+            }
+            (State::Extension, byte) if is_text(byte) => self.count_overhead(State::Extension)?,
             (State::SizeLf, b'\n') if self.left == 0 => State::TrailerStart,
             (State::SizeLf, b'\n') => State::Data,
             (State::DataCr, b'\r') => State::DataLf,
@@ -106,11 +110,11 @@ impl Chunked {
             }
             (State::TrailerStart, b'\r') => State::EndLf,
             (State::TrailerStart | State::TrailerName, byte) if is_token(byte) => {
-                self.aside(State::TrailerName)?
+                self.count_overhead(State::TrailerName)?
             }
-            (State::TrailerName, b':') => self.aside(State::TrailerValue)?,
+            (State::TrailerName, b':') => self.count_overhead(State::TrailerValue)?,
             (State::TrailerValue, b'\r') => State::TrailerLf,
-            (State::TrailerValue, byte) if is_text(byte) => self.aside(State::TrailerValue)?,
+            (State::TrailerValue, byte) if is_text(byte) => self.count_overhead(State::TrailerValue)?,
             (State::TrailerLf, b'\n') => State::TrailerStart,
             (State::EndLf, b'\n') => State::End,
             _ => return Err(BodyError::Chunks),
@@ -120,9 +124,9 @@ impl Chunked {
 
     fn digit(&mut self, byte: u8) -> Result<State, BodyError> {
         if self.left == 0 {
-            // Zeros in front mean nothing, and cost as much as an extension.
+            // Leading zeros count as overhead, not as digits.
             self.digits = 0;
-            self.aside(State::Size)?;
+            self.count_overhead(State::Size)?;
         }
         if self.digits == MAX_DIGITS {
             return Err(BodyError::Chunks);
@@ -136,9 +140,9 @@ impl Chunked {
         Ok(State::Size)
     }
 
-    fn aside(&mut self, next: State) -> Result<State, BodyError> {
-        self.aside += 1;
-        if self.aside > MAX_ASIDE { Err(BodyError::Chunks) } else { Ok(next) }
+    fn count_overhead(&mut self, next: State) -> Result<State, BodyError> {
+        self.overhead += 1;
+        if self.overhead > MAX_OVERHEAD { Err(BodyError::Chunks) } else { Ok(next) }
     }
 }
 
@@ -147,7 +151,7 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// What a field value or a quoted string may hold.
+/// Whether a byte is valid in a field value or a quoted string.
 fn is_text(byte: u8) -> bool {
     byte == b'\t' || (byte >= b' ' && byte != 0x7f)
 }
@@ -156,7 +160,7 @@ fn is_text(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    /// The data, and how many bytes the body took; fed in pieces of every size.
+    /// Decodes a body in pieces of every size. Returns the data and the length of the body.
     fn decoded(body: &[u8]) -> Result<(Vec<u8>, usize), BodyError> {
         let mut whole = None;
         for size in 1..=body.len() {
@@ -184,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn well_formed_bodies_are_read_however_they_are_cut() {
+    fn valid_bodies_are_decoded_in_pieces_of_any_size() {
         for (body, data, rest) in [
             (&b"0\r\n\r\n"[..], &b""[..], 0),
             (b"5\r\nhello\r\n0\r\n\r\n", b"hello", 0),
@@ -204,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused() {
+    fn invalid_bodies_are_refused() {
         for body in [
             &b"\r\n0\r\n\r\n"[..],
             b" 5\r\nhello\r\n0\r\n\r\n",
@@ -245,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_ends_early_is_not_over() {
+    fn a_truncated_body_is_not_complete() {
         for body in
             [&b"5\r\nhel"[..], b"5\r\nhello\r\n", b"5\r\nhello\r\n0\r\n", b"5\r\nhello\r\n0\r\n\r", b"5"]
         {
@@ -254,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn extensions_and_trailers_are_bounded_in_all() {
+    fn the_total_size_of_extensions_and_trailers_is_limited() {
         let extension = format!("1;{}\r\nx\r\n", "a".repeat(1000));
         assert_eq!(decoded_whole(&format!("{}0\r\n\r\n", extension.repeat(66))), Err(BodyError::Chunks));
         assert_eq!(decoded_whole(&format!("{}0\r\n\r\n", extension.repeat(65))), Ok(65));

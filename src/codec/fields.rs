@@ -1,13 +1,13 @@
-//! The field lines of a head. Those that are forwarded are copied unchanged.
+//! The field lines of a head. They are forwarded unchanged.
 
 use crate::codec::head_error::HeadError;
 use crate::codec::length::Length;
 use crate::codec::version::Version;
 
-/// No client or server sends more options in `Connection`.
+/// The maximum number of options in `Connection`.
 const MAX_CONNECTION_OPTIONS: usize = 64;
 
-/// The field lines of one head, in their order.
+/// The field lines of one head, in order.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Fields<'b, 'h> {
     head: &'b [u8],
@@ -28,10 +28,10 @@ impl<'b, 'h> Fields<'b, 'h> {
         self.lines.iter().map(|line| (line.name, line.value))
     }
 
-    /// Writes the lines for whose names `action` returns `Keep`, unchanged.
+    /// Writes the lines for which `action` returns `Keep`, unchanged.
     pub(crate) fn write(self, out: &mut Vec<u8>, mut action: impl FnMut(&str) -> FieldAction) {
         let base = self.head.as_ptr().addr();
-        // Adjacent lines that are kept are copied at once.
+        // Adjacent lines are copied together.
         let mut kept_from = None;
         for line in self.lines {
             let start = line.name.as_ptr().addr() - base;
@@ -59,8 +59,7 @@ pub(crate) enum FieldAction {
     Drop,
 }
 
-/// The fields that control how a message is read: its host, its length, its connection (RFC 9112 sections 3.2, 6 and
-/// 9).
+/// The fields that control how a message is read: host, length, connection (RFC 9112 sections 3.2, 6 and 9).
 #[derive(Debug, Default)]
 pub(crate) struct ControlFields<'b> {
     pub(crate) host: Option<&'b [u8]>,
@@ -71,7 +70,7 @@ pub(crate) struct ControlFields<'b> {
     transfer_encodings: usize,
     close: bool,
     keep_alive: bool,
-    /// What `Connection` names, beside `close` and `keep-alive`.
+    /// The options of `Connection` other than `close` and `keep-alive`.
     pub(crate) connection_options: Vec<&'b str>,
     pub(crate) expects_continue: bool,
     pub(crate) upgrade: Option<&'b [u8]>,
@@ -81,7 +80,7 @@ impl<'b> ControlFields<'b> {
     pub(crate) fn parse(fields: Fields<'b, '_>) -> Result<Self, HeadError> {
         let mut control = Self::default();
         for (name, value) in fields.pairs() {
-            // The length tells most names apart.
+            // The length excludes most names.
             match name.len() {
                 4 if name.eq_ignore_ascii_case("host") => {
                     control.host = Some(value);
@@ -134,7 +133,7 @@ impl<'b> ControlFields<'b> {
         }
     }
 
-    /// The length that the fields give, if they give one (RFC 9112 section 6.3): in one way only.
+    /// The body length that the fields give, if any (RFC 9112 section 6.3). More than one length is invalid.
     pub(crate) fn length(&self, version: Version) -> Result<Option<Length>, HeadError> {
         if self.transfer_encodings > 0 && self.content_lengths > 0 {
             return Err(HeadError::Malformed("Content-Length beside Transfer-Encoding"));
@@ -147,10 +146,10 @@ impl<'b> ControlFields<'b> {
                 return Err(HeadError::Malformed("more than one Transfer-Encoding"));
             }
             let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
-            // Empty members of a list mean nothing (RFC 9110 section 5.6.1.2).
+            // Empty list members are ignored (RFC 9110 section 5.6.1.2).
             let mut codings = coding.rsplit(|byte| *byte == b',').map(<[u8]>::trim_ascii);
             let mut codings = codings.by_ref().filter(|coding| !coding.is_empty());
-            // RFC 9112 section 6.3: where the last coding is not chunked, the end of the body is not known.
+            // RFC 9112 section 6.3: if the last coding is not chunked, the end of the body is unknown.
             let last = codings.next().is_some_and(is_chunked);
             return match (last, codings.next()) {
                 (true, None) => Ok(Some(Length::Chunked)),
@@ -170,14 +169,14 @@ impl<'b> ControlFields<'b> {
     }
 }
 
-/// Whether the client waits for `100 Continue` before it sends its body. Other expectations are unknown (RFC 9110
-/// section 10.1.1), and a server may ignore them.
+/// Whether the client waits for `100 Continue` before it sends its body (RFC 9110 section 10.1.1). Other expectations
+/// are ignored.
 pub(crate) fn expects_continue(value: &[u8]) -> bool {
     let mut members = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
     members.any(|expectation| expectation.eq_ignore_ascii_case(b"100-continue"))
 }
 
-/// Digits only, below 2^63.
+/// Parses a decimal number below 2^63. Only digits are valid.
 pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || digits.len() > 19 || !digits.iter().all(u8::is_ascii_digit) {
         return None;

@@ -1,6 +1,6 @@
-//! What is wrong with a message head.
+//! Errors in message heads.
 
-/// What is wrong with a head. The texts name the rule, and never quote the head.
+/// Why a head is invalid. The messages never quote the head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HeadError {
     #[error("malformed: {0}")]

@@ -1,9 +1,9 @@
-//! How long a message body is (RFC 9112 section 6).
+//! The length of a message body (RFC 9112 section 6).
 
-/// How the end of a body is recognised.
+/// How the end of a body is determined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Length {
-    /// Bytes; 0 for no body.
+    /// In bytes. 0: there is no body.
     Known(u64),
     Chunked,
     /// Responses only: the end of the connection is the end of the body.

@@ -1,8 +1,7 @@
-//! HTTP/1.1 as bytes: heads, framing, bodies. Used towards clients and towards iMIS alike, so there is one meaning of a
-//! message.
+//! The HTTP/1.1 message format: heads, framing, bodies. Clients and iMIS use the same code, so a message has one meaning.
 //!
-//! Strict: what two readers could read in two ways is refused, never repaired (RFC 9112 sections 2.2, 5.1, 6.3, 7.1).
-//! Field lines are kept as they came, so that they can go on byte for byte. Tokenising is httparse's.
+//! Ambiguous messages are refused, never repaired (RFC 9112 sections 2.2, 5.1, 6.3, 7.1). Field lines are forwarded
+//! byte for byte. httparse splits heads into tokens.
 
 pub(crate) mod body;
 pub(crate) mod body_piece;

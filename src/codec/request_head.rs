@@ -1,4 +1,4 @@
-//! A request head as the gateway understands it, whichever protocol it came by.
+//! A valid request head, independent of the protocol.
 
 use http::HeaderMap;
 
@@ -6,12 +6,12 @@ use crate::codec::fields::{FieldAction, Fields};
 use crate::codec::head::{Authority, Request};
 use crate::codec::length::Length;
 
-/// The header fields of a message, in their order.
+/// The header fields of a message, in order.
 pub(crate) trait HeaderFields: Copy {
     /// Names and values.
     fn pairs(&self) -> impl Iterator<Item = (&str, &[u8])>;
 
-    /// Writes the fields for whose names `action` returns `Keep`, as lines of HTTP/1.
+    /// Writes the fields for which `action` returns `Keep`, as HTTP/1 lines.
     fn write(&self, out: &mut Vec<u8>, action: impl FnMut(&str) -> FieldAction);
 
     /// The value of the first field with this name.
@@ -51,15 +51,15 @@ pub(crate) struct RequestHead<'a, F> {
     pub(crate) method: &'a str,
     /// Path and query, or `*`.
     pub(crate) target: &'a str,
-    /// The host that the request is for; only HTTP/1.0 may leave it out.
+    /// The host that the request is for. Optional in HTTP/1.0.
     pub(crate) authority: Option<Authority<'a>>,
-    /// The Host among `fields` can go on to the upstream.
+    /// `fields` contain a Host for the upstream.
     pub(crate) has_host: bool,
     pub(crate) fields: F,
     pub(crate) length: Length,
-    /// Whether `fields` give the length.
+    /// `fields` contain the length.
     pub(crate) has_length: bool,
-    /// What `Connection` names beside `close` and `keep-alive`; those fields are for this connection only.
+    /// The options of `Connection` other than `close` and `keep-alive`: names of hop-by-hop headers.
     pub(crate) named_by_connection: &'a [&'a str],
     pub(crate) wants_websocket: bool,
 }
@@ -75,7 +75,7 @@ impl<'a, F> RequestHead<'a, F> {
 }
 
 impl<'a> RequestHead<'a, Fields<'a, 'a>> {
-    /// What a head of HTTP/1 says.
+    /// The head of an HTTP/1 request.
     pub(crate) fn of(request: &'a Request<'a, 'a>, wants_websocket: bool) -> Self {
         Self {
             method: request.method,

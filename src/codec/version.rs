@@ -1,6 +1,6 @@
 //! The HTTP/1 versions.
 
-/// The two versions that are spoken here; both frame messages in the same way.
+/// The supported versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Version {
     Http10,

@@ -1,4 +1,4 @@
-//! Heads: where one ends, and what it says. A head is read only when it is whole.
+//! Finds the end of message heads and parses them. A head is parsed when it is complete.
 
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
@@ -8,46 +8,46 @@ use crate::codec::head_error::HeadError;
 use crate::codec::length::Length;
 use crate::codec::version::Version;
 
-/// http.sys takes 16 KiB by default; four times that, so that iMIS decides.
+/// http.sys accepts 16 KiB by default. This is four times that, so that iMIS decides.
 pub(crate) const MAX_REQUEST_BYTES: usize = 64 * 1024;
 
 /// IIS sends response heads of up to 64 KiB.
 pub(crate) const MAX_RESPONSE_BYTES: usize = 128 * 1024;
 
-/// Field lines that a head may have.
+/// The maximum number of field lines of a head.
 pub(crate) const MAX_FIELDS: usize = 256;
 
-/// Room for the fields of a head while it is looked at.
+/// Space for the parsed fields of a head.
 pub(crate) type HeaderSlots<'b> = [MaybeUninit<httparse::Header<'b>>; MAX_FIELDS];
 
 pub(crate) const fn header_slots<'b>() -> HeaderSlots<'b> {
     [const { MaybeUninit::uninit() }; MAX_FIELDS]
 }
 
-/// Finds the end of a head that comes in pieces, looking at each byte once.
+/// Finds the end of a head that arrives in pieces. It scans each byte once.
 #[derive(Debug, Default)]
 pub(crate) struct Scanner {
-    looked_at: usize,
+    scanned: usize,
 }
 
 impl Scanner {
-    /// The length of the head at the beginning of `bytes`, its empty line included; none when there is more to come.
+    /// The length of the head at the start of `bytes`, including its empty line. None: the head is incomplete.
     ///
-    /// Every line has to end in CR LF: a bare LF ends a line for some and not for others.
-    pub(crate) fn find_end(&mut self, bytes: &[u8], most: usize) -> Result<Option<usize>, HeadError> {
-        while let Some(found) = memchr::memchr(b'\n', &bytes[self.looked_at..]) {
-            let at = self.looked_at + found;
-            self.looked_at = at + 1;
+    /// Every line must end in CR LF, because parsers disagree on whether a bare LF ends a line.
+    pub(crate) fn find_end(&mut self, bytes: &[u8], max: usize) -> Result<Option<usize>, HeadError> {
+        while let Some(found) = memchr::memchr(b'\n', &bytes[self.scanned..]) {
+            let at = self.scanned + found;
+            self.scanned = at + 1;
             if at == 0 || bytes[at - 1] != b'\r' {
                 return Err(HeadError::Malformed("a line that does not end in CR LF"));
             }
             if at >= 3 && bytes[at - 2] == b'\n' {
-                self.looked_at = 0;
-                return if at < most { Ok(Some(at + 1)) } else { Err(HeadError::TooLarge) };
+                self.scanned = 0;
+                return if at < max { Ok(Some(at + 1)) } else { Err(HeadError::TooLarge) };
             }
         }
-        self.looked_at = bytes.len();
-        if bytes.len() < most {
+        self.scanned = bytes.len();
+        if bytes.len() < max {
             return Ok(None);
         }
         let in_request_line = !bytes.contains(&b'\n');
@@ -59,26 +59,26 @@ impl Scanner {
 #[derive(Debug)]
 pub(crate) struct Request<'b, 'h> {
     pub(crate) method: &'b str,
-    /// Origin-form or `*`; what stood before the path of an absolute-form is in `authority`.
+    /// Origin-form or `*`. `authority` has the authority of an absolute-form.
     pub(crate) target: Cow<'b, str>,
     pub(crate) version: Version,
     pub(crate) fields: Fields<'b, 'h>,
-    /// Whom the request is for; only HTTP/1.0 may leave it open.
+    /// The host that the request is for. Optional in HTTP/1.0.
     pub(crate) authority: Option<Authority<'b>>,
-    /// There is a Host field; an absolute-form in HTTP/1.0 may do without.
+    /// There is a Host field. HTTP/1.0 does not require one.
     pub(crate) has_host: bool,
     pub(crate) length: Length,
-    /// A field gives the length. Without one, a request has no body.
+    /// There is a Content-Length or Transfer-Encoding. A request without them has no body.
     pub(crate) has_length: bool,
     pub(crate) keep_alive: bool,
-    /// What `Connection` names beside `close` and `keep-alive`.
+    /// The options of `Connection` other than `close` and `keep-alive`.
     pub(crate) named_by_connection: Vec<&'b str>,
     pub(crate) expects_continue: bool,
     /// The value of `Upgrade`.
     pub(crate) upgrade: Option<&'b [u8]>,
 }
 
-/// A host and perhaps a port, as they were written.
+/// A host with an optional port, as received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Authority<'b> {
     pub(crate) text: &'b str,
@@ -86,8 +86,7 @@ pub(crate) struct Authority<'b> {
 }
 
 impl<'b> Authority<'b> {
-    /// `uri-host [ ":" port ]` (RFC 9110 section 7.2) without what no host of ours can have: user information, a list,
-    /// percent-encoding.
+    /// Parses `uri-host [ ":" port ]` (RFC 9110 section 7.2). User information, lists and percent-encoding are invalid.
     pub(crate) fn parse(text: &'b [u8]) -> Option<Self> {
         let text = std::str::from_utf8(text).ok()?;
         let (host, port) = match text.strip_prefix('[') {
@@ -118,7 +117,7 @@ impl<'b> Authority<'b> {
         Some(Self { text, host })
     }
 
-    /// Whether both name the same, the default port being the same as none (RFC 9110 section 4.2.3).
+    /// Whether both are equal. The default port equals no port (RFC 9110 section 4.2.3).
     fn is_same(self, other: Self) -> bool {
         let plain =
             |text: &'b str| text.strip_suffix(":443").or_else(|| text.strip_suffix(':')).unwrap_or(text);
@@ -126,12 +125,12 @@ impl<'b> Authority<'b> {
     }
 }
 
-/// A tunnel to anywhere, and an echo of cookies: neither is for a web site (RFC 9110 sections 9.3.6, 9.3.8).
+/// Whether a method is refused: CONNECT asks for a tunnel, TRACE echoes cookies (RFC 9110 sections 9.3.6, 9.3.8).
 pub(crate) fn is_refused(method: &str) -> bool {
     matches!(method, "CONNECT" | "TRACE")
 }
 
-/// A request head split into its parts and not yet validated: enough for an access log line.
+/// A request head that is split into its parts but not validated: enough for the access log.
 #[derive(Debug)]
 pub(crate) struct ParsedHead<'b, 'h> {
     pub(crate) method: &'b str,
@@ -160,7 +159,7 @@ impl<'b, 'h> ParsedHead<'b, 'h> {
 }
 
 impl<'b, 'h> Request<'b, 'h> {
-    /// The request, if its head has exactly one meaning.
+    /// Validates a head. It must have exactly one meaning.
     pub(crate) fn of(parsed_head: &ParsedHead<'b, 'h>) -> Result<Self, HeadError> {
         let ParsedHead { method, target: written, version, fields } = *parsed_head;
         let control = ControlFields::parse(fields)?;
@@ -197,7 +196,7 @@ impl<'b, 'h> Request<'b, 'h> {
     }
 }
 
-/// A fragment is no part of a target; bytes beyond ASCII are encoded in one.
+/// Whether a target has only valid characters: no fragment, no space, only ASCII.
 fn is_plain(target: &str) -> bool {
     target.bytes().all(|byte| byte != b'#' && byte.is_ascii_graphic())
 }
@@ -206,12 +205,12 @@ fn is_origin_form(method: &str, target: &str) -> bool {
     target.starts_with('/') || (target == "*" && method == "OPTIONS")
 }
 
-/// Whether a `:path` of HTTP/2 can go on as a target (RFC 9113 section 8.3.1).
+/// Whether a `:path` of HTTP/2 is valid as a request target (RFC 9113 section 8.3.1).
 pub(crate) fn is_path(method: &str, target: &str) -> bool {
     is_plain(target) && is_origin_form(method, target)
 }
 
-/// Splits a target into its authority, if it has one, and what iMIS is to see (RFC 9112 section 3.2).
+/// Splits a target into its authority, if it has one, and the target for iMIS (RFC 9112 section 3.2).
 fn target<'b>(method: &str, written: &'b str) -> Result<(Option<Authority<'b>>, Cow<'b, str>), HeadError> {
     if !is_plain(written) {
         return Err(HeadError::Malformed("the request target"));
@@ -230,7 +229,7 @@ fn target<'b>(method: &str, written: &'b str) -> Result<(Option<Authority<'b>>, 
     match path {
         "" if method == "OPTIONS" => Ok((Some(authority), "*".into())),
         path if path.starts_with('/') => Ok((Some(authority), path.into())),
-        // Nothing, or a query alone: the path is empty, which is `/`.
+        // An empty path, which equals `/`, with or without a query.
         query => Ok((Some(authority), format!("/{query}").into())),
     }
 }
@@ -248,7 +247,7 @@ fn refused(error: httparse::Error, head: &[u8]) -> HeadError {
     }
 }
 
-/// Whether the first line is well-formed and ends in a version that is not spoken here, such as HTTP/2.0.
+/// Whether the first line is well-formed and ends in another version, such as HTTP/2.0.
 fn names_a_version(head: &[u8]) -> bool {
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let mut words = line.split(|byte| *byte == b' ');
@@ -256,37 +255,33 @@ fn names_a_version(head: &[u8]) -> bool {
     else {
         return false;
     };
-    version.len() == 8
-        && version.starts_with(b"HTTP/")
-        && version[5].is_ascii_digit()
-        && version[6] == b'.'
-        && version[7].is_ascii_digit()
+    matches!(version, [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'])
 }
 
 /// The head of a response.
 #[derive(Debug)]
 pub(crate) struct Response<'b, 'h> {
     pub(crate) status: u16,
-    /// What stands behind the version in the first line, as it came: ` 200 OK`.
+    /// The first line after the version, as received: ` 200 OK`.
     pub(crate) after_version: &'b [u8],
     pub(crate) fields: Fields<'b, 'h>,
     pub(crate) length: Length,
     pub(crate) keep_alive: bool,
-    /// What `Connection` names beside `close` and `keep-alive`.
+    /// The options of `Connection` other than `close` and `keep-alive`.
     pub(crate) named_by_connection: Vec<&'b str>,
     /// The value of `Upgrade`.
     pub(crate) upgrade: Option<&'b [u8]>,
 }
 
 impl<'b, 'h> Response<'b, 'h> {
-    /// Parses a head that `Scanner` has found to be complete. `to_head`: it answers a HEAD.
+    /// Parses a head that `Scanner` has found to be complete. `to_head`: it is the response to a HEAD request.
     pub(crate) fn parse(
         head: &'b [u8],
         slots: &'h mut HeaderSlots<'b>,
         to_head: bool,
     ) -> Result<Self, HeadError> {
         if !head.starts_with(b"HTTP/") {
-            // httparse would leave out empty lines before it.
+            // httparse would skip empty lines before it.
             return Err(HeadError::Malformed("the first line"));
         }
         let mut parsed = httparse::Response::new(&mut []);

@@ -1,7 +1,7 @@
-//! Moving messages between connections: what is received, what is sent, and a body on its way from one to the other.
+//! Receives, sends and relays messages.
 //!
-//! Nothing is collected: a receiver reads more only when what it holds has been taken, a sender takes more only when
-//! what it holds is written. That is the back-pressure, in both directions.
+//! Bodies are not collected: a receiver reads only when its data has been consumed, and a sender accepts data only when
+//! its own has been written. This gives back-pressure in both directions.
 
 mod receiver;
 mod sender;
@@ -23,7 +23,7 @@ pub(crate) enum PipeError {
     Send(#[from] SendError),
 }
 
-/// Moves a body on; ready when all of it is on the wire.
+/// Relays a body. Ready when all of it has been sent and flushed.
 pub(crate) fn poll_pipe<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     cx: &mut Context<'_>,
     from: (&mut Receiver, &mut R),
@@ -32,7 +32,7 @@ pub(crate) fn poll_pipe<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     poll_pipe_until(cx, from, to, |_| Poll::Ready(()))
 }
 
-/// The same; what is left once all of the body is at hand waits until `may_end`.
+/// As `poll_pipe`. Once the whole body has been received, the rest of it is held back until `may_end` is ready.
 pub(crate) fn poll_pipe_until<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     cx: &mut Context<'_>,
     (receiver, from): (&mut Receiver, &mut R),
@@ -55,7 +55,7 @@ pub(crate) fn poll_pipe_until<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     }
 }
 
-/// Receives more of a body; while there is none, what TLS could not write at once goes out as soon as it can.
+/// Receives more of a body. While there is none, flushes the data that TLS has buffered.
 pub(crate) fn poll_more<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     cx: &mut Context<'_>,
     (receiver, from): (&mut Receiver, &mut R),

@@ -1,4 +1,4 @@
-//! The receiving side: bytes as they come, and the body among them without its framing.
+//! The receiving side of a connection: buffers bytes and removes the framing of bodies.
 
 use std::io;
 use std::pin::Pin;
@@ -14,7 +14,7 @@ use crate::codec::body::Decoder;
 use crate::codec::body_piece::BodyError;
 use crate::codec::length::Length;
 
-/// Why nothing more comes.
+/// Why receiving failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReceiveError {
     #[error("the connection failed")]
@@ -23,22 +23,22 @@ pub(crate) enum ReceiveError {
     Body(#[from] BodyError),
 }
 
-/// After a read of this many bytes, more may be waiting.
+/// After a read of at least this many bytes, the receiver reads again at once.
 const LARGE_READ: usize = 8 * 1024;
 
-/// One side of a connection: bytes as they come, and the body among them without its framing.
+/// The receiving side of a connection.
 #[derive(Debug)]
 pub(crate) struct Receiver {
     buffers: Rc<Buffers>,
-    /// First `ready` bytes of the body, then what has not been looked at.
+    /// `ready` bytes of decoded body, then bytes that have not been decoded.
     pub(crate) bytes: BytesMut,
     ready: usize,
     decoder: Decoder,
-    /// Why reading failed, when something had come before it; a system tells that only once.
+    /// An error of a read that followed a successful one. The next call reports it, because the kernel does so only once.
     failed: Option<io::Error>,
-    /// Bytes read, all in all: whether there is progress.
+    /// The total number of bytes read.
     pub(crate) received: u64,
-    /// Bytes of bodies that were taken, all in all.
+    /// The total number of body bytes consumed.
     pub(crate) taken: u64,
 }
 
@@ -55,12 +55,12 @@ impl Receiver {
         }
     }
 
-    /// What has come and is no body, or not yet known to be one.
+    /// The received bytes after the decoded body: a head, or part of one.
     pub(crate) fn head(&self) -> &[u8] {
         &self.bytes[self.ready..]
     }
 
-    /// Reads on; `false` at the end of the connection. Not for within a body.
+    /// Reads more bytes. `false`: the connection has ended. Within a body, use `poll_body`.
     pub(crate) fn poll_more<R: AsyncRead + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
@@ -72,13 +72,13 @@ impl Receiver {
         self.buffers.make_room(&mut self.bytes);
         let read = poll_read_buf(Pin::new(&mut *io), cx, &mut self.bytes);
         if self.bytes.is_empty() {
-            // Nothing came: an idle connection holds no buffer.
+            // An idle connection holds no buffer.
             self.buffers.give_back(&mut self.bytes);
         }
         let mut count = ready!(read)?;
         let ended = count == 0;
         while count >= LARGE_READ && self.bytes.capacity() > self.bytes.len() {
-            // TLS gives a record at a time; the next may be there already.
+            // A TLS read returns one record. The next one may have arrived already.
             self.received += count as u64;
             match poll_read_buf(Pin::new(&mut *io), cx, &mut self.bytes) {
                 Poll::Ready(Ok(more)) => count = more,
@@ -93,37 +93,37 @@ impl Receiver {
         Poll::Ready(Ok(!ended))
     }
 
-    /// Leaves out bytes that are no body.
+    /// Skips bytes before a head.
     pub(crate) fn skip(&mut self, count: usize) {
         debug_assert_eq!(self.ready, 0);
         self.bytes.advance(count);
     }
 
-    /// Drops whatever is here.
+    /// Discards all buffered bytes.
     pub(crate) fn discard(&mut self) {
         self.ready = 0;
         self.bytes.clear();
     }
 
-    /// Gives the buffer back if nothing is in it.
-    pub(crate) fn rest(&mut self) {
+    /// Returns the buffer to the pool if it is empty.
+    pub(crate) fn release_buffer(&mut self) {
         if self.bytes.is_empty() {
             self.buffers.give_back(&mut self.bytes);
         }
     }
 
-    /// A head of `head` bytes has been dealt with; a body follows it.
+    /// Consumes a head of `head` bytes and begins the body after it.
     pub(crate) fn begin_body(&mut self, head: usize, length: Length) -> Result<(), BodyError> {
         self.bytes.advance(head);
         self.decoder = Decoder::new(length);
-        self.look()
+        self.decode()
     }
 
-    fn look(&mut self) -> Result<(), BodyError> {
+    fn decode(&mut self) -> Result<(), BodyError> {
         let piece = self.decoder.decode(&mut self.bytes)?;
         let rest = self.bytes.len() - piece.taken;
         if rest > 0 && piece.end != piece.taken {
-            // What comes behind the body moves up to its data.
+            // Bytes after the body move up to its data.
             self.bytes.copy_within(piece.taken.., piece.end);
         }
         self.bytes.truncate(piece.end + rest);
@@ -132,7 +132,7 @@ impl Receiver {
         Ok(())
     }
 
-    /// Data of the body that waits to be taken.
+    /// The decoded body data that has not been consumed.
     pub(crate) fn data(&self) -> &[u8] {
         &self.bytes[..self.ready]
     }
@@ -141,17 +141,15 @@ impl Receiver {
         self.bytes.advance(count);
         self.ready -= count;
         self.taken += count as u64;
-        if self.bytes.is_empty() {
-            self.buffers.give_back(&mut self.bytes);
-        }
+        self.release_buffer();
     }
 
-    /// All data that waits, as one piece of its own.
+    /// Consumes all decoded data and returns it.
     pub(crate) fn take(&mut self) -> Bytes {
-        // A small piece does not keep a large buffer.
-        const WORTH_A_BUFFER: usize = 16 * 1024;
+        // Smaller data is copied, so that it does not keep a large buffer.
+        const MIN_UNCOPIED: usize = 16 * 1024;
         let ready = self.ready;
-        if ready < WORTH_A_BUFFER {
+        if ready < MIN_UNCOPIED {
             let bytes = Bytes::copy_from_slice(self.data());
             self.consume(ready);
             return bytes;
@@ -160,28 +158,28 @@ impl Receiver {
         self.taken += ready as u64;
         let bytes = self.bytes.split_to(ready).freeze();
         if self.bytes.is_empty() {
-            // The rest of the buffer belongs to the piece.
+            // The returned data owns the rest of the buffer.
             self.bytes = BytesMut::new();
         }
         bytes
     }
 
-    /// Whether the body has been read to its end; some of it may still wait to be taken.
+    /// Whether the whole body has been received. Some of it may not have been consumed.
     pub(crate) fn is_over(&self) -> bool {
         self.decoder.is_over()
     }
 
-    /// Whether everything of the body has been taken.
+    /// Whether the whole body has been received and consumed.
     pub(crate) fn is_taken(&self) -> bool {
         self.is_over() && self.ready == 0
     }
 
-    /// Whether nothing is here that has not been dealt with.
+    /// Whether no bytes are buffered.
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// Reads on in a body, once all that waited has been taken.
+    /// Receives more of a body, after all data has been consumed.
     pub(crate) fn poll_body<R: AsyncRead + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
@@ -189,7 +187,7 @@ impl Receiver {
     ) -> Poll<Result<(), ReceiveError>> {
         while self.ready == 0 && !self.is_over() {
             if ready!(self.poll_more(cx, io))? {
-                self.look()?;
+                self.decode()?;
             } else {
                 self.decoder.end_of_connection()?;
             }

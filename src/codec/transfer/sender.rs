@@ -1,4 +1,4 @@
-//! The sending side: a message that goes out, head first, in chunks where its end has to be told.
+//! The sending side of a connection: writes heads and bodies, chunked if the length is unknown.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -9,35 +9,36 @@ use tokio::io::AsyncWrite;
 use crate::base::buffers::Buffers;
 use crate::codec::length::Length;
 
-/// Why nothing more can be sent.
+/// Why sending failed.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection failed")]
 pub(crate) struct SendError(#[from] io::Error);
 
-/// One side of a connection: a message that goes out, head first.
+/// The sending side of a connection.
 #[derive(Debug, Default)]
 pub(crate) struct Sender {
-    /// Heads and framing.
+    /// Heads and framing that have not been sent completely.
     pending: Vec<u8>,
+    /// How many bytes of `pending` have been sent.
     sent_of_pending: usize,
     chunked: bool,
-    /// Of the chunk that has been begun, data still to come.
+    /// The number of data bytes of the current chunk that are still to be sent.
     chunk_left: usize,
-    /// The last chunk has been written, or there is none.
+    /// The last chunk has been written, or the body is not chunked.
     closed: bool,
-    /// Bytes written, all in all: whether there is progress.
+    /// The total number of bytes that were written.
     pub(crate) sent: u64,
 }
 
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 impl Sender {
-    /// Where a head is written; goes out with the first data behind it.
+    /// The buffer to write a head to. It is sent together with the first data.
     pub(crate) fn head(&mut self) -> &mut Vec<u8> {
         &mut self.pending
     }
 
-    /// A body follows the head. `Known` and `UntilClose` go out as they are.
+    /// Begins a body. Only `Chunked` adds framing.
     pub(crate) fn begin_body(&mut self, length: Length) {
         self.chunked = length == Length::Chunked;
         self.chunk_left = 0;
@@ -48,18 +49,19 @@ impl Sender {
         &self.pending[self.sent_of_pending..]
     }
 
-    /// Takes back a head of which nothing has been sent.
+    /// Discards a head of which nothing has been sent.
     pub(crate) fn forget(&mut self) {
         self.pending.truncate(self.sent_of_pending);
         self.begin_body(Length::Known(0));
     }
 
-    /// Everything has been handed to the connection.
+    /// Whether everything has been written to the connection.
     pub(crate) fn is_empty(&self) -> bool {
         self.pending().is_empty() && self.chunk_left == 0
     }
 
-    /// Writes what waits and as much of `data` as goes; returns how much of `data` that was. `last`: no data follows.
+    /// Writes pending bytes and as much of `data` as possible. Returns how many bytes of `data` were written. `last`: no
+    /// data follows.
     pub(crate) fn poll_send<W: AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
@@ -91,7 +93,7 @@ impl Sender {
         if self.chunked {
             self.chunk_left -= of_data;
             if self.chunk_left == 0 && !tail.is_empty() {
-                // What did not go of the chunk's end goes before all else.
+                // The rest of the chunk's end is sent first next time.
                 self.pending.extend_from_slice(&tail[written..]);
                 self.closed |= last;
             }
@@ -99,7 +101,7 @@ impl Sender {
         Poll::Ready(Ok(of_data))
     }
 
-    /// Notes that bytes went out, and returns how many of them had been pending.
+    /// Counts written bytes and returns how many of them were pending.
     fn wrote(&mut self, count: usize) -> usize {
         self.sent += count as u64;
         let of_pending = count.min(self.pending().len());
@@ -111,7 +113,7 @@ impl Sender {
         of_pending
     }
 
-    /// Begins a chunk if none is open; the data that belongs to it, and what stands at its end.
+    /// Begins a chunk if none is open. Returns the part of `data` that belongs to it, and the bytes that end it.
     fn chunk<'d>(&mut self, data: &'d [u8], last: bool) -> (&'d [u8], &'static [u8]) {
         if self.chunk_left == 0 {
             if data.is_empty() {
@@ -121,7 +123,7 @@ impl Sender {
             self.chunk_left = data.len();
             let size = format_args!("{:x}\r\n", data.len());
             let written = io::Write::write_fmt(&mut self.pending, size);
-            debug_assert!(written.is_ok(), "a Vec takes everything");
+            debug_assert!(written.is_ok(), "writing to a Vec does not fail");
         }
         let data = &data[..data.len().min(self.chunk_left)];
         let tail: &[u8] = match (data.len() == self.chunk_left, last) {
@@ -132,24 +134,24 @@ impl Sender {
         (data, tail)
     }
 
-    /// Whether nothing is left to write, given that no data waits. `last`: and none will come.
+    /// Whether nothing is left to write, if no data is waiting. `last`: no data follows.
     pub(crate) fn is_over(&self, last: bool) -> bool {
         self.is_empty() && (self.closed || !last)
     }
 
-    /// Frees what an idle connection does not need.
-    pub(crate) fn rest(&mut self, buffers: &Buffers) {
+    /// Returns the buffer to the pool while the connection is idle.
+    pub(crate) fn release_buffer(&mut self, buffers: &Buffers) {
         buffers.keep_head(&mut self.pending);
     }
 
-    /// Takes a buffer for heads.
-    pub(crate) fn wake(&mut self, buffers: &Buffers) {
+    /// Takes a buffer from the pool if there is none.
+    pub(crate) fn take_buffer(&mut self, buffers: &Buffers) {
         if self.pending.capacity() == 0 {
             self.pending = buffers.head();
         }
     }
 
-    /// Writes all that waits, to the wire.
+    /// Writes and flushes everything that is pending.
     pub(crate) fn poll_flush<W: AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
