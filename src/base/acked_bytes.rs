@@ -1,15 +1,15 @@
-//! How much of what was sent has arrived, asked of the system: what it has taken from us says little, since it takes
-//! megabytes ahead of a slow reader, and in leaps.
+//! How many bytes the peer has acknowledged, from the kernel. The number of bytes written to the socket says little about
+//! a slow reader: the kernel accepts megabytes ahead, at long intervals.
 
 use std::os::fd::AsFd;
 
 use nix::{getsockopt_impl, libc, sockopt_impl};
 
-/// The beginning of Linux's `struct tcp_info` (linux/tcp.h), which only ever grows at its end.
+/// The first fields of Linux's `struct tcp_info` (linux/tcp.h). New versions only append fields.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
-#[expect(unreachable_pub, reason = "as the macro makes its own")]
-pub struct Begun {
+#[expect(unreachable_pub, reason = "the macro generates public items")]
+pub struct TcpInfo {
     before: [u32; 26],
     rates: [u64; 2],
     /// RFC 4898, `tcpEStatsAppHCThruOctetsAcked`.
@@ -17,11 +17,11 @@ pub struct Begun {
 }
 
 sockopt_impl!(
-    /// What the system knows of a connection.
-    Info, GetOnly, libc::IPPROTO_TCP, libc::TCP_INFO, Begun
+    /// The socket option `TCP_INFO`.
+    Info, GetOnly, libc::IPPROTO_TCP, libc::TCP_INFO, TcpInfo
 );
 
-/// Bytes that the peer's machine has acknowledged since the connection began; none when the system does not tell.
+/// The number of bytes that the peer has acknowledged since the connection began. None: the kernel cannot tell.
 pub(crate) fn acknowledged(socket: &impl AsFd) -> Option<u64> {
     let info = nix::sys::socket::getsockopt(socket, Info).ok()?;
     Some(info.bytes_acked)
@@ -52,11 +52,10 @@ mod tests {
         assert!((1000..taken).contains(&before), "{before} of {taken}");
         let mut bytes = vec![0; usize::try_from(before).unwrap()];
         client.read_exact(&mut bytes).unwrap();
-        // There is room for more.
         until(|| acknowledged(&server).unwrap() > before);
     }
 
-    /// Acknowledgements take their time.
+    /// Waits for an acknowledgement.
     fn until(holds: impl Fn() -> bool) {
         let begun = std::time::Instant::now();
         while !holds() {

@@ -1,4 +1,4 @@
-//! Buffers that the connections of one worker take turns with: an idle connection holds none.
+//! A pool of buffers for the connections of one worker. An idle connection holds none.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
@@ -6,13 +6,13 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 
-/// A read takes this much at most; it holds a small page whole, and four records of TLS.
+/// Capacity of a read buffer: a small page, or four TLS records.
 const READ: usize = 64 * 1024;
-/// Less room than this is not worth a read.
-const LEAST_ROOM: usize = 4 * 1024;
-/// Room for a head as most are.
+/// A read buffer with less room than this is enlarged before a read.
+const MIN_ROOM: usize = 4 * 1024;
+/// Capacity of a head buffer. Most heads are smaller.
 const HEAD: usize = 4 * 1024;
-/// Buffers of either kind that are kept.
+/// The maximum number of buffers of each kind in the pool.
 const MAX_KEPT: usize = 16;
 
 #[derive(Debug, Default)]
@@ -22,38 +22,38 @@ pub(crate) struct Buffers {
 }
 
 impl Buffers {
-    /// Sees to it that something can be read into `bytes`.
+    /// Ensures that `bytes` has room for a read.
     pub(crate) fn make_room(&self, bytes: &mut BytesMut) {
         if bytes.capacity() == 0 {
             *bytes = self.reads.borrow_mut().pop().unwrap_or_else(|| BytesMut::with_capacity(READ));
         } else if bytes.is_empty() {
             bytes.reserve(READ);
-        } else if bytes.capacity() - bytes.len() < LEAST_ROOM {
+        } else if bytes.capacity() - bytes.len() < MIN_ROOM {
             bytes.reserve(bytes.len().max(READ));
         }
     }
 
-    /// Takes an empty buffer back.
+    /// Returns an empty read buffer to the pool.
     pub(crate) fn give_back(&self, bytes: &mut BytesMut) {
         let mut bytes = std::mem::take(bytes);
         let mut kept = self.reads.borrow_mut();
-        // Only a buffer that is no longer shared and has not grown.
+        // Buffers that are still shared or have grown are dropped.
         if kept.len() < MAX_KEPT && bytes.try_reclaim(READ) && bytes.capacity() <= 2 * READ {
             kept.push(bytes);
         }
     }
 
-    /// An empty buffer for a head, which comes back when it is dropped.
+    /// An empty head buffer, which returns to the pool when it is dropped.
     pub(crate) fn head_buffer(self: &Rc<Self>) -> HeadBuffer {
         HeadBuffer { bytes: self.head(), buffers: self.clone() }
     }
 
-    /// An empty buffer for heads.
+    /// An empty head buffer.
     pub(crate) fn head(&self) -> Vec<u8> {
         self.heads.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(HEAD))
     }
 
-    /// Takes a buffer for heads back.
+    /// Returns a head buffer to the pool.
     pub(crate) fn keep_head(&self, head: &mut Vec<u8>) {
         let mut head = std::mem::take(head);
         let mut kept = self.heads.borrow_mut();
@@ -64,7 +64,7 @@ impl Buffers {
     }
 }
 
-/// A head that is kept for some time. Its buffer goes back to the pool when it is dropped.
+/// A head buffer that returns to the pool when it is dropped.
 #[derive(Debug)]
 pub(crate) struct HeadBuffer {
     bytes: Vec<u8>,

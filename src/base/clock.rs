@@ -1,26 +1,26 @@
-//! The one place that reads the clock and the system's randomness. Decisions take both as arguments.
+//! The only place that reads the system clock and random numbers. Decisions take both as arguments.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The clock of the wall.
+/// The current time.
 #[expect(clippy::disallowed_methods, reason = "the one home of the clock")]
 #[cfg(feature = "otel")]
 pub(crate) fn now() -> SystemTime {
     SystemTime::now()
 }
 
-/// Seconds since 1970-01-01 UTC. Zero when the machine's clock stands before that.
+/// Seconds since 1970-01-01 UTC. Zero if the clock is before that.
 #[expect(clippy::disallowed_methods, reason = "the one home of the clock")]
 pub(crate) fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// The same, as certificates and cookies count.
+/// Seconds since 1970-01-01 UTC, signed as in certificates and cookies.
 pub(crate) fn unix_now_signed() -> i64 {
     i64::try_from(unix_now()).unwrap_or(i64::MAX)
 }
 
-/// Now in UTC, as RFC 3339 has it, to the millisecond.
+/// The current time in UTC with milliseconds, in the format of RFC 3339.
 #[expect(clippy::disallowed_methods, reason = "the one home of the clock")]
 pub(crate) fn rfc_3339() -> String {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -29,25 +29,25 @@ pub(crate) fn rfc_3339() -> String {
     now.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()
 }
 
-/// A moment in UTC, as RFC 3339 has it. `seconds` since 1970.
+/// A time in UTC in the format of RFC 3339. `seconds`: since 1970.
 pub(crate) fn rfc_3339_of(seconds: i64) -> String {
     let at = jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// Today in UTC, `YYYY-MM-DD`.
+/// The current date in UTC, `YYYY-MM-DD`.
 pub(crate) fn today() -> String {
     let now = jiff::Timestamp::from_second(unix_now_signed()).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     now.strftime("%Y-%m-%d").to_string()
 }
 
-/// Now, as a `Date` header has it (RFC 9110 section 5.6.7).
+/// The current time in the format of a `Date` header (RFC 9110 section 5.6.7).
 #[expect(clippy::disallowed_methods, reason = "the one home of the clock")]
 pub(crate) fn http_date() -> String {
     httpdate::fmt_http_date(SystemTime::now())
 }
 
-/// 128 random bits as 32 hex digits, or an error when the system has none to give.
+/// 128 random bits as 32 hexadecimal digits.
 #[expect(clippy::disallowed_methods, reason = "the one home of randomness")]
 pub(crate) fn random_hex() -> Result<String, getrandom::Error> {
     let mut bytes = [0_u8; 16];

@@ -1,12 +1,12 @@
-//! Cookies that the gateway sets itself, and the `Cookie` header fields that they come back in.
+//! Reads `Cookie` headers, and writes the cookies of the gateway.
 
 use http::header::{COOKIE, HeaderMap, SET_COOKIE};
 use http::{HeaderValue, Response};
 
 /// The name and value of each cookie in all `Cookie` fields, in order. Skips pairs that are not UTF-8 or have no `=`.
 ///
-/// Only ASCII whitespace around a pair is removed: clients take any other whitespace for a part of the name, and let
-/// any page set such a cookie.
+/// Only ASCII whitespace around a pair is removed. For clients any other whitespace is part of the name, and any page can
+/// set such a cookie.
 pub(crate) fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
     let fields = headers.get_all(COOKIE).iter();
     fields

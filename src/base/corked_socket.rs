@@ -1,5 +1,5 @@
-//! The socket below TLS, read in large pieces: rustls asks for 4 KiB at a time, which would be a system call each. And
-//! written in one piece at the end: the last response and the word that no more comes need not be two packets.
+//! The socket below TLS. It reads ahead, because rustls reads 4 KiB at a time, which would be one system call each. It
+//! can be corked, so that the last response and `close_notify` go out in one packet.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -17,36 +17,35 @@ use crate::base::buffers::Buffers;
 #[derive(Debug)]
 pub(crate) struct CorkedSocket {
     stream: TcpStream,
-    /// Read and not yet asked for.
+    /// Bytes that have been read ahead.
     ahead: BytesMut,
-    /// Written and not yet sent.
+    /// Bytes that are held back.
     held: BytesMut,
-    holding: bool,
-    /// Bytes that the system has taken, all in all.
+    is_corked: bool,
+    /// The total number of bytes that the kernel has accepted.
     sent: u64,
     buffers: Rc<Buffers>,
 }
 
-/// More than this is not held back.
+/// The maximum number of bytes that are held back.
 const MAX_HELD: usize = 64 * 1024;
 
 impl CorkedSocket {
     pub(crate) fn new(stream: TcpStream, buffers: Rc<Buffers>) -> Self {
-        Self { stream, ahead: BytesMut::new(), held: BytesMut::new(), holding: false, sent: 0, buffers }
+        Self { stream, ahead: BytesMut::new(), held: BytesMut::new(), is_corked: false, sent: 0, buffers }
     }
 
-    /// Holds back what is written from now on, until it is too much or `release` is called. A flush does nothing
-    /// meanwhile.
+    /// Holds back the data that is written from now on, up to `MAX_HELD`. A flush has no effect until `uncork`.
     pub(crate) fn cork(&mut self) {
-        self.holding = true;
+        self.is_corked = true;
     }
 
-    /// Bytes that the system has taken from us, all in all.
+    /// The total number of bytes that the kernel has accepted.
     pub(crate) fn sent(&self) -> u64 {
         self.sent
     }
 
-    /// Of those, what the peer's machine has acknowledged; none when the system does not tell.
+    /// The number of bytes that the peer has acknowledged. None: the kernel cannot tell.
     pub(crate) fn acknowledged(&self) -> Option<u64> {
         acknowledged(&self.stream)
     }
@@ -58,20 +57,20 @@ impl CorkedSocket {
         written
     }
 
-    /// Bytes that are held back.
+    /// The number of bytes that are held back.
     pub(crate) fn held(&self) -> usize {
         self.held.len()
     }
 
-    /// The next flush sends all that has been held back.
-    pub(crate) fn release(&mut self) {
-        self.holding = false;
+    /// Makes the next flush send the data that is held back.
+    pub(crate) fn uncork(&mut self) {
+        self.is_corked = false;
     }
 
-    /// Whether that many more bytes could be buffered.
+    /// Holds data back and returns its length. None: the socket is not corked, or the limit is reached.
     fn hold(&mut self, slices: &[IoSlice<'_>]) -> Option<usize> {
         let count = slices.iter().map(|slice| slice.len()).sum();
-        if !self.holding || self.held.len() + count > MAX_HELD {
+        if !self.is_corked || self.held.len() + count > MAX_HELD {
             return None;
         }
         self.buffers.make_room(&mut self.held);
@@ -152,7 +151,7 @@ impl AsyncWrite for CorkedSocket {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.holding { Poll::Ready(Ok(())) } else { this.poll_send_held(cx) }
+        if this.is_corked { Poll::Ready(Ok(())) } else { this.poll_send_held(cx) }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -170,32 +169,33 @@ mod tests {
     use tokio::net::TcpListener;
 
     #[tokio::test]
-    async fn what_is_held_back_goes_out_in_its_order_whenever_it_goes() {
+    async fn corked_data_is_sent_in_order() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (client, accepted) =
             tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-        let (mut client, mut wire) = (client.unwrap(), CorkedSocket::new(accepted.unwrap().0, Rc::default()));
-        wire.cork();
-        wire.write_all(b"one ").await.unwrap();
-        wire.flush().await.unwrap();
+        let (mut client, mut socket) =
+            (client.unwrap(), CorkedSocket::new(accepted.unwrap().0, Rc::default()));
+        socket.cork();
+        socket.write_all(b"one ").await.unwrap();
+        socket.flush().await.unwrap();
         assert!(client.try_read(&mut [0; 10]).is_err(), "held back");
-        wire.write_all(b"two ").await.unwrap();
-        wire.release();
-        wire.flush().await.unwrap();
+        socket.write_all(b"two ").await.unwrap();
+        socket.uncork();
+        socket.flush().await.unwrap();
         let mut bytes = [0; 8];
         client.read_exact(&mut bytes).await.unwrap();
         assert_eq!(&bytes, b"one two ");
 
-        wire.cork();
-        wire.write_all(b"small").await.unwrap();
+        socket.cork();
+        socket.write_all(b"small").await.unwrap();
         let large = vec![b'x'; MAX_HELD];
-        wire.write_all(&large).await.unwrap();
+        socket.write_all(&large).await.unwrap();
         let mut all = vec![0; 5 + MAX_HELD];
         client.read_exact(&mut all).await.unwrap();
-        assert!(all.starts_with(b"smallxxx"), "too much is not held back");
+        assert!(all.starts_with(b"smallxxx"), "no more than the limit is held back");
 
-        wire.write_all(b"end").await.unwrap();
-        poll_fn(|cx| Pin::new(&mut wire).poll_shutdown(cx)).await.unwrap();
+        socket.write_all(b"end").await.unwrap();
+        poll_fn(|cx| Pin::new(&mut socket).poll_shutdown(cx)).await.unwrap();
         let mut rest = Vec::new();
         client.read_to_end(&mut rest).await.unwrap();
         assert_eq!(rest, b"end");

@@ -1,4 +1,4 @@
-//! A deadline that moves with every request and costs next to nothing to move.
+//! A deadline that is cheap to move.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// One timer for the whole life of a connection. It goes off no later than the deadline; when it goes off early,
-/// because the deadline has moved on meanwhile, it is set again. So a busy connection touches the timer wheel once in a
-/// while, not at every request.
+/// The deadline of a connection, which moves with every request. Its timer fires no later than the deadline. If it fires
+/// early, because the deadline has moved on, it is set again. So most moves do not touch the timer wheel.
 #[derive(Debug)]
 pub(crate) struct Deadline {
     at: Instant,
@@ -27,7 +26,7 @@ impl Deadline {
         self.set_from(Instant::now(), limit);
     }
 
-    /// The same, counted from a time that is at hand.
+    /// Moves the deadline to `limit` after `now`.
     pub(crate) fn set_from(&mut self, now: Instant, limit: Duration) {
         self.at = now + limit;
         if self.at < self.timer.deadline() {

@@ -1,7 +1,7 @@
-//! When connections are asked to end: all of them when the worker drains, single ones to make room for others.
+//! Asks connections to end: all of them when the worker drains, idle ones to make room for others (eviction).
 //!
-//! A connection polls where it could stop, and is woken when that changes. Nothing is locked: everything stays on the
-//! worker's thread.
+//! A connection polls where it could end, and is woken when it should. Everything stays on the worker's thread, so there
+//! are no locks.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -19,7 +19,7 @@ const EVICTION_DELAY: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub(crate) struct Drain {
     is_draining: Cell<bool>,
-    /// The drain time is over: connections that do not end by themselves are closed.
+    /// The drain time-out has expired: connections that do not end by themselves are closed.
     is_closing: Cell<bool>,
     /// A request or handshake was interrupted.
     has_aborted: Cell<bool>,
@@ -29,7 +29,7 @@ pub(crate) struct Drain {
 #[derive(Debug)]
 struct Connection {
     waker: Waker,
-    /// Since when the connection only waits for its client; within a request, `EVICTION_DELAY` later.
+    /// Since when the connection only waits for its client. Within a request: `EVICTION_DELAY` later.
     idle_since: Option<Instant>,
     is_evicted: bool,
 }
@@ -82,11 +82,11 @@ impl Drain {
     }
 }
 
-/// One connection's view of the drain.
+/// The registration of one connection with the drain.
 #[derive(Debug)]
 pub(crate) struct DrainWatch {
     drain: Rc<Drain>,
-    /// In `Drain::connections`, once the connection has polled.
+    /// Its key in `Drain::connections`, after the first poll.
     key: Option<usize>,
     /// Whether `idle_since` is set.
     is_idle: bool,
@@ -101,7 +101,7 @@ impl DrainWatch {
         self.drain.is_draining.get()
     }
 
-    /// Notes that a request or handshake was interrupted.
+    /// Records that a request or handshake was interrupted.
     pub(crate) fn record_abort(&self) {
         self.drain.has_aborted.set(true);
     }
@@ -110,7 +110,7 @@ impl DrainWatch {
         self.drain.is_closing.get()
     }
 
-    /// Whether the connection must make room for another at once.
+    /// Whether the connection must close to make room for others.
     pub(crate) fn is_evicted(&self) -> bool {
         self.key.is_some_and(|key| self.drain.connections.borrow()[key].is_evicted)
     }
@@ -134,25 +134,26 @@ impl DrainWatch {
         self.is_draining()
     }
 
-    /// As `poll`, when the connection only waits for its client between requests: it may be evicted.
+    /// As `poll`, while the connection waits for its client between requests. It may be evicted.
     pub(crate) fn poll_idle(&mut self, cx: &Context<'_>) -> bool {
         self.poll_idle_after(cx, Duration::ZERO)
     }
 
-    /// As `poll`, when a request waits for its client and not for iMIS: the connection may be evicted after a moment.
+    /// As `poll`, while a request waits for its client and not for iMIS. The connection may be evicted after
+    /// `EVICTION_DELAY`.
     pub(crate) fn poll_idle_within_request(&mut self, cx: &Context<'_>) -> bool {
         self.poll_idle_after(cx, EVICTION_DELAY)
     }
 
-    fn poll_idle_after(&mut self, cx: &Context<'_>, grace: Duration) -> bool {
+    fn poll_idle_after(&mut self, cx: &Context<'_>, delay: Duration) -> bool {
         let is_draining = self.poll(cx);
         if !self.is_idle {
-            self.set_idle_since(Some(Instant::now() + grace));
+            self.set_idle_since(Some(Instant::now() + delay));
         }
         is_draining
     }
 
-    /// The connection has something to do.
+    /// Marks the connection as busy: it cannot be evicted.
     pub(crate) fn set_busy(&mut self) {
         if self.is_idle {
             self.set_idle_since(None);
@@ -180,7 +181,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn connections_that_are_idle_longest_are_evicted_and_busy_ones_are_not() {
+    async fn the_longest_idle_connections_are_evicted_and_busy_ones_are_not() {
         let drain = Rc::new(Drain::default());
         let cx = Context::from_waker(Waker::noop());
         let mut all: Vec<DrainWatch> = (0..5).map(|_| DrainWatch::new(drain.clone())).collect();
@@ -192,7 +193,7 @@ mod tests {
         assert_eq!((drain.evict(2), drain.evicted()), (2, 2));
         let evicted = |all: &[DrainWatch]| all.iter().map(DrainWatch::is_evicted).collect::<Vec<_>>();
         assert_eq!(evicted(&all), [false, true, true, false, false]);
-        assert_eq!(drain.evict(10), 2, "the others that wait");
+        assert_eq!(drain.evict(10), 2, "the other idle ones");
         assert_eq!(evicted(&all), [false, true, true, true, true]);
         drop(all.pop());
         let mut next = DrainWatch::new(drain.clone());
@@ -211,7 +212,7 @@ mod tests {
         slow.set_busy();
         slow.poll_idle_within_request(&cx);
         tokio::time::advance(Duration::from_millis(2)).await;
-        assert_eq!(drain.evict(1), 0, "it has moved");
+        assert_eq!(drain.evict(1), 0, "it was busy in between");
         tokio::time::advance(EVICTION_DELAY).await;
         assert_eq!(drain.evict(1), 1);
     }

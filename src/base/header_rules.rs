@@ -1,11 +1,12 @@
-//! Headers that servers take a proxy's word for: where a request came from, what was really asked for, who is asking. A
-//! visitor could write them himself, so none of a visitor's own reaches iMIS.
+//! Headers that servers trust because proxies set them: the client's address, the original URL, the authenticated user.
+//! A client can forge them, so the gateway removes those of clients.
 //!
-//! A list of names would always miss some, so they are told by family, and in every spelling: case does not count, and
-//! whatever is neither letter nor digit counts as `-`, as it does where headers become variables. `docs/hardening.md`
-//! has the families, and the configuration can add to them (`upstream.headers.remove`) and make exceptions (`keep`).
+//! A list of complete names would always miss some, so names match by prefix or suffix, in any spelling: case is ignored,
+//! and any character that is neither a letter nor a digit matches `-`, as where headers become variables.
+//! `docs/hardening.md` lists them. The configuration can add more (`upstream.headers.remove`) and make exceptions
+//! (`keep`).
 
-/// How names of a family begin. In lower case, sorted by their first letter.
+/// Prefixes of names. In lower case, sorted by their first letter.
 const BEGINNINGS: [&str; 102] = [
     "akamai-",
     "auth-",
@@ -111,7 +112,7 @@ const BEGINNINGS: [&str; 102] = [
     "z-forwarded-",
 ];
 
-/// How names of a family end.
+/// Suffixes of names.
 const ENDINGS: [&str; 13] = [
     "-ip",
     "-ipv4",
@@ -128,7 +129,7 @@ const ENDINGS: [&str; 13] = [
     "-iap-jwt-assertion",
 ];
 
-/// Names that stand for themselves.
+/// Complete names.
 const NAMES: [&str; 14] = [
     "aspfiltersessionid",
     "https",
@@ -146,10 +147,10 @@ const NAMES: [&str; 14] = [
     "x-username",
 ];
 
-/// What looks like one of a family and says nothing about anybody.
+/// Names that match a prefix although servers do not trust them.
 const HARMLESS: [&str; 1] = ["x-user-agent"];
 
-/// Headers that decide what a message is; another spelling of one could be taken for it further on.
+/// Headers that determine the meaning of a message. A server could read another spelling as the header itself.
 const DECISIVE: [&str; 11] = [
     "authorization",
     "cookie",
@@ -164,11 +165,11 @@ const DECISIVE: [&str; 11] = [
     "max-forwards",
 ];
 
-/// What an operator has added to the families, and taken from them.
+/// The configured additions and exceptions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Rules {
     pub(crate) remove: Vec<Pattern>,
-    /// Whole names, in lower case.
+    /// Complete names, in lower case.
     pub(crate) keep: Vec<String>,
 }
 
@@ -181,16 +182,17 @@ pub(crate) enum Pattern {
 }
 
 impl Pattern {
-    /// None when the text is no such pattern.
+    /// None: the text is not a valid pattern.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        let plain = |name: &str| {
-            let token = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
-            (token && !name.is_empty()).then(|| name.to_ascii_lowercase().replace('_', "-"))
+        let normalized = |name: &str| {
+            let is_valid =
+                name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+            (is_valid && !name.is_empty()).then(|| name.to_ascii_lowercase().replace('_', "-"))
         };
         match (text.strip_prefix('*'), text.strip_suffix('*')) {
-            (None, None) => plain(text).map(Self::Name),
-            (None, Some(beginning)) => plain(beginning).map(Self::Beginning),
-            (Some(ending), None) => plain(ending).map(Self::Ending),
+            (None, None) => normalized(text).map(Self::Name),
+            (None, Some(beginning)) => normalized(beginning).map(Self::Beginning),
+            (Some(ending), None) => normalized(ending).map(Self::Ending),
             (Some(_), Some(_)) => None,
         }
     }
@@ -205,53 +207,54 @@ impl Pattern {
 }
 
 impl Rules {
-    /// Whether a visitor's header of this name must not reach iMIS.
+    /// Whether a client's header with this name is removed.
     pub(crate) fn forbid(&self, name: &str) -> bool {
         if self.remove.is_empty() && self.keep.is_empty() {
             return is_untrusted(name);
         }
-        let without_odd_ends = trim_odd_ends(name);
-        self.remove.iter().any(|pattern| pattern.matches(name) || pattern.matches(without_odd_ends))
+        let trimmed = trim_punctuation(name);
+        self.remove.iter().any(|pattern| pattern.matches(name) || pattern.matches(trimmed))
             || (is_untrusted(name) && !self.keep.iter().any(|kept| is(name, kept)))
     }
 }
 
-/// Whether a name is one of those that the gateway itself sets or that mean the same: no exception lets them through.
+/// Whether the gateway sets a header with this name or the same meaning. Exceptions for these are not allowed.
 pub(crate) fn is_ours_alone(name: &str) -> bool {
     ["forwarded", "x-forward", "x-real-", "x-original", "x-rewrite-"].iter().any(|own| begins_with(name, own))
         || is(name, "x-request-id")
 }
 
-/// Whether another spelling of this name could be taken for a header that decides what a message is.
+/// Whether a server could read this name as a header that determines the meaning of a message.
 pub(crate) fn is_decisive(name: &str) -> bool {
     DECISIVE.iter().any(|whole| is(name, whole))
 }
 
-/// Some servers ignore punctuation at the ends of a name: `_Host`, `Host'`.
-fn trim_odd_ends(name: &str) -> &str {
+/// Removes punctuation at both ends of a name, which some servers ignore: `_Host`, `Host'`.
+fn trim_punctuation(name: &str) -> &str {
     name.trim_matches(|c: char| !c.is_ascii_alphanumeric())
 }
 
 fn is_untrusted(name: &str) -> bool {
-    let whole = name.len();
-    let name = trim_odd_ends(name);
+    let length = name.len();
+    let name = trim_punctuation(name);
     let bytes = name.as_bytes();
     let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return false };
-    // Most names are told apart by their ends.
+    // The first and the last letter exclude most prefixes and suffixes.
     let (first, last) = (first.to_ascii_lowercase(), last.to_ascii_lowercase());
-    let odd = whole > name.len() || bytes.iter().any(|byte| !byte.is_ascii_alphanumeric() && *byte != b'-');
-    let of_a_family = BEGINNINGS
+    let is_unusual =
+        length > name.len() || bytes.iter().any(|byte| !byte.is_ascii_alphanumeric() && *byte != b'-');
+    let matches = BEGINNINGS
         .iter()
-        .skip_while(|family| family.as_bytes()[0] < first)
-        .take_while(|family| family.as_bytes()[0] == first)
-        .any(|family| begins_with(name, family))
+        .skip_while(|beginning| beginning.as_bytes()[0] < first)
+        .take_while(|beginning| beginning.as_bytes()[0] == first)
+        .any(|beginning| begins_with(name, beginning))
         || ENDINGS
             .iter()
-            .filter(|family| family.as_bytes()[family.len() - 1] == last)
-            .any(|family| ends_with(name, family));
-    (of_a_family && !HARMLESS.iter().any(|harmless| is(name, harmless)))
-        || NAMES.iter().filter(|whole| whole.len() == name.len()).any(|whole| is(name, whole))
-        || (odd && is_decisive(name))
+            .filter(|ending| ending.as_bytes()[ending.len() - 1] == last)
+            .any(|ending| ends_with(name, ending));
+    (matches && !HARMLESS.iter().any(|harmless| is(name, harmless)))
+        || NAMES.iter().any(|whole| is(name, whole))
+        || (is_unusual && is_decisive(name))
 }
 
 fn folds_to(byte: u8, wanted: u8) -> bool {
@@ -262,14 +265,14 @@ fn is(name: &str, whole: &str) -> bool {
     name.len() == whole.len() && begins_with(name, whole)
 }
 
-fn begins_with(name: &str, family: &str) -> bool {
-    name.len() >= family.len()
-        && name.bytes().zip(family.bytes()).all(|(byte, wanted)| folds_to(byte, wanted))
+fn begins_with(name: &str, beginning: &str) -> bool {
+    name.len() >= beginning.len()
+        && name.bytes().zip(beginning.bytes()).all(|(byte, wanted)| folds_to(byte, wanted))
 }
 
-fn ends_with(name: &str, family: &str) -> bool {
-    name.len() >= family.len()
-        && name.bytes().rev().zip(family.bytes().rev()).all(|(byte, wanted)| folds_to(byte, wanted))
+fn ends_with(name: &str, ending: &str) -> bool {
+    name.len() >= ending.len()
+        && name.bytes().rev().zip(ending.bytes().rev()).all(|(byte, wanted)| folds_to(byte, wanted))
 }
 
 #[cfg(test)]
@@ -287,18 +290,18 @@ mod tests {
     }
 
     #[test]
-    fn the_list_is_as_the_search_needs_it() {
-        assert!(BEGINNINGS.is_sorted_by_key(|family| family.as_bytes()[0]));
+    fn the_lists_are_sorted_and_in_lower_case() {
+        assert!(BEGINNINGS.is_sorted_by_key(|beginning| beginning.as_bytes()[0]));
         let lists = BEGINNINGS.iter().chain(&ENDINGS).chain(&NAMES).chain(&DECISIVE);
-        for family in lists {
+        for part in lists {
             assert!(
-                family.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+                part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
             );
         }
     }
 
     #[test]
-    fn what_servers_take_a_proxys_word_for_does_not_pass() {
+    fn headers_that_servers_trust_from_proxies_are_removed() {
         // As documented by web servers, frameworks, load balancers, CDNs and sign-on products.
         let names = "Forwarded Forwarded-For Forwarded-Host X-Forwarded X-Forwarded-For X-Forwarded-Host X-Forwarded-Proto \
             X-Forwarded-Scheme X-Forwarded-Port X-Forwarded-Server X-Forwarded-Prefix X-Forwarded-Path X-Forwarded-Ssl \
@@ -346,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn what_browsers_and_iis_applications_send_passes() {
+    fn headers_of_browsers_and_iis_applications_are_kept() {
         let names = "Host Accept Accept-Charset Accept-Encoding Accept-Language Access-Control-Request-Method \
             Access-Control-Request-Headers Authorization Cache-Control Content-Encoding Content-Disposition Content-Language \
             Content-Length Content-Type Cookie Date DNT Destination Depth Expect From If-Match If-Modified-Since \
@@ -364,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn operators_add_and_except() {
+    fn the_configuration_adds_names_and_exceptions() {
         let rules = Rules {
             remove: ["X-Acme-*", "*-verified-by", "X_Staff"]
                 .iter()

@@ -7,7 +7,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, Response};
 use rustls::ClientConfig;
 
-/// How the gateway names itself to an API.
+/// The `User-Agent` of requests to APIs.
 pub(crate) const USER_AGENT: &str = concat!("imis-gateway/", env!("CARGO_PKG_VERSION"));
 
 /// A client that follows no redirects, uses no proxy from the environment and sends no Referer. `timeout` bounds a

@@ -1,4 +1,4 @@
-//! Small parts that everything else stands on. Nothing here imports from another directory.
+//! Basic parts that all layers use. Nothing here imports from another directory.
 
 pub(crate) mod error_chain;
 pub(crate) mod escaped;

@@ -1,4 +1,4 @@
-//! Values that one part of the program publishes for another, for as long as it holds them.
+//! Values that one part of the program publishes for another, such as answers to ACME challenges.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -13,7 +13,7 @@ impl<T> Default for Published<T> {
     }
 }
 
-/// Keeps one value published; dropping it withdraws the value.
+/// Keeps one value published until it is dropped.
 #[must_use]
 #[derive(Debug)]
 pub(crate) struct Publication<T> {
@@ -27,7 +27,7 @@ impl<T> Published<T> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
-    /// Publishes a value in place of any other of that name.
+    /// Publishes a value. Replaces the value with the same name.
     pub(crate) fn publish(self: &Arc<Self>, name: &str, value: T) -> Publication<T> {
         let value = Arc::new(value);
         let mut values = self.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -58,7 +58,7 @@ mod tests {
         assert!(answers.get("other").is_none() && answers.get("").is_none());
         let second = answers.publish("token", "token.other");
         drop(first);
-        assert_eq!(*answers.get("token").unwrap(), "token.other", "another's by now");
+        assert_eq!(*answers.get("token").unwrap(), "token.other", "replaced before the drop");
         drop(second);
         assert!(answers.get("token").is_none());
     }

@@ -1,8 +1,8 @@
-//! The number that names one request: in logs, on pages, and towards iMIS.
+//! The ID of a request, for logs, pages and `X-Request-Id`.
 
 use std::fmt;
 
-/// Unique as long as two workers do not draw the same start.
+/// Unique unless two workers draw the same random number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RequestId {
     worker: u64,
@@ -10,17 +10,17 @@ pub(crate) struct RequestId {
 }
 
 impl RequestId {
-    /// `worker`: random, the same for all requests of one worker; 40 bits are shown.
+    /// `worker`: a random number of the worker, of which 40 bits are used.
     pub(crate) fn new(worker: u64, count: u64) -> Self {
         Self { worker: worker & 0xff_ffff_ffff, count }
     }
 
-    /// What it is made of: of the worker, and of the request.
+    /// The number of the worker, and the number of the request.
     pub(crate) fn parts(self) -> (u64, u64) {
         (self.worker, self.count)
     }
 
-    /// Writes it as text, without the machinery of formatting: every request needs it.
+    /// Writes it as text. Every request needs this, so it avoids the slower `fmt`.
     pub(crate) fn write(self, out: &mut Vec<u8>) {
         hexadecimal(self.worker, 10, out);
         out.push(b'-');
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_ways_to_write_it_agree() {
+    fn write_and_display_agree() {
         for count in [0, 1, 15, 16, 255, 4096, u64::MAX] {
             let incident = RequestId::new(0xab_0123_4567, count);
             let mut written = Vec::new();

@@ -1,4 +1,4 @@
-//! Text of a person, such as a name, made fit to be shown in one line.
+//! Cleans text such as a person's name for display in one line.
 
 /// The text in one line, at most `max` characters long; `None` if nothing visible is left.
 ///
@@ -7,7 +7,7 @@
 /// two visible characters, where Persian, Sinhala and emoji need it.
 pub(crate) fn single_line(text: &str, max: usize) -> Option<String> {
     let mut line = String::with_capacity(text.len());
-    // What stands between the last visible character and the next: white space wins over a joiner.
+    // The separator before the next visible character. White space takes precedence over a joiner.
     let mut between = None;
     let mut length = 0;
     for c in text.chars() {

@@ -1,7 +1,7 @@
-//! TLS towards iMIS: verified against the configured roots, under a name that the operator wrote down.
+//! TLS towards iMIS. Certificates are verified against the configured roots.
 //!
-//! An upstream is often configured by address while its certificate carries the site's public name, so a chain
-//! that the roots vouch for is accepted under any of a short list of names, all from the configuration.
+//! An upstream is often configured by address while its certificate has the site's public name. So a certificate is
+//! accepted for any of a short list of names, all from the configuration.
 
 use std::sync::Arc;
 
@@ -11,12 +11,12 @@ use rustls::crypto::CryptoProvider;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-/// The one cryptography provider.
+/// The cryptography provider of all TLS connections.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-/// A client configuration that accepts certificates for the name asked for or for one of `names`.
+/// A client configuration that accepts certificates for the requested name or for one of `names`.
 pub(crate) fn client_config(
     roots: Arc<RootCertStore>,
     names: Vec<ServerName<'static>>,
@@ -44,21 +44,21 @@ impl ServerCertVerifier for AnyOfNames {
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        asked: &ServerName<'_>,
+        requested: &ServerName<'_>,
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let verify = |name: &ServerName<'_>| {
             self.webpki.verify_server_cert(end_entity, intermediates, name, ocsp, now)
         };
-        let verdict = verify(asked);
+        let result = verify(requested);
         let Err(Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-        )) = verdict
+        )) = result
         else {
-            return verdict;
+            return result;
         };
-        self.names.iter().find_map(|name| verify(name).ok()).map_or(verdict, Ok)
+        self.names.iter().find_map(|name| verify(name).ok()).map_or(result, Ok)
     }
 
     fn verify_tls12_signature(
@@ -84,7 +84,7 @@ impl ServerCertVerifier for AnyOfNames {
     }
 }
 
-/// Takes whatever is shown: for looking at it, on connections on which nothing is said.
+/// Accepts any certificate. Only for connections that inspect the certificate and send no data.
 #[derive(Debug)]
 pub(crate) struct Anything;
 

@@ -32,7 +32,7 @@ impl TraceParent {
         Some(Self { trace_id, span_id, is_sampled: u8::from_str_radix(flags, 16).ok()? & 1 == 1 })
     }
 
-    /// Derives a new one from the request ID, evenly distributed. It is not sampled.
+    /// Derives a new value from the request ID. IDs are evenly distributed. It is not sampled.
     pub(crate) fn generate(request_id: RequestId) -> Self {
         let (worker, count) = request_id.parts();
         let high = u128::from(split_mix(worker ^ 0x5bd1_e995)) << 64;

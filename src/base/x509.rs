@@ -14,14 +14,14 @@ pub(crate) fn parse_chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, St
     CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| error.to_string())
 }
 
-/// Key and chain from one file.
+/// Parses a file with private key and certificate chain.
 pub(crate) fn parse_bundle(pem: &[u8]) -> Result<Arc<CertifiedKey>, String> {
     let key = PrivateKeyDer::from_pem_slice(pem).map_err(|error| format!("no private key: {error}"))?;
     let chain = parse_chain(pem).map_err(|why| format!("no certificate: {why}"))?;
     certified_key(chain, key)
 }
 
-/// The two as what the handshake signs with; they must belong together.
+/// Combines chain and key, which must belong together, for TLS handshakes.
 pub(crate) fn certified_key(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
@@ -37,7 +37,7 @@ pub(crate) fn covers(certificate: &CertifiedKey, host: &str) -> bool {
     ParsedCertificate::try_from(leaf).is_ok_and(|leaf| verify_server_name(&leaf, &name).is_ok())
 }
 
-/// From when and until when it is good, in seconds since 1970.
+/// From when and until when a certificate is valid, in seconds since 1970.
 pub(crate) fn validity(leaf: &CertificateDer<'_>) -> Option<(i64, i64)> {
     use x509_parser::prelude::{FromDer, X509Certificate};
     let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
@@ -49,8 +49,8 @@ pub(crate) fn validity(leaf: &CertificateDer<'_>) -> Option<(i64, i64)> {
 const EXPIRES_SOON_DAYS: i64 = 30;
 const A_DAY: i64 = 24 * 3600;
 
-/// A warning about the time in which a certificate is valid, if there is one to give. `renewed`: an ACME client renews
-/// it, so it deserves a warning only when the renewal is overdue. `now`: seconds since 1970.
+/// A warning if a certificate expires soon or is not valid now. `renewed`: an ACME client renews it, so the warning
+/// starts only when the renewal is overdue. `now`: seconds since 1970.
 pub(crate) fn expiry_warning(leaf: &CertificateDer<'_>, renewed: bool, now: i64) -> Option<String> {
     let soon = EXPIRES_SOON_DAYS * A_DAY;
     let soon = match (renewed, validity(leaf)) {
@@ -86,7 +86,7 @@ fn within(leaf: &CertificateDer<'_>, now: i64, soon: i64) -> Option<String> {
     }
 }
 
-/// The roots that the system trusts; empty when it has none.
+/// The root certificates that the system trusts. May be empty.
 pub(crate) fn system_roots() -> Arc<RootCertStore> {
     let mut store = RootCertStore::empty();
     store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

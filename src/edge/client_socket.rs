@@ -60,7 +60,7 @@ impl Socket for Box<TlsStream<CorkedSocket>> {
         let (socket, session) = self.get_mut();
         // Repeated calls have no effect.
         session.send_close_notify();
-        socket.release();
+        socket.uncork();
         Pin::new(self).poll_flush(cx)
     }
 }

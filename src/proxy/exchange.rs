@@ -126,7 +126,7 @@ impl Exchange {
         exclusive: bool,
         servers: &Arc<Servers>,
     ) -> Self {
-        connection.sender.wake(&connection.buffers);
+        connection.sender.take_buffer(&connection.buffers);
         connection.sender.head().extend_from_slice(&request.head);
         connection.sender.begin_body(request.length);
         connection.sender.sent = 0;

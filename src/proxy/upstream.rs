@@ -129,8 +129,8 @@ impl Upstream {
         }
         let exclusive = exchange.exclusive;
         let mut connection = exchange.connection;
-        connection.sender.rest(&self.buffers);
-        connection.receiver.rest();
+        connection.sender.release_buffer(&self.buffers);
+        connection.receiver.release_buffer();
         if exclusive {
             return Some(connection);
         }

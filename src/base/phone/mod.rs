@@ -1,7 +1,7 @@
 //! Telephone numbers: free text in iMIS, E.164 in Zendesk.
 //!
-//! The rules are those of Google's libphonenumber. A number with a country code is read by the plan of that code alone;
-//! the default region is for numbers without one. Text that can be read in two ways yields no number.
+//! The rules are those of Google's libphonenumber. A number with a country code follows the plan of that code. The
+//! default region is for numbers without one. Ambiguous text yields no number.
 
 mod plan;
 
@@ -12,17 +12,17 @@ pub(crate) use plan::Region;
 
 /// Longer text is not a telephone number.
 const MAX_TEXT: usize = 250;
-/// Digits of a number without its country code (libphonenumber; E.164 allows fewer).
+/// The maximum number of digits without the country code (libphonenumber; E.164 allows fewer).
 const MAX_NATIONAL_DIGITS: usize = 17;
 
-/// Which number of several is taken, and where numbers without a country code belong.
+/// Which of several numbers to use, and the region of numbers without a country code.
 #[cfg_attr(any(test, feature = "fuzzing"), derive(Default))]
 pub(crate) struct Preference {
     pub(crate) order: Vec<String>,
     pub(crate) region: Option<Region>,
 }
 
-/// `+15125550123`, or nothing when the text is not a number that can be dialled. Extensions are not part of E.164.
+/// The number in E.164, such as `+15125550123`, without extension. None: the text is not a valid number.
 pub(crate) fn e164(text: &str, region: Option<Region>) -> Option<String> {
     if text.len() > MAX_TEXT {
         return None;
@@ -33,7 +33,7 @@ pub(crate) fn e164(text: &str, region: Option<Region>) -> Option<String> {
     if !text.contains("(0)") {
         return number;
     }
-    // `+44 (0)20 ..`: in most countries the 0 is not dialled behind a country code, but in Italy it is.
+    // `+44 (0)20 ..`: in most countries the 0 is not dialled after a country code, but in Italy it is.
     match (number, parse(&text.replace("(0)", ""), region.as_ref())) {
         (Some(with), Some(without)) => Some(with).filter(|with| *with == without),
         (one, other) => one.or(other),
@@ -54,7 +54,7 @@ fn parse(text: &str, region: Option<&Plan>) -> Option<String> {
     is_valid.then(|| format!("+{code}{national}"))
 }
 
-/// Whether there is a plus sign, and the digits, without what stands around the number and without its extension.
+/// Whether there is a plus sign, and the digits of the number, without surrounding text and extension.
 fn dialled(text: &str) -> Option<(bool, String)> {
     // x stands for a carrier code in Brazil.
     const PUNCTUATION: &str =
@@ -129,7 +129,7 @@ fn to_ascii(c: char) -> char {
     }
 }
 
-/// The key of a telephone that carries the letter.
+/// The digit of a letter on a telephone keypad.
 fn keypad(c: char) -> Option<char> {
     Some(match c.to_ascii_uppercase() {
         'A'..='C' => '2',

@@ -100,9 +100,9 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Http1Connection<S> {
     }
 
     /// Returns the buffers that an idle connection does not need.
-    pub(super) fn rest(&mut self, buffers: &Buffers) {
-        self.receiver.rest();
-        self.sender.rest(buffers);
+    pub(super) fn release_buffers(&mut self, buffers: &Buffers) {
+        self.receiver.release_buffer();
+        self.sender.release_buffer(buffers);
     }
 
     pub(super) fn age(&self) -> Duration {

@@ -36,7 +36,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Socket + Unpin>(io: S, mut
         match after {
             After::Another => {
                 http1.deadline.set(connection.worker.gateway.timeouts.idle);
-                http1.rest(&connection.worker.buffers);
+                http1.release_buffers(&connection.worker.buffers);
             }
             After::Close => {
                 http1.end().await;

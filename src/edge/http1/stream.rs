@@ -63,7 +63,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Socket + Unpin> Http1Stream<'a, S> {
         http1.used = true;
         let is_old = http1.age() >= connection.worker.gateway.timeouts.connection_age;
         let keep_alive = !is_old && !http1.is_last_request;
-        http1.sender.wake(&connection.worker.buffers);
+        http1.sender.take_buffer(&connection.worker.buffers);
         Self {
             http1,
             head: *head.as_ref().unwrap_or(&0),
