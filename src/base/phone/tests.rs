@@ -10,7 +10,7 @@ fn check(region: &str, text: &str, expected: Option<&str>) {
 
 /// libphonenumber gives the same answer for each.
 #[test]
-fn a_number_with_a_country_code_is_read_by_the_plan_of_that_code() {
+fn a_number_with_a_country_code_follows_the_plan_of_that_code() {
     for (text, expected) in [
         ("+49 151 23456789", "+4915123456789"),
         ("+49 (0)151 23456789", "+4915123456789"),
@@ -44,7 +44,7 @@ fn a_number_with_a_country_code_is_read_by_the_plan_of_that_code() {
 }
 
 #[test]
-fn every_example_number_comes_out_as_it_is_whatever_the_default_region() {
+fn every_example_number_is_unchanged_for_any_default_region() {
     let regions = [Some("US"), Some("GB"), Some("DE"), Some("RU"), None];
     let regions = regions.map(|region| region.map(|region| Region::parse(region).unwrap()));
     let mut examined = 0;
@@ -59,7 +59,7 @@ fn every_example_number_comes_out_as_it_is_whatever_the_default_region() {
 }
 
 #[test]
-fn an_international_prefix_is_as_good_as_a_plus_sign() {
+fn an_international_prefix_replaces_a_plus_sign() {
     check("US", "011 49 151 23456789", Some("+4915123456789"));
     check("GB", "00 49 151 23456789", Some("+4915123456789"));
     check("DE", "001 512 474 1234", Some("+15124741234"));
@@ -89,7 +89,7 @@ fn a_number_without_a_country_code_belongs_to_the_default_region() {
 }
 
 #[test]
-fn what_is_no_number_or_could_be_two_is_left_out() {
+fn invalid_and_ambiguous_text_yields_no_number() {
     let long = "1".repeat(300);
     for text in [
         "",

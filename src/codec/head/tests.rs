@@ -1,8 +1,8 @@
-//! Heads that are read, and heads that are refused: a table of bytes.
+//! Tables of valid and invalid heads.
 
 use crate::codec::head::*;
 
-/// What is made of a request head.
+/// Parses a request head.
 fn request(head: &str) -> Result<(String, Option<String>, Length, bool), HeadError> {
     let bytes = head.as_bytes();
     match Scanner::default().find_end(bytes, 64 * 1024)? {
@@ -30,7 +30,7 @@ fn response(head: &str, to_head: bool) -> Result<(u16, Length, bool), HeadError>
 const HOST: &str = "Host: h.example\r\n";
 
 #[test]
-fn requests_are_read() {
+fn valid_requests_are_parsed() {
     for (head, target, length, keep_alive) in [
         ("GET / HTTP/1.1\r\n{H}\r\n", "/", Length::Known(0), true),
         (
@@ -70,9 +70,9 @@ fn requests_are_read() {
 }
 
 #[test]
-fn requests_that_can_be_read_in_two_ways_are_refused() {
+fn ambiguous_requests_are_refused() {
     for head in [
-        // Where the body ends.
+        // The end of the body.
         "POST / HTTP/1.1\r\n{H}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
         "POST / HTTP/1.1\r\n{H}Content-Length: 5\r\nContent-Length: 5\r\n\r\n",
         "POST / HTTP/1.1\r\n{H}Content-Length: 5, 5\r\n\r\n",
@@ -95,7 +95,7 @@ fn requests_that_can_be_read_in_two_ways_are_refused() {
         "POST / HTTP/1.1\r\n{H}Transfer-Encoding: gzip,\r\n\r\n",
         "POST / HTTP/1.1\r\n{H}Transfer-Encoding: chunked, gzip, chunked\r\n\r\n",
         "POST / HTTP/1.1\r\n{H}Transfer-Encoding: chunked;q=1\r\n\r\n",
-        // Where a line ends.
+        // The end of a line.
         "GET / HTTP/1.1\n{H}\r\n",
         "GET / HTTP/1.1\r\nHost: h.example\n\r\n",
         "GET / HTTP/1.1\r\n{H}X: a\rb\r\n\r\n",
@@ -111,7 +111,7 @@ fn requests_that_can_be_read_in_two_ways_are_refused() {
         "GET / HTTP/1.1\r\n{H}X\r\n\r\n",
         "GET / HTTP/1.1\r\n{H}\u{e9}: x\r\n\r\n",
         "GET / HTTP/1.1\r\n{H}X: \u{7f}\r\n\r\n",
-        // Whom it is for.
+        // The authority.
         "GET / HTTP/1.1\r\n\r\n",
         "GET / HTTP/1.1\r\nHost:\r\n\r\n",
         "GET / HTTP/1.1\r\n{H}{H}\r\n",
@@ -126,7 +126,7 @@ fn requests_that_can_be_read_in_two_ways_are_refused() {
         "GET https://a@h.example/ HTTP/1.1\r\n{H}\r\n",
         "GET ftp://h.example/ HTTP/1.1\r\n{H}\r\n",
         "GET https:///a HTTP/1.1\r\n{H}\r\n",
-        // What is asked for.
+        // The request target.
         "GET /a#b HTTP/1.1\r\n{H}\r\n",
         "GET a HTTP/1.1\r\n{H}\r\n",
         "GET * HTTP/1.1\r\n{H}\r\n",
@@ -148,7 +148,7 @@ fn requests_that_can_be_read_in_two_ways_are_refused() {
 }
 
 #[test]
-fn other_refusals_have_a_name_of_their_own() {
+fn other_refusals_have_their_own_errors() {
     for (head, error) in [
         ("GET / HTTP/2.0\r\n{H}\r\n", HeadError::Version),
         ("GET / HTTP/1.2\r\n{H}\r\n", HeadError::Version),
@@ -168,7 +168,7 @@ fn other_refusals_have_a_name_of_their_own() {
 }
 
 #[test]
-fn a_head_is_found_however_it_comes_in() {
+fn the_end_of_a_head_is_found_in_pieces_of_any_size() {
     let head = format!("GET / HTTP/1.1\r\n{HOST}X: 1\r\n\r\n");
     let more = format!("{head}GET /next");
     let mut scanner = Scanner::default();
@@ -183,7 +183,7 @@ fn a_head_is_found_however_it_comes_in() {
 }
 
 #[test]
-fn responses_are_read() {
+fn valid_responses_are_parsed() {
     for (head, to_head, status, length, keep_alive) in [
         ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", false, 200, Length::Known(5), true),
         ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", true, 200, Length::Known(0), true),
@@ -225,7 +225,7 @@ fn responses_are_read() {
 }
 
 #[test]
-fn responses_that_can_be_read_in_two_ways_are_refused() {
+fn ambiguous_responses_are_refused() {
     for head in [
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",

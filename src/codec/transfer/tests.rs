@@ -1,4 +1,4 @@
-//! Bodies on their way, over connections that give and take as little as they like.
+//! Relays bodies over connections that read and write pieces of any size.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -12,7 +12,7 @@ use crate::codec::body_piece::BodyError;
 use crate::codec::length::Length;
 use crate::codec::transfer::*;
 
-/// Gives and takes pieces of pseudo-random sizes, and is not ready now and then.
+/// A connection that reads and writes pieces of pseudo-random sizes and is sometimes not ready.
 struct Fickle {
     incoming: VecDeque<u8>,
     written: Vec<u8>,
@@ -106,7 +106,7 @@ fn chunked(body: &[u8], size: usize) -> Vec<u8> {
     bytes
 }
 
-/// The body that was written, and what stands behind its end.
+/// The body that was written, and the number of bytes after it.
 fn read_back(written: &[u8], length: Length) -> (Vec<u8>, usize) {
     let mut bytes = written.to_vec();
     let mut decoder = Decoder::new(length);
@@ -116,7 +116,7 @@ fn read_back(written: &[u8], length: Length) -> (Vec<u8>, usize) {
 }
 
 #[tokio::test]
-async fn a_body_arrives_whole_in_whatever_pieces_and_framings() {
+async fn a_body_is_relayed_completely_with_any_pieces_and_framing() {
     let body: Vec<u8> = (0..3000_u32).map(|number| number as u8).collect();
     let known = Length::Known(body.len() as u64);
     for seed in 0..200 {
@@ -141,7 +141,7 @@ async fn a_body_arrives_whole_in_whatever_pieces_and_framings() {
             sender.begin_body(to);
             receiver.begin_body(0, from).unwrap();
             poll_fn(|cx| poll_pipe(cx, (&mut receiver, &mut one), (&mut sender, &mut other))).await.unwrap();
-            assert_eq!(other.flushed, other.written.len(), "all of it is on the wire");
+            assert_eq!(other.flushed, other.written.len(), "everything has been flushed");
             let written = other.written.strip_prefix(b"HEAD").unwrap();
             assert_eq!(read_back(written, to), (body.clone(), 0), "{seed} {from:?} {to:?}");
             assert_eq!(receiver.taken, body.len() as u64);
@@ -154,7 +154,7 @@ async fn a_body_arrives_whole_in_whatever_pieces_and_framings() {
 }
 
 #[tokio::test]
-async fn a_body_that_ends_early_is_an_error_and_gets_no_end() {
+async fn a_truncated_body_is_an_error_and_stays_truncated() {
     for (from, incoming) in [
         (Length::Known(10), &b"half"[..]),
         (Length::Chunked, b"5\r\nhello\r\n"),
@@ -176,7 +176,7 @@ async fn a_body_that_ends_early_is_an_error_and_gets_no_end() {
 }
 
 #[test]
-fn chunks_that_came_together_go_on_as_one() {
+fn chunks_that_were_received_together_are_sent_as_one() {
     let mut receiver = Receiver::new(Rc::default());
     receiver.bytes.extend_from_slice(&chunked(&[b'x'; 4096], 64));
     receiver.begin_body(0, Length::Chunked).unwrap();
