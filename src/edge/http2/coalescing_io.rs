@@ -1,6 +1,6 @@
-//! What HTTP/2 writes, gathered: h2 writes and flushes frame by frame, each of which would be a TLS record and a system
-//! call of its own. Here they are put together and go out once each time the connection has been polled. Both
-//! directions are watched.
+//! Coalesces the writes of h2. It writes and flushes frame by frame, and each frame would be a TLS record and a system
+//! call. Here the frames are buffered, and sent once each time the connection has been polled. The flood guard sees the
+//! bytes of both directions.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -17,24 +17,25 @@ use crate::base::corked_socket::CorkedSocket;
 use crate::edge::http2::flood_guard::FloodGuard;
 use crate::edge::http2::response_progress::ResponseProgress;
 
-/// This much goes out without waiting for more: four records of TLS.
-const ENOUGH: usize = 64 * 1024;
+/// A full buffer is sent at once: four TLS records.
+const MAX_BUFFERED: usize = 64 * 1024;
 
 struct Inner<S> {
     io: S,
-    written: BytesMut,
-    /// Why sending failed, for the next write to tell.
+    /// Bytes that have not been sent.
+    buffered: BytesMut,
+    /// Why sending failed. The next write reports it.
     failed: Option<io::Error>,
-    /// Nothing waits, neither here nor in TLS.
+    /// TLS has no unsent data.
     flushed: bool,
-    /// Bytes that have gone out, all in all.
+    /// The total number of bytes that TLS has accepted.
     sent: u64,
-    milestones: ResponseProgress,
+    progress: ResponseProgress,
     flood_guard: Rc<FloodGuard>,
     buffers: Rc<Buffers>,
 }
 
-/// A connection whose writes are gathered; the copies of it are one and the same connection.
+/// A connection whose writes are coalesced. Clones share the connection.
 pub(crate) struct CoalescingIo<S>(Rc<RefCell<Inner<S>>>);
 
 impl<S> Clone for CoalescingIo<S> {
@@ -46,35 +47,34 @@ impl<S> Clone for CoalescingIo<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> CoalescingIo<S> {
     pub(crate) fn new(
         io: S,
-        milestones: ResponseProgress,
+        progress: ResponseProgress,
         buffers: Rc<Buffers>,
         flood_guard: Rc<FloodGuard>,
     ) -> Self {
-        let written = BytesMut::new();
+        let buffered = BytesMut::new();
         Self(Rc::new(RefCell::new(Inner {
             io,
-            written,
+            buffered,
             failed: None,
             flushed: true,
             sent: 0,
-            milestones,
+            progress,
             flood_guard,
             buffers,
         })))
     }
 
-    /// Whether everything has gone out, and how much that was.
+    /// Whether everything has been sent, and the total number of bytes sent.
     pub(crate) fn progress(&self) -> (bool, u64) {
         let inner = self.0.borrow();
-        (inner.written.is_empty() && inner.flushed, inner.sent)
+        (inner.buffered.is_empty() && inner.flushed, inner.sent)
     }
 
-    /// Sends what has been gathered, as far as it goes; the task is woken when more can go. An error shows at the next
-    /// write.
+    /// Sends buffered data as far as possible. The task is woken when more can be sent. The next write reports an error.
     pub(crate) fn send(&self, cx: &mut Context<'_>) {
         let inner = &mut *self.0.borrow_mut();
         let sent = match inner.poll_send(cx, 0) {
-            // What TLS could not write at once.
+            // Flushes data that TLS has buffered.
             Poll::Ready(Ok(())) => Pin::new(&mut inner.io).poll_flush(cx),
             unsent @ (Poll::Ready(Err(_)) | Poll::Pending) => unsent,
         };
@@ -85,27 +85,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> CoalescingIo<S> {
     }
 }
 
-/// What reaches the peer, as long as there is a connection.
+/// Reports acknowledged bytes while the connection exists.
 pub(crate) struct Arrivals(Weak<RefCell<Inner<Box<TlsStream<CorkedSocket>>>>>);
 
 impl CoalescingIo<Box<TlsStream<CorkedSocket>>> {
-    /// Bytes of answers that the peer's machine has acknowledged, all in all; none when that is not known. What frames
-    /// and TLS add does not count: a client that opens its windows byte by byte causes a lot of it.
+    /// The total number of response bytes that the client has acknowledged. None: unknown. Frame headers and TLS overhead
+    /// do not count, because a client that opens its windows byte by byte causes a lot of both.
     pub(crate) fn arrived(&self) -> Option<u64> {
-        let (record_sent, _) = self.progress();
+        let (all_sent, _) = self.progress();
         let inner = &mut *self.0.borrow_mut();
-        let wire = inner.io.get_ref().0;
-        if record_sent {
-            inner.milestones.record_sent(wire.sent());
+        let socket = inner.io.get_ref().0;
+        if all_sent {
+            inner.progress.record_sent(socket.sent());
         }
-        Some(inner.milestones.arrived(wire.acknowledged()?))
+        Some(inner.progress.arrived(socket.acknowledged()?))
     }
 
-    /// Whether the peer's machine has not acknowledged all that was sent.
-    pub(crate) fn is_under_way(&self) -> bool {
+    /// Whether the client has not acknowledged all sent bytes.
+    pub(crate) fn has_unacknowledged(&self) -> bool {
         let inner = self.0.borrow();
-        let wire = inner.io.get_ref().0;
-        wire.acknowledged().is_some_and(|acknowledged| acknowledged < wire.sent())
+        let socket = inner.io.get_ref().0;
+        socket.acknowledged().is_some_and(|acknowledged| acknowledged < socket.sent())
     }
 
     pub(crate) fn arrivals(&self) -> Arrivals {
@@ -120,41 +120,41 @@ impl Arrivals {
 }
 
 impl<S: AsyncWrite + Unpin> Inner<S> {
-    /// Sends until no more than `most` bytes are left.
-    fn poll_send(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<()>> {
-        while self.written.len() > most {
-            let count = ready!(Pin::new(&mut self.io).poll_write(cx, &self.written))?;
+    /// Sends until at most `max_left` bytes are left.
+    fn poll_send(&mut self, cx: &mut Context<'_>, max_left: usize) -> Poll<io::Result<()>> {
+        while self.buffered.len() > max_left {
+            let count = ready!(Pin::new(&mut self.io).poll_write(cx, &self.buffered))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            let answers = self.flood_guard.sent(&self.written[..count]);
-            self.milestones.taken(count, answers);
-            self.written.advance(count);
+            let response_bytes = self.flood_guard.sent(&self.buffered[..count]);
+            self.progress.accepted(count, response_bytes);
+            self.buffered.advance(count);
             self.sent += count as u64;
         }
-        if self.written.is_empty() {
-            self.buffers.give_back(&mut self.written);
+        if self.buffered.is_empty() {
+            self.buffers.give_back(&mut self.buffered);
         }
         Poll::Ready(Ok(()))
     }
 
-    fn poll_take(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_buffer(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         if let Some(error) = self.failed.take() {
             return Poll::Ready(Err(error));
         }
-        if self.written.len() >= ENOUGH {
-            ready!(self.poll_send(cx, ENOUGH - 1))?;
+        if self.buffered.len() >= MAX_BUFFERED {
+            ready!(self.poll_send(cx, MAX_BUFFERED - 1))?;
         }
-        self.buffers.make_room(&mut self.written);
-        let mut room = ENOUGH.saturating_sub(self.written.len());
-        let mut taken = 0;
+        self.buffers.make_room(&mut self.buffered);
+        let mut room = MAX_BUFFERED.saturating_sub(self.buffered.len());
+        let mut accepted = 0;
         for slice in slices {
             let count = slice.len().min(room);
-            self.written.extend_from_slice(&slice[..count]);
+            self.buffered.extend_from_slice(&slice[..count]);
             room -= count;
-            taken += count;
+            accepted += count;
         }
-        Poll::Ready(Ok(taken))
+        Poll::Ready(Ok(accepted))
     }
 }
 
@@ -174,7 +174,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for CoalescingIo<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for CoalescingIo<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.0.borrow_mut().poll_take(cx, &[IoSlice::new(bytes)])
+        self.0.borrow_mut().poll_buffer(cx, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -182,14 +182,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CoalescingIo<S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.0.borrow_mut().poll_take(cx, slices)
+        self.0.borrow_mut().poll_buffer(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
         true
     }
 
-    /// Left to `send`.
+    /// Has no effect: `send` flushes.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

@@ -1,7 +1,4 @@
-//! A connection of a client that speaks HTTP/2: h2 speaks the protocol, each stream is a request.
-//!
-//! The connection itself is kept here: how long it may be without a request, what it may cost (`flood_guard`), and how
-//! it ends.
+//! One HTTP/2 connection: its time-outs, its limits (`flood_guard`), and how it is closed.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -26,28 +23,29 @@ use crate::config::ClientTimeouts;
 use crate::edge::http2::coalescing_io::CoalescingIo;
 use crate::edge::http2::flood_guard::FloodGuard;
 use crate::edge::http2::request_body::RequestBody;
-use crate::edge::http2::response_progress::{ResponseProgress, around_a_record};
+use crate::edge::http2::response_progress::{ResponseProgress, record_overhead};
 use crate::edge::http2::stream::Http2Stream;
 use crate::request::connection::Connection;
 use crate::request::serve::serve as serve_request;
 
-/// Concurrent requests.
+/// The maximum number of concurrent requests.
 const MAX_STREAMS: u32 = 100;
-/// Flow-control windows in bytes, for a connection and for a stream: a stream that stalls leaves room for others.
+/// Flow-control windows in bytes, of a connection and of a stream. A stalled stream leaves room for others.
 const WINDOW: u32 = 1024 * 1024;
 const STREAM_WINDOW: u32 = WINDOW / 4;
-/// Bytes of a response that wait for the socket.
+/// The maximum number of unsent bytes of a response.
 const MAX_UNSENT: usize = 128 * 1024;
-/// Streams that the client resets before they are accepted, and streams that are reset for its errors, until the
+/// How many streams the client may reset before they are accepted, and how many may be reset for its errors, before the
 /// connection is closed.
 const MAX_RESET: usize = 64;
 /// How often a connection in use is checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a connection without requests stays open after GOAWAY.
-const UNUSED_GRACE: Duration = Duration::from_secs(2);
+const UNUSED_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a client has to receive the GOAWAY of a connection that is closed at once.
 const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a client may go on sending after the last response, so that it can read it; and the same during a drain.
+/// How long the gateway reads and discards data after the last response, so that the client can read it; and the same
+/// during a drain.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(30);
 const LINGER_TIMEOUT_IN_DRAIN: Duration = Duration::from_secs(5);
 /// How often a closing connection checks whether the client still reads.
@@ -88,11 +86,12 @@ struct Http2Connection {
     limits: Limits,
     draining: DrainWatch,
     deadline: Deadline,
-    begun: Instant,
-    /// Since when there has been no request; none while there is one.
+    opened: Instant,
+    /// Since when no request is in progress. None while there is one.
     idle_since: Option<Instant>,
+    /// At least one request has been received.
     used: bool,
-    /// How fast the client reads.
+    /// Checks how fast the client reads.
     min_rate: MinRateTimer,
     closing: Closing,
 }
@@ -121,9 +120,9 @@ impl Http2Connection {
     fn new(stream: Box<TlsStream<CorkedSocket>>, connection: Connection) -> Self {
         let worker = connection.worker.clone();
         let flood_guard = Rc::new(FloodGuard::new());
-        let (wire, tls) = stream.get_ref();
-        let milestones = ResponseProgress::new(wire.sent(), around_a_record(tls));
-        let io = CoalescingIo::new(stream, milestones, worker.buffers.clone(), flood_guard.clone());
+        let (socket, tls) = stream.get_ref();
+        let progress = ResponseProgress::new(socket.sent(), record_overhead(tls));
+        let io = CoalescingIo::new(stream, progress, worker.buffers.clone(), flood_guard.clone());
         let greeting = Builder::new()
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(MAX_REQUEST_BYTES as u32)
@@ -144,7 +143,7 @@ impl Http2Connection {
             limits: worker.gateway.limits,
             draining: DrainWatch::new(worker.drain.clone()),
             deadline: Deadline::after(timeouts.request_head),
-            begun: now,
+            opened: now,
             idle_since: Some(now),
             used: false,
             min_rate: MinRateTimer::default(),
@@ -197,7 +196,7 @@ impl Http2Connection {
             };
             match connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((_, mut reply)))) if self.rejects_new_streams() => {
-                    // It can be sent anew, on another connection (RFC 9113 section 8.7).
+                    // The client can repeat it on another connection (RFC 9113 section 8.7).
                     reply.send_reset(Reason::REFUSED_STREAM);
                 }
                 Poll::Ready(Some(Ok((request, reply)))) => {
@@ -208,7 +207,7 @@ impl Http2Connection {
                         self.connection = Rc::new(renewed);
                     }
                     let (head, body) = request.into_parts();
-                    // From now on it counts as being answered.
+                    // From now on it counts as a request in progress.
                     let body = RequestBody::new(body, self.flood_guard.clone(), self.io.arrivals());
                     let mut stream =
                         Http2Stream::new(head, body, reply, self.flood_guard.clone(), self.limits.gap);
@@ -225,12 +224,12 @@ impl Http2Connection {
         }
     }
 
-    /// Whether new streams are refused. h2 names the last stream in a GOAWAY only after the client has answered a PING,
-    /// which it need not do.
+    /// Whether new streams are refused. h2 sends the GOAWAY that names the last stream only after the client has answered
+    /// a PING, and a client may not answer.
     fn rejects_new_streams(&self) -> bool {
         match self.closing {
             Closing::No => false,
-            Closing::Graceful(since) => since.elapsed() > UNUSED_GRACE,
+            Closing::Graceful(since) => since.elapsed() > UNUSED_TIMEOUT,
             Closing::AtOnce(_) => true,
         }
     }
@@ -243,7 +242,7 @@ impl Http2Connection {
         let mut left = CHECK_INTERVAL;
         let has_streams = matches!(&self.stage, Stage::Open(connection) if connection.has_streams());
         let (flushed, sent) = self.io.progress();
-        // Without a response in progress, what has not been flushed waits for the client's windows.
+        // Without a request in progress, open streams wait for the client's windows.
         if flushed && !(has_streams && self.flood_guard.has_no_requests()) {
             self.min_rate.pause(now);
         } else {
@@ -267,13 +266,13 @@ impl Http2Connection {
         } else {
             let since = *self.idle_since.get_or_insert(now);
             let (since, allowed) = match (self.closing, self.used) {
-                (Closing::Graceful(_), _) => (since, UNUSED_GRACE),
+                (Closing::Graceful(_), _) => (since, UNUSED_TIMEOUT),
                 (_, true) => (since, self.timeouts.idle),
-                (_, false) => (self.begun, self.timeouts.request_head),
+                (_, false) => (self.opened, self.timeouts.request_head),
             };
             match allowed.checked_sub(now - since) {
                 Some(time) if !time.is_zero() => {
-                    // There is nothing else to check, unless a head is incomplete.
+                    // An idle connection needs no other check, unless a head is incomplete.
                     left = if self.flood_guard.is_unfinished() { left.min(time) } else { time };
                 }
                 Some(_) | None if self.client_still_reads(now) => left = READ_CHECK_INTERVAL,
@@ -284,18 +283,19 @@ impl Http2Connection {
         if self.draining.is_evicted() {
             return Check::GiveUp("evicted at the connection limit");
         }
-        let old = now - self.begun >= self.timeouts.connection_age;
-        if self.closing == Closing::No && (draining || old || self.flood_guard.closing.get()) {
+        let is_old = now - self.opened >= self.timeouts.connection_age;
+        if self.closing == Closing::No && (draining || is_old || self.flood_guard.closing.get()) {
             return Check::CloseGracefully;
         }
         Check::Again(left)
     }
 
-    /// Whether the client still reads, fast enough, what the kernel has buffered. If the connection were closed now,
-    /// whatever the client sends would cause a reset, and the rest would be lost.
+    /// Whether the client is still reading data that the kernel has buffered, and fast enough. If the connection closed
+    /// now, any data from the client would reset it, and the buffered data would be lost.
     fn client_still_reads(&mut self, now: Instant) -> bool {
         let (_, sent) = self.io.progress();
-        self.io.is_under_way() && self.min_rate.update(sent, || self.io.arrived(), self.limits, now).is_some()
+        self.io.has_unacknowledged()
+            && self.min_rate.update(sent, || self.io.arrived(), self.limits, now).is_some()
     }
 
     /// Sends GOAWAY and finishes the requests in progress.
@@ -309,8 +309,8 @@ impl Http2Connection {
         }
     }
 
-    /// Everything has been sent: discards what the client still sends, until it has read the end of the responses. A
-    /// connection that is closed while the client sends is reset, and the client could lose them.
+    /// Reads and discards data until the client has read the responses (lingering close). Without that, data from the
+    /// client would reset the connection, and the client could lose them.
     async fn linger(&mut self) {
         let (begun, mut bytes) = (Instant::now(), vec![0; 4096]);
         self.deadline.set(LINGER_TIMEOUT);

@@ -1,8 +1,7 @@
 //! Protects against floods of valid HTTP/2 frames that cost the gateway work and serve no request.
 //!
-//! Every frame is allowed, and any of them can be sent without end. So each connection has a credit. Frames that serve
-//! no request are charged; useful frames and time restore some credit. A connection without credit is closed with
-//! ENHANCE_YOUR_CALM. `docs/hardening.md` lists the costs.
+//! Each connection has a credit. Frames that serve no request are charged. Useful frames and time restore some credit. A
+//! connection without credit is closed with ENHANCE_YOUR_CALM. `docs/hardening.md` lists the costs.
 
 use std::cell::{Cell, RefCell};
 use std::task::Waker;
@@ -348,7 +347,7 @@ mod tests {
         bytes
     }
 
-    /// A flood_guard behind the preface.
+    /// A guard that has received the connection preface.
     fn flood_guard() -> FloodGuard {
         let flood_guard = FloodGuard::new();
         flood_guard.received(&[0; PREFACE_BYTES]);
@@ -356,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_told_however_they_are_cut() {
+    fn frames_are_found_however_the_bytes_are_divided() {
         let mut bytes = Vec::new();
         for (kind, length) in [(kind::DATA, 100), (kind::PING, 8), (kind::DATA, 0), (kind::SETTINGS, 6)] {
             bytes.extend(frame(kind, 0, length));
@@ -394,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn floods_of_any_kind_end_and_within_little() {
+    fn a_flood_of_any_frame_exhausts_the_credit() {
         for (name, bytes) in [
             ("PING", frame(kind::PING, 0, 8)),
             ("PING that answers none", frame(kind::PING, 1, 8)),
@@ -426,7 +425,7 @@ mod tests {
             flood_guard.is_exhausted.get()
         });
         assert!(count.is_some_and(|count| (300..400).contains(&count)), "{count:?}");
-        // The same when it is made to be us who resets.
+        // Also if the client makes the gateway reset the streams.
         let flood_guard = self::flood_guard();
         let count = (0..20_000).find(|_| {
             flood_guard.received(&frame(kind::HEADERS, END_HEADERS | END_STREAM, 30));
@@ -453,7 +452,7 @@ mod tests {
             flood_guard.sent(&frame(kind::DATA, END_STREAM, 0));
             flood_guard.relayed();
         }
-        // A page with two hundred pictures that is left before any has come.
+        // The client leaves a page with two hundred pictures before any has been loaded.
         for _ in 0..200 {
             flood_guard.received(&frame(kind::HEADERS, END_HEADERS | END_STREAM, 100));
             flood_guard.received(&frame(kind::RST_STREAM, 0, 4));
@@ -462,7 +461,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn time_gives_credit_back() {
+    async fn time_restores_credit() {
         let flood_guard = flood_guard();
         for _ in 0..3_000 {
             flood_guard.received(&frame(kind::PING, 0, 8));
@@ -472,7 +471,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_header_block_under_way_is_known() {
+    async fn the_age_of_an_incomplete_field_block_is_known() {
         let flood_guard = flood_guard();
         let later = || Instant::now() + Duration::from_secs(5);
         flood_guard.received(&frame(kind::HEADERS, 0, 10));
@@ -480,6 +479,6 @@ mod tests {
         flood_guard.received(&frame(kind::CONTINUATION, END_HEADERS, 10));
         assert_eq!(flood_guard.unfinished_for(later()).as_secs(), 0);
         flood_guard.received(&[0, 0]);
-        assert_eq!(flood_guard.unfinished_for(later()).as_secs(), 5, "a frame header that does not come");
+        assert_eq!(flood_guard.unfinished_for(later()).as_secs(), 5, "an incomplete frame header");
     }
 }

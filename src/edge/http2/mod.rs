@@ -1,4 +1,4 @@
-//! HTTP/2: the h2 crate speaks the protocol, each stream is a request.
+//! HTTP/2. The h2 crate implements the protocol; each stream is a request.
 
 mod connection;
 mod coalescing_io;

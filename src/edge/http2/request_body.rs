@@ -1,4 +1,4 @@
-//! The body of a request over HTTP/2.
+//! The body of an HTTP/2 request.
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -16,23 +16,23 @@ use crate::proxy::error::UploadError;
 use crate::proxy::exchange::WaitingOn;
 use crate::request::error_page::Failure;
 
-/// How much of an upload is discarded behind its response, and for how long.
+/// How much of an upload is discarded after its response, and for how long.
 const MAX_DISCARDED_BYTES: usize = 16 * 1024 * 1024;
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The body of a request, from a stream of HTTP/2.
+/// The body of a request.
 pub(super) struct RequestBody {
-    /// None: there is no more.
+    /// None: the body has ended.
     body: Option<RecvStream>,
+    /// Received data that has not been sent to the upstream.
     frame: Bytes,
-    /// The last byte of a body whose length is known, until the client has ended the stream. Before that the request is
-    /// not complete (RFC 9113 section 8.1.1), and iMIS must not take it for that.
+    /// The last byte of a body of known length, held back until the client has ended the stream. Before that the request
+    /// is incomplete (RFC 9113 section 8.1.1), and iMIS must not process it.
     last_byte: Bytes,
-    /// Of a body whose length was said, what has not come yet.
+    /// The number of bytes that are still to be received, if the request has a Content-Length.
     left: Option<u64>,
-    /// Bytes of it that have come.
     received: u64,
-    /// Bytes that have been handed over to be sent to the client.
+    /// Bytes of the response that were passed to h2.
     pub(super) handed_over: u64,
     stream: u32,
     flood_guard: Rc<FloodGuard>,
@@ -59,12 +59,12 @@ impl RequestBody {
         }
     }
 
-    /// Its length has been given.
+    /// Sets the Content-Length of the request.
     pub(super) fn expect(&mut self, bytes: u64) {
         self.left = Some(bytes);
     }
 
-    /// Whether the client is waited for.
+    /// Sets whether the gateway waits for the client.
     pub(super) fn set_waits(&mut self, waits: bool) {
         if waits != self.waits {
             self.waits = waits;
@@ -72,17 +72,17 @@ impl RequestBody {
         }
     }
 
-    /// Whether all of the body that has not gone on is at hand.
-    fn is_at_hand(&self) -> bool {
+    /// Whether the end of the body has been received.
+    fn is_complete(&self) -> bool {
         self.body.as_ref().is_none_or(RecvStream::is_end_stream)
     }
 
-    /// Whether the stream is still open although the head has said that the body is empty.
+    /// Whether the stream is still open although the request has a Content-Length of 0.
     pub(super) fn is_unconfirmed(&self) -> bool {
         self.left == Some(0) && self.received == 0 && self.body.is_some()
     }
 
-    /// Reads on and discards what comes, until the client has ended the stream or a limit is reached.
+    /// Reads and discards the rest of the body, up to a limit.
     pub(super) async fn discard(&mut self) {
         let Some(body) = &mut self.body else { return };
         let discard = async {
@@ -91,7 +91,7 @@ impl RequestBody {
                 && discarded < MAX_DISCARDED_BYTES
             {
                 discarded += frame.len();
-                // Returns the window credit. Fails only when the stream is gone.
+                // Extends the window. Fails only if the stream has been reset.
                 let _ = body.flow_control().release_capacity(frame.len());
             }
         };
@@ -102,7 +102,7 @@ impl RequestBody {
         self.body.is_some()
     }
 
-    /// Reads a body of at most `max` bytes, which has to be complete within `timeout`.
+    /// Reads a body of at most `max` bytes, which must be complete within `timeout`.
     pub(super) async fn read_form(&mut self, max: usize, timeout: Duration) -> Result<Bytes, Failure> {
         let mut form = Vec::new();
         self.set_waits(true);
@@ -111,7 +111,7 @@ impl RequestBody {
                 match body.data().await {
                     Some(Ok(frame)) => {
                         form.extend_from_slice(&frame);
-                        // Returns the window credit. Fails only when the stream is gone.
+                        // Extends the window. Fails only if the stream has been reset.
                         let _ = body.flow_control().release_capacity(frame.len());
                         if form.len() > max {
                             return Err(Failure::FormTooLarge);
@@ -129,10 +129,8 @@ impl RequestBody {
         self.set_waits(false);
         collected.map(|()| form.into())
     }
-}
 
-impl RequestBody {
-    /// See `Upload::poll_upload`.
+    /// Implements `Upload::poll_upload`.
     pub(super) fn poll_upload(
         &mut self,
         cx: &mut Context<'_>,
@@ -140,7 +138,7 @@ impl RequestBody {
         mut may_end: impl FnMut(&mut Context<'_>) -> Poll<()>,
     ) -> Poll<Result<(), UploadError>> {
         loop {
-            if self.is_at_hand() {
+            if self.is_complete() {
                 ready!(may_end(cx));
             }
             let last = self.body.is_none();
@@ -149,7 +147,7 @@ impl RequestBody {
                 let sent = sent.map_err(UploadError::Upstream)?;
                 self.frame.advance(sent);
                 if let Some(body) = &mut self.body {
-                    // Returns the window credit. Fails only when the stream is gone.
+                    // Extends the window. Fails only if the stream has been reset.
                     let _ = body.flow_control().release_capacity(sent);
                 }
             }
@@ -161,7 +159,7 @@ impl RequestBody {
                     self.received += frame.len() as u64;
                     self.left = self.left.map(|left| left.saturating_sub(frame.len() as u64));
                     self.frame = frame;
-                    if self.left == Some(0) && !self.frame.is_empty() && !self.is_at_hand() {
+                    if self.left == Some(0) && !self.frame.is_empty() && !self.is_complete() {
                         self.last_byte = self.frame.split_off(self.frame.len() - 1);
                     }
                 }
@@ -187,8 +185,8 @@ impl RequestBody {
         if waiting_on == WaitingOn::ClientRead { self.handed_over } else { self.received }
     }
 
-    /// Bytes that have arrived on the connection: streams share it, so one may wait for the others. A response whose own
-    /// window the client keeps closed makes no progress, whatever arrives of the others.
+    /// The number of bytes that have arrived on the connection. Streams share it, so one may wait for others. A response
+    /// makes no progress while the client keeps its window closed, whatever arrives on other streams.
     pub(super) fn arrived(&self, waiting_on: WaitingOn) -> Option<u64> {
         if waiting_on != WaitingOn::ClientRead {
             Some(self.flood_guard.data_received.get())

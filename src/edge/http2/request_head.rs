@@ -13,7 +13,7 @@ use crate::codec::request_head::RequestHead;
 use crate::request::client_stream::Refusal;
 use crate::request::error_page::Failure;
 
-/// The authority of `:authority` or Host. They have to agree when both are there (RFC 9113 section 8.3.1).
+/// The authority from `:authority` or Host. If there are both, they must agree (RFC 9113 section 8.3.1).
 pub(super) fn authority(request: &Parts) -> Option<Authority> {
     let mut lines = request.headers.get_all(HOST).iter();
     let from_host = match (lines.next(), lines.next()) {
@@ -28,7 +28,7 @@ pub(super) fn authority(request: &Parts) -> Option<Authority> {
     }
 }
 
-/// What the head says, if it is valid. `authority`: from `authority`.
+/// Validates the head. `authority`: the result of `authority`.
 pub(super) fn read<'a>(
     request: &'a Parts,
     authority: Option<&'a Authority>,
@@ -64,8 +64,8 @@ pub(super) fn read<'a>(
     })
 }
 
-/// A scheme, no name with a quotation mark (the one character that the http crate takes beside those of RFC 9110
-/// section 5.6.2), and values that neither begin nor end with white space (RFC 9113 sections 8.2.1 and 8.3.1).
+/// Whether there is a scheme, no field name has a quotation mark (the http crate accepts it in addition to RFC 9110
+/// section 5.6.2), and no value begins or ends with white space (RFC 9113 sections 8.2.1 and 8.3.1).
 fn is_well_formed(request: &Parts) -> bool {
     let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     let mut fields = request.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
@@ -83,7 +83,7 @@ fn content_length(request: &Parts) -> Result<Option<u64>, Refusal> {
     length.map(Some).ok_or(Refusal::Page(Failure::BadRequest))
 }
 
-/// Whether the client waits to be told to send its body.
+/// Whether the client waits for `100 Continue` before it sends its body.
 pub(super) fn expects_continue(request: &Parts) -> bool {
     request.headers.get_all(EXPECT).iter().any(|value| fields::expects_continue(value.as_bytes()))
 }

@@ -26,8 +26,7 @@ use crate::edge::http2::flood_guard::FloodGuard;
 use crate::edge::http2::request_body::RequestBody;
 use crate::edge::http2::request_head;
 use crate::proxy::connection::{Connection as UpstreamConnection, Stream};
-use crate::proxy::error::UploadError;
-use crate::proxy::error::UpstreamError;
+use crate::proxy::error::{UploadError, UpstreamError};
 use crate::proxy::exchange::{Upload, WaitingOn};
 use crate::proxy::headers::{self, HeadChanges};
 use crate::request::access_log::Access;
@@ -39,18 +38,18 @@ const ERROR_PAGE_COST: u32 = 20;
 /// How long a client whose upload has stalled has to read the error page.
 const STALLED_UPLOAD_PAGE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// h2 drops what it has not written of a stream that is reset. So long it has to write the rest of a response that has
-/// broken off.
+/// How long h2 has to write the rest of an incomplete response before the stream is reset. A reset discards unwritten
+/// data.
 const FLUSH_BEFORE_RESET: Duration = Duration::from_millis(50);
 
 /// One request and its response.
 pub(super) struct Http2Stream {
-    /// None once the request has been read.
+    /// None after the request head has been read.
     head: Option<Box<Parts>>,
     body: RequestBody,
     reply: SendResponse<Bytes>,
     flood_guard: Rc<FloodGuard>,
-    /// How long the client may let a page wait.
+    /// How long the client has to read a page.
     page_timeout: Duration,
     is_head: bool,
     /// The client waits for `100 Continue` (RFC 9110 section 10.1.1).
@@ -59,11 +58,11 @@ pub(super) struct Http2Stream {
     response: Option<Response<()>>,
     /// The response body, once its head has been sent.
     sending: Option<SendStream<Bytes>>,
-    /// What was taken from the upstream and has not been sent.
+    /// Data from the upstream that has not been sent.
     piece: Bytes,
     /// The end of the response has been sent.
     ended: bool,
-    /// The response has broken off: the stream is reset when what there is of it has gone out.
+    /// The response is incomplete: the stream is reset after the received part of it has been sent.
     reset_later: Option<Reason>,
 }
 
@@ -91,8 +90,8 @@ impl Http2Stream {
         }
     }
 
-    /// Ends the stream, after the response. An upload that is still under way is discarded for a while: clients lose a
-    /// response that a reset follows at once (RFC 9113 section 8.1 allows them to).
+    /// Ends the stream after the response. The rest of an upload is read and discarded for a short time, because clients
+    /// may discard a response if a reset follows at once (RFC 9113 section 8.1).
     pub(super) async fn finish(&mut self) {
         match self.reset_later.take() {
             Some(code) => {
@@ -112,12 +111,12 @@ impl Http2Stream {
 
     fn send_continue(&mut self) {
         if std::mem::take(&mut self.expects_continue) {
-            // If it fails, the stream has been reset, which is noticed later.
+            // Fails only if the stream has been reset, which is detected later.
             let _ = self.reply.send_informational(response(StatusCode::CONTINUE));
         }
     }
 
-    /// Converts a response head of HTTP/1. `bytes`: the head as it was received.
+    /// Converts an HTTP/1 response head. `bytes`: the head as it was received.
     fn convert(head: &head::Response<'_, '_>, bytes: &[u8]) -> Result<Response<()>, UpstreamError> {
         let malformed = |what| UpstreamError::Malformed(HeadError::Malformed(what));
         let shared = Bytes::copy_from_slice(bytes);
@@ -176,7 +175,7 @@ impl Upload for Http2Stream {
         self.body.arrived(waiting_on)
     }
 
-    /// Connections make room as a whole.
+    /// Always pending: the connection is evicted as a whole.
     fn poll_evicted(&mut self, _: &mut Context<'_>, is_waited_for: bool) -> Poll<()> {
         self.body.set_waits(is_waited_for);
         Poll::Pending
@@ -215,9 +214,8 @@ impl ClientStream for Http2Stream {
     }
 
     async fn begin_request_body(&mut self) -> Result<(), Failure> {
-        // A request that the client has reset by now is not started.
-        let gone = self.poll_gone(&mut Context::from_waker(Waker::noop()));
-        if gone.is_ready() {
+        // A request that the client has already reset is not started.
+        if self.poll_gone(&mut Context::from_waker(Waker::noop())).is_ready() {
             return Err(Failure::ClientGone);
         }
         if self.body.is_unconfirmed() {
@@ -238,7 +236,6 @@ impl ClientStream for Http2Stream {
     async fn send_page(&mut self, page: Response<Bytes>, failure: Option<&Failure>, access: &mut Access) {
         let stalled = matches!(failure, Some(Failure::UploadStalled));
         if failure.is_some() {
-            // A request that fails does not pay for what it costs.
             self.flood_guard.charge(ERROR_PAGE_COST);
             self.flood_guard.closing.set(self.flood_guard.closing.get() || stalled);
         }
@@ -263,7 +260,7 @@ impl ClientStream for Http2Stream {
                     }
                 }
                 Ok(None) => return,
-                // The client has not opened its window for longer than reading a page takes.
+                // The client has kept its window closed.
                 Err(_) => {
                     body.send_reset(Reason::CANCEL);
                     return self.flood_guard.closing.set(true);
@@ -279,7 +276,7 @@ impl ClientStream for Http2Stream {
         response: &head::Response<'_, '_>,
         bytes: &[u8],
     ) -> Result<(), UpstreamError> {
-        // If it fails, the stream has been reset, which is noticed later.
+        // Fails only if the stream has been reset, which is detected later.
         let _ = self.reply.send_informational(Self::convert(response, bytes)?);
         Ok(())
     }
@@ -299,7 +296,7 @@ impl ClientStream for Http2Stream {
         let mut converted = Self::convert(response, bytes)?;
         let headers = converted.headers_mut();
         if let Entry::Vacant(date) = headers.entry(DATE) {
-            // RFC 9110 section 6.6.1: the time of receipt.
+            // RFC 9110 section 6.6.1.
             date.insert(HeaderValue::try_from(clock::http_date()).map_err(|_| malformed("the date"))?);
         }
         if let Some(location) = changes.location {
@@ -388,7 +385,7 @@ impl ClientStream for Http2Stream {
             Abort::ClientGone => return,
         };
         if reason == Abort::UpstreamFailed && self.sending.is_some() {
-            // What has been received of the response still goes out first.
+            // The received part of the response is sent first.
             self.reset_later = Some(code);
         } else {
             self.reset(code);
@@ -399,7 +396,7 @@ impl ClientStream for Http2Stream {
     }
 }
 
-/// Room for some of `wanted` bytes in the client's windows and in the send buffer; none when the stream is gone.
+/// How many of `wanted` bytes fit into the client's windows and the send buffer. None: the stream has been reset.
 fn poll_room(cx: &mut Context<'_>, body: &mut SendStream<Bytes>, wanted: usize) -> Poll<Option<usize>> {
     body.reserve_capacity(wanted);
     loop {
