@@ -1,10 +1,12 @@
-//! The handshake of a connection: the PROXY header of a trusted proxy and the TLS handshake, within one time-out.
+//! Serves a connection: first the PROXY header of a trusted proxy and the TLS handshake, within one time-out, then
+//! HTTP/1 or HTTP/2.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use rustls::HandshakeKind;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -15,7 +17,9 @@ use crate::base::drain::DrainWatch;
 use crate::base::error_chain::Chain;
 use crate::edge::admission::{Admitted, Full};
 use crate::edge::proxy_protocol::{self, HeaderError};
-use crate::edge::serve;
+use crate::edge::tls::ACME_TLS;
+use crate::edge::{http1, http2};
+use crate::request::connection::{Connection, Entry};
 use crate::request::worker::Worker;
 
 /// How long a handshake may continue once the worker drains.
@@ -85,10 +89,10 @@ pub(crate) async fn serve(connection: Accepted, worker: &Rc<Worker>) -> Result<(
             let handshakes =
                 if is_resumed { &counters.resumed_handshakes } else { &counters.full_handshakes };
             handshakes.inc();
-            serve::https(stream, client, worker.clone()).await;
+            serve_https(stream, client, worker.clone()).await;
         }
         Ok(Ok(Ready { stream: Stream::Plain(stream), client, _admitted })) => {
-            serve::plain_http(stream, client, worker.clone()).await;
+            http1::serve(stream, Connection::new(worker.clone(), client, Entry::Http)).await;
         }
         Ok(Err(HandshakeError::Tls(error))) => {
             worker.counters.failed_handshakes.inc();
@@ -104,6 +108,27 @@ pub(crate) async fn serve(connection: Accepted, worker: &Rc<Worker>) -> Result<(
         }
     }
     Ok(())
+}
+
+/// Serves a connection with the protocol that ALPN chose.
+async fn serve_https(mut stream: Box<TlsStream<CorkedSocket>>, client: SocketAddr, worker: Rc<Worker>) {
+    let (_, tls) = stream.get_ref();
+    if tls.alpn_protocol() == Some(ACME_TLS) {
+        // The CA needs only the handshake.
+        let _ = stream.shutdown().await;
+        return;
+    }
+    let is_http2 = tls.alpn_protocol() == Some(b"h2");
+    // A client without SNI got the certificate of the first site.
+    let first = || worker.gateway.sites[0].config.hosts[0].as_str();
+    let name: Rc<str> = tls.server_name().unwrap_or_else(first).into();
+    let site = worker.gateway.site_of(&name);
+    let connection = Connection::new(worker, client, Entry::Https { name, site });
+    if is_http2 {
+        http2::serve(stream, connection).await;
+    } else {
+        http1::serve(stream, connection).await;
+    }
 }
 
 async fn accept(connection: Accepted, worker: &Worker) -> Result<Ready, HandshakeError> {

@@ -10,7 +10,6 @@ pub(crate) mod proxy_protocol;
 pub(crate) mod handshake;
 pub(crate) mod tls;
 pub(crate) mod session_tickets;
-pub(crate) mod serve;
 pub(crate) mod client_socket;
 pub(crate) mod http1;
 pub(crate) mod http2;

@@ -64,7 +64,11 @@ impl ConcurrencyLimit {
     }
 
     async fn wait(&self) -> Result<(), Busy> {
-        let waiting = Waiting::begin(self)?;
+        let waiting = self.with_queue(|queue| {
+            let has_room = queue.waiting < queue.max_waiting(self.limits, Instant::now());
+            queue.waiting += usize::from(has_room);
+            has_room.then(|| Waiting(self)).ok_or(Busy)
+        })?;
         let permit = tokio::time::timeout(self.limits.queue_timeout, self.free.acquire()).await;
         let Ok(Ok(permit)) = permit else {
             self.with_queue(|queue| queue.last_rejection = Some(Instant::now()));
@@ -74,10 +78,6 @@ impl ConcurrencyLimit {
         self.with_queue(|queue| queue.served += 1);
         drop(waiting);
         Ok(())
-    }
-
-    fn give_back(&self) {
-        self.free.add_permits(1);
     }
 
     fn with_queue<T>(&self, change: impl FnOnce(&mut Queue) -> T) -> T {
@@ -104,18 +104,6 @@ impl Queue {
 
 /// Counts a waiting request.
 struct Waiting<'a>(&'a ConcurrencyLimit);
-
-impl<'a> Waiting<'a> {
-    fn begin(limit: &'a ConcurrencyLimit) -> Result<Self, Busy> {
-        limit.with_queue(|queue| {
-            if queue.waiting >= queue.max_waiting(limit.limits, Instant::now()) {
-                return Err(Busy);
-            }
-            queue.waiting += 1;
-            Ok(Self(limit))
-        })
-    }
-}
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
@@ -166,7 +154,7 @@ impl HeldPermits {
         for since in self.since.borrow_mut().iter_mut() {
             if since.is_some_and(|since| now - since >= LONG) {
                 *since = None;
-                self.limit.give_back();
+                self.limit.free.add_permits(1);
             }
         }
     }
@@ -212,7 +200,7 @@ impl PermitWait {
 impl Drop for Permit {
     fn drop(&mut self) {
         if self.held.since.borrow_mut()[self.index].take().is_some() {
-            self.held.limit.give_back();
+            self.held.limit.free.add_permits(1);
         }
         self.held.free.borrow_mut().push(self.index);
     }

@@ -16,7 +16,7 @@ use crate::request::app_path::Endpoint;
 use crate::request::client_stream::ClientStream;
 use crate::request::connection::{Connection, Context};
 use crate::request::error_page::Failure;
-use crate::request::forward::Destination;
+use crate::request::route::Destination;
 use crate::sso;
 use crate::sso::request::{AuditSubject, SsoRequest};
 use crate::upstream::forwarded::Forwarded;

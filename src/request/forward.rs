@@ -1,7 +1,7 @@
 //! Forwards a request to the upstream and relays the response. Both bodies are streamed, if necessary at the same time.
 
 use std::future::poll_fn;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::task::{self, Poll};
 
 use http::StatusCode;
@@ -24,6 +24,7 @@ use crate::request::access_log::Access;
 use crate::request::client_stream::{Abort, ClientStream, RelayError};
 use crate::request::connection::{Connection, Context};
 use crate::request::error_page::Failure;
+use crate::request::route::Destination;
 use crate::request::session_changes;
 use crate::sso::single_logout::{LogoutRedirect, SignOutRequest};
 
@@ -33,16 +34,6 @@ pub(crate) struct ForwardRequest {
     outgoing: UpstreamRequest,
     /// Set if the request signs in to iMIS or out of it.
     sign_out: Option<Box<SignOutRequest>>,
-}
-
-/// Where a request goes, and for whom.
-pub(crate) struct Destination<'a> {
-    pub(crate) site: usize,
-    /// The authority as the client wrote it.
-    pub(crate) host: &'a str,
-    /// The client's address.
-    pub(crate) client: IpAddr,
-    pub(crate) max_forwards: Option<u64>,
 }
 
 /// The kind of a response head from the upstream.

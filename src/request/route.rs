@@ -1,32 +1,44 @@
 //! What a request is for: a page of iMIS, an SSO endpoint, or an answer of the gateway's own.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
 
-use crate::codec::request_head::RequestHead;
+use crate::codec::request_head::{HeaderFields, RequestHead};
 use crate::config::App;
 use crate::pages;
+use crate::proxy::headers;
 use crate::request::app_path::{self, Endpoint, PathMatch};
 use crate::request::connection::{Connection, Entry};
 use crate::request::error_page::Failure;
 
 /// Where a request goes.
 pub(crate) enum Route<'a> {
-    /// To the upstream of a site. `host`: the authority as the client wrote it.
-    Forward { site: usize, host: &'a str },
+    /// To the upstream of a site.
+    Forward(Destination<'a>),
     /// To an SSO endpoint of an app.
-    Endpoint { site: usize, host: &'a str, app: Arc<App>, endpoint: Endpoint },
+    Endpoint(Destination<'a>, Arc<App>, Endpoint),
     /// The gateway answers by itself.
     Respond(Response<Bytes>),
 }
 
-/// Decides which site and which part of it a request is for. `max_forwards`: the value of `Max-Forwards` in an OPTIONS
-/// request (RFC 9110 section 7.6.2).
-pub(crate) fn route<'a, F>(
+/// The site of a request, and its client.
+pub(crate) struct Destination<'a> {
+    pub(crate) site: usize,
+    /// The authority as the client wrote it.
+    pub(crate) host: &'a str,
+    /// The client's address.
+    pub(crate) client: IpAddr,
+    /// The value of `Max-Forwards` in an OPTIONS request (RFC 9110 section 7.6.2).
+    pub(crate) max_forwards: Option<u64>,
+}
+
+/// Decides which site and which part of it a request is for.
+pub(crate) fn route<'a, F: HeaderFields>(
     head: &RequestHead<'a, F>,
-    max_forwards: Option<u64>,
+    client: IpAddr,
     connection: &'a Connection,
 ) -> Result<Route<'a>, Failure> {
     let gateway = &connection.worker.gateway;
@@ -43,15 +55,17 @@ pub(crate) fn route<'a, F>(
         // HTTP/1.0 has no Host (RFC 1945): the site of the certificate, under its first name.
         None => (certified, gateway.sites[certified].name()),
     };
+    let max_forwards = headers::max_forwards(head.method, head.fields.pairs());
     if max_forwards == Some(0) {
         return Ok(Route::Respond(pages::options()));
     }
+    let to = Destination { site, host, client, max_forwards };
     // A backslash is invalid in a URI, and IIS reads it as a slash.
-    let forward = || match head.path().contains('\\') {
+    let forward = |to| match head.path().contains('\\') {
         true => Err(Failure::BadRequest),
-        false => Ok(Route::Forward { site, host }),
+        false => Ok(Route::Forward(to)),
     };
-    let Some(sign_on) = &gateway.sites[site].sign_on else { return forward() };
+    let Some(sign_on) = &gateway.sites[site].sign_on else { return forward(to) };
     let (app, endpoint) = match app_path::match_path(&sign_on.apps, head.path()) {
         PathMatch::Endpoint(app, endpoint) => (app, endpoint),
         PathMatch::Ambiguous(intended) => {
@@ -59,7 +73,7 @@ pub(crate) fn route<'a, F>(
             let mark = if query.is_empty() { "" } else { "?" };
             return Err(Failure::AmbiguousPath(format!("{intended}{mark}{query}")));
         }
-        PathMatch::Proxy => return forward(),
+        PathMatch::Proxy => return forward(to),
     };
     let allowed: &[&str] = match endpoint {
         Endpoint::Login | Endpoint::Logout => &["GET", "HEAD"],
@@ -69,7 +83,7 @@ pub(crate) fn route<'a, F>(
     if !allowed.contains(&head.method) {
         return Err(Failure::MethodNotAllowed(allowed));
     }
-    Ok(Route::Endpoint { site, host, app: app.clone(), endpoint })
+    Ok(Route::Endpoint(to, app.clone(), endpoint))
 }
 
 /// Plain HTTP answers the challenges of a CA (RFC 8555 section 8.3) and redirects everything else to HTTPS.

@@ -10,7 +10,6 @@ use tracing::{debug, warn};
 use crate::base::error_chain::Chain;
 use crate::base::request_id::RequestId;
 use crate::codec::request_head::{HeaderFields, RequestHead};
-use crate::proxy::headers;
 use crate::request::access_log::{Access, RequestInfo};
 use crate::request::client_stream::{Abort, ClientStream, ReceivedHead, Refusal};
 use crate::request::connection::{Connection, Context, Entry};
@@ -100,18 +99,13 @@ fn plan<F: HeaderFields>(
     client: IpAddr,
     access: &Access,
 ) -> Result<Plan, Failure> {
-    let max_forwards = headers::max_forwards(head.method, head.fields.pairs());
-    Ok(match route(head, max_forwards, connection)? {
+    Ok(match route(head, client, connection)? {
         Route::Respond(page) => Plan::Respond(page),
-        Route::Endpoint { site, host, app, endpoint } => {
-            let to = forward::Destination { site, host, client, max_forwards };
+        Route::Endpoint(to, app, endpoint) => {
             let request = EndpointRequest::new(head, connection, &to, app, endpoint, request_id)?;
             Plan::Endpoint(Box::new(request))
         }
-        Route::Forward { site, host } => {
-            let to = forward::Destination { site, host, client, max_forwards };
-            Plan::Forward(ForwardRequest::new(head, connection, &to, request_id, access)?)
-        }
+        Route::Forward(to) => Plan::Forward(ForwardRequest::new(head, connection, &to, request_id, access)?),
     })
 }
 
