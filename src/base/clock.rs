@@ -47,26 +47,24 @@ pub(crate) fn http_date() -> String {
     httpdate::fmt_http_date(SystemTime::now())
 }
 
-/// 128 random bits as 32 hexadecimal digits.
 #[expect(clippy::disallowed_methods, reason = "the one home of randomness")]
-pub(crate) fn random_hex() -> Result<String, getrandom::Error> {
-    let mut bytes = [0_u8; 16];
-    getrandom::fill(&mut bytes)?;
-    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
-}
-
-/// 96 random bits, for a nonce.
-#[expect(clippy::disallowed_methods, reason = "the one home of randomness")]
-pub(crate) fn random_nonce() -> Result<[u8; 12], getrandom::Error> {
-    let mut bytes = [0_u8; 12];
+fn random_bytes<const N: usize>() -> Result<[u8; N], getrandom::Error> {
+    let mut bytes = [0_u8; N];
     getrandom::fill(&mut bytes)?;
     Ok(bytes)
 }
 
+/// 128 random bits as 32 hexadecimal digits.
+pub(crate) fn random_hex() -> Result<String, getrandom::Error> {
+    Ok(format!("{:032x}", u128::from_be_bytes(random_bytes()?)))
+}
+
+/// 96 random bits, for a nonce.
+pub(crate) fn random_nonce() -> Result<[u8; 12], getrandom::Error> {
+    random_bytes()
+}
+
 /// 64 random bits.
-#[expect(clippy::disallowed_methods, reason = "the one home of randomness")]
 pub(crate) fn random_u64() -> Result<u64, getrandom::Error> {
-    let mut bytes = [0_u8; 8];
-    getrandom::fill(&mut bytes)?;
-    Ok(u64::from_be_bytes(bytes))
+    random_bytes().map(u64::from_be_bytes)
 }
