@@ -1,8 +1,7 @@
 //! Removes the framing of a message body (RFC 9112 section 6).
 
-use crate::codec::body_piece::{BodyError, Piece};
-use crate::codec::chunked::Chunked;
-use crate::codec::length::Length;
+use crate::codec::chunked::{BodyError, Chunked, Piece};
+use crate::codec::message::Length;
 
 /// The position in a body.
 #[derive(Debug)]

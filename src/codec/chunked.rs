@@ -1,7 +1,24 @@
 //! A strict decoder of the chunked transfer coding (RFC 9112 section 7.1). Lines must end in CR LF. Extensions and
 //! trailers are validated and dropped, and their total size is limited.
 
-use crate::codec::body_piece::{BodyError, Piece};
+/// Why a body is invalid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error("malformed chunks")]
+    Chunks,
+    #[error("the connection ended within the body")]
+    Truncated,
+}
+
+/// The part of a body in a buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Piece {
+    /// The data is in `start..end` of the buffer.
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    /// How many bytes at the start of the buffer belong to the body, including framing.
+    pub(crate) taken: usize,
+}
 
 /// The maximum total size of the extensions and trailers of one body, in bytes.
 const MAX_OVERHEAD: u32 = 64 * 1024;

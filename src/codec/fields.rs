@@ -1,8 +1,6 @@
 //! The field lines of a head. They are forwarded unchanged.
 
-use crate::codec::head_error::HeadError;
-use crate::codec::length::Length;
-use crate::codec::version::Version;
+use crate::codec::message::{HeadError, Length, Version};
 
 /// The maximum number of options in `Connection`.
 const MAX_CONNECTION_OPTIONS: usize = 64;

@@ -4,15 +4,11 @@
 //! byte for byte. httparse splits heads into tokens.
 
 pub(crate) mod body;
-pub(crate) mod body_piece;
 mod chunked;
 pub(crate) mod fields;
-pub(crate) mod length;
-pub(crate) mod version;
+pub(crate) mod message;
 pub(crate) mod head;
-pub(crate) mod head_error;
 pub(crate) mod request_head;
 pub(crate) mod transfer;
 
-pub(crate) use length::Length;
-pub(crate) use version::Version;
+pub(crate) use message::{Length, Version};

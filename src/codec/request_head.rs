@@ -4,7 +4,7 @@ use http::HeaderMap;
 
 use crate::codec::fields::{FieldAction, Fields};
 use crate::codec::head::{Authority, Request};
-use crate::codec::length::Length;
+use crate::codec::message::Length;
 
 /// The header fields of a message, in order.
 pub(crate) trait HeaderFields: Copy {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::codec::head_error::HeadError;
+use crate::codec::message::HeadError;
 use crate::codec::transfer::{ReceiveError, SendError};
 
 /// Why a request gets no response from the upstream.

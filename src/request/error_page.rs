@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, HeaderValue};
 use http::{Response, StatusCode};
 
-use crate::codec::head_error::HeadError;
+use crate::codec::message::HeadError;
 use crate::pages::{Link, Message, Pages};
 use crate::proxy::error::{ConnectError, ForwardError, UploadError, UpstreamError};
 

@@ -4,9 +4,7 @@ use std::borrow::Cow;
 use std::mem::MaybeUninit;
 
 use crate::codec::fields::{ControlFields, Fields};
-use crate::codec::head_error::HeadError;
-use crate::codec::length::Length;
-use crate::codec::version::Version;
+use crate::codec::message::{HeadError, Length, Version};
 
 /// http.sys accepts 16 KiB by default. This is four times that, so that iMIS decides.
 pub(crate) const MAX_REQUEST_BYTES: usize = 64 * 1024;

@@ -11,8 +11,8 @@ use tokio_util::io::poll_read_buf;
 
 use crate::base::buffers::Buffers;
 use crate::codec::body::Decoder;
-use crate::codec::body_piece::BodyError;
-use crate::codec::length::Length;
+use crate::codec::chunked::BodyError;
+use crate::codec::message::Length;
 
 /// Why receiving failed.
 #[derive(Debug, thiserror::Error)]

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
 
 use crate::base::buffers::Buffers;
-use crate::codec::length::Length;
+use crate::codec::message::Length;
 
 /// Why sending failed.
 #[derive(Debug, thiserror::Error)]

@@ -8,8 +8,8 @@ use std::rc::Rc;
 use tokio::io::ReadBuf;
 
 use crate::codec::body::Decoder;
-use crate::codec::body_piece::BodyError;
-use crate::codec::length::Length;
+use crate::codec::chunked::BodyError;
+use crate::codec::message::Length;
 use crate::codec::transfer::*;
 
 /// A connection that reads and writes pieces of pseudo-random sizes and is sometimes not ready.

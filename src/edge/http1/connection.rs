@@ -14,7 +14,7 @@ use crate::base::deadline::Deadline;
 use crate::base::drain::DrainWatch;
 use crate::base::min_rate::{Limits, MinRateTimer};
 use crate::codec::head::{self, Scanner};
-use crate::codec::head_error::HeadError;
+use crate::codec::message::HeadError;
 use crate::codec::transfer::{Receiver, SendError, Sender};
 use crate::edge::client_socket::Socket;
 use crate::proxy::connection::Connection as UpstreamConnection;

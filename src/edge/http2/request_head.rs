@@ -8,7 +8,7 @@ use http::uri::Authority;
 use crate::codec::Length;
 use crate::codec::fields::{self, decimal};
 use crate::codec::head::{self, is_refused};
-use crate::codec::head_error::HeadError;
+use crate::codec::message::HeadError;
 use crate::codec::request_head::RequestHead;
 use crate::request::client_stream::Refusal;
 use crate::request::error_page::Failure;

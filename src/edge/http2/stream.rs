@@ -20,7 +20,7 @@ use crate::base::clock;
 use crate::codec::Length;
 use crate::codec::fields::FieldAction;
 use crate::codec::head::{self, MAX_FIELDS};
-use crate::codec::head_error::HeadError;
+use crate::codec::message::HeadError;
 use crate::codec::transfer::Sender;
 use crate::edge::http2::flood_guard::FloodGuard;
 use crate::edge::http2::request_body::RequestBody;
@@ -118,7 +118,6 @@ impl Http2Stream {
 
     /// Converts an HTTP/1 response head. `bytes`: the head as it was received.
     fn convert(head: &head::Response<'_, '_>, bytes: &[u8]) -> Result<Response<()>, UpstreamError> {
-        let malformed = |what| UpstreamError::Malformed(HeadError::Malformed(what));
         let shared = Bytes::copy_from_slice(bytes);
         let start = bytes.as_ptr().addr();
         let mut converted = response(StatusCode::from_u16(head.status).map_err(|_| malformed("the status"))?);
@@ -136,6 +135,10 @@ impl Http2Stream {
         }
         Ok(converted)
     }
+}
+
+fn malformed(what: &'static str) -> UpstreamError {
+    UpstreamError::Malformed(HeadError::Malformed(what))
 }
 
 fn response(status: StatusCode) -> Response<()> {
@@ -292,7 +295,7 @@ impl ClientStream for Http2Stream {
         changes: &HeadChanges<'_>,
         _: bool,
     ) -> Result<(), UpstreamError> {
-        let malformed = |what| UpstreamError::Malformed(HeadError::Malformed(what));
+        let field_value = |value, name| HeaderValue::from_str(value).map_err(|_| malformed(name));
         let mut converted = Self::convert(response, bytes)?;
         let headers = converted.headers_mut();
         if let Entry::Vacant(date) = headers.entry(DATE) {
@@ -300,16 +303,15 @@ impl ClientStream for Http2Stream {
             date.insert(HeaderValue::try_from(clock::http_date()).map_err(|_| malformed("the date"))?);
         }
         if let Some(location) = changes.location {
-            headers.insert(LOCATION, HeaderValue::try_from(location).map_err(|_| malformed("Location"))?);
+            headers.insert(LOCATION, field_value(location, "Location")?);
         }
         if let Some(hsts) = changes.hsts
             && let Entry::Vacant(entry) = headers.entry(STRICT_TRANSPORT_SECURITY)
         {
-            let hsts = HeaderValue::try_from(hsts);
-            entry.insert(hsts.map_err(|_| malformed("Strict-Transport-Security"))?);
+            entry.insert(field_value(hsts, "Strict-Transport-Security")?);
         }
         for cookie in changes.set_cookies.iter().flatten() {
-            headers.append(SET_COOKIE, HeaderValue::try_from(*cookie).map_err(|_| malformed("Set-Cookie"))?);
+            headers.append(SET_COOKIE, field_value(cookie, "Set-Cookie")?);
         }
         self.response = Some(converted);
         Ok(())

@@ -1,4 +1,21 @@
-//! Errors in message heads.
+//! Version and body length of a message, and errors in its head.
+
+/// The supported versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Version {
+    Http10,
+    Http11,
+}
+
+/// How the end of a body is determined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Length {
+    /// In bytes. 0: there is no body.
+    Known(u64),
+    Chunked,
+    /// Responses only: the end of the connection is the end of the body.
+    UntilClose,
+}
 
 /// Why a head is invalid. The messages never quote the head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
