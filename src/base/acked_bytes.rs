@@ -1,5 +1,5 @@
-//! How many bytes the peer has acknowledged, from the kernel. The number of bytes written to the socket says little about
-//! a slow reader: the kernel accepts megabytes ahead, at long intervals.
+//! How many bytes the peer has acknowledged, from the kernel. The number of bytes written to the socket says little
+//! about a slow reader: the kernel accepts megabytes ahead, at long intervals.
 
 use std::os::fd::AsFd;
 

@@ -5,8 +5,8 @@ use http::{HeaderValue, Response};
 
 /// The name and value of each cookie in all `Cookie` fields, in order. Skips pairs that are not UTF-8 or have no `=`.
 ///
-/// Only ASCII whitespace around a pair is removed. For clients any other whitespace is part of the name, and any page can
-/// set such a cookie.
+/// Only ASCII whitespace around a pair is removed. For clients any other whitespace is part of the name, and any page
+/// can set such a cookie.
 pub(crate) fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
     let fields = headers.get_all(COOKIE).iter();
     fields

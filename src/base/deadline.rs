@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// The deadline of a connection, which moves with every request. Its timer fires no later than the deadline. If it fires
-/// early, because the deadline has moved on, it is set again. So most moves do not touch the timer wheel.
+/// The deadline of a connection, which moves with every request. Its timer fires no later than the deadline. If it
+/// fires early, because the deadline has moved on, it is set again. So most moves do not touch the timer wheel.
 #[derive(Debug)]
 pub(crate) struct Deadline {
     at: Instant,

@@ -1,7 +1,7 @@
 //! Asks connections to end: all of them when the worker drains, idle ones to make room for others (eviction).
 //!
-//! A connection polls where it could end, and is woken when it should. Everything stays on the worker's thread, so there
-//! are no locks.
+//! A connection polls where it could end, and is woken when it should. Everything stays on the worker's thread, so
+//! there are no locks.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;

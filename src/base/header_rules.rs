@@ -1,8 +1,8 @@
 //! Headers that servers trust because proxies set them: the client's address, the original URL, the authenticated user.
 //! A client can forge them, so the gateway removes those of clients.
 //!
-//! A list of complete names would always miss some, so names match by prefix or suffix, in any spelling: case is ignored,
-//! and any character that is neither a letter nor a digit matches `-`, as where headers become variables.
+//! A list of complete names would always miss some, so names match by prefix or suffix, in any spelling: case is
+//! ignored, and any character that is neither a letter nor a digit matches `-`, as where headers become variables.
 //! `docs/hardening.md` lists them. The configuration can add more (`upstream.headers.remove`) and make exceptions
 //! (`keep`).
 

@@ -42,7 +42,8 @@ pub(crate) fn server_config<'a>(
     }
     config.ignore_client_order = true;
     config.ticketer = tickets;
-    // One is enough, because HTTP/2 clients open one connection at a time. Each ticket costs as much as a small request.
+    // One is enough, because HTTP/2 clients open one connection at a time. Each ticket costs as much as a small
+    // request.
     config.send_tls13_tickets = 1;
     config.max_early_data_size = 0;
     Ok(Arc::new(config))

@@ -1,5 +1,5 @@
-//! Forwarding. Requests and responses are passed on unchanged, except for hop-by-hop headers, framing and the documented
-//! forwarding headers (`headers`).
+//! Forwarding. Requests and responses are passed on unchanged, except for hop-by-hop headers, framing and the
+//! documented forwarding headers (`headers`).
 
 pub(crate) mod upstream_request;
 pub(crate) mod error;

@@ -75,9 +75,9 @@ fn contains(path: &[u8], name: &str) -> bool {
 /// The endpoint path that some server could read here, after any combination of the transformations that servers make.
 ///
 /// They percent-decode (repeatedly, including IIS's `%u002f` and overlong UTF-8), replace letters beyond ASCII by any
-/// letter (Windows best fit), read `\` as `/`, ignore ASCII case (IIS), cut off path parameters and stream names, remove
-/// cookieless session tokens `(S(..))` (ASP.NET), collapse slashes, resolve dots, and strip dots and spaces at the end of
-/// a segment (Windows file names).
+/// letter (Windows best fit), read `\` as `/`, ignore ASCII case (IIS), cut off path parameters and stream names,
+/// remove cookieless session tokens `(S(..))` (ASP.NET), collapse slashes, resolve dots, and strip dots and spaces at
+/// the end of a segment (Windows file names).
 ///
 /// Which segment `..` removes depends on the segments that were dropped before it, and there servers differ. So in a
 /// path with `..` it is enough that the segments of an endpoint's path occur in their order: no server adds or reorders

@@ -13,8 +13,8 @@ use crate::observe::metrics::{SiteCounters, UpstreamCounters, WorkerCounters};
 use crate::proxy::upstream::Upstream;
 use crate::request::gateway::{Gateway, Site};
 
-/// Shared by the requests of one worker thread. A reload creates a new one, which shares everything that does not depend
-/// on the configuration. A request keeps the one that it started with.
+/// Shared by the requests of one worker thread. A reload creates a new one, which shares everything that does not
+/// depend on the configuration. A request keeps the one that it started with.
 #[derive(Clone)]
 pub(crate) struct Worker {
     pub(crate) gateway: Arc<Gateway>,

@@ -1,4 +1,5 @@
-//! The learned servers of iMIS sessions, by a keyed hash of the cookie, and the values of the gateway's affinity cookie.
+//! The learned servers of iMIS sessions, by a keyed hash of the cookie, and the values of the gateway's affinity
+//! cookie.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -34,7 +34,8 @@ pub(crate) struct Receiver {
     pub(crate) bytes: BytesMut,
     ready: usize,
     decoder: Decoder,
-    /// An error of a read that followed a successful one. The next call reports it, because the kernel does so only once.
+    /// An error of a read that followed a successful one. The next call reports it, because the kernel does so only
+    /// once.
     failed: Option<io::Error>,
     /// The total number of bytes read.
     pub(crate) received: u64,

@@ -60,8 +60,8 @@ impl Sender {
         self.pending().is_empty() && self.chunk_left == 0
     }
 
-    /// Writes pending bytes and as much of `data` as possible. Returns how many bytes of `data` were written. `last`: no
-    /// data follows.
+    /// Writes pending bytes and as much of `data` as possible. Returns how many bytes of `data` were written. `last`:
+    /// no data follows.
     pub(crate) fn poll_send<W: AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,

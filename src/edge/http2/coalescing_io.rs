@@ -70,7 +70,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> CoalescingIo<S> {
         (inner.buffered.is_empty() && inner.flushed, inner.sent)
     }
 
-    /// Sends buffered data as far as possible. The task is woken when more can be sent. The next write reports an error.
+    /// Sends buffered data as far as possible. The task is woken when more can be sent. The next write reports an
+    /// error.
     pub(crate) fn send(&self, cx: &mut Context<'_>) {
         let inner = &mut *self.0.borrow_mut();
         let sent = match inner.poll_send(cx, 0) {
@@ -89,8 +90,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> CoalescingIo<S> {
 pub(crate) struct Arrivals(Weak<RefCell<Inner<Box<TlsStream<CorkedSocket>>>>>);
 
 impl CoalescingIo<Box<TlsStream<CorkedSocket>>> {
-    /// The total number of response bytes that the client has acknowledged. None: unknown. Frame headers and TLS overhead
-    /// do not count, because a client that opens its windows byte by byte causes a lot of both.
+    /// The total number of response bytes that the client has acknowledged. None: unknown. Frame headers and TLS
+    /// overhead do not count, because a client that opens its windows byte by byte causes a lot of both.
     pub(crate) fn arrived(&self) -> Option<u64> {
         let (all_sent, _) = self.progress();
         let inner = &mut *self.0.borrow_mut();

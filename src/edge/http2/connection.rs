@@ -224,8 +224,8 @@ impl Http2Connection {
         }
     }
 
-    /// Whether new streams are refused. h2 sends the GOAWAY that names the last stream only after the client has answered
-    /// a PING, and a client may not answer.
+    /// Whether new streams are refused. h2 sends the GOAWAY that names the last stream only after the client has
+    /// answered a PING, and a client may not answer.
     fn rejects_new_streams(&self) -> bool {
         match self.closing {
             Closing::No => false,

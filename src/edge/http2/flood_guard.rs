@@ -1,7 +1,7 @@
 //! Protects against floods of valid HTTP/2 frames that cost the gateway work and serve no request.
 //!
-//! Each connection has a credit. Frames that serve no request are charged. Useful frames and time restore some credit. A
-//! connection without credit is closed with ENHANCE_YOUR_CALM. `docs/hardening.md` lists the costs.
+//! Each connection has a credit. Frames that serve no request are charged. Useful frames and time restore some credit.
+//! A connection without credit is closed with ENHANCE_YOUR_CALM. `docs/hardening.md` lists the costs.
 
 use std::cell::{Cell, RefCell};
 use std::task::Waker;

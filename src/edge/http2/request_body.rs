@@ -26,8 +26,8 @@ pub(super) struct RequestBody {
     body: Option<RecvStream>,
     /// Received data that has not been sent to the upstream.
     frame: Bytes,
-    /// The last byte of a body of known length, held back until the client has ended the stream. Before that the request
-    /// is incomplete (RFC 9113 section 8.1.1), and iMIS must not process it.
+    /// The last byte of a body of known length, held back until the client has ended the stream. Before that the
+    /// request is incomplete (RFC 9113 section 8.1.1), and iMIS must not process it.
     last_byte: Bytes,
     /// The number of bytes that are still to be received, if the request has a Content-Length.
     left: Option<u64>,
@@ -185,8 +185,8 @@ impl RequestBody {
         if waiting_on == WaitingOn::ClientRead { self.handed_over } else { self.received }
     }
 
-    /// The number of bytes that have arrived on the connection. Streams share it, so one may wait for others. A response
-    /// makes no progress while the client keeps its window closed, whatever arrives on other streams.
+    /// The number of bytes that have arrived on the connection. Streams share it, so one may wait for others. A
+    /// response makes no progress while the client keeps its window closed, whatever arrives on other streams.
     pub(super) fn arrived(&self, waiting_on: WaitingOn) -> Option<u64> {
         if waiting_on != WaitingOn::ClientRead {
             Some(self.flood_guard.data_received.get())

@@ -90,8 +90,8 @@ impl Http2Stream {
         }
     }
 
-    /// Ends the stream after the response. The rest of an upload is read and discarded for a short time, because clients
-    /// may discard a response if a reset follows at once (RFC 9113 section 8.1).
+    /// Ends the stream after the response. The rest of an upload is read and discarded for a short time, because
+    /// clients may discard a response if a reset follows at once (RFC 9113 section 8.1).
     pub(super) async fn finish(&mut self) {
         match self.reset_later.take() {
             Some(code) => {

@@ -33,7 +33,8 @@ impl StreamWindows {
         self.initial = bytes;
     }
 
-    /// The request of a stream begins. Streams begin in ascending order, so earlier ones that have not begun never will.
+    /// The request of a stream begins. Streams begin in ascending order, so earlier ones that have not begun never
+    /// will.
     pub(super) fn begin(&mut self, stream: u32) {
         self.streams.retain(|window| window.has_begun || window.stream >= stream);
         self.entry(stream).has_begun = true;
