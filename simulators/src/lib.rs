@@ -5,5 +5,6 @@
 
 pub mod certificates;
 pub mod imis;
+pub mod members;
 pub mod server;
 pub mod zendesk;

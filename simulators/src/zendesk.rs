@@ -2,8 +2,12 @@
 //!
 //! `verify` verifies tokens by RFC 7515 without code of the gateway.
 
+mod account;
 mod api;
+mod control;
 mod pages;
+#[cfg(test)]
+mod tests;
 mod users;
 pub mod verify;
 
@@ -15,6 +19,12 @@ use std::time::Duration;
 use rustls::ServerConfig;
 
 use crate::server::{self, Answer, Received, Running};
+use account::Account;
+pub use account::fields::{FieldKind, Pattern, UserField};
+pub use account::jobs::{Fate, Pace};
+pub use account::organizations::Organization;
+pub use account::{Change, Write, WriteKind};
+pub use api::limits::{Edge, Limits};
 pub use users::{Role, User, staff};
 
 /// How the account is set up. Origins are `https://host[:port]`.
@@ -38,7 +48,7 @@ pub struct Options {
     pub blocked_domains: Vec<String>,
     /// API: client id and secret.
     pub api_client: (String, String),
-    /// Whether `create_or_update_many` has been enabled by Zendesk Support.
+    /// Whether bulk import of users has been enabled by Zendesk Support.
     pub bulk_enabled: bool,
     /// Whether lists of users include identities when they are asked to.
     pub includes_identities: bool,
@@ -80,7 +90,7 @@ pub struct Faults {
     pub delay: Option<Duration>,
     /// Connections are dropped.
     pub drop: bool,
-    /// The language of refusals: `es`, `de` or `pt-BR`; everything else is English.
+    /// The language of refusals, of tokens and of the API: `es`, `de` or `pt-BR`; everything else is English.
     pub language: Option<&'static str>,
 }
 
@@ -88,7 +98,7 @@ pub(crate) struct State {
     options: Options,
     secret: Mutex<String>,
     faults: Mutex<Faults>,
-    users: Mutex<Vec<User>>,
+    account: Mutex<Account>,
     /// (host, cookie value) -> user id.
     sessions: Mutex<HashMap<(String, String), u64>>,
     /// One-time tokens that carry a session to another host of the account.
@@ -97,6 +107,25 @@ pub(crate) struct State {
     posted: Mutex<Vec<String>>,
     arrivals: Mutex<Vec<String>>,
     api: Mutex<api::ApiState>,
+}
+
+impl State {
+    fn new(options: Options) -> Self {
+        let mut api = api::ApiState::default();
+        api.counters.limits.requests_per_minute = options.requests_per_minute;
+        Self {
+            secret: Mutex::new(options.shared_secret.clone()),
+            account: Mutex::new(Account::new(users::sample(), options.bulk_enabled)),
+            options,
+            faults: Mutex::default(),
+            sessions: Mutex::default(),
+            transfers: Mutex::default(),
+            seen_jti: Mutex::default(),
+            posted: Mutex::default(),
+            arrivals: Mutex::default(),
+            api: Mutex::new(api),
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -119,18 +148,7 @@ impl Zendesk {
         options: Options,
         tls: Option<Arc<ServerConfig>>,
     ) -> std::io::Result<Self> {
-        let state = Arc::new(State {
-            secret: Mutex::new(options.shared_secret.clone()),
-            users: Mutex::new(users::sample()),
-            options,
-            faults: Mutex::default(),
-            sessions: Mutex::default(),
-            transfers: Mutex::default(),
-            seen_jti: Mutex::default(),
-            posted: Mutex::default(),
-            arrivals: Mutex::default(),
-            api: Mutex::default(),
-        });
+        let state = Arc::new(State::new(options));
         let shared = state.clone();
         let handler = move |request| {
             let state = shared.clone();
@@ -152,7 +170,7 @@ impl Zendesk {
 
     /// Changes the account's users.
     pub fn edit_users(&self, edit: impl FnOnce(&mut Vec<User>)) {
-        edit(&mut lock(&self.state.users));
+        lock(&self.state.account).users.edit(edit);
     }
 
     /// Resets the shared secret; the old one is cut off at once.
@@ -172,12 +190,12 @@ impl Zendesk {
 
     /// The users as they are now.
     pub fn users(&self) -> Vec<User> {
-        lock(&self.state.users).clone()
+        lock(&self.state.account).users.all().to_vec()
     }
 
     /// Adds a user.
     pub fn add_user(&self, user: User) {
-        lock(&self.state.users).push(user);
+        lock(&self.state.account).users.edit(|users| users.push(user));
     }
 }
 
@@ -192,7 +210,7 @@ async fn answer(state: &State, request: Received) -> Answer {
     }
     let path = request.head.uri.path();
     if path.starts_with("/api/") || path == "/oauth/tokens" {
-        return Some(api::answer(state, &request));
+        return Some(api::answer(state, &request, faults.language));
     }
     Some(pages::answer(state, &request, &faults))
 }

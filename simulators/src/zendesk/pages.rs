@@ -79,7 +79,7 @@ fn restricted(path: &str) -> bool {
 fn current_user(state: &State, request: &Received) -> Option<User> {
     let key = (request.host().to_owned(), request.cookie(COOKIE)?);
     let id = *lock(&state.sessions).get(&key)?;
-    lock(&state.users).iter().find(|user| user.id == id).cloned()
+    lock(&state.account).users.by_id(id).cloned()
 }
 
 /// The Remote login URL, its own parameters and ours merged and sorted.
@@ -123,7 +123,7 @@ fn jwt(state: &State, request: &Received, faults: &Faults) -> Page {
         Ok(id) => id,
         Err(message) => return failed(state, &message),
     };
-    let agent = lock(&state.users).iter().any(|user| user.id == id && user.role != Role::EndUser);
+    let agent = lock(&state.account).users.by_id(id).is_some_and(|user| user.role != Role::EndUser);
     let home = if agent { "/agent" } else { "/hc" };
     let wanted =
         request.field("return_to").or_else(|| request.query("return_to")).filter(|wanted| !wanted.is_empty());

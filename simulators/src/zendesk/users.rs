@@ -1,8 +1,12 @@
 //! The account's users, and how a token finds one.
 
-use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
 
 use super::State;
+use super::account::fields::UserField;
+use super::api::timestamp;
 use super::lock;
 use super::verify::Claims;
 
@@ -25,6 +29,16 @@ impl Role {
             Self::Admin => "admin",
         }
     }
+
+    /// `end_user` is the spelling of tokens.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        match name {
+            "end-user" | "end_user" => Some(Self::EndUser),
+            "agent" => Some(Self::Agent),
+            "admin" => Some(Self::Admin),
+            _ => None,
+        }
+    }
 }
 
 /// A user.
@@ -34,7 +48,7 @@ pub struct User {
     pub id: u64,
     /// Full name.
     pub name: String,
-    /// Primary e-mail address.
+    /// Primary e-mail address; blank for a user without one.
     pub email: String,
     /// Other e-mail addresses.
     pub other_emails: Vec<String>,
@@ -46,26 +60,44 @@ pub struct User {
     pub role: Role,
     /// May not sign in.
     pub suspended: bool,
+    /// False for a user who has been deleted.
+    pub active: bool,
+    /// Whether an address has been confirmed.
+    pub verified: bool,
+    /// The default organization.
+    pub organization_id: Option<u64>,
+    /// In lower case, sorted.
+    pub tags: Vec<String>,
+    /// Values by key, as Zendesk shows them; keys without a value are absent.
+    pub user_fields: BTreeMap<String, Value>,
+    /// Language.
+    pub locale: Option<String>,
     /// When it was made, seconds since 1970: search finds it later.
     pub created: i64,
+    /// When it last changed, seconds since 1970.
+    pub updated: i64,
 }
 
 impl User {
     /// An end user without a name and an address.
     pub(super) fn new(id: u64, created: i64) -> Self {
-        let (name, email) = (String::new(), String::new());
-        let role = Role::EndUser;
-        let other_emails = Vec::new();
         Self {
             id,
-            name,
-            email,
-            other_emails,
+            name: String::new(),
+            email: String::new(),
+            other_emails: Vec::new(),
             external_id: None,
             phone: None,
-            role,
+            role: Role::EndUser,
             suspended: false,
+            active: true,
+            verified: true,
+            organization_id: None,
+            tags: Vec::new(),
+            user_fields: BTreeMap::new(),
+            locale: None,
             created,
+            updated: created,
         }
     }
 
@@ -79,10 +111,18 @@ impl User {
         emails.map(identity).collect()
     }
 
-    pub(super) fn json(&self) -> Value {
-        json!({"id": self.id, "name": self.name, "email": self.email, "external_id": self.external_id, "phone": self.phone,
-            "role": self.role.name(), "suspended": self.suspended, "active": true, "verified": true, "tags": [],
-            "user_fields": {}, "organization_id": null, "updated_at": "2026-01-01T00:00:00Z"})
+    /// With a value for every field that is active.
+    pub(super) fn json(&self, fields: &[UserField]) -> Value {
+        let value = |field: &UserField| {
+            let value = self.user_fields.get(&field.key).cloned().unwrap_or_else(|| field.empty());
+            (field.key.clone(), value)
+        };
+        let values: Map<String, Value> = fields.iter().filter(|field| field.active).map(value).collect();
+        let email = Some(&self.email).filter(|email| !email.is_empty());
+        json!({"id": self.id, "name": self.name, "email": email, "external_id": self.external_id, "phone": self.phone,
+            "role": self.role.name(), "suspended": self.suspended, "active": self.active, "verified": self.verified,
+            "tags": self.tags, "user_fields": values, "organization_id": self.organization_id, "locale": self.locale,
+            "created_at": timestamp(self.created), "updated_at": timestamp(self.updated)})
     }
 }
 
@@ -100,15 +140,11 @@ pub fn staff(count: u64) -> Vec<User> {
 
 pub(super) fn sample() -> Vec<User> {
     let user = |id, name: &str, email: &str, role, suspended| User {
-        id,
         name: name.to_owned(),
         email: email.to_owned(),
-        other_emails: Vec::new(),
-        external_id: None,
-        phone: None,
         role,
         suspended,
-        created: 0,
+        ..User::new(id, 0)
     };
     vec![
         user(1, "Olga Owner", "olga@association.example", Role::Admin, false),
@@ -126,33 +162,27 @@ pub(super) fn sign_in(state: &State, claims: &Claims, now: i64) -> Result<u64, S
             "Users with the email address {email} are not allowed to sign up for this help desk"
         ));
     }
-    let mut users = lock(&state.users);
-    let by_id = claims
-        .external_id
-        .as_ref()
-        .and_then(|id| users.iter().position(|u| u.external_id.as_ref() == Some(id)));
-    let by_email = users.iter().position(|user| user.email.eq_ignore_ascii_case(&claims.email));
+    let users = &mut lock(&state.account).users;
+    let by_id = claims.external_id.as_ref().and_then(|id| users.by_external_id(id));
+    let by_id = by_id.filter(|user| user.external_id == claims.external_id);
+    let by_email = users.by_email(&claims.email);
+    let by_email = by_email.filter(|user| user.email.eq_ignore_ascii_case(&claims.email));
     let chosen = if state.options.update_external_ids { by_email.or(by_id) } else { by_id.or(by_email) };
-    let index = match chosen {
-        Some(index) => {
-            let another_has_email = by_email.is_some_and(|other| other != index);
-            let blank = users[index].external_id.is_none();
-            let same = users[index].external_id == claims.external_id;
+    let mut user = match chosen {
+        Some(user) => {
+            let another_has_email = by_email.is_some_and(|other| other.id != user.id);
+            let blank = user.external_id.is_none();
+            let same = user.external_id == claims.external_id;
             if another_has_email {
                 return Err("User is invalid: Email has already been taken".to_owned());
             }
             if !same && !blank && !state.options.update_external_ids && by_id.is_none() {
                 return Err("User is invalid: External has already been taken".to_owned());
             }
-            index
+            user.clone()
         }
-        None => {
-            let id = users.iter().map(|user| user.id).max().unwrap_or_default() + 1;
-            users.push(User::new(id, now));
-            users.len() - 1
-        }
+        None => User::new(users.next_id(), now),
     };
-    let user = &mut users[index];
     if user.suspended {
         return Err("User is suspended".to_owned());
     }
@@ -164,5 +194,7 @@ pub(super) fn sign_in(state: &State, claims: &Claims, now: i64) -> Result<u64, S
     if claims.phone.is_some() {
         user.phone.clone_from(&claims.phone);
     }
-    Ok(user.id)
+    let id = user.id;
+    users.put(user);
+    Ok(id)
 }
