@@ -1,8 +1,13 @@
 //! The iMIS simulator: sign-in page, RiSE pages with `__ClientContext`, REST API, in both generations.
 
 mod api;
+mod lists;
 pub mod people;
+mod population;
+mod queries;
 mod site;
+#[cfg(test)]
+mod tests;
 pub mod ticket;
 
 use std::collections::HashMap;
@@ -13,7 +18,10 @@ use std::time::Duration;
 use rustls::ServerConfig;
 
 use crate::server::{self, Answer, Received, Running};
+pub use lists::{ListFaults, PageFailure};
 use people::Person;
+pub use population::Population;
+pub use queries::{Column, StoredQuery};
 use ticket::MachineKey;
 
 /// Which iMIS it is.
@@ -246,6 +254,7 @@ pub(crate) struct State {
     refresh_tokens: Mutex<HashMap<String, String>>,
     antiforgery: Mutex<HashMap<String, Option<String>>>,
     requests: Mutex<Vec<Recorded>>,
+    lists: Mutex<lists::Lists>,
     /// The origin of the directory's host.
     directory: Mutex<String>,
 }
@@ -268,6 +277,7 @@ impl Imis {
     /// No port can be had.
     pub async fn start(options: Options, tls: Option<Arc<ServerConfig>>) -> std::io::Result<Self> {
         let state = Arc::new(State {
+            lists: Mutex::new(lists::Lists::new(options.people.clone())),
             options,
             faults: Mutex::default(),
             sessions: Mutex::default(),
@@ -377,10 +387,6 @@ impl State {
         self.options.people.iter().find(|person| person.username.eq_ignore_ascii_case(username))
     }
 
-    fn person_by_id(&self, id: &str) -> Option<&Person> {
-        self.options.people.iter().find(|person| person.id == id)
-    }
-
     /// The person whose session a request has. Extends the session unless the request has `X-NoRefreshSession`.
     fn visitor(&self, request: &Received) -> Option<&Person> {
         let value = request.cookie(&self.options.cookie)?;
@@ -425,6 +431,10 @@ async fn answer(state: &State, request: Received, plain: bool) -> Answer {
     {
         if rest == "token" && faults.token == TokenFault::Hangs {
             tokio::time::sleep(Duration::from_secs(60)).await;
+        }
+        let list_delay = lock(&state.lists).faults.delay.filter(|_| lists::is_list(rest));
+        if let Some(delay) = list_delay {
+            tokio::time::sleep(delay).await;
         }
         return api::answer(state, &request, rest, &faults);
     }

@@ -27,6 +27,8 @@ pub struct Member {
     pub company: Option<(String, String)>,
     /// Ids of groups.
     pub groups: Vec<String>,
+    /// Whether it is the record of an organization.
+    pub is_company: bool,
 }
 
 const FIRST: [&str; 12] =
@@ -48,7 +50,8 @@ const SCRIPTS: [(&str, &str); 5] =
     [("محمد", "الأحمد"), ("小明", "王"), ("अनिता", "शर्मा"), ("Zoë 👩‍🔬", "Fox"), ("𝒜𝓃𝓃", "𐐷eseret")];
 
 impl Member {
-    /// Member number `number`: always the same person. Each fiftieth has a name in another script.
+    /// Member number `number`: always the same person. Each fiftieth has a name in another script. All are in the group
+    /// `Members`, and each tenth is in `Fellows`.
     pub fn generated(number: usize) -> Self {
         let (first, last) = match number % 50 {
             49 => SCRIPTS[(number / 50) % SCRIPTS.len()],
@@ -67,8 +70,37 @@ impl Member {
             updated_on: format!("2025-{:02}-{:02}T09:30:00", 1 + number % 12, 1 + number % 28),
             chapter: if number.is_multiple_of(2) { "chapter_north" } else { "chapter_south" }.to_owned(),
             company: Some((format!("9{company:05}"), format!("Company {company}"))),
-            groups: Vec::new(),
+            groups: if number.is_multiple_of(10) { &["Members", "Fellows"][..] } else { &["Members"] }
+                .iter()
+                .map(|group| (*group).to_owned())
+                .collect(),
+            is_company: false,
         }
+    }
+
+    /// Members whom a synchronisation cannot simply write, each with the reason. Their ids are greater than those of
+    /// generated members.
+    pub fn odd() -> Vec<(&'static str, Self)> {
+        let base = |number: usize| Self {
+            email: Some(format!("odd{number}@example.org")),
+            ..Self::generated(900_000 + number)
+        };
+        let twin = "twin@example.org".to_owned();
+        vec![
+            ("no address", Self { email: None, ..base(0) }),
+            ("blank address", Self { email: Some(" ".to_owned()), ..base(1) }),
+            ("same address", Self { email: Some(twin.clone()), ..base(2) }),
+            ("same address", Self { email: Some(twin.to_uppercase()), ..base(3) }),
+            ("not an address", Self { email: Some("odd4@@example.org".to_owned()), ..base(4) }),
+            ("long address", Self { email: Some(format!("{}@example.org", "a".repeat(260))), ..base(5) }),
+            ("long name", Self { last: "x".repeat(300), ..base(6) }),
+            ("blank name", Self { first: String::new(), last: " ".to_owned(), ..base(7) }),
+            ("unknown dropdown option", Self { chapter: "chapter_closed".to_owned(), ..base(8) }),
+            ("long text", Self { chapter: "c".repeat(70_000), ..base(9) }),
+            ("not a date", Self { paid_through: Some("soon".to_owned()), ..base(10) }),
+            ("inactive", Self { status: "I".to_owned(), customer_type: "NM".to_owned(), ..base(11) }),
+            ("right to left with controls", Self { first: "\u{202e}أحمد\u{2066}".to_owned(), ..base(12) }),
+        ]
     }
 
     /// The iMIS ID of member number `number`.
@@ -78,6 +110,6 @@ impl Member {
 
     /// First and last name.
     pub fn name(&self) -> String {
-        format!("{} {}", self.first, self.last)
+        format!("{} {}", self.first, self.last).trim().to_owned()
     }
 }

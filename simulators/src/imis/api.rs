@@ -7,10 +7,10 @@ use http::Response;
 use http_body_util::Full;
 
 use super::people::Person;
-use super::{ApiFault, Faults, QueryFault, State, TokenFault, lock};
+use super::{ApiFault, Faults, QueryFault, State, TokenFault, lists, lock};
 use crate::server::{self, Answer, Received, html};
 
-type Reply = Response<Full<Bytes>>;
+pub(super) type Reply = Response<Full<Bytes>>;
 
 const SIGN_IN_HTML: &str = "<html><head><title>Sign In</title></head><body>Please sign in</body></html>";
 
@@ -26,8 +26,9 @@ pub(super) fn answer(state: &State, request: &Received, path: &str, faults: &Fau
     }
     // Resource names ignore case; ids do not.
     let spelled = request.head.uri.path().rsplit('/').next().unwrap_or_default();
-    let by_cookie = path == "api/query" || path == "api/iqa";
-    if by_cookie {
+    let is_query = path == "api/query" || path == "api/iqa";
+    let by_cookie = request.header("authorization").is_empty();
+    if is_query && by_cookie {
         return Some(query(state, request, &faults.query, path == "api/iqa"));
     }
     let Some(caller) = caller(state, request) else {
@@ -44,13 +45,16 @@ pub(super) fn answer(state: &State, request: &Received, path: &str, faults: &Fau
     if !is_admin && path.starts_with("api/party/") && own != Some(spelled) {
         return Some(server::json(403, &json!({"Message": "Access is denied."})));
     }
-    Some(match path.split('/').skip(1).collect::<Vec<_>>().as_slice() {
-        ["party", _] => party(state, spelled, &faults.api),
-        ["party"] => parties(state, request, own.filter(|_| !is_admin)),
-        ["user"] => users(state, request),
-        ["groupmember"] => group_members(state, request),
-        _ => server::json(404, &json!({"Message": "No HTTP resource was found."})),
-    })
+    match path.split('/').skip(1).collect::<Vec<_>>().as_slice() {
+        ["party", _] => Some(party(state, spelled, &faults.api)),
+        ["party"] => lists::parties(state, request, own.filter(|_| !is_admin)),
+        ["user"] => Some(users(state, request)),
+        ["groupmember"] => lists::group_members(state, request),
+        ["query" | "iqa"] if is_admin && state.options.query_api => {
+            lists::stored_query(state, request, path == "api/iqa").unwrap_or_else(|| Some(lists::no_query()))
+        }
+        _ => Some(server::json(404, &json!({"Message": "No HTTP resource was found."}))),
+    }
 }
 
 /// The response of a fault; `Some(None)` closes the connection.
@@ -131,9 +135,9 @@ fn party(state: &State, id: &str, fault: &ApiFault) -> Reply {
         | ApiFault::Html
         | ApiFault::Drop => id,
     };
-    match state.person_by_id(id) {
-        Some(person) => {
-            let mut record = person.party.to_string();
+    match lock(&state.lists).population.party_by_id(id) {
+        Some(party) => {
+            let mut record = party.to_string();
             if let ApiFault::Replaced(from, to) = fault {
                 record = record.replace(from, to);
             }
@@ -141,18 +145,6 @@ fn party(state: &State, id: &str, fault: &ApiFault) -> Reply {
         }
         None => server::json(404, &json!({"Message": "Not found"})),
     }
-}
-
-/// `only`: the one contact that the caller may read.
-fn parties(state: &State, request: &Received, only: Option<&str>) -> Reply {
-    let wanted = request.query("email").map(|email| email.trim_start_matches("eq:").to_lowercase());
-    let people = state.options.people.iter();
-    let readable = people.filter(|person| only.is_none_or(|only| person.id == only));
-    let found = readable.filter(|person| {
-        let own = person.party["Emails"]["$values"][0]["Address"].as_str().map(str::to_lowercase);
-        wanted.is_none() || own == wanted
-    });
-    paged(request, found.map(|person| person.party.clone()).collect())
 }
 
 fn users(state: &State, request: &Received) -> Reply {
@@ -181,20 +173,6 @@ fn paged(request: &Received, items: Vec<Value>) -> Reply {
     )
 }
 
-fn group_members(state: &State, request: &Received) -> Reply {
-    let wanted = |name: &str| request.query(name).unwrap_or_default().trim_start_matches("eq:").to_owned();
-    let (group, party) = (wanted("GroupId"), wanted("PartyId"));
-    let people = state.options.people.iter();
-    let of = people.filter(|person| person.id == party);
-    let groups = of.flat_map(|person| person.groups.iter().map(move |own| (person, own)));
-    let found = groups.filter(|(_, own)| group.is_empty() || **own == group);
-    let row = |(person, own): (&Person, &&str)| {
-        json!({"Group": {"GroupId": own}, "Party": {"PartyId": person.id}, "IsActive": true,
-            "MembershipDetails": {"$values": [{"EffectiveDate": "2020-01-01T00:00:00"}]}})
-    };
-    page(found.map(row).collect())
-}
-
 /// A query filtered on "LoggedIn User Key": runs as the visitor, with the anti-forgery token of that visitor.
 fn query(state: &State, request: &Received, fault: &QueryFault, properties: bool) -> Reply {
     if !state.options.query_api {
@@ -209,10 +187,7 @@ fn query(state: &State, request: &Received, fault: &QueryFault, properties: bool
         return server::json(400, &json!({"Errors": {"$values": [{"Message": text}]}}));
     }
     if request.query("QueryName").as_deref() != Some("$/Gateway/WhoAmI") {
-        return server::json(
-            404,
-            &json!({"Errors": {"$values": [{"Message": "The query does not exist."}]}}),
-        );
+        return lists::no_query();
     }
     let row = |person: &Person| row(person, fault, properties);
     let everybody = state.options.people.iter().map(row);
@@ -259,7 +234,7 @@ fn row(person: &Person, fault: &QueryFault, properties: bool) -> Value {
     }
 }
 
-fn page(items: Vec<Value>) -> Reply {
+pub(super) fn page(items: Vec<Value>) -> Reply {
     let count = items.len();
     server::json(
         200,

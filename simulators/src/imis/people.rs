@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::members::Member;
+
 /// A contact with credentials.
 #[derive(Debug, Clone)]
 pub struct Person {
@@ -19,6 +21,38 @@ pub struct Person {
     pub groups: Vec<&'static str>,
     /// The record that `GET api/Party/{id}` answers.
     pub party: Value,
+}
+
+impl Person {
+    /// What lists say about the person.
+    pub(super) fn member(&self) -> Member {
+        let party = &self.party;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let attributes = party["AdditionalAttributes"]["$values"].as_array();
+        let attribute = |name: &str| {
+            let own = attributes.into_iter().flatten().find(|own| own["Name"] == name);
+            own.and_then(|own| own["Value"].as_str()).map(str::to_owned)
+        };
+        let (first, last) = (text(&party["PersonName"]["FirstName"]), text(&party["PersonName"]["LastName"]));
+        let employer = &party["PrimaryOrganization"];
+        let company = employer["OrganizationPartyId"].as_str();
+        let company = company.map(|id| (id.to_owned(), text(&employer["Name"])));
+        Member {
+            id: self.id.clone(),
+            first: if first.is_empty() { text(&party["Name"]) } else { first },
+            last,
+            email: party["Emails"]["$values"][0]["Address"].as_str().map(str::to_owned),
+            phone: party["Phones"]["$values"][0]["Number"].as_str().map(str::to_owned),
+            status: text(&party["Status"]["PartyStatusId"]),
+            customer_type: attribute("CustomerTypeCode").unwrap_or_default(),
+            paid_through: attribute("PaidThruDate"),
+            updated_on: text(&party["UpdateInformation"]["UpdatedOn"]),
+            chapter: "North".to_owned(),
+            company,
+            groups: self.groups.iter().map(|group| (*group).to_owned()).collect(),
+            is_company: party["$type"].as_str().is_some_and(|name| name.contains("OrganizationData")),
+        }
+    }
 }
 
 /// The differences between the sample people.
@@ -162,6 +196,42 @@ fn person(sketch: &Sketch<'_>) -> Person {
         groups: Vec::new(),
         party,
     }
+}
+
+/// The record of a member.
+pub(super) fn record(member: &Member) -> Value {
+    let phone = member.phone.as_deref().map(|number| ("Mobile", number));
+    let is_member = member.customer_type == "M";
+    let sketch = Sketch {
+        id: &member.id,
+        username: "",
+        first: &member.first,
+        last: &member.last,
+        email: member.email.as_deref(),
+        phones: phone.as_slice(),
+        status: &member.status,
+        member: is_member,
+        note: "",
+    };
+    let mut party = person(&sketch).party;
+    party["UpdateInformation"]["UpdatedOn"] = json!(member.updated_on);
+    if let Some((id, name)) = &member.company {
+        party["PrimaryOrganization"]["OrganizationPartyId"] = json!(id);
+        party["PrimaryOrganization"]["Name"] = json!(name);
+    } else if let Some(map) = party.as_object_mut() {
+        map.remove("PrimaryOrganization");
+    }
+    if let Some(attributes) = party["AdditionalAttributes"]["$values"].as_array_mut() {
+        for attribute in &mut *attributes {
+            match attribute["Name"].as_str() {
+                Some("CustomerTypeCode") => attribute["Value"] = json!(member.customer_type),
+                Some("PaidThruDate") => attribute["Value"] = json!(member.paid_through),
+                _ => {}
+            }
+        }
+        attributes.retain(|attribute| !attribute["Value"].is_null());
+    }
+    party
 }
 
 fn company() -> Person {
