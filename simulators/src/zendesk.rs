@@ -25,6 +25,8 @@ pub use account::jobs::{Fate, Pace};
 pub use account::organizations::Organization;
 pub use account::{Change, Write, WriteKind};
 pub use api::limits::{Edge, Limits};
+use control::Hooks;
+pub use control::Moment;
 pub use users::{Role, User, staff};
 
 /// How the account is set up. Origins are `https://host[:port]`.
@@ -107,6 +109,7 @@ pub(crate) struct State {
     posted: Mutex<Vec<String>>,
     arrivals: Mutex<Vec<String>>,
     api: Mutex<api::ApiState>,
+    hooks: Mutex<Hooks>,
 }
 
 impl State {
@@ -124,6 +127,7 @@ impl State {
             posted: Mutex::default(),
             arrivals: Mutex::default(),
             api: Mutex::new(api),
+            hooks: Mutex::default(),
         }
     }
 }
@@ -210,7 +214,11 @@ async fn answer(state: &State, request: Received) -> Answer {
     }
     let path = request.head.uri.path();
     if path.starts_with("/api/") || path == "/oauth/tokens" {
-        return Some(api::answer(state, &request, faults.language));
+        let number = lock(&state.hooks).count();
+        control::run_hooks(state, Moment::Before(number));
+        let reply = api::answer(state, &request, faults.language);
+        control::run_hooks(state, Moment::After(number));
+        return Some(reply);
     }
     Some(pages::answer(state, &request, &faults))
 }

@@ -8,10 +8,67 @@ use super::account::Refusal;
 use super::account::fields::UserField;
 use super::account::jobs::{Fate, Pace};
 use super::api::limits::Limits;
-use super::{Account, User, Write, WriteKind, Zendesk, lock};
+use super::{Account, State, User, Write, WriteKind, Zendesk, lock};
 use crate::members::Member;
 
+/// A moment in a run: API requests count from 1, requests for a token among them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// The request has arrived, and nothing has been done about it.
+    Before(u64),
+    /// The request has been carried out, and the answer has not been sent.
+    After(u64),
+}
+
+type Hook = Box<dyn FnOnce(&State) + Send>;
+
+/// What happens at which moment.
+#[derive(Default)]
+pub(super) struct Hooks {
+    requests: u64,
+    waiting: Vec<(Moment, Hook)>,
+}
+
+impl Hooks {
+    /// The number of a new request.
+    pub(super) fn count(&mut self) -> u64 {
+        self.requests += 1;
+        self.requests
+    }
+}
+
+pub(super) fn run_hooks(state: &State, moment: Moment) {
+    let all = std::mem::take(&mut lock(&state.hooks).waiting);
+    let (due, waiting): (Vec<_>, Vec<_>) = all.into_iter().partition(|(at, _)| *at == moment);
+    lock(&state.hooks).waiting.extend(waiting);
+    for (_, hook) in due {
+        hook(state);
+    }
+}
+
 impl Zendesk {
+    /// How many API requests have arrived.
+    pub fn requests(&self) -> u64 {
+        lock(&self.state.hooks).requests
+    }
+
+    /// Does something at a moment, such as to kill the client. It must not use the simulator.
+    pub fn at(&self, moment: Moment, act: impl FnOnce() + Send + 'static) {
+        lock(&self.state.hooks).waiting.push((moment, Box::new(move |_| act())));
+    }
+
+    /// Changes a user at a moment, as somebody else would.
+    pub fn edit_user_at(
+        &self,
+        moment: Moment,
+        external_id: &str,
+        edit: impl FnOnce(&mut User) + Send + 'static,
+    ) {
+        let id = external_id.to_owned();
+        let hook: Hook = Box::new(move |state| edit_user(&mut lock(&state.account), &id, edit));
+        lock(&self.state.hooks).waiting.push((moment, hook));
+    }
+
     /// Every write that the account has carried out, in order.
     pub fn journal(&self) -> Vec<Write> {
         self.with_account(|account| account.journal.clone())
@@ -40,12 +97,7 @@ impl Zendesk {
 
     /// Changes one user, as somebody else would.
     pub fn edit_user(&self, external_id: &str, edit: impl FnOnce(&mut User)) {
-        self.with_account(|account| {
-            if let Some(mut user) = account.users.by_external_id(external_id).cloned() {
-                edit(&mut user);
-                account.users.put(user);
-            }
-        });
+        self.with_account(|account| edit_user(account, external_id, edit));
     }
 
     /// Adds users for the members with these numbers, as a run that has synchronised iMIS ID, name, address and phone
@@ -151,5 +203,12 @@ impl Zendesk {
         let account = &mut *lock(&self.state.account);
         account.settle();
         use_it(account)
+    }
+}
+
+fn edit_user(account: &mut Account, external_id: &str, edit: impl FnOnce(&mut User)) {
+    if let Some(mut user) = account.users.by_external_id(external_id).cloned() {
+        edit(&mut user);
+        account.users.put(user);
     }
 }

@@ -172,6 +172,43 @@ async fn scopes_limits_and_expiry_refuse() {
 }
 
 #[tokio::test]
+async fn something_happens_at_a_moment_of_the_run() {
+    let stage = Stage::new().await;
+    stage.put(member(1)).await;
+    let next = stage.zendesk.requests() + 1;
+    stage.zendesk.edit_user_at(Moment::Before(next), "1", |user| user.name = "Renamed".to_owned());
+    let (told, hears) = std::sync::mpsc::channel();
+    stage.zendesk.at(Moment::After(next + 1), move || told.send(()).unwrap());
+    let found = stage.get("/api/v2/users?external_id=1&page[size]=100").await;
+    assert_eq!(found["users"][0]["name"], "Renamed");
+    assert!(hears.try_recv().is_err());
+    stage.get("/api/v2/user_fields").await;
+    hears.try_recv().unwrap();
+}
+
+#[tokio::test]
+async fn runs_that_differ_in_ids_and_order_have_equal_snapshots() {
+    let mut snapshots = Vec::new();
+    for order in [[1, 2], [2, 1]] {
+        let stage = Stage::new().await;
+        let organization = stage.zendesk.add_organization("Contoso", Some("c1"));
+        for number in order {
+            let mut user = member(number);
+            user["organization_id"] = json!(organization);
+            user["tags"] = json!(["B", "a"]);
+            user["user_fields"] = json!({"paid_through": "2027-12-31", "unknown": "x", "retired": "x"});
+            assert_eq!(stage.put(user).await.0, 201);
+        }
+        snapshots.push(stage.zendesk.snapshot());
+    }
+    assert_eq!(snapshots[0], snapshots[1]);
+    let last = snapshots[0].last().unwrap();
+    assert_eq!((&last["organizations"], &last["tags"]), (&json!(["Contoso"]), &json!(["a", "b"])));
+    assert_eq!(last["user_fields"]["paid_through"], "2027-12-31T00:00:00Z");
+    assert_eq!(last["user_fields"]["retired"], Value::Null, "inactive fields are not shown");
+}
+
+#[tokio::test]
 async fn the_default_organization_follows_the_memberships() {
     let stage = Stage::new().await;
     let id = stage.put(member(1)).await.1["user"]["id"].clone();

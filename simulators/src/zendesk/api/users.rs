@@ -111,9 +111,12 @@ fn list(call: &Call<'_>, account: &Account) -> Reply {
         parameters.iter().filter(move |(name, _)| *name == wanted).map(|(_, value)| value.as_str())
     };
     let roles: Vec<&str> = of("role[]").chain(of("role")).collect();
-    let users = account.users.after(listing::after(call.request)).iter();
-    let matching =
-        users.filter(|user| user.active && (roles.is_empty() || roles.contains(&user.role.name())));
+    let users = match of("external_id").next() {
+        Some(id) => account.users.by_external_id(id).map_or(&[][..], std::slice::from_ref),
+        None => account.users.after(listing::after(call.request)),
+    };
+    let has_role = |user: &User| roles.is_empty() || roles.contains(&user.role.name());
+    let matching = users.iter().filter(|user| user.active && has_role(user));
     let mut identities = Vec::new();
     let show = |user: &User| {
         identities.extend(user.identities());
