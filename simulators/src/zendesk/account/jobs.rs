@@ -57,7 +57,9 @@ impl JobKind {
 
 struct Job {
     kind: JobKind,
+    /// Forgotten when they have been carried out.
     items: Vec<Value>,
+    total: usize,
     origin: Origin,
     results: Vec<Value>,
     fate: Fate,
@@ -69,8 +71,8 @@ impl Job {
     /// How many items are ever carried out.
     fn end(&self) -> usize {
         match self.fate {
-            Fate::Completes | Fate::Vanishes { carried_out: true } => self.items.len(),
-            Fate::FailsAfter { items, .. } => items.min(self.items.len()),
+            Fate::Completes | Fate::Vanishes { carried_out: true } => self.total,
+            Fate::FailsAfter { items, .. } => items.min(self.total),
             Fate::Vanishes { carried_out: false } => 0,
         }
     }
@@ -115,9 +117,9 @@ impl Account {
         }
         let fate = self.jobs.fates.pop_front().unwrap_or(Fate::Completes);
         let origin = Origin { job: Some(id.clone()), ..origin.clone() };
-        let (results, started) = (Vec::new(), Instant::now());
-        let job = Job { kind, items, origin, results, fate, polls: 0, started };
-        let queued = json!({"id": id, "job_type": kind.name(), "url": url(&id), "total": job.items.len(),
+        let (total, results, started) = (items.len(), Vec::new(), Instant::now());
+        let job = Job { kind, items, total, origin, results, fate, polls: 0, started };
+        let queued = json!({"id": id, "job_type": kind.name(), "url": url(&id), "total": job.total,
             "progress": null, "status": "queued", "message": null, "results": null});
         self.jobs.all.insert(id.clone(), job);
         self.jobs.in_flight.push(id.clone());
@@ -133,7 +135,7 @@ impl Account {
         let job = self.jobs.all.get_mut(id).filter(|job| !matches!(job.fate, Fate::Vanishes { .. }))?;
         job.polls += 1;
         if let Pace::Polls(needed) = self.jobs.pace {
-            let share = job.items.len() * job.polls as usize / needed.max(1) as usize;
+            let share = job.total * job.polls as usize / needed.max(1) as usize;
             let all = job.polls >= needed;
             self.advance(id, if all { usize::MAX } else { share });
         }
@@ -150,7 +152,7 @@ impl Account {
             "failed" => "The job failed".to_owned(),
             _ => "Completed at 2026-12-01 00:00:00 +0000".to_owned(),
         });
-        Some(json!({"id": id, "job_type": job.kind.name(), "url": url(id), "total": job.items.len(),
+        Some(json!({"id": id, "job_type": job.kind.name(), "url": url(id), "total": job.total,
             "progress": job.results.len(), "status": status, "message": message, "results": results}))
     }
 
@@ -164,8 +166,7 @@ impl Account {
                 self.advance(&id, usize::MAX);
             } else {
                 let share = elapsed.as_secs_f64() / needed.as_secs_f64();
-                let due =
-                    (0..job.items.len()).filter(|index| (*index as f64) < share * job.items.len() as f64);
+                let due = (0..job.total).filter(|index| (*index as f64) < share * job.total as f64);
                 self.advance(&id, due.count());
             }
         }
@@ -187,7 +188,8 @@ impl Account {
             let result = self.item(job.kind, &job.items[index], index, &job.origin);
             job.results.push(result);
         }
-        if wanted >= job.items.len().max(1) || wanted == usize::MAX {
+        if wanted >= job.total {
+            job.items = Vec::new();
             self.jobs.in_flight.retain(|own| own != id);
         }
         self.jobs.all.insert(id.to_owned(), job);

@@ -91,8 +91,8 @@ impl Account {
         };
         self.refusal(wanted, found.as_ref(), origin)?;
         let is_new = found.is_none();
-        let before =
-            found.unwrap_or_else(|| User { verified: false, ..User::new(self.users.next_id(), origin.now) });
+        let blank = || User { verified: false, ..User::new(self.users.next_id(), origin.now) };
+        let before = found.unwrap_or_else(blank);
         let mut after = before.clone();
         let mut details = Map::new();
         let mut wrong = |field: &str, code: &str| add(&mut details, field, code, origin.language);
@@ -103,7 +103,7 @@ impl Account {
         if !details.is_empty() {
             return Err(record_invalid(details));
         }
-        Ok((is_new, self.commit(wanted, (!is_new).then_some(before), after, origin)))
+        Ok((is_new, self.commit(wanted, is_new, &before, after, origin)))
     }
 
     /// Applies the attributes one by one; what Zendesk does not know is ignored.
@@ -184,22 +184,28 @@ impl Account {
         })
     }
 
-    fn commit(&mut self, wanted: &Value, before: Option<User>, mut after: User, origin: &Origin) -> u64 {
+    fn commit(
+        &mut self,
+        wanted: &Value,
+        is_new: bool,
+        before: &User,
+        mut after: User,
+        origin: &Origin,
+    ) -> u64 {
         let id = after.id;
         let compared = |account: &Self, user: &User| {
             let mut shown = account.user_json(user);
             shown["other_emails"] = json!(user.other_emails);
             shown
         };
-        let old = before.as_ref().map_or(Value::Null, |user| compared(self, user));
-        let changes = changes(&old, &compared(self, &after));
+        let changes = changes(&compared(self, before), &compared(self, &after));
         let adds_address =
             changes.iter().any(|change| ["email", "other_emails"].contains(&&*change.attribute));
         if !changes.is_empty() {
             after.updated = origin.now;
         }
-        self.follow_organization(before.as_ref(), &after, origin);
-        let kind = if before.is_none() { WriteKind::CreateUser } else { WriteKind::UpdateUser };
+        self.follow_organization(before, &after, origin);
+        let kind = if is_new { WriteKind::CreateUser } else { WriteKind::UpdateUser };
         self.journal.push(Write {
             user: Some(id),
             external_id: after.external_id.clone(),
@@ -212,8 +218,8 @@ impl Account {
     }
 
     /// The default organization of a user is always one of the memberships.
-    fn follow_organization(&mut self, before: Option<&User>, after: &User, origin: &Origin) {
-        let old = before.and_then(|user| user.organization_id);
+    fn follow_organization(&mut self, before: &User, after: &User, origin: &Origin) {
+        let old = before.organization_id;
         let Some(new) = after.organization_id.filter(|new| old != Some(*new)) else { return };
         if !self.organizations.of_user(after.id).any(|(membership, _)| membership.organization == new) {
             self.organizations.join(after.id, new, origin.now);
