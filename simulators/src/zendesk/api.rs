@@ -139,6 +139,10 @@ fn route(state: &State, request: &Received, path: &str, now: i64, language: Opti
     let call = Call { state, request, origin };
     let method = request.head.method.as_str();
     match (method, path.split('/').collect::<Vec<_>>().as_slice()) {
+        ("GET", ["job_statuses"]) => {
+            let jobs = account.poll_all();
+            server::json(200, &json!({"job_statuses": jobs, "count": jobs.len(), "next_page": null}))
+        }
         ("GET", ["job_statuses", "show_many"]) => {
             let ids = request.query("ids").unwrap_or_default();
             let jobs: Vec<Value> = ids.split(',').filter_map(|id| account.poll(id)).collect();

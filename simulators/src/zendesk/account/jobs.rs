@@ -156,6 +156,12 @@ impl Account {
             "progress": job.results.len(), "status": status, "message": message, "results": results}))
     }
 
+    /// The states of all jobs, as the list of recent jobs shows them.
+    pub(crate) fn poll_all(&mut self) -> Vec<Value> {
+        let ids: Vec<String> = self.jobs.all.keys().cloned().collect();
+        ids.iter().filter_map(|id| self.poll(id)).collect()
+    }
+
     /// Carries out what is due by now, for jobs that move with time.
     pub(crate) fn settle(&mut self) {
         let Pace::Time(needed) = self.jobs.pace else { return };
