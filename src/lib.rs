@@ -11,6 +11,7 @@ mod acme;
 mod edge;
 mod request;
 mod proxy;
+mod sync;
 mod sso;
 mod imis;
 mod zendesk;

@@ -1,6 +1,6 @@
 //! The command line.
 //!
-//! Exit codes: 0 success, 1 run-time failure, 2 usage, 3 unclean drain, 78 bad configuration (`EX_CONFIG`).
+//! Exit codes: 0 success, 1 run-time failure, 2 usage, 3 unclean drain, 4 sync stopped, 78 bad configuration (`EX_CONFIG`).
 
 mod arguments;
 mod audit;
@@ -12,6 +12,9 @@ mod explain;
 mod output;
 mod run;
 mod running;
+mod staff;
+mod sync;
+mod sync_report;
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, Parser, Subcommand};
@@ -27,7 +30,7 @@ struct Arguments {
     command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 success, 1 failure, 2 wrong arguments, 3 requests were cut off by the shutdown, 78 bad configuration";
+const EXIT_CODES: &str = "Exit codes: 0 success, 1 failure, 2 wrong arguments, 3 requests were cut off by the shutdown, 4 a sync was stopped by its safety threshold, 78 bad configuration";
 
 #[derive(Subcommand)]
 enum Command {
@@ -51,6 +54,10 @@ enum Command {
     Claims(explain::Explain),
     /// Show recorded decisions about sign-ins, and find e-mail addresses that cause problems
     Audit(audit::Audit),
+    /// Bring the users of Zendesk in line with the members of iMIS
+    Sync(sync::Arguments),
+    /// List the agents and admins of Zendesk, and give them their iMIS IDs
+    Staff(staff::Arguments),
     /// Print all configuration keys, as a JSON Schema or as Markdown
     Schema {
         /// Output format: JSON Schema for editors, or Markdown as in docs/configuration.md
@@ -104,6 +111,8 @@ pub fn main() -> i32 {
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Claims(arguments) => explain::claims(&arguments),
         Command::Audit(arguments) => audit::run(&arguments),
+        Command::Sync(arguments) => sync::run(&arguments),
+        Command::Staff(arguments) => staff::run(&arguments),
         Command::Schema { format } => documents::schema(format),
         Command::Man { page } => Ok(documents::man(Arguments::command(), page)),
         Command::Completions { shell } => Ok(documents::completions(Arguments::command(), shell)),

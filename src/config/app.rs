@@ -10,8 +10,9 @@ use crate::config::expression::{Expression, Language};
 use crate::config::rules::{self, Guards, OnDuplicate, Reason, Rule};
 use crate::config::secret::{Secret, SharedSecret, secret};
 use crate::config::section::Value;
+use crate::config::sync::{self, Sync};
 use crate::config::values;
-use crate::config::zendesk::{self, Zendesk};
+use crate::config::zendesk::{self, Zendesk, ZendeskCredentials};
 
 /// One Zendesk account that members sign in to.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub(crate) struct App {
     pub(crate) logout_from_zendesk: FromZendesk,
     /// Present if scripts of the site may fetch tokens for Zendesk messaging.
     pub(crate) messaging: Option<Messaging>,
+    /// Present if `imis-gateway sync` keeps the account's users up to date.
+    pub(crate) sync: Option<Sync>,
 }
 
 /// A key of Zendesk messaging.
@@ -96,13 +99,15 @@ impl App {
             ),
             (self.asks_groups(), "a rule or claim about groups"),
             (self.on_behalf_of == OnBehalfOf::SignInAsContact, "on_behalf_of: sign_in_as_contact"),
+            (self.sync.is_some(), "sync"),
         ];
         needs.into_iter().filter_map(|(is_needed, what)| is_needed.then_some(what)).collect()
     }
 
     /// Whether a rule or claim needs the groups of a person.
     pub(crate) fn asks_groups(&self) -> bool {
-        self.conditions().chain(self.claims.expressions()).any(Expression::asks_groups)
+        let organizations = self.sync.iter().filter_map(|sync| sync.organizations.external_ids.as_ref());
+        self.conditions().chain(self.claims.expressions()).chain(organizations).any(Expression::asks_groups)
     }
 
     /// The secrets that Zendesk shares, as they may be shown.
@@ -157,6 +162,7 @@ fn app(section: &Value<'_>) -> Option<App> {
             secret: section.value("secret").and_then(|value| secret(&value))?,
         })
     });
+    let sync = section.section("sync").and_then(|section| sync::sync(&section, &language));
     let used = |name: &String| rules.iter().flatten().any(|rule| rule.reason.as_ref() == Some(name));
     if let Some(value) = section.given("reasons") {
         for unused in reasons.keys().filter(|name| !used(name)) {
@@ -171,6 +177,19 @@ fn app(section: &Value<'_>) -> Option<App> {
     let logout = section.with_defaults("single_logout");
     let from_zendesk = [("offer", FromZendesk::Offer), ("sign_out", FromZendesk::SignOut)];
     let from_zendesk = logout.value("from_zendesk").and_then(|value| value.as_word(&from_zendesk));
+    if sync.is_some()
+        && let Some(zendesk) = &zendesk
+        && let Some(value) = section.given("sync")
+    {
+        match zendesk.api.as_ref().map(|api| &api.credentials) {
+            Some(ZendeskCredentials::Client { .. }) => {}
+            Some(ZendeskCredentials::Token { .. }) => value.report(
+                "sync needs an OAuth client (zendesk.api.client_id and client_secret): Zendesk creates no API tokens any \
+                 more and disables the existing ones on 2027-04-30",
+            ),
+            None => value.report("sync needs an OAuth client: set zendesk.api.client_id and client_secret"),
+        }
+    }
     Some(App {
         name: section.text("name", values::not_empty),
         rules,
@@ -181,6 +200,7 @@ fn app(section: &Value<'_>) -> Option<App> {
         logout_from_imis: logout.boolean("from_imis"),
         logout_from_zendesk: from_zendesk.unwrap_or_default(),
         messaging,
+        sync,
         path: path?,
         zendesk: zendesk?,
     })
@@ -210,6 +230,7 @@ pub(crate) fn app_at(path: &str) -> Option<App> {
         logout_from_imis: false,
         logout_from_zendesk: FromZendesk::default(),
         messaging: None,
+        sync: None,
     })
 }
 

@@ -29,6 +29,7 @@ pub(crate) mod schema;
 mod secret;
 mod section;
 mod site;
+pub(crate) mod sync;
 mod tree;
 mod upstream;
 mod values;

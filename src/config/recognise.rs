@@ -200,7 +200,7 @@ fn whoami_query(section: &Value<'_>, base_path: &str) -> Option<MethodKind> {
     })))
 }
 
-fn query_path(text: &str) -> Result<String, String> {
+pub(super) fn query_path(text: &str) -> Result<String, String> {
     let is_path = text.starts_with("$/") && !text.contains(char::is_control);
     is_path
         .then(|| text.to_owned())
@@ -208,7 +208,7 @@ fn query_path(text: &str) -> Result<String, String> {
 }
 
 /// The columns of a whole profile; `None` if there is only `id`.
-fn profile_columns(section: &Value<'_>) -> Option<ProfileColumns> {
+pub(super) fn profile_columns(section: &Value<'_>) -> Option<ProfileColumns> {
     let is_given = |key: &&str| section.given(key).is_some();
     if !["name", "email", "phone", "status", "company"].iter().any(is_given) {
         return None;

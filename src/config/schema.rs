@@ -143,6 +143,9 @@ sites:
         guards: {}
         single_logout: {}
         messaging: {}
+        sync:
+          source: {query: "$/A/B", columns: {name: a, email: b, status: null, company: null}}
+          organizations: {}
         zendesk: {api: {ca_file: x}, shared_secret: {current: {env: X}}}
   - hosts: [other.example.org]
     certificate: {acme: {ca_file: x, external_account: {}}}

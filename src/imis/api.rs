@@ -132,6 +132,19 @@ impl Api {
         if shared || listed { Ok(shared) } else { Err(PartyError::NotListed.into()) }
     }
 
+    /// The active persons whose primary e-mail address this is.
+    pub(crate) async fn persons_with_email(&self, email: &str) -> Result<Vec<PartyId>, ProfileError> {
+        let rows = self.rows(&format!("api/Party?email=eq:{}&limit=100", encoded(email)), None).await?;
+        let mut ids = Vec::new();
+        for row in rows.items() {
+            let party = Party::parse(row.to_string().as_bytes())?;
+            let scope = AccountScope { companies: false, inactive: false };
+            let has_email = party.primary_email().is_some() && party.may_have_account(email, scope);
+            ids.extend(party.id().filter(|_| has_email));
+        }
+        Ok(ids)
+    }
+
     /// A page of contacts or users. `path` is relative to the base URL of the API.
     pub(super) async fn rows(&self, path: &str, own: Option<&SecretString>) -> Result<Rows, ProfileError> {
         Ok(Rows::parse(&self.get(path, own).await?).ok_or(PartyError::NotRows)?)

@@ -12,6 +12,7 @@ pub(crate) mod profile;
 pub(crate) mod recognise;
 mod service_account;
 pub(crate) mod contacts;
+pub(crate) mod listing;
 mod token;
 mod users;
 

@@ -3,6 +3,7 @@
 use crate::observe::metrics::MetricTable;
 use crate::request::gateway::Gateway;
 use crate::server::process_state::ProcessState;
+use crate::sync::last_run::LastRun;
 use crate::upstream::servers::Condition;
 
 pub(super) fn read(gateway: &Gateway, process: &ProcessState) -> MetricTable {
@@ -12,6 +13,7 @@ pub(super) fn read(gateway: &Gateway, process: &ProcessState) -> MetricTable {
     servers(&mut table, gateway);
     secrets(&mut table, gateway, process);
     staff(&mut table, gateway);
+    sync(&mut table, gateway);
     table
 }
 
@@ -90,6 +92,34 @@ fn staff(table: &mut MetricTable, gateway: &Gateway) {
             if let Some((count, since)) = state {
                 people.set([&app.name], count);
                 age.set([&app.name], since.as_secs());
+            }
+        }
+    }
+}
+
+/// The last run of `imis-gateway sync`, from the file that it leaves.
+fn sync(table: &mut MetricTable, gateway: &Gateway) {
+    let success =
+        table.gauge("sync_last_success_timestamp_seconds", ["app"], "Time of the last sync without failures");
+    let finished =
+        table.gauge("sync_last_run_timestamp_seconds", ["app"], "Time at which the last sync ended");
+    let failing =
+        table.gauge("sync_failing", ["app"], "1 if the last sync failed, was stopped or had failures");
+    let members = table.gauge("sync_members", ["app"], "Members in the source of the last sync");
+    let writes = table.gauge("sync_writes", ["app", "kind"], "Changes that the last sync made");
+    let failures = table.gauge("sync_failures", ["app", "code"], "Changes of the last sync that failed");
+    for sign_on in gateway.sites.iter().filter_map(|site| site.sign_on.as_deref()) {
+        for app in &sign_on.apps {
+            let Some(status) = LastRun::read(sign_on, app) else { continue };
+            success.set([&app.name], status.last_success);
+            finished.set([&app.name], status.finished);
+            failing.set([&app.name], status.outcome != "success");
+            members.set([&app.name], status.members);
+            for (kind, count) in &status.writes {
+                writes.set([&app.name, kind], *count);
+            }
+            for (code, count) in &status.failures {
+                failures.set([&app.name, code], *count);
             }
         }
     }

@@ -4,9 +4,10 @@ use tracing::warn;
 
 use crate::base::clock;
 use crate::base::error_chain::Chain;
-use crate::config::expression::Language;
+use crate::config::expression::{Facts, Language};
 use crate::config::{App, OnDuplicate};
 use crate::imis::party::AccountScope;
+use crate::imis::profile::Profile;
 use crate::imis::recognise::Identity;
 use crate::sso::denied::Denied;
 use crate::sso::error::SignInError;
@@ -48,7 +49,7 @@ pub(super) async fn for_request(
 
 /// Reads the profile, then applies the guards and rules of the app.
 pub(crate) async fn decide(context: &DecisionContext<'_>, trace: &mut Trace) -> Result<Permit, SignInError> {
-    let DecisionContext { sign_on, app, language, identity, params, audit_subject, .. } = *context;
+    let DecisionContext { sign_on, app, identity, audit_subject, .. } = *context;
     let imis = &sign_on.imis;
     let subject = policy::subject(app, identity)?;
     let _ = audit_subject.subject.set(subject.clone());
@@ -57,27 +58,52 @@ pub(crate) async fn decide(context: &DecisionContext<'_>, trace: &mut Trace) -> 
         let _ = audit_subject.email.set(email.clone());
     }
     trace.record("profile", || profile.describe());
+    let facts = facts_of(context, &profile, trace).await?;
+    permit_for(context, profile, &facts, true, trace).await
+}
+
+/// Collects what rules and claims are about, with the memberships of the person if the app asks for groups.
+pub(crate) async fn facts_of(
+    context: &DecisionContext<'_>,
+    profile: &Profile,
+    trace: &mut Trace,
+) -> Result<Facts, SignInError> {
+    let DecisionContext { sign_on, app, identity, params, .. } = *context;
     let date = clock::today();
-    let token = identity.token.as_deref();
     let mut memberships = Vec::new();
     if app.asks_groups() {
-        memberships = imis.api.memberships(subject, &date, token).await?;
+        let token = identity.token.as_deref();
+        memberships = sign_on.imis.api.memberships(&profile.id, &date, token).await?;
         trace.record("groups", || {
             let current = memberships.iter().filter(|membership| membership.is_current);
             let names: Vec<&str> = current.map(|membership| membership.group.as_str()).collect();
             if names.is_empty() { "none is current".to_owned() } else { names.join(", ") }
         });
     }
-    let facts = facts::collect(&profile, identity, app, params, &memberships, &date);
-    let permit = policy::authorize(profile, app, language, &facts, trace)?;
-    check_duplicate_email(context, &permit, trace).await?;
-    staff_guard::check(context.sign_on, app, &permit, |is_staff| language.holds(is_staff, &facts), trace)?;
+    Ok(facts::collect(profile, identity, app, params, &memberships, &date))
+}
+
+/// Applies the guards and rules of the app. The guard against duplicate addresses costs a request to iMIS; a profile
+/// sync, which decides about all members, applies it only where it matters.
+pub(crate) async fn permit_for(
+    context: &DecisionContext<'_>,
+    profile: Profile,
+    facts: &Facts,
+    checks_duplicates: bool,
+    trace: &mut Trace,
+) -> Result<Permit, SignInError> {
+    let DecisionContext { sign_on, app, language, .. } = *context;
+    let permit = policy::authorize(profile, app, language, facts, trace)?;
+    if checks_duplicates {
+        check_duplicate_email(context, &permit, trace).await?;
+    }
+    staff_guard::check(sign_on, app, &permit, |is_staff| language.holds(is_staff, facts), trace)?;
     token::require_short(&permit)?;
     Ok(permit)
 }
 
 /// Zendesk identifies people by e-mail address: two members with one address would get one account.
-async fn check_duplicate_email(
+pub(crate) async fn check_duplicate_email(
     context: &DecisionContext<'_>,
     permit: &Permit,
     trace: &mut Trace,

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use url::Url;
 
+use crate::base::clock;
 use crate::base::http_client;
 use crate::base::query::encoded;
 use crate::base::tls_client;
@@ -62,6 +63,15 @@ pub(crate) struct Api {
     token: Mutex<Option<Token>>,
 }
 
+/// One page of a list.
+pub(crate) struct Page {
+    pub(crate) items: Vec<Value>,
+    /// The rest of the response, such as related records.
+    pub(crate) answer: Value,
+    /// The cursor of the next page; `None` after the last one.
+    pub(crate) next: Option<String>,
+}
+
 struct Token {
     text: SecretString,
     renew_at: Instant,
@@ -107,22 +117,43 @@ impl Api {
     /// GETs a path below `/api/v2/`. Repeats the request with a new token if Zendesk rejects the first, and
     /// after `Retry-After`.
     pub(crate) async fn get(&self, path: &str) -> Result<Value, ApiError> {
+        match self.request(Method::GET, path, None).await? {
+            (StatusCode::OK, body) => body.ok_or(ApiError::Answer),
+            (other, _) => Err(ApiError::Status(other)),
+        }
+    }
+
+    /// Sends a request to a path below `/api/v2/`, with JSON. Repeats it with a new token if Zendesk rejects the first,
+    /// and after `Retry-After`: Zendesk has not carried it out then. Returns the status and the JSON of the response.
+    pub(crate) async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        json: Option<&Value>,
+    ) -> Result<(StatusCode, Option<Value>), ApiError> {
         let url = self.base.join(&format!("api/v2/{path}")).map_err(|_| ApiError::Answer)?;
         let mut renew = false;
         for attempt in 0..3 {
-            let response = self.send(url.clone(), renew).await?;
-            match response.status() {
-                StatusCode::OK => return json_of(response).await,
-                StatusCode::UNAUTHORIZED if attempt == 0 => renew = true,
-                StatusCode::TOO_MANY_REQUESTS => {
+            let response = self.send(method.clone(), url.clone(), json, renew).await?;
+            let status = response.status();
+            renew = status == StatusCode::UNAUTHORIZED;
+            match status {
+                StatusCode::UNAUTHORIZED if attempt == 0 => {}
+                StatusCode::TOO_MANY_REQUESTS if attempt < 2 => {
                     let wait = retry_after(&response);
-                    if wait > MAX_RETRY_AFTER || attempt == 2 {
+                    // A limit of jobs is not a limit of requests.
+                    if json_of(response).await.is_ok_and(|body| body["error"] == "TooManyJobs") {
+                        return Ok((status, Some(json!({"error": "TooManyJobs"}))));
+                    }
+                    if wait > MAX_RETRY_AFTER {
                         return Err(ApiError::RateLimited(wait));
                     }
                     tokio::time::sleep(wait).await;
-                    renew = false;
                 }
-                other => return Err(ApiError::Status(other)),
+                StatusCode::TOO_MANY_REQUESTS => return Err(ApiError::RateLimited(retry_after(&response))),
+                StatusCode::OK | StatusCode::CREATED => return Ok((status, Some(json_of(response).await?))),
+                // Other responses may be empty, or an error page of something in between.
+                _ => return Ok((status, json_of(response).await.ok())),
             }
         }
         Err(ApiError::Status(StatusCode::UNAUTHORIZED))
@@ -151,31 +182,51 @@ impl Api {
         name: &str,
         included: &str,
     ) -> Result<(Vec<Value>, Option<Vec<Value>>), ApiError> {
-        let first = format!("{path}{}page[size]=100", if path.contains('?') { '&' } else { '?' });
-        let (mut all, mut also) = (Vec::new(), Some(Vec::new()));
-        let mut next = first.clone();
+        let (mut all, mut also, mut cursor) = (Vec::new(), Some(Vec::new()), None);
         for _ in 0..MAX_PAGES {
-            let mut answer = self.get(&next).await?;
-            let Value::Array(page) = answer[name].take() else { return Err(ApiError::Answer) };
-            all.extend(page);
-            also = match (also, answer[included].take()) {
+            let mut page = self.page(path, name, cursor.as_deref()).await?;
+            all.append(&mut page.items);
+            also = match (also, page.answer[included].take()) {
                 (Some(also), Value::Array(page)) => Some([also, page].concat()),
                 _ => None,
             };
-            match (answer["meta"]["has_more"].as_bool(), answer.get("next_page")) {
-                (Some(true), _) => {}
-                (Some(false), _) | (None, Some(Value::Null)) => return Ok((all, also)),
-                // Not cursor pagination, so there may be more pages.
-                (None, _) => return Err(ApiError::Answer),
+            match page.next {
+                Some(next) => cursor = Some(next),
+                None => return Ok((all, also)),
             }
-            let cursor = non_blank(&answer["meta"]["after_cursor"]).ok_or(ApiError::Answer)?;
-            next = format!("{first}&page[after]={}", encoded(&cursor));
         }
         Err(ApiError::TooLong)
     }
 
-    async fn send(&self, url: Url, renew: bool) -> Result<reqwest::Response, ApiError> {
-        let request = self.client.request(Method::GET, url).header(http::header::ACCEPT, "application/json");
+    /// GETs one page of a list by cursor pagination. `cursor`: `None` for the first page.
+    pub(crate) async fn page(&self, path: &str, name: &str, cursor: Option<&str>) -> Result<Page, ApiError> {
+        let after = cursor.map(|cursor| format!("&page[after]={}", encoded(cursor))).unwrap_or_default();
+        let separator = if path.contains('?') { '&' } else { '?' };
+        let mut answer = self.get(&format!("{path}{separator}page[size]=100{after}")).await?;
+        let Value::Array(items) = answer[name].take() else { return Err(ApiError::Answer) };
+        let next = match (answer["meta"]["has_more"].as_bool(), answer.get("next_page")) {
+            (Some(true), _) => Some(non_blank(&answer["meta"]["after_cursor"]).ok_or(ApiError::Answer)?),
+            (Some(false), _) | (None, Some(Value::Null)) => None,
+            // Not cursor pagination, so there may be more pages.
+            (None, _) => return Err(ApiError::Answer),
+        };
+        if next.is_some() && next.as_deref() == cursor {
+            return Err(ApiError::Answer);
+        }
+        Ok(Page { items, answer, next })
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        url: Url,
+        json: Option<&Value>,
+        renew: bool,
+    ) -> Result<reqwest::Response, ApiError> {
+        let mut request = self.client.request(method, url).header(http::header::ACCEPT, "application/json");
+        if let Some(json) = json {
+            request = request.header(http::header::CONTENT_TYPE, "application/json").body(json.to_string());
+        }
         let request = match &self.credentials {
             ZendeskCredentials::Client { .. } => {
                 request.bearer_auth(self.token(renew).await?.expose_secret())
@@ -225,10 +276,15 @@ impl Api {
     }
 }
 
-/// `Retry-After` in seconds (RFC 9110 section 10.2.3), a minute by default.
+/// `Retry-After` in seconds or as a date (RFC 9110 section 10.2.3). Zendesk's edge sends none; a minute then.
 fn retry_after(response: &reqwest::Response) -> Duration {
     let header = response.headers().get(http::header::RETRY_AFTER).and_then(|value| value.to_str().ok());
-    Duration::from_secs(header.and_then(|text| text.trim().parse().ok()).unwrap_or(60).clamp(1, 3600))
+    let date = |text: &str| {
+        let at = httpdate::parse_http_date(text).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+        Some(at.as_secs().saturating_sub(clock::unix_now()))
+    };
+    let seconds = header.map(str::trim).and_then(|text| text.parse().ok().or_else(|| date(text)));
+    Duration::from_secs(seconds.unwrap_or(60).clamp(1, 3600))
 }
 
 async fn json_of(response: reqwest::Response) -> Result<Value, ApiError> {

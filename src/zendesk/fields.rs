@@ -12,7 +12,12 @@ pub(crate) struct UserField {
     is_active: bool,
     /// The options of a dropdown or multiselect.
     options: Vec<String>,
+    /// The pattern of a field of type `regexp`, if it can be compiled.
+    pattern: Option<regex_lite::Regex>,
 }
+
+/// The longest text of a field, in characters. Zendesk rejects longer ones.
+const MAX_TEXT: usize = 65_535;
 
 /// All user fields of an account.
 pub(crate) async fn user_fields(api: &Api) -> Result<Vec<UserField>, ApiError> {
@@ -36,6 +41,18 @@ pub(crate) fn problem(fields: &[UserField], key: &str, source: &Source) -> Optio
     }
 }
 
+/// Why a user cannot have this value in a field. Never contains the value.
+pub(crate) fn value_problem(fields: &[UserField], key: &str, value: &Value) -> Option<String> {
+    match fields.iter().find(|field| field.key == key) {
+        None => Some("the account has no field with this key".to_owned()),
+        Some(field) if !field.is_active => Some("the field is deactivated".to_owned()),
+        Some(field) if !field.takes(value) => {
+            Some(format!("a field of type {} cannot have this value", field.kind))
+        }
+        Some(_) => None,
+    }
+}
+
 impl UserField {
     fn read(value: &Value) -> Option<Self> {
         let options = value["custom_field_options"].as_array().into_iter().flatten();
@@ -44,6 +61,8 @@ impl UserField {
             kind: non_blank(&value["type"])?,
             is_active: value["active"] != false,
             options: options.filter_map(|option| non_blank(&option["value"])).collect(),
+            pattern: non_blank(&value["regexp_for_validation"])
+                .and_then(|pattern| regex_lite::Regex::new(&pattern).ok()),
         })
     }
 
@@ -58,7 +77,16 @@ impl UserField {
                 "dropdown" => {
                     value.as_str().is_some_and(|text| self.options.iter().any(|option| option == text))
                 }
-                _ => true,
+                "multiselect" => {
+                    let tags = value.as_array().map(Vec::as_slice).unwrap_or_default();
+                    let is_option =
+                        |tag: &Value| tag.as_str().is_some_and(|tag| self.options.iter().any(|o| o == tag));
+                    value.is_array() && tags.iter().all(is_option)
+                }
+                "regexp" => value
+                    .as_str()
+                    .is_some_and(|text| self.pattern.as_ref().is_none_or(|pattern| pattern.is_match(text))),
+                _ => value.as_str().is_none_or(|text| text.chars().count() <= MAX_TEXT),
             }
     }
 }

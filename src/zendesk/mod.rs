@@ -6,6 +6,7 @@ mod refusal;
 mod roster;
 pub(crate) mod staff;
 mod urls;
+pub(crate) mod writes;
 
 pub(crate) use refusal::Refusal;
 pub(crate) use urls::{jwt_url, password_sign_in, sign_out};

@@ -103,8 +103,8 @@ fn the_reference_of_commands_is_what_the_program_says() {
     }
     let mut made = "# Commands\n\n\
         The output of `--help` for each command. A test generates this page from the program. Exit codes: 0 success,\n\
-        1 failure at run time (or the answer *no*), 2 wrong arguments, 3 the shutdown cut off requests, 78 invalid\n\
-        configuration.\n\n"
+        1 failure at run time (or the answer *no*), 2 wrong arguments, 3 the shutdown cut off requests, 4 the\n\
+        safety threshold stopped a sync, 78 invalid configuration.\n\n"
         .to_owned();
     describe(&[], &mut made);
     assert_generated("commands.md", &format!("{}\n", made.trim_end()));

@@ -56,6 +56,7 @@ mod reload;
 mod restarts;
 mod scale_out;
 mod signals;
+mod sync;
 mod systemd;
 
 // The source itself.

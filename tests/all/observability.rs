@@ -181,9 +181,10 @@ async fn prometheus_reads_the_numbers_and_the_rules_and_finds_every_name() {
             .find_map(|end| name.strip_suffix(end))
             .unwrap_or(&name);
         let described = body.lines().any(|line| line.starts_with(&format!("# TYPE {family} ")));
-        // No CA is asked here.
-        let is_of_a_ca = name.starts_with("imis_gateway_acme_");
-        assert!(described || is_of_a_ca, "{name} is asked for, and not there");
+        // No CA is asked here, and no sync has run.
+        let is_absent =
+            ["imis_gateway_acme_", "imis_gateway_sync_"].iter().any(|start| name.starts_with(start));
+        assert!(described || is_absent, "{name} is asked for, and not there");
     }
 
     // And docs/metrics.md has them all, and no other.
@@ -193,14 +194,23 @@ async fn prometheus_reads_the_numbers_and_the_rules_and_finds_every_name() {
     let documented: BTreeSet<&str> = docs.lines().filter(|line| line.starts_with("| `")).collect();
     let missing: Vec<_> = rows.iter().filter(|row| !documented.contains(row.as_str())).collect();
     assert!(missing.is_empty(), "not in docs/metrics.md: {missing:#?}");
-    // Families without a series are not shown: nobody has signed out of iMIS here, and no CA is asked.
+    // Families without a series are not shown: nobody has signed out of iMIS here, no CA is asked, and no sync has run.
     let gone: Vec<_> = documented
         .into_iter()
         .filter(|row| !rows.contains(*row))
         .map(|row| row.split('`').nth(1).unwrap())
         .collect();
-    let expected =
-        ["imis_gateway_acme_failing", "imis_gateway_acme_orders_total", "imis_gateway_sign_outs_seen_total"];
+    let expected = [
+        "imis_gateway_acme_failing",
+        "imis_gateway_acme_orders_total",
+        "imis_gateway_sign_outs_seen_total",
+        "imis_gateway_sync_failing",
+        "imis_gateway_sync_failures",
+        "imis_gateway_sync_last_run_timestamp_seconds",
+        "imis_gateway_sync_last_success_timestamp_seconds",
+        "imis_gateway_sync_members",
+        "imis_gateway_sync_writes",
+    ];
     assert_eq!(gone, expected, "in docs/metrics.md, and not there");
 
     let folder = tempfile::tempdir().unwrap();

@@ -38,7 +38,7 @@ pub(crate) fn only_row(json: &[u8]) -> Result<Option<Row>, QueryError> {
     }
 }
 
-fn columns(row: &Value) -> Result<Row, QueryError> {
+pub(crate) fn columns(row: &Value) -> Result<Row, QueryError> {
     let Value::Object(object) = row else { return Err(QueryError::NotRows) };
     let pairs: Vec<(String, Value)> = match object.get("Properties") {
         Some(properties) => {

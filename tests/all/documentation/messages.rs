@@ -6,7 +6,7 @@ use std::path::Path;
 use super::assert_generated;
 
 /// The topics of messages in the order of the page, and the source files of each. The longest prefix decides.
-const TOPICS: [(&str, &[&str]); 9] = [
+const TOPICS: [(&str, &[&str]); 10] = [
     (CONFIGURATION, &["src/base/x509.rs", "src/config/"]),
     ("Start, reload and control", &["src/cli/", "src/server/"]),
     ("Listeners and TLS", &["src/edge/"]),
@@ -14,6 +14,7 @@ const TOPICS: [(&str, &[&str]); 9] = [
     ("Requests and forwarding", &["src/codec/", "src/proxy/", "src/request/", "src/upstream/"]),
     ("Sign-in and iMIS", &["src/config/expression/", "src/imis/", "src/request/endpoint.rs", "src/sso/"]),
     ("Zendesk", &["src/sso/logout.rs", "src/sso/token.rs", "src/zendesk/"]),
+    ("Profile sync", &["src/sync/", "src/cli/sync", "src/cli/staff.rs"]),
     ("Audit, logs and traces", &["src/observe/"]),
     ("Commands", &["src/doctor/"]),
 ];
