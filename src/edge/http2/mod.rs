@@ -5,6 +5,7 @@ mod coalescing_io;
 mod response_progress;
 mod request_body;
 mod request_head;
+mod response_head;
 mod stream;
 mod stream_windows;
 mod flood_guard;

@@ -9,22 +9,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, SendStream};
-use http::header::{
-    CONTENT_LENGTH, DATE, Entry, HeaderName, HeaderValue, LOCATION, SET_COOKIE, STRICT_TRANSPORT_SECURITY,
-};
+use http::header::{CONTENT_LENGTH, HeaderValue};
 use http::request::Parts;
-use http::{HeaderMap, Response, StatusCode, Version};
+use http::{HeaderMap, Response, StatusCode};
 use tokio::time::Instant;
 
-use crate::base::clock;
 use crate::codec::Length;
-use crate::codec::fields::FieldAction;
 use crate::codec::head::{self, MAX_FIELDS};
 use crate::codec::message::HeadError;
 use crate::codec::transfer::Sender;
 use crate::edge::http2::flood_guard::FloodGuard;
 use crate::edge::http2::request_body::RequestBody;
 use crate::edge::http2::request_head;
+use crate::edge::http2::response_head;
 use crate::proxy::connection::{Connection as UpstreamConnection, Stream};
 use crate::proxy::error::{UploadError, UpstreamError};
 use crate::proxy::exchange::{Upload, WaitingOn};
@@ -112,40 +109,9 @@ impl Http2Stream {
     fn send_continue(&mut self) {
         if std::mem::take(&mut self.expects_continue) {
             // Fails only if the stream has been reset, which is detected later.
-            let _ = self.reply.send_informational(response(StatusCode::CONTINUE));
+            let _ = self.reply.send_informational(response_head::new(StatusCode::CONTINUE));
         }
     }
-
-    /// Converts an HTTP/1 response head. `bytes`: the head as it was received.
-    fn convert(head: &head::Response<'_, '_>, bytes: &[u8]) -> Result<Response<()>, UpstreamError> {
-        let shared = Bytes::copy_from_slice(bytes);
-        let start = bytes.as_ptr().addr();
-        let mut converted = response(StatusCode::from_u16(head.status).map_err(|_| malformed("the status"))?);
-        let headers = converted.headers_mut();
-        headers.reserve(head.fields.len());
-        for (name, value) in head.fields.pairs() {
-            if headers::action_in_response(name, &head.named_by_connection, head.status) == FieldAction::Keep
-            {
-                let from = value.as_ptr().addr() - start;
-                let value = HeaderValue::from_maybe_shared(shared.slice(from..from + value.len()))
-                    .map_err(|_| malformed("a field"))?;
-                let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| malformed("a field name"))?;
-                headers.append(name, value);
-            }
-        }
-        Ok(converted)
-    }
-}
-
-fn malformed(what: &'static str) -> UpstreamError {
-    UpstreamError::Malformed(HeadError::Malformed(what))
-}
-
-fn response(status: StatusCode) -> Response<()> {
-    let mut response = Response::new(());
-    *response.status_mut() = status;
-    *response.version_mut() = Version::HTTP_2;
-    response
 }
 
 impl Upload for Http2Stream {
@@ -280,7 +246,7 @@ impl ClientStream for Http2Stream {
         bytes: &[u8],
     ) -> Result<(), UpstreamError> {
         // Fails only if the stream has been reset, which is detected later.
-        let _ = self.reply.send_informational(Self::convert(response, bytes)?);
+        let _ = self.reply.send_informational(response_head::convert(response, bytes)?);
         Ok(())
     }
 
@@ -295,24 +261,8 @@ impl ClientStream for Http2Stream {
         changes: &HeadChanges<'_>,
         _: bool,
     ) -> Result<(), UpstreamError> {
-        let field_value = |value, name| HeaderValue::from_str(value).map_err(|_| malformed(name));
-        let mut converted = Self::convert(response, bytes)?;
-        let headers = converted.headers_mut();
-        if let Entry::Vacant(date) = headers.entry(DATE) {
-            // RFC 9110 section 6.6.1.
-            date.insert(HeaderValue::try_from(clock::http_date()).map_err(|_| malformed("the date"))?);
-        }
-        if let Some(location) = changes.location {
-            headers.insert(LOCATION, field_value(location, "Location")?);
-        }
-        if let Some(hsts) = changes.hsts
-            && let Entry::Vacant(entry) = headers.entry(STRICT_TRANSPORT_SECURITY)
-        {
-            entry.insert(field_value(hsts, "Strict-Transport-Security")?);
-        }
-        for cookie in changes.set_cookies.iter().flatten() {
-            headers.append(SET_COOKIE, field_value(cookie, "Set-Cookie")?);
-        }
+        let mut converted = response_head::convert(response, bytes)?;
+        response_head::apply(changes, converted.headers_mut())?;
         self.response = Some(converted);
         Ok(())
     }
