@@ -52,7 +52,7 @@ pub enum SsoPage {
     /// A form that the page submits when it has loaded.
     #[default]
     Onload,
-    /// The same in upper case, without quotes, with other fields beside the token.
+    /// A form in upper case, without quotes, with other fields beside the token.
     UpperCase,
     /// The form has single quotes and entities, and a script at the end of the page submits it.
     Script,
@@ -185,7 +185,7 @@ pub enum QueryFault {
     None,
     /// It has no filter and returns all contacts.
     Unfiltered,
-    /// The same, and its first row alone is given.
+    /// It has no filter, and returns the first of all contacts.
     FirstOfAll,
     /// It has lost this column.
     Without(&'static str),

@@ -134,13 +134,13 @@ impl DrainWatch {
         self.is_draining()
     }
 
-    /// As `poll`, while the connection waits for its client between requests. It may be evicted.
+    /// Whether the worker drains, for a connection that waits for its client between requests. It may be evicted.
     pub(crate) fn poll_idle(&mut self, cx: &Context<'_>) -> bool {
         self.poll_idle_after(cx, Duration::ZERO)
     }
 
-    /// As `poll`, while a request waits for its client and not for iMIS. The connection may be evicted after
-    /// `EVICTION_DELAY`.
+    /// Whether the worker drains, for a connection with a request that waits for its client and not for iMIS. It may be
+    /// evicted after `EVICTION_DELAY`.
     pub(crate) fn poll_idle_within_request(&mut self, cx: &Context<'_>) -> bool {
         self.poll_idle_after(cx, EVICTION_DELAY)
     }

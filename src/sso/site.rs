@@ -22,8 +22,8 @@ pub(crate) struct Services {
     pub(crate) audit: Audit,
     /// How many sign-ins one network or person may start.
     pub(crate) rates: Arc<RateLimits>,
-    /// The same for messaging tokens, which every page of the site may request: a busy site must not use up its
-    /// visitors' sign-ins.
+    /// How many messaging tokens one network or person may request. Every page of the site may request
+    /// one, so they do not count as sign-ins.
     pub(crate) messaging_rates: Arc<RateLimits>,
     /// The language of rules and claims.
     pub(crate) language: Language,

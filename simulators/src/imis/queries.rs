@@ -22,7 +22,7 @@ pub enum Column {
     CompanyId,
     CompanyName,
     IsCompany,
-    /// The same text for everybody.
+    /// This text, for all members.
     Fixed(String),
 }
 

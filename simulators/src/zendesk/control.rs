@@ -106,7 +106,7 @@ impl Zendesk {
         self.fill_with(members, |_, _| {});
     }
 
-    /// The same, and gives each user to `edit` first.
+    /// Adds users for the members with these numbers, each changed by `edit` first.
     pub fn fill_with(&self, members: std::ops::Range<usize>, edit: impl Fn(usize, &mut User)) {
         self.with_account(|account| {
             for number in members {

@@ -32,7 +32,7 @@ pub(crate) fn poll_pipe<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     poll_pipe_until(cx, from, to, |_| Poll::Ready(()))
 }
 
-/// As `poll_pipe`. Once the whole body has been received, the rest of it is held back until `may_end` is ready.
+/// Relays a body, and holds the end of a body that has been received as a whole back until `may_end` is ready.
 pub(crate) fn poll_pipe_until<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     cx: &mut Context<'_>,
     (receiver, from): (&mut Receiver, &mut R),

@@ -59,7 +59,7 @@ impl UserField {
         Self { key: key.to_owned(), kind, active: true, options: Vec::new(), regexp: None }
     }
 
-    /// The same with these tags.
+    /// The field with these tags as options.
     #[must_use]
     pub fn with_options(mut self, options: &[&str]) -> Self {
         self.options = options.iter().map(|option| (*option).to_owned()).collect();
