@@ -80,9 +80,11 @@ fn refused(request: &SsoRequest, message: &str, is_navigation: bool) -> Response
     let raw: String = message.chars().take(MAX_MESSAGE_CHARACTERS).collect();
     let refusal = Refusal::of(&raw);
     let app = &request.app.name;
-    // The text may contain an e-mail address, and anybody can make one up; so only its kind is logged.
-    warn!(request_id = request.id(), app, kind = refusal.name(), "Zendesk refused a sign-in");
-    request.services.metrics.zendesk_refusals.inc([app, refusal.name()]);
+    if !request.is_head {
+        // The text may contain an e-mail address, and anybody can make one up; so only its kind is logged.
+        warn!(request_id = request.id(), app, kind = refusal.name(), "Zendesk refused a sign-in");
+        request.services.metrics.zendesk_refusals.inc([app, refusal.name()]);
+    }
     let mut login = LoginParams::parse(&request.query, &request.app.zendesk).login_path(&request.app);
     let mut set_cookies = vec![loop_guard::reset()];
     let mut shows_text = Refusal::is_known_text(&raw);

@@ -51,6 +51,26 @@ async fn a_sign_out_of_imis_leads_through_zendesk_and_on_to_where_imis_wanted() 
 }
 
 #[tokio::test]
+async fn head_of_the_remote_logout_url_changes_nothing() {
+    let stage = stage("{from_imis: true, from_zendesk: sign_out}").await;
+    let mut jar = browser(&stage);
+    jar.get(OUT).await;
+    let client = stage.client();
+    for query in ["?external_id=104019", "?kind=error&message=JWT%20signature%20invalid"] {
+        let target = format!("{SSO}/signed-out{query}");
+        let cookies = jar.header();
+        let reply = client.send(Method::HEAD, &target, &[("cookie", &cookies)], bytes::Bytes::new()).await;
+        assert_eq!(reply.status, 200, "{query}");
+    }
+    let metrics = stage.gateway.metrics().await;
+    let none = "imis_gateway_zendesk_refusals_total{app=\"Contoso Helpdesk\",kind=\"signature\"} 0";
+    assert!(metrics.contains(none), "{metrics}");
+    // The state parameter of the sign-out is still valid.
+    let reply = jar.get(&format!("{SSO}/signed-out?external_id=104019")).await;
+    assert_eq!((reply.status.as_u16(), reply.header("location")), (302, "https://members.example.org/"));
+}
+
+#[tokio::test]
 async fn only_a_top_level_sign_out_is_redirected() {
     let stage = stage("{from_imis: true}").await;
     let cookie = stage.cookie_of("AMUELLER");
