@@ -7,11 +7,12 @@ use http::{HeaderValue, Method};
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::cli::output::{FAILURE, bad_configuration, eprint, exit_with, fail};
-use crate::config::{self, Config, DEFAULT_PATHS, Problems};
+use crate::cli::output::{FAILURE, USAGE, bad_configuration, eprint, exit_with, fail};
+use crate::config::{self, App, Config, DEFAULT_PATHS, Problems};
 use crate::doctor::test_visitor::pasted_cookies;
 use crate::request::gateway::Gateway;
 use crate::server::{build, control_socket};
+use crate::sso::site::SignOn;
 
 /// A longer input is not a Cookie header.
 const MAX_COOKIE_BYTES: u64 = 64 * 1024;
@@ -51,6 +52,50 @@ impl ConfigFile {
             let mut existing = DEFAULT_PATHS.map(Path::new).into_iter().filter(|path| path.exists());
             existing.next().unwrap_or(Path::new(DEFAULT_PATHS[0]))
         })
+    }
+}
+
+/// Which app a command works on.
+#[derive(clap::Args)]
+pub(super) struct AppArguments {
+    #[command(flatten)]
+    pub(super) config_file: ConfigFile,
+    /// Name or path of the app, if several apps are possible
+    #[arg(long, value_name = "APP")]
+    app: Option<String>,
+}
+
+impl AppArguments {
+    /// The apps that have a key, or the one with this name or path.
+    pub(super) fn find<'a>(
+        &self,
+        gateway: &'a Gateway,
+        key: &str,
+        has_key: impl Fn(&App) -> bool,
+    ) -> Result<Vec<(&'a SignOn, &'a App)>, i32> {
+        let sign_ons = gateway.sites.iter().filter_map(|site| site.sign_on.as_deref());
+        let all: Vec<(&SignOn, &App)> = sign_ons
+            .flat_map(|sign_on| sign_on.apps.iter().map(move |app| (sign_on, &**app)))
+            .filter(|(_, app)| has_key(app))
+            .collect();
+        if all.is_empty() {
+            return Err(exit_with(
+                FAILURE,
+                format_args!("no app has `{key}` in the configuration (docs/sync.md)"),
+            ));
+        }
+        let Some(wanted) = &self.app else { return Ok(all) };
+        let is_wanted = |(_, app): &&(&SignOn, &App)| app.name == *wanted || app.path == *wanted;
+        let found: Vec<_> = all.iter().filter(is_wanted).copied().collect();
+        if found.is_empty() {
+            let names: Vec<&str> = all.iter().map(|(_, app)| app.name.as_str()).collect();
+            let names = names.join(", ");
+            return Err(exit_with(
+                USAGE,
+                format_args!("there is no app `{wanted}` with `{key}`; there is {names}"),
+            ));
+        }
+        Ok(found)
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::base::error_chain::Chain;
 use crate::base::escaped::escaped;
 use crate::cli::arguments::{ConfigFile, Offline};
-use crate::cli::output::{FAILURE, SUCCESS, eprint, exit_with, print, print_verbatim};
+use crate::cli::output::{FAILURE, SUCCESS, eprint, exit_with, print, print_verbatim, spreadsheet};
 use crate::imis::contacts::{Contact, read_all};
 use crate::sso::site::SignOn;
 use crate::zendesk::staff::Standing;
@@ -66,10 +66,14 @@ pub(super) fn run(arguments: &Emails) -> Result<i32, i32> {
     match arguments.format {
         Format::Json => print_verbatim(json!({"findings": findings, "whole": is_complete})),
         Format::Csv => {
-            print("site,what,email,imis_ids");
-            for Finding { site, what, email, imis_ids } in &findings {
-                print([site, *what, &escaped(email), &imis_ids.join(" ")].map(csv).join(","));
-            }
+            let mut csv = csv::Writer::from_writer(std::io::stdout());
+            let mut write = |fields: [&str; 4]| csv.write_record(fields.map(spreadsheet));
+            let written = write(["site", "what", "email", "imis_ids"]).and_then(|()| {
+                findings.iter().try_for_each(|Finding { site, what, email, imis_ids }| {
+                    write([site, *what, &escaped(email), &imis_ids.join(" ")])
+                })
+            });
+            written.map_err(|error| exit_with(FAILURE, Chain(&error)))?;
         }
         Format::Text => {
             for Finding { site, what, email, imis_ids } in &findings {
@@ -109,10 +113,4 @@ fn findings_of(host: &str, contacts: &[Contact], sign_on: &SignOn) -> Vec<Findin
         }
     }
     findings
-}
-
-/// A field of a CSV file (RFC 4180 section 2). A spreadsheet must not take it for a formula.
-fn csv(field: &str) -> String {
-    let field = if field.starts_with(['=', '+', '-', '@']) { format!("'{field}") } else { field.to_owned() };
-    if field.contains([',', '"', '\n', '\r']) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field }
 }

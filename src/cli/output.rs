@@ -59,3 +59,8 @@ pub(super) fn bad_configuration(problems: &Problems) -> i32 {
 pub(super) fn plural(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
+
+/// A field of a CSV file. A spreadsheet must not take a field for a formula.
+pub(super) fn spreadsheet(field: &str) -> String {
+    if field.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{field}") } else { field.to_owned() }
+}

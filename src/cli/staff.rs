@@ -8,10 +8,10 @@ use serde_json::json;
 
 use crate::base::error_chain::Chain;
 use crate::base::escaped::escaped;
-use crate::cli::arguments::{ConfigFile, Offline};
-use crate::cli::output::{FAILURE, SUCCESS, USAGE, eprint, exit_with, fail, print, print_verbatim};
-use crate::cli::sync::apps;
-use crate::cli::sync_report::spreadsheet;
+use crate::cli::arguments::{AppArguments, Offline};
+use crate::cli::output::{
+    FAILURE, SUCCESS, USAGE, eprint, exit_with, fail, print, print_verbatim, spreadsheet,
+};
 use crate::imis::{Imis, PartyId};
 use crate::sync::staff::{self, Assignment, Contact, StaffUser};
 use crate::zendesk::api::Api;
@@ -39,10 +39,7 @@ enum StaffCommand {
 #[derive(Args)]
 struct Common {
     #[command(flatten)]
-    config_file: ConfigFile,
-    /// Name or path of the app, if several have `zendesk.api`
-    #[arg(long, value_name = "APP")]
-    app: Option<String>,
+    apps: AppArguments,
     /// Output format
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
@@ -79,8 +76,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<i32, i32> {
         StaffCommand::List(common) | StaffCommand::Match(common) => common,
         StaffCommand::Apply(apply) => &apply.common,
     };
-    let Offline { gateway, runtime, .. } = Offline::build(&common.config_file)?;
-    let apps = apps(&gateway, common.app.as_deref(), "zendesk.api", |app| app.zendesk.api.is_some())?;
+    let Offline { gateway, runtime, .. } = Offline::build(&common.apps.config_file)?;
+    let apps = common.apps.find(&gateway, "zendesk.api", |app| app.zendesk.api.is_some())?;
     let [(sign_on, app)] = apps[..] else {
         return Err(exit_with(USAGE, "several apps have `zendesk.api`; name one with --app"));
     };

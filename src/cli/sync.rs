@@ -9,8 +9,8 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::base::error_chain::Chain;
-use crate::cli::arguments::{ConfigFile, Offline};
-use crate::cli::output::{FAILURE, SUCCESS, USAGE, eprint, exit_with};
+use crate::cli::arguments::{AppArguments, Offline};
+use crate::cli::output::{FAILURE, SUCCESS, eprint, exit_with};
 use crate::cli::sync_report::{self, Format};
 use crate::config::App;
 use crate::request::gateway::Gateway;
@@ -44,10 +44,7 @@ enum SyncCommand {
 #[derive(Args)]
 struct Plan {
     #[command(flatten)]
-    config_file: ConfigFile,
-    /// Name or path of the app [default: every app with `sync`]
-    #[arg(long, value_name = "APP")]
-    app: Option<String>,
+    apps: AppArguments,
     /// Output format; csv and html contain every line
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
@@ -88,8 +85,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<i32, i32> {
             (&apply.plan, (!apply.dry_run).then_some(selection))
         }
     };
-    let Offline { gateway, runtime, .. } = Offline::build(&plan.config_file)?;
-    let apps = synced_apps(&gateway, plan.app.as_deref())?;
+    let Offline { gateway, runtime, .. } = Offline::build(&plan.apps.config_file)?;
+    let apps = synced_apps(&gateway, &plan.apps)?;
     let options = Options {
         reads_all: plan.full,
         max_change_percent: plan.max_change,
@@ -144,45 +141,13 @@ fn code_of(name: &str, finished: &Finished) -> i32 {
 }
 
 /// The apps with `sync`, or the one with this name or path.
-fn synced_apps<'a>(gateway: &'a Gateway, wanted: Option<&str>) -> Result<Vec<SyncedApp<'a>>, i32> {
-    let apps = apps(gateway, wanted, "sync", |app| app.sync.is_some())?;
+fn synced_apps<'a>(gateway: &'a Gateway, arguments: &AppArguments) -> Result<Vec<SyncedApp<'a>>, i32> {
+    let apps = arguments.find(gateway, "sync", |app| app.sync.is_some())?;
     let language = &gateway.services.language;
     let synced = |(sign_on, app): (&'a SignOn, &'a App)| {
         Some(SyncedApp { sign_on, app, sync: app.sync.as_ref()?, language })
     };
     Ok(apps.into_iter().filter_map(synced).collect())
-}
-
-/// The apps that have a key, or the one with this name or path.
-pub(super) fn apps<'a>(
-    gateway: &'a Gateway,
-    wanted: Option<&str>,
-    key: &str,
-    has_key: impl Fn(&App) -> bool,
-) -> Result<Vec<(&'a SignOn, &'a App)>, i32> {
-    let sign_ons = gateway.sites.iter().filter_map(|site| site.sign_on.as_deref());
-    let all: Vec<(&SignOn, &App)> = sign_ons
-        .flat_map(|sign_on| sign_on.apps.iter().map(move |app| (sign_on, &**app)))
-        .filter(|(_, app)| has_key(app))
-        .collect();
-    if all.is_empty() {
-        return Err(exit_with(
-            FAILURE,
-            format_args!("no app has `{key}` in the configuration (docs/sync.md)"),
-        ));
-    }
-    let Some(wanted) = wanted else { return Ok(all) };
-    let is_wanted = |(_, app): &&(&SignOn, &App)| app.name == wanted || app.path == wanted;
-    let found: Vec<_> = all.iter().filter(is_wanted).copied().collect();
-    if found.is_empty() {
-        let names: Vec<&str> = all.iter().map(|(_, app)| app.name.as_str()).collect();
-        let names = names.join(", ");
-        return Err(exit_with(
-            USAGE,
-            format_args!("there is no app `{wanted}` with `{key}`; there is {names}"),
-        ));
-    }
-    Ok(found)
 }
 
 /// Progress of a run on standard error: a bar on a terminal, otherwise a line now and then.

@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 
 use crate::base::error_chain::Chain;
 use crate::base::escaped::escaped;
-use crate::cli::output::{FAILURE, exit_with};
+use crate::cli::output::{FAILURE, exit_with, spreadsheet};
+use crate::sync::change::{Change, Kind, each};
 use crate::sync::compare::FieldChange;
 use crate::sync::error::SyncError;
-use crate::sync::plan::{Change, Kind, each};
 use crate::sync::run::{Finished, counts};
 use crate::sync::state::State;
 
@@ -302,9 +302,4 @@ fn plain(value: &Value) -> String {
         Value::String(text) => text.clone(),
         other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => other.to_string(),
     }
-}
-
-/// A spreadsheet must not take a field for a formula.
-pub(super) fn spreadsheet(field: &str) -> String {
-    if field.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{field}") } else { field.to_owned() }
 }

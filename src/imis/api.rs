@@ -51,6 +51,14 @@ pub(crate) enum ApplicationError {
 }
 
 impl ProfileError {
+    /// Whether the request may succeed when it is repeated after a while.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::Api(error) => error.is_transient(),
+            Self::Party(error) => *error == PartyError::NotRows,
+        }
+    }
+
     /// Whether the record does not exist.
     pub(crate) fn is_missing(&self) -> bool {
         matches!(self, Self::Api(ApiError::Status(StatusCode::NOT_FOUND)))

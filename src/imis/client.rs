@@ -46,6 +46,18 @@ pub(crate) enum ApiError {
     Shared(Arc<ApiError>),
 }
 
+impl ApiError {
+    /// Whether the request may succeed when it is repeated after a while.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::Status(status) => status.is_server_error() || matches!(status.as_u16(), 401 | 408 | 429),
+            Self::Shared(error) => error.is_transient(),
+            Self::Unreachable(_) | Self::Lost(_) | Self::TimedOut | Self::NotJson => true,
+            Self::TooLong(_) | Self::SignInRefused(_) | Self::NoToken | Self::NoAccount | Self::Url => false,
+        }
+    }
+}
+
 impl From<reqwest::Error> for ApiError {
     fn from(error: reqwest::Error) -> Self {
         // The URL may carry what is not for logs.

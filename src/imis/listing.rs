@@ -7,7 +7,6 @@ use crate::config::ProfileColumns;
 use crate::config::sync::Source;
 use crate::imis::Imis;
 use crate::imis::api::ProfileError;
-use crate::imis::client::ApiError;
 use crate::imis::identity::{PartyId, Row};
 use crate::imis::json::non_blank;
 use crate::imis::party::Party;
@@ -102,20 +101,5 @@ impl Imis {
             Some(Ok(profile)) => Listed::Profile(Box::new(profile)),
             Some(Err(error)) => Listed::Invalid(Some(id), error),
         }
-    }
-}
-
-/// Whether a request may succeed when it is repeated after a while.
-pub(crate) fn is_transient(error: &ProfileError) -> bool {
-    match error {
-        ProfileError::Api(ApiError::Status(status)) => {
-            status.is_server_error() || matches!(status.as_u16(), 401 | 408 | 429)
-        }
-        ProfileError::Api(
-            ApiError::Shared(_) | ApiError::Url | ApiError::NoAccount | ApiError::TooLong(_),
-        ) => false,
-        ProfileError::Api(ApiError::SignInRefused(_)) => false,
-        ProfileError::Api(_) => true,
-        ProfileError::Party(error) => *error == PartyError::NotRows,
     }
 }

@@ -17,6 +17,7 @@ pub(crate) enum Kind {
 }
 
 /// A person's profile. It has no Debug because it is personal data.
+#[derive(Clone)]
 pub(crate) struct Profile {
     pub(crate) id: PartyId,
     pub(crate) kind: Kind,

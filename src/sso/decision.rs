@@ -6,6 +6,7 @@ use crate::base::clock;
 use crate::base::error_chain::Chain;
 use crate::config::expression::{Facts, Language};
 use crate::config::{App, OnDuplicate};
+use crate::imis::PartyId;
 use crate::imis::party::AccountScope;
 use crate::imis::profile::Profile;
 use crate::imis::recognise::Identity;
@@ -95,7 +96,7 @@ pub(crate) async fn permit_for(
     let DecisionContext { sign_on, app, language, .. } = *context;
     let permit = policy::authorize(profile, app, language, facts, trace)?;
     if checks_duplicates {
-        check_duplicate_email(context, &permit, trace).await?;
+        check_duplicate_email(context, permit.id(), permit.email(), trace).await?;
     }
     staff_guard::check(sign_on, app, &permit, |is_staff| language.holds(is_staff, facts), trace)?;
     token::require_short(&permit)?;
@@ -105,7 +106,8 @@ pub(crate) async fn permit_for(
 /// Zendesk identifies people by e-mail address: two members with one address would get one account.
 pub(crate) async fn check_duplicate_email(
     context: &DecisionContext<'_>,
-    permit: &Permit,
+    id: &PartyId,
+    email: &str,
     trace: &mut Trace,
 ) -> Result<(), SignInError> {
     let DecisionContext { sign_on, app, identity, request_id, .. } = *context;
@@ -118,7 +120,7 @@ pub(crate) async fn check_duplicate_email(
     let among =
         AccountScope { companies: !app.guards.refuses_companies, inactive: !app.guards.refuses_inactive };
     let token = identity.token.as_deref();
-    let is_shared = match sign_on.imis.api.is_shared(permit.id(), permit.email(), among, token).await {
+    let is_shared = match sign_on.imis.api.is_shared(id, email, among, token).await {
         Ok(is_shared) => is_shared,
         Err(error) if guard == OnDuplicate::Warn => {
             warn!(request_id, app = %app.name, error = %Chain(&error), "cannot look up who else has this e-mail address");
@@ -137,7 +139,7 @@ pub(crate) async fn check_duplicate_email(
         return Err(Denied::DuplicateEmail.into());
     }
     if is_shared {
-        let imis_id = permit.id().as_str();
+        let imis_id = id.as_str();
         warn!(request_id, app = %app.name, imis_id, "another contact has the same primary e-mail address");
     }
     Ok(())

@@ -40,6 +40,16 @@ pub(crate) enum SignInError {
     RateLimited(#[from] RateLimited),
 }
 
+impl SignInError {
+    /// Whether the decision may be possible when it is repeated after a while.
+    pub(crate) fn is_transient(&self) -> bool {
+        if let Self::Profile(error) | Self::Duplicates(error) = self {
+            return error.is_transient();
+        }
+        matches!(self, Self::Groups(GroupsError::Api(error)) if error.is_transient())
+    }
+}
+
 /// Minting a token failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MintError {

@@ -30,6 +30,7 @@ pub(crate) async fn read_users(
     fields: &[&str],
     mut progress: impl FnMut(u64),
 ) -> Result<(), SyncError> {
+    let mut read = state.count("SELECT count(*) FROM users")?;
     each_page(api, state, "users", "users?include=identities", |page, answer| {
         for user in page {
             let id = user["id"].as_u64().ok_or(SyncError::Users(ApiError::Answer))?;
@@ -46,7 +47,8 @@ pub(crate) async fn read_users(
                 add_address(state, user, &identity["value"])?;
             }
         }
-        progress(state.count("SELECT count(*) FROM users")?);
+        read += page.len() as u64;
+        progress(read);
         Ok(())
     })
     .await

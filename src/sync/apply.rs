@@ -9,10 +9,10 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::Instant;
 
+use crate::sync::change::parsed;
 use crate::sync::error::SyncError;
 use crate::sync::members::SyncedApp;
 use crate::sync::organizations::MembershipChanges;
-use crate::sync::plan::parsed;
 use crate::sync::state::State;
 use crate::sync::user_writes::{POLL_INTERVAL, UserWrites};
 use crate::zendesk::api::Api;

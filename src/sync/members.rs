@@ -1,5 +1,8 @@
 //! Reads the members from iMIS, and decides about each one with the guards, rules and claims of the sign-in.
 
+use std::error::Error;
+use std::time::Duration;
+
 use futures_util::{StreamExt, stream};
 use rusqlite::params;
 use serde_json::{Map, Value, json};
@@ -8,7 +11,7 @@ use crate::base::error_chain::Chain;
 use crate::config::App;
 use crate::config::expression::Language;
 use crate::config::sync::{Source, Sync};
-use crate::imis::listing::{Listed, MemberPage, is_transient};
+use crate::imis::listing::{Listed, MemberPage};
 use crate::imis::profile::Profile;
 use crate::imis::recognise::Identity;
 use crate::imis::{PartyId, ProfileError};
@@ -23,7 +26,7 @@ use crate::sync::error::SyncError;
 use crate::sync::state::State;
 
 /// Records that are read from iMIS at the same time.
-const CONCURRENT_READS: usize = 4;
+pub(super) const CONCURRENT_READS: usize = 4;
 /// How often a request is sent that fails for a while.
 const MAX_ATTEMPTS: u32 = 5;
 
@@ -52,8 +55,29 @@ pub(crate) struct Refusal {
     pub(crate) leaves: bool,
 }
 
-fn mend(reason: &str, error: &dyn std::error::Error) -> Decision {
-    Decision::Refused(Refusal { reason: reason.to_owned(), detail: Chain(error).to_string(), leaves: false })
+/// A record that has to be mended.
+fn to_mend(reason: &str, error: &dyn Error) -> Refusal {
+    Refusal { reason: reason.to_owned(), detail: Chain(error).to_string(), leaves: false }
+}
+
+impl Refusal {
+    /// Why the sign-in would fail, if that concerns only this member. Other errors stop the run.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "an error that is not listed stops the run")]
+    fn of(error: SignInError) -> Result<Self, SyncError> {
+        match error {
+            SignInError::Denied(denied) => {
+                let leaves = matches!(
+                    denied,
+                    Denied::Rule { .. } | Denied::NoRule | Denied::Inactive | Denied::CompanyRecord
+                );
+                Ok(Self { reason: denied.name().to_owned(), detail: Chain(&denied).to_string(), leaves })
+            }
+            SignInError::Claims(_) | SignInError::Mint(_) => Ok(to_mend("claims", &error)),
+            SignInError::Duplicates(ProfileError::Party(_)) => Ok(to_mend("duplicate-email-unknown", &error)),
+            SignInError::Groups(_) if !error.is_transient() => Ok(to_mend("groups", &error)),
+            error => Err(SyncError::Decision(Box::new(error))),
+        }
+    }
 }
 
 /// A list that returned fewer members than it has.
@@ -72,34 +96,30 @@ pub(crate) async fn read(
     mut progress: impl FnMut(u64, Option<u64>),
 ) -> Result<Option<Incomplete>, SyncError> {
     let since = synced.sync.changed_since.as_deref().zip(since);
-    let mut offset = state.meta("run.members")?.and_then(|text| text.parse().ok()).unwrap_or(0);
+    let mut offset = state.number("run.members")?;
+    let mut read = state.count("SELECT count(*) FROM members")?;
     let mut total = None;
-    if state.meta("run.members_read")?.is_none() {
-        loop {
-            let page = page(synced, since, offset).await?;
-            total = page.total.or(total);
-            store(synced, state, page.members).await?;
-            progress(state.count("SELECT count(*) FROM members")?, total);
-            match page.next {
-                Some(next) => offset = next,
-                None => break,
+    while state.meta("run.members_read")?.is_none() {
+        let page = page(synced, since, offset).await?;
+        total = page.total.or(total);
+        read += store(synced, state, page.members, offset).await?;
+        progress(read, total);
+        match page.next {
+            Some(next) => {
+                offset = next;
+                state.set_meta("run.members", &offset.to_string())?;
             }
-            state.set_meta("run.members", &offset.to_string())?;
+            None => state
+                .set_meta("run.members_read", &total.map(|total| total.to_string()).unwrap_or_default())?,
         }
-        state.set_meta("run.members_read", &total.map(|total| total.to_string()).unwrap_or_default())?;
     }
     let total = state.meta("run.members_read")?.and_then(|text| text.parse::<u64>().ok());
-    let read = state.count("SELECT count(*) FROM members")?;
-    let number = |key: &str| -> Result<u64, SyncError> {
-        Ok(state.meta(key)?.and_then(|text| text.parse().ok()).unwrap_or(0))
-    };
     // A query may list a member several times, but not a whole page of them.
-    let expected = match (&synced.sync.source, number("run.repeated_pages")?) {
-        (Source::Query { .. }, 0) => {
-            total.map(|total| total.saturating_sub(number("run.repeated").unwrap_or(0)))
-        }
-        _ => total,
+    let repeated = match (&synced.sync.source, state.number("run.repeated_pages")?) {
+        (Source::Query { .. }, 0) => state.number("run.repeated")?,
+        _ => 0,
     };
+    let expected = total.map(|total| total.saturating_sub(repeated));
     Ok(expected.filter(|total| read < *total).map(|total| Incomplete { read, total }))
 }
 
@@ -109,18 +129,19 @@ async fn page(
     offset: u64,
 ) -> Result<MemberPage, SyncError> {
     let read = || synced.sign_on.imis.members(&synced.sync.source, since, offset);
-    repeated(read).await.map_err(SyncError::Members)
+    retried(read, ProfileError::is_transient).await.map_err(SyncError::Members)
 }
 
-/// Sends a request again while it fails for reasons that pass.
-async fn repeated<T, F: Future<Output = Result<T, ProfileError>>>(
+/// Repeats a request while it fails for reasons that pass.
+pub(super) async fn retried<T, E, F: Future<Output = Result<T, E>>>(
     mut send: impl FnMut() -> F,
-) -> Result<T, ProfileError> {
+    is_transient: impl Fn(&E) -> bool,
+) -> Result<T, E> {
     let mut attempt = 1;
     loop {
         match send().await {
             Err(error) if is_transient(&error) && attempt < MAX_ATTEMPTS => {
-                tokio::time::sleep(std::time::Duration::from_secs(1 << attempt)).await;
+                tokio::time::sleep(Duration::from_secs(1 << attempt)).await;
                 attempt += 1;
             }
             other => return other,
@@ -128,115 +149,125 @@ async fn repeated<T, F: Future<Output = Result<T, ProfileError>>>(
     }
 }
 
-/// Decides about the members of one page and stores the decisions.
-async fn store(synced: SyncedApp<'_>, state: &State, members: Vec<Listed>) -> Result<(), SyncError> {
-    let decisions =
-        stream::iter(members).map(|listed| decide_listed(synced, listed)).buffered(CONCURRENT_READS);
+/// Decides about the members of the page at `offset`, and stores the decisions. Returns how many members are new.
+async fn store(
+    synced: SyncedApp<'_>,
+    state: &State,
+    members: Vec<Listed>,
+    offset: u64,
+) -> Result<u64, SyncError> {
+    let count = members.len() as u64;
+    let rows = stream::iter((offset..).zip(members));
+    let decisions = rows.map(|(row, listed)| decide_listed(synced, listed, row)).buffered(CONCURRENT_READS);
     let decisions: Vec<_> = decisions.collect().await;
     let transaction = state.database.unchecked_transaction()?;
-    let (mut repeated, mut count) = (0, 0);
+    let before = state.database.total_changes();
     for decided in decisions {
         let (id, decision) = decided?;
-        let mut insert = state.database.prepare_cached(
-            "INSERT INTO members VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (imis_id) DO UPDATE SET email = excluded.email,
-             reason = excluded.reason, detail = excluded.detail, leaves = excluded.leaves, desired = excluded.desired",
-        )?;
-        let is_known = state.count_members(&id)? > 0;
-        repeated += u64::from(is_known);
-        count += 1;
-        match decision {
+        let (email, refusal, desired) = match decision {
             Decision::Permit(desired) => {
-                let email = desired["email"].as_str().unwrap_or_default();
-                let (none, desired) = (None::<&str>, Value::Object(desired.clone()).to_string());
-                insert.execute(params![id, email, none, none, false, desired])?
+                (desired["email"].as_str().map(str::to_owned), None, Some(Value::Object(desired).to_string()))
             }
-            Decision::Refused(Refusal { reason, detail, leaves }) => {
-                insert.execute(params![id, None::<&str>, reason, detail, leaves, None::<&str>])?
-            }
+            Decision::Refused(refusal) => (None, Some(refusal), None),
         };
+        let leaves = refusal.as_ref().is_some_and(|refusal| refusal.leaves);
+        let (reason, detail) = refusal.map(|refusal| (refusal.reason, refusal.detail)).unzip();
+        let mut insert =
+            state.database.prepare_cached("INSERT OR IGNORE INTO members VALUES (?, ?, ?, ?, ?, ?)")?;
+        insert.execute(params![id, email, reason, detail, leaves, desired])?;
     }
+    let new = state.database.total_changes() - before;
+    let repeated = count - new;
     for (key, more) in
         [("run.repeated", repeated), ("run.repeated_pages", u64::from(repeated > 0 && repeated == count))]
     {
-        let before: u64 = state.meta(key)?.and_then(|text| text.parse().ok()).unwrap_or(0);
-        state.set_meta(key, &(before + more).to_string())?;
+        state.set_meta(key, &(state.number(key)? + more).to_string())?;
     }
-    Ok(transaction.commit()?)
+    transaction.commit()?;
+    Ok(new)
 }
 
-impl State {
-    fn count_members(&self, id: &str) -> Result<u64, SyncError> {
-        let mut statement = self.database.prepare_cached("SELECT count(*) FROM members WHERE imis_id = ?")?;
-        Ok(statement.query_row([id], |row| row.get::<_, i64>(0))?.unsigned_abs())
-    }
-}
-
-async fn decide_listed(synced: SyncedApp<'_>, listed: Listed) -> Result<(String, Decision), SyncError> {
+/// `row`: the position in the source, by which a record without a valid iMIS ID is named.
+async fn decide_listed(
+    synced: SyncedApp<'_>,
+    listed: Listed,
+    row: u64,
+) -> Result<(String, Decision), SyncError> {
     match listed {
         Listed::Profile(profile) => {
             let id = profile.id.as_str().to_owned();
-            Ok((id, decide(synced, *profile, false).await?))
+            Ok((id, decide(synced, *profile).await?))
         }
-        Listed::Id(id) => Ok((id.as_str().to_owned(), read_and_decide(synced, &id, false).await?)),
+        Listed::Id(id) => Ok((id.as_str().to_owned(), read_and_decide(synced, &id).await?)),
         Listed::Invalid(id, error) => {
-            let id = id.map_or_else(|| "?".to_owned(), |id| id.as_str().to_owned());
-            Ok((id, mend("invalid-record", &error)))
+            let id = id.map_or_else(|| format!("row {}", row + 1), |id| id.as_str().to_owned());
+            Ok((id, Decision::Refused(to_mend("invalid-record", &error))))
         }
     }
 }
 
-/// Reads the record of a member and decides. `checks_duplicates`: asks iMIS who else has the address.
-pub(crate) async fn read_and_decide(
-    synced: SyncedApp<'_>,
-    id: &PartyId,
-    checks_duplicates: bool,
-) -> Result<Decision, SyncError> {
-    match repeated(|| synced.sign_on.imis.member(id)).await {
-        Ok(Some(profile)) => decide(synced, profile, checks_duplicates).await,
+/// Reads the record of a member and decides.
+pub(super) async fn read_and_decide(synced: SyncedApp<'_>, id: &PartyId) -> Result<Decision, SyncError> {
+    match retried(|| synced.sign_on.imis.member(id), ProfileError::is_transient).await {
+        Ok(Some(profile)) => decide(synced, profile).await,
         Ok(None) => Ok(Decision::Refused(Refusal {
             reason: "gone".to_owned(),
             detail: "iMIS has no contact with this ID any more".to_owned(),
             leaves: true,
         })),
-        Err(ProfileError::Party(error)) => Ok(mend("invalid-record", &error)),
+        Err(ProfileError::Party(error)) => Ok(Decision::Refused(to_mend("invalid-record", &error))),
         Err(error) => Err(SyncError::Members(error)),
     }
 }
 
-async fn decide(
+/// Why the guard against duplicate addresses refuses a member with this address. It asks iMIS who else has it.
+pub(super) async fn duplicate_address(
     synced: SyncedApp<'_>,
-    profile: Profile,
-    checks_duplicates: bool,
-) -> Result<Decision, SyncError> {
-    let SyncedApp { sign_on, app, sync, language } = synced;
-    let identity = Identity::of(profile.id.clone());
-    let (params, audit_subject) = (LoginParams::default(), AuditSubject::default());
-    let (identity, params, audit_subject) = (&identity, &params, &audit_subject);
-    let context =
-        DecisionContext { sign_on, app, language, identity, params, request_id: "sync", audit_subject };
-    let mut trace = Trace::disabled();
-    let decided = async {
-        let facts = facts_of(&context, &profile, &mut trace).await?;
-        let permit = permit_for(&context, profile, &facts, false, &mut trace).await?;
-        if checks_duplicates {
-            check_duplicate_email(&context, &permit, &mut trace).await?;
-        }
+    id: &PartyId,
+    email: &str,
+) -> Result<Option<Refusal>, SyncError> {
+    let person = Person::new(id);
+    let context = &person.context(synced);
+    let check = || async { check_duplicate_email(context, id, email, &mut Trace::disabled()).await };
+    match retried(check, SignInError::is_transient).await {
+        Ok(()) => Ok(None),
+        Err(error) => Refusal::of(error).map(Some),
+    }
+}
+
+/// A member as the decision of a sign-in sees one.
+struct Person {
+    identity: Identity,
+    params: LoginParams,
+    audit_subject: AuditSubject,
+}
+
+impl Person {
+    fn new(id: &PartyId) -> Self {
+        let (params, audit_subject) = (LoginParams::default(), AuditSubject::default());
+        Self { identity: Identity::of(id.clone()), params, audit_subject }
+    }
+
+    fn context<'a>(&'a self, synced: SyncedApp<'a>) -> DecisionContext<'a> {
+        let SyncedApp { sign_on, app, language, .. } = synced;
+        let Self { identity, params, audit_subject } = self;
+        DecisionContext { sign_on, app, language, identity, params, request_id: "sync", audit_subject }
+    }
+}
+
+async fn decide(synced: SyncedApp<'_>, profile: Profile) -> Result<Decision, SyncError> {
+    let SyncedApp { sync, language, .. } = synced;
+    let person = Person::new(&profile.id);
+    let context = &person.context(synced);
+    let decide = || async {
+        let trace = &mut Trace::disabled();
+        let facts = facts_of(context, &profile, trace).await?;
+        let permit = permit_for(context, profile.clone(), &facts, false, trace).await?;
         Ok((permit, facts))
     };
-    let (permit, facts) = match decided.await {
+    let (permit, facts) = match retried(decide, SignInError::is_transient).await {
         Ok(decided) => decided,
-        Err(SignInError::Denied(denied)) => {
-            let leaves = matches!(
-                denied,
-                Denied::Rule { .. } | Denied::NoRule | Denied::Inactive | Denied::CompanyRecord
-            );
-            let (reason, detail) = (denied.name().to_owned(), Chain(&denied).to_string());
-            return Ok(Decision::Refused(Refusal { reason, detail, leaves }));
-        }
-        Err(error @ (SignInError::Claims(_) | SignInError::Mint(_))) => {
-            return Ok(mend("claims", &error));
-        }
-        Err(error) => return Err(SyncError::Decision(Box::new(error))),
+        Err(error) => return Refusal::of(error).map(Decision::Refused),
     };
     let mut desired = Map::from_iter([
         ("name".to_owned(), json!(permit.name())),
@@ -249,7 +280,7 @@ async fn decide(
         let value = crate::config::claims::evaluated(expression, language, &facts);
         match value {
             Ok(ids) => _ = desired.insert("organization_external_ids".to_owned(), ids),
-            Err(error) => return Ok(mend("claims", &error)),
+            Err(error) => return Ok(Decision::Refused(to_mend("claims", &error))),
         }
     }
     Ok(Decision::Permit(desired))

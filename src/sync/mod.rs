@@ -5,6 +5,7 @@
 
 pub(crate) mod accounts;
 pub(crate) mod apply;
+pub(crate) mod change;
 pub(crate) mod compare;
 pub(crate) mod error;
 pub(crate) mod last_run;

@@ -3,9 +3,10 @@
 use crate::base::clock;
 use crate::sync::accounts;
 use crate::sync::apply::{Applier, Selection};
+use crate::sync::change::{Kind, TooManyChanges, Totals, each};
 use crate::sync::error::SyncError;
 use crate::sync::members::{self, Incomplete, SyncedApp};
-use crate::sync::plan::{self, Kind, TooManyChanges, Totals};
+use crate::sync::plan;
 use crate::sync::state::State;
 use crate::zendesk::api::Api;
 use crate::zendesk::fields;
@@ -140,7 +141,7 @@ fn selected_totals(state: &State, selection: &Selection, all: &Totals) -> Result
     }
     let mut totals = Totals { members: all.members, known_users: all.known_users, ..Totals::default() };
     let mut left = selection.limit.unwrap_or(u64::MAX);
-    plan::each(state, |change| {
+    each(state, |change| {
         let is_named = selection.only.is_empty()
             || change.imis_id.as_ref().is_some_and(|id| selection.only.contains(id));
         if change.kind.is_written() && is_named && left > 0 {

@@ -4,9 +4,9 @@
 use serde_json::{Value, json};
 
 use crate::base::error_chain::Chain;
-use crate::imis::listing::is_transient;
-use crate::imis::{Imis, PartyId};
+use crate::imis::{Imis, PartyId, ProfileError};
 use crate::sync::error::SyncError;
+use crate::sync::members::retried;
 use crate::zendesk::api::{Api, ApiError, non_blank};
 use crate::zendesk::writes::{WriteError, Writer};
 
@@ -69,16 +69,8 @@ pub(crate) async fn find_contact(imis: &Imis, user: &StaffUser) -> Result<Contac
     if !user.email.contains('@') {
         return Ok(Contact::Missing);
     }
-    let mut attempt = 0;
-    let ids = loop {
-        match imis.api.persons_with_email(&user.email).await {
-            Err(error) if is_transient(&error) && attempt < 3 => {
-                attempt += 1;
-                tokio::time::sleep(std::time::Duration::from_secs(1 << attempt)).await;
-            }
-            other => break other.map_err(SyncError::Members)?,
-        }
-    };
+    let ids = retried(|| imis.api.persons_with_email(&user.email), ProfileError::is_transient).await;
+    let ids = ids.map_err(SyncError::Members)?;
     Ok(match <[PartyId; 1]>::try_from(ids) {
         Ok([id]) => Contact::Matched(id),
         Err(ids) if ids.is_empty() => Contact::Missing,

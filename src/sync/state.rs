@@ -76,6 +76,11 @@ impl State {
         Ok(statement.query_row([key], |row| row.get(0)).optional()?)
     }
 
+    /// A number in the state; 0 if it is not there.
+    pub(crate) fn number(&self, key: &str) -> Result<u64, SyncError> {
+        Ok(self.meta(key)?.and_then(|text| text.parse().ok()).unwrap_or(0))
+    }
+
     pub(crate) fn set_meta(&self, key: &str, value: &str) -> Result<(), SyncError> {
         self.database.prepare_cached("INSERT OR REPLACE INTO meta VALUES (?, ?)")?.execute([key, value])?;
         Ok(())

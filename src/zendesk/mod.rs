@@ -9,4 +9,5 @@ mod urls;
 pub(crate) mod writes;
 
 pub(crate) use refusal::Refusal;
+pub(crate) use roster::Hasher;
 pub(crate) use urls::{jwt_url, password_sign_in, sign_out};

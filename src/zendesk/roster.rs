@@ -55,17 +55,17 @@ pub(super) struct Person {
 }
 
 /// Hashes addresses and IDs, without regard to case.
-pub(super) struct Hasher {
+pub(crate) struct Hasher {
     salt: String,
     key: hmac::Key,
 }
 
 impl Hasher {
-    pub(super) fn new(salt: &str) -> Self {
+    pub(crate) fn new(salt: &str) -> Self {
         Self { salt: salt.to_owned(), key: hmac::Key::new(hmac::HMAC_SHA256, salt.as_bytes()) }
     }
 
-    fn hash(&self, text: &str) -> String {
+    pub(crate) fn hash(&self, text: &str) -> String {
         let tag = hmac::sign(&self.key, text.to_lowercase().as_bytes());
         hex(&tag.as_ref()[..16])
     }

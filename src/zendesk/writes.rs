@@ -31,7 +31,7 @@ pub(crate) enum WriteError {
 }
 
 impl WriteError {
-    /// As the outcome of a change: `failed: 422 email: DuplicateValue`.
+    /// The outcome of a change that was not made, such as `failed: 422 email: DuplicateValue`.
     pub(crate) fn outcome(&self) -> String {
         match self {
             Self::Refused(status, codes) => format!("failed: {} {codes}", status.as_u16()),
@@ -57,12 +57,11 @@ pub(crate) struct Writer<'a> {
     api: &'a Api,
     /// When the next single update may be sent.
     next_single: Mutex<Instant>,
-    interval: Duration,
 }
 
 impl<'a> Writer<'a> {
     pub(crate) fn new(api: &'a Api) -> Self {
-        Self { api, next_single: Mutex::new(Instant::now()), interval: SINGLE_INTERVAL }
+        Self { api, next_single: Mutex::new(Instant::now()) }
     }
 
     /// Starts a job that updates users by their Zendesk ID, or that creates users. Returns the ID of the job.
@@ -157,12 +156,13 @@ impl<'a> Writer<'a> {
         json: Option<&Value>,
     ) -> Result<Option<Value>, WriteError> {
         for attempt in 1.. {
-            {
-                let mut next = self.next_single.lock().await;
-                tokio::time::sleep_until(*next).await;
-                *next = Instant::now() + self.interval;
-            }
-            let (status, body) = self.api.request(method.clone(), path, json).await?;
+            let mut next = self.next_single.lock().await;
+            tokio::time::sleep_until(*next).await;
+            let answer = self.api.request(method.clone(), path, json).await;
+            // A request that was repeated counts from its last attempt.
+            *next = Instant::now() + SINGLE_INTERVAL;
+            drop(next);
+            let (status, body) = answer?;
             if status.is_success() {
                 return Ok(body);
             }

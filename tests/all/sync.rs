@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use imis_gateway_simulators::imis::{Generation, ListFaults, PageFailure};
 use imis_gateway_simulators::members::Member;
-use imis_gateway_simulators::zendesk::{Fate, FieldKind, Pace, Role, User, UserField, WriteKind};
+use imis_gateway_simulators::zendesk::{Edge, Fate, FieldKind, Pace, Role, User, UserField, WriteKind};
 use serde_json::Value;
 
 use crate::support::{Setup, Stage};
@@ -457,4 +457,92 @@ async fn a_run_that_is_killed_again_and_again_loses_and_repeats_nothing() {
     // A few at a time: each needs a gateway of its own.
     let rounds: Vec<_> = rounds.collect();
     futures_util::stream::iter(rounds).buffer_unordered(4).collect::<Vec<()>>().await;
+}
+
+#[tokio::test]
+async fn every_member_with_a_bad_record_has_a_line_with_the_reason() {
+    let claims = "claims:\n  user_fields: {chapter: \"profile.attributes.get('Chapter')\", paid_through: \"profile.paid_through\"}";
+    let source = "{query: $/Gateway/AllMembers, columns: {id: ID, name: Full Name, email: Email, phone: Mobile Phone, status: Member Status, company: Is Company}}";
+    let stage = Stage::with(setup("").with_app(claims).edit("{party: \"\"}", source)).await;
+    stage.zendesk.set_bulk_enabled(true);
+    fill(&stage, 3);
+    stage.imis.edit_population(|population| {
+        Member::odd().into_iter().for_each(|(_, member)| population.add(member));
+        // Not an iMIS ID, twice.
+        for name in ["First", "Second"] {
+            population.add(Member {
+                id: "?!".to_owned(),
+                last: name.to_owned(),
+                ..Member::generated(950_000)
+            });
+        }
+    });
+    let (code, plan) = json(&stage, &["sync", "plan", "--details"]).await;
+    assert_eq!(code, 0, "{plan:#}");
+    assert_eq!(plan["lines"].as_array().unwrap().len(), 3 + 13 + 2, "{plan:#}");
+    for (what, member) in Member::odd() {
+        let line = line(&plan, &member.id);
+        let reason = line["reason"].as_str().unwrap_or_default();
+        let (kind, expected) = match what {
+            "no address" | "blank address" => ("refused", "no-email"),
+            "same address" => ("conflict", "same e-mail address"),
+            "not an address" | "long address" => ("refused", "bad-email"),
+            "blank name" => ("refused", "no-name"),
+            "inactive" => ("refused", "inactive"),
+            // As in a sign-in, whose token would be too long.
+            "long text" => ("refused", "claims"),
+            "unknown dropdown option" => ("create", "some fields cannot be written"),
+            _ => ("create", ""),
+        };
+        assert_eq!(line["kind"], kind, "{what}: {line:#}");
+        assert!(reason.contains(expected), "{what}: {line:#}");
+    }
+    let nameless = plan["lines"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|line| line["imis_id"].as_str().unwrap().starts_with("row "));
+    assert_eq!(nameless.count(), 2, "{plan:#}");
+    let (code, result) = json(&stage, &["sync", "apply"]).await;
+    assert_eq!((code, &result["failed"]), (0, &0.into()), "{result:#}");
+    stage.zendesk.clear_journal();
+    let (_, result) = json(&stage, &["sync", "apply"]).await;
+    assert!(stage.zendesk.journal().is_empty(), "a second run writes again: {result:#}");
+}
+
+#[tokio::test]
+async fn limits_conflicts_and_expired_tokens_are_waited_out() {
+    let stage = Stage::with(setup(", writes: single")).await;
+    fill(&stage, 4);
+    stage.zendesk.limit_updates();
+    stage.zendesk.edit_limits(|limits| {
+        limits.edge = Some((Edge::HtmlWithDate(1), 5));
+        limits.requests_per_token = Some(3);
+    });
+    stage.zendesk.refuse(&Member::id_of(0), "DatabaseConflict", 1);
+    let (code, result) = json(&stage, &["sync", "apply"]).await;
+    assert_eq!((code, &result["written"]), (0, &4.into()), "{result:#}");
+    assert_eq!(stage.zendesk.writes(WriteKind::CreateUser), 4);
+    assert!(stage.zendesk.refused_by("edge") > 0);
+    assert_eq!(stage.zendesk.refused_by("update"), 0, "faster than one update per second");
+}
+
+#[tokio::test]
+async fn a_later_run_reads_only_what_has_changed_unless_all_is_asked_for() {
+    let source = "{party: \"\", changed_since: UpdatedOn}";
+    let stage = Stage::with(setup("").edit("{party: \"\"}", source)).await;
+    stage.zendesk.set_bulk_enabled(true);
+    fill(&stage, 20);
+    let (code, first) = json(&stage, &["sync", "apply"]).await;
+    assert_eq!((code, &first["members"]), (0, &20.into()), "{first:#}");
+    stage.imis.edit_population(|population| {
+        population.edit(&Member::id_of(7), |member| {
+            member.last = "Changed".to_owned();
+            member.updated_on = "2099-01-01T00:00:00".to_owned();
+        });
+    });
+    let (code, second) = json(&stage, &["sync", "apply", "--max-change", "100"]).await;
+    assert_eq!((code, &second["members"], &second["written"]), (0, &1.into(), &1.into()), "{second:#}");
+    let (_, all) = json(&stage, &["sync", "plan", "--full"]).await;
+    assert_eq!(all["members"], 20, "{all:#}");
 }
