@@ -5,10 +5,8 @@
 
 mod plan;
 
-use regex_lite::Regex;
-
-use plan::Plan;
 pub(crate) use plan::Region;
+use plan::{Plan, compiled};
 
 /// Longer text is not a telephone number.
 const MAX_TEXT: usize = 250;
@@ -67,9 +65,8 @@ fn dialled(text: &str) -> Option<(bool, String)> {
         r"|[ \x{a0}\t]*(?:,,|;)[:.]?[ \x{a0}\t,-]*[0-9]{1,15}#?",
         r"|[ \x{a0}\t]*,+[:.]?[ \x{a0}\t,-]*[0-9]{1,9}#?)$",
     );
-    let number =
-        Regex::new(&format!(r"^(?:[0-9]{{2}}|\+*(?:[{PUNCTUATION}]*[0-9]){{3,}}[{PUNCTUATION}A-Za-z0-9]*)$"));
-    let (number, extension) = (number.ok()?, Regex::new(EXTENSION).ok()?);
+    let number = format!(r"^(?:[0-9]{{2}}|\+*(?:[{PUNCTUATION}]*[0-9]){{3,}}[{PUNCTUATION}A-Za-z0-9]*)$");
+    let (number, extension) = (compiled(number)?, compiled(EXTENSION.to_owned())?);
 
     let text = &text[text.find(|c: char| c == '+' || c.is_ascii_digit())?..];
     let text = text.trim_end_matches(|c: char| !c.is_alphanumeric() && c != '#');
