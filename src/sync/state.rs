@@ -27,6 +27,7 @@ const SCHEMA: &str = "
     CREATE INDEX IF NOT EXISTS users_external_id ON users (external_id);
     CREATE TABLE IF NOT EXISTS addresses (email TEXT NOT NULL COLLATE NOCASE, user_id INTEGER NOT NULL,
         PRIMARY KEY (email, user_id)) WITHOUT ROWID;
+    CREATE INDEX IF NOT EXISTS addresses_user ON addresses (user_id);
     CREATE TABLE IF NOT EXISTS members (imis_id TEXT PRIMARY KEY COLLATE NOCASE, email TEXT COLLATE NOCASE,
         reason TEXT, detail TEXT, leaves INTEGER NOT NULL, desired TEXT) WITHOUT ROWID;
     CREATE INDEX IF NOT EXISTS members_email ON members (email);
