@@ -55,8 +55,11 @@ impl<'a> Applier<'a> {
                     // It is not known whether Zendesk has accepted the batch.
                     None => self.writer.has_running_job().await,
                 };
-                if !is_running.map_err(SyncError::Write)? || begun.elapsed() > RECONCILE_TIMEOUT {
+                if !is_running.map_err(SyncError::Write)? {
                     break;
+                }
+                if begun.elapsed() > RECONCILE_TIMEOUT {
+                    return Err(SyncError::JobInProgress);
                 }
                 tokio::time::sleep(POLL_INTERVAL).await;
             }
@@ -123,7 +126,7 @@ impl<'a> Applier<'a> {
         self.state.count("SELECT count(*) FROM changes WHERE outcome = 'selected'")
     }
 
-    /// Ends the sessions of leavers, also of those who are to be suspended.
+    /// Ends the sessions of leavers.
     async fn end_sessions(&self) -> Result<(), SyncError> {
         loop {
             let users: Vec<(i64, i64)> = self

@@ -12,6 +12,8 @@ use crate::zendesk::writes::WriteError;
 pub(crate) enum SyncError {
     #[error("another sync of this app is in progress")]
     InProgress,
+    #[error("a job of the last run is still in progress in Zendesk; try again later")]
+    JobInProgress,
     #[error("cannot use the folder {0}")]
     Folder(PathBuf, #[source] std::io::Error),
     #[error("the state file (it can be deleted)")]

@@ -179,7 +179,11 @@ impl<'a> Writer<'a> {
 fn job_state(job: &Value) -> JobState {
     match job["status"].as_str() {
         Some("completed") => {
-            let results = job["results"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let mut results = job["results"].as_array().cloned().unwrap_or_default();
+            // In the order of the request; some accounts send no index.
+            if results.iter().all(|result| result["index"].is_u64()) {
+                results.sort_by_key(|result| result["index"].as_u64());
+            }
             JobState::Done(results.iter().map(item_result).collect())
         }
         Some("failed" | "killed") => JobState::Failed,
@@ -248,6 +252,14 @@ mod tests {
         assert_eq!(job_state(&job), JobState::Done(expected));
         assert_eq!(job_state(&json!({"status": "queued"})), JobState::Running);
         assert_eq!(job_state(&json!({"status": "failed"})), JobState::Failed);
+    }
+
+    #[test]
+    fn results_are_in_the_order_of_their_indexes() {
+        let job = json!({"status": "completed", "results": [{"id": 8, "index": 1}, {"id": 7, "index": 0}]});
+        assert_eq!(job_state(&job), JobState::Done(vec![Ok(Some(7)), Ok(Some(8))]));
+        let job = json!({"status": "completed", "results": [{"id": 8}, {"id": 7}]});
+        assert_eq!(job_state(&job), JobState::Done(vec![Ok(Some(8)), Ok(Some(7))]));
     }
 
     #[test]

@@ -200,9 +200,11 @@ async fn jobs_that_fail_or_vanish_are_verified_by_reading() {
 
 #[tokio::test]
 async fn errors_of_single_members_are_listed_and_the_others_are_written() {
-    for bulk in [true, false] {
+    // Results of jobs as they are documented, and as they have been seen.
+    for (bulk, as_seen) in [(true, false), (true, true), (false, false)] {
         let stage = Stage::with(setup("")).await;
         stage.zendesk.set_bulk_enabled(bulk);
+        stage.zendesk.set_observed_results(as_seen);
         stage.zendesk.refuse(ANN, "DuplicateValue", 9);
         let (code, result) = json(&stage, &["sync", "apply"]).await;
         assert_eq!((code, &result["failed"]), (1, &1.into()), "{bulk}: {result:#}");
